@@ -1,0 +1,68 @@
+"""One annotated text, and a named list of them: what every reader returns and every consumer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+Entity = tuple[int, int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text split into words, with its gold entities.
+
+    words:    the words, in order; may be empty.
+    entities: (first word, last word, label), both indices inclusive; in the file's order, duplicates and overlaps kept.
+    id:       where it came from, "file:line" (or "file[row]" in a JSON array).
+    text, offsets: the source string and each word's (start, end) in it, in characters, end exclusive; both or neither.
+    types:    the types to ask for in this text; None means the data set's types.
+    group:    results of equal groups are reported together, apart from the others (a domain, for one).
+    """
+
+    words: list[str]
+    entities: list[Entity]
+    id: str = ""
+    text: str | None = None
+    offsets: list[tuple[int, int]] | None = None
+    types: tuple[str, ...] | None = None
+    group: str | None = None
+
+
+@dataclass(slots=True)
+class Dataset:
+    """Examples under one name.
+
+    types:   every entity type that occurs, sorted: the labels of all entities and all `Example.types`. Computed if not given.
+    skipped: bad rows left out on request (`skip_bad_rows`); `skipped_out_of_range` of them had word or character
+             indices outside their text.
+    """
+
+    name: str
+    examples: list[Example]
+    types: list[str] = field(default_factory=list)
+    skipped: int = 0
+    skipped_out_of_range: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.types:
+            self.types = entity_types(self.examples)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+
+def entity_types(examples: list[Example]) -> list[str]:
+    """Sorted list of the types that occur as a label or in `Example.types`."""
+    found: set[str] = set()
+    for example in examples:
+        found.update(label for _, _, label in example.entities)
+        if example.types is not None:
+            found.update(example.types)
+    return sorted(found)
