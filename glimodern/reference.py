@@ -128,6 +128,64 @@ def span_loss(
     of (span, type) pairs, spans that leave their text not counted. Returns a scalar.
     """
     logits = span_scores(a, b, u, c, cu_words, cu_types, max_width, dropout_p, seed)
+    return loss_of_scores(
+        logits, cu_words, cu_types, positives, max_width, focal_gamma, focal_scale, class_balance, reduction
+    )
+
+
+def textbook_scores(
+    starts: Tensor,
+    ends: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    q: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    max_width: int,
+    dropout_p: float = 0.0,
+    seed: int = 0,
+) -> Tensor:
+    """The head before the fold, span vectors materialised: S = W2 . drop(relu(W1 . [start_i | end_j] + b1)) + b2.
+
+    starts, ends [n, d], w1 [H, 2d], b1 [H], w2 [d, H], b2 [d], q [m, d] -> logits laid out as span_scores' are, with
+    the same dropout mask. Stores [spans, H] and [spans, d]: this is what the fold is measured against.
+    """
+    blocks = []
+    word_bounds, type_bounds = cu_words.tolist(), cu_types.tolist()
+    for text in range(len(word_bounds) - 1):
+        w0, w1_ = word_bounds[text], word_bounds[text + 1]
+        t0, t1 = type_bounds[text], type_bounds[text + 1]
+        words = w1_ - w0
+        first = torch.arange(words, device=starts.device)[:, None].expand(words, max_width)
+        last = first + torch.arange(max_width, device=starts.device)[None, :]
+        inside = last < words
+        pair = torch.cat([starts[w0:w1_][first[inside]], ends[w0:w1_][last[inside]]], dim=-1)
+        hidden = torch.relu(torch.nn.functional.linear(pair, w1, b1))
+        if dropout_p > 0.0:
+            rows = w0 * max_width + torch.arange(words * max_width, device=starts.device).view(words, max_width)[inside]
+            keep = dropout_keep(rows, hidden.shape[1], dropout_p, seed)
+            hidden = torch.where(keep, hidden / (1.0 - dropout_p), torch.zeros((), dtype=hidden.dtype))
+        spans = torch.nn.functional.linear(hidden, w2, b2)
+        logits = spans.new_full((words, max_width, t1 - t0), -math.inf)
+        logits[inside] = spans @ q[t0:t1].T
+        blocks.append(logits.reshape(-1))
+    return torch.cat(blocks) if blocks else starts.new_zeros(0)
+
+
+def loss_of_scores(
+    logits: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    positives: Tensor,
+    max_width: int,
+    focal_gamma: float = 0.0,
+    focal_scale: float = 1.0,
+    class_balance: float | None = None,
+    reduction: str = "sum",
+) -> Tensor:
+    """span_loss from logits laid out as span_scores' are; see span_loss for the arguments. Returns a scalar."""
     words, types = cu_words.diff().long(), cu_types.diff().long()
     offsets = torch.cat([words.new_zeros(1), (words * types * max_width).cumsum(0)])
     y = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
@@ -136,7 +194,7 @@ def span_loss(
         text = torch.searchsorted(cu_words[1:].long().contiguous(), word, right=True)
         local = (word - cu_words.long()[text]) * max_width + k
         y[offsets[text] + local * types[text] + kind - cu_types.long()[text]] = True
-    inside = torch.isfinite(logits) | logits.isnan()
+    inside = logits != -math.inf
     logits, y = logits[inside], y[inside]
     loss = focal_bce(torch.where(y, -logits, logits), focal_gamma)
     if class_balance is not None:

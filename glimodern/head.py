@@ -1,0 +1,81 @@
+"""The span head: word vectors and type prompts in, the four tensors of the fold (or the textbook's parts) out.
+
+    s = MLP_start(h)   e = MLP_end(h)   S(i,j) = W2 . drop(relu(W1 . relu([s_i | e_j]) + b1)) + b2      "markerV0"
+                                        S(i,j) = W2 . drop(relu(W1 . [h_i | h_j] + b1)) + b2            "ffn"
+    q = MLP_prompt(p)                   logit(i,j,t) = S(i,j) . q_t
+
+W1 acts on a concatenation and W2 meets only q, so both move out of the span (ARCHITECTURE: the fold):
+
+    a = x W1s^T + b1   b = y W1e^T   u = q W2   c = q b2      logit = drop(relu(a_i + b_j)) . u_t + c_t
+
+with x, y the two inputs of the concatenation. The same algebra with the hidden tensor stored has been proposed in
+https://github.com/fastino-ai/GLiNER2/pull/143; here the ops keep it on chip.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glimodern.encoder.linear import Linear
+
+SPAN_MODES = ("markerV0", "ffn")
+
+
+class Fold(NamedTuple):
+    """What the span operators take: a, b [n, H], u [m, H], c [m]."""
+
+    a: Tensor
+    b: Tensor
+    u: Tensor
+    c: Tensor
+
+
+class SpanParts(NamedTuple):
+    """What the textbook form takes: start and end inputs [n, d], the span FFN's w1 [H, 2d], b1 [H], w2 [d, H], b2 [d],
+    and the type vectors q [m, d]."""
+
+    starts: Tensor
+    ends: Tensor
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+    q: Tensor
+
+
+def _mlp(width_in: int, width: int, dropout: float) -> nn.Sequential:
+    """Linear(width_in, 4 width) - ReLU - Dropout - Linear(4 width, width), every projection of a GLiNER head."""
+    return nn.Sequential(Linear(width_in, 4 * width), nn.ReLU(), nn.Dropout(dropout), Linear(4 * width, width))
+
+
+class SpanHead(nn.Module):
+    """GLiNER's span head of width d; span_mode "markerV0" (public checkpoints) or "ffn" (the paper's equation 3)."""
+
+    def __init__(self, width: int, dropout: float, span_mode: str) -> None:
+        super().__init__()
+        if span_mode not in SPAN_MODES:
+            raise ValueError(f"span_mode: wanted one of {SPAN_MODES}, got {span_mode!r}")
+        self.width = width
+        self.dropout = dropout
+        self.span_mode = span_mode
+        if span_mode == "markerV0":
+            self.start = _mlp(width, width, dropout)
+            self.end = _mlp(width, width, dropout)
+        self.span = _mlp(2 * width, width, dropout)
+        self.prompt = _mlp(width, width, dropout)
+
+    def parts(self, words: Tensor, prompts: Tensor) -> SpanParts:
+        """words [n, d], prompts [m, d] -> the parts of the textbook form."""
+        if self.span_mode == "markerV0":
+            starts, ends = F.relu(self.start(words)), F.relu(self.end(words))
+        else:
+            starts = ends = words
+        first, last = self.span[0], self.span[3]
+        return SpanParts(starts, ends, first.weight, first.bias, last.weight, last.bias, self.prompt(prompts))
+
+    def fold(self, words: Tensor, prompts: Tensor) -> Fold:
+        """words [n, d], prompts [m, d] -> a, b [n, 4d], u [m, 4d], c [m]; exact, in training too."""
+        starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
+        w1_start, w1_end = w1[:, : self.width], w1[:, self.width :]
+        return Fold(F.linear(starts, w1_start, b1), F.linear(ends, w1_end), q @ w2, q @ b2)
