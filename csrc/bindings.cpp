@@ -1,0 +1,3 @@
+#include <nanobind/nanobind.h>
+
+NB_MODULE(_C, m) { m.def("isa", []() { return "scalar"; }); }
