@@ -1,0 +1,160 @@
+"""ModernBERT on packed texts, over the parameter names of the public checkpoints.
+
+    x = norm(tok_embeddings(ids))
+    x = x + Wo attention(rotary(Wqkv attn_norm(x)))            attn_norm of the first layer is the identity
+    x = x + Wo (act(y1) * y2),   [y1 | y2] = Wi mlp_norm(x)     act is the exact GELU unless the config says otherwise
+    hidden = final_norm(x)
+
+Layers are global ("full_attention") or see |i - j| <= local_attention / 2 ("sliding_attention"), each kind with its own
+rotary base. Model: https://arxiv.org/abs/2412.13663; parity with transformers' ModernBertModel is a test.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Packing, packed_attention
+from .dropout import Dropout
+from .rotary import rotary_table, rotate
+
+if TYPE_CHECKING:
+    from transformers import ModernBertConfig
+
+RotaryTable = tuple[Tensor, Tensor]  # cos and sin, fp32 [N, head_dim / 2]
+
+
+def _norm(config: ModernBertConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.norm = _norm(config)
+        self.drop = Dropout(config.embedding_dropout)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        hidden: Tensor = self.drop(self.norm(self.tok_embeddings(input_ids)))
+        return hidden
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: ModernBertConfig, layer_type: str) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.window = config.local_attention // 2 if layer_type == "sliding_attention" else None
+        self.dropout_p = float(config.attention_dropout)
+        self.Wqkv = nn.Linear(d, 3 * d, bias=config.attention_bias)
+        self.Wo = nn.Linear(d, d, bias=config.attention_bias)
+        self.out_drop = Dropout(config.attention_dropout)
+
+    def forward(self, x: Tensor, packing: Packing, rotary: RotaryTable) -> Tensor:
+        n, d = x.shape
+        qkv = self.Wqkv(x).view(n, 3, self.heads, d // self.heads)
+        qk, v = qkv.split((2, 1), dim=1)
+        q, k = rotate(qk, *rotary).unbind(1)
+        dropout_p = self.dropout_p if self.training else 0.0
+        out = packed_attention(q, k, v.squeeze(1), packing, window=self.window, dropout_p=dropout_p)
+        mixed: Tensor = self.out_drop(self.Wo(out.reshape(n, d)))
+        return mixed
+
+
+class _Mlp(nn.Module):
+    def __init__(self, config: ModernBertConfig) -> None:
+        from transformers.activations import ACT2FN
+
+        super().__init__()
+        self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.act = ACT2FN[config.hidden_activation]
+        self.drop = Dropout(config.mlp_dropout)
+        self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.Wi(x).chunk(2, dim=-1)
+        out: Tensor = self.Wo(self.drop(self.act(value) * gate))
+        return out
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: ModernBertConfig, index: int) -> None:
+        super().__init__()
+        self.layer_type: str = config.layer_types[index]
+        self.attn_norm = nn.Identity() if index == 0 else _norm(config)
+        self.attn = _Attention(config, self.layer_type)
+        self.mlp_norm = _norm(config)
+        self.mlp = _Mlp(config)
+
+    def forward(self, x: Tensor, packing: Packing, rotary: RotaryTable) -> Tensor:
+        x = x + self.attn(self.attn_norm(x), packing, rotary)
+        out: Tensor = x + self.mlp(self.mlp_norm(x))
+        return out
+
+
+class ModernBert(nn.Module):
+    """The encoder; state dict keys are those of transformers' ModernBertModel.
+
+    config: a ModernBertConfig of transformers (its own class reads old configs with flat rope_theta fields).
+    Weights start as transformers starts them: truncated normals, narrower for matrices that end a residual branch.
+    Raises ValueError for a rotary scaling other than "default" and for layer types it does not know.
+    """
+
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__()
+        if config.hidden_size % (2 * config.num_attention_heads) != 0:
+            raise ValueError(
+                f"hidden_size must be a multiple of 2 * num_attention_heads (rotary positions turn pairs), got "
+                f"{config.hidden_size} and {config.num_attention_heads}; change one of them in the config"
+            )
+        layer_types = config.layer_types or []
+        unknown = set(layer_types) - {"full_attention", "sliding_attention"}
+        if unknown or len(layer_types) != config.num_hidden_layers:
+            raise ValueError(
+                f"layer_types must name full_attention or sliding_attention for each of {config.num_hidden_layers} "
+                f"layers, got {layer_types}"
+            )
+        self.config = config
+        self.rotary_base: dict[str, float] = {}
+        for layer_type in sorted(set(layer_types)):
+            rope = (config.rope_parameters or {})[layer_type]
+            if rope.get("rope_type", "default") != "default":
+                raise ValueError(
+                    f"rope_parameters[{layer_type!r}] asks for rope_type {rope['rope_type']!r}; only 'default' is "
+                    "supported here; load this model in transformers, or set the type to 'default'"
+                )
+            self.rotary_base[layer_type] = float(rope["rope_theta"])
+        self.embeddings = _Embeddings(config)
+        self.layers = nn.ModuleList([_Layer(config, i) for i in range(config.num_hidden_layers)])
+        self.final_norm = _norm(config)
+        self._reset_parameters()
+
+    @torch.no_grad()
+    def _reset_parameters(self) -> None:
+        config = self.config
+        std = config.initializer_range
+        cutoff = 3.0 if config.initializer_cutoff_factor is None else config.initializer_cutoff_factor
+
+        def draw(weight: Tensor, std: float) -> None:
+            nn.init.trunc_normal_(weight, 0.0, std, -cutoff * std, cutoff * std)
+
+        draw(self.embeddings.tok_embeddings.weight, std)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                draw(module.weight, std / math.sqrt(2.0 * config.num_hidden_layers) if name.endswith(".Wo") else std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, input_ids: Tensor, packing: Packing) -> Tensor:
+        """input_ids int64 [N] -> hidden [N, hidden_size] in the parameters' dtype (or autocast's)."""
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        rotary = {t: rotary_table(packing.position_ids, head_dim, base) for t, base in self.rotary_base.items()}
+        x = self.embeddings(input_ids)
+        for layer in self.layers:
+            x = layer(x, packing, rotary[layer.layer_type])
+        hidden: Tensor = self.final_norm(x)
+        return hidden
