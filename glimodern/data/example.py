@@ -33,9 +33,11 @@ class Example:
 class Dataset:
     """Examples under one name.
 
-    types:   every entity type that occurs, sorted: the labels of all entities and all `Example.types`. Computed if not given.
+    types:   every entity type that occurs, sorted: the labels of all entities and all `Example.types`; computed if not
+             given.
     skipped: bad rows left out on request (`skip_bad_rows`); `skipped_out_of_range` of them had word or character
              indices outside their text.
+    unmatched: answers of Pile-NER conversations found nowhere in their text.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Dataset:
     types: list[str] = field(default_factory=list)
     skipped: int = 0
     skipped_out_of_range: int = 0
+    unmatched: int = 0
 
     def __post_init__(self) -> None:
         if not self.types:

@@ -1,0 +1,474 @@
+"""Readers of the four training formats: the rows of one file (or of a hub data set) become examples.
+
+    gliner    {"tokenized_text": [words], "ner": [[first word, last word, label], ...]}: indices inclusive; the label
+              may be a list of labels. Optional: "ner_labels" or "label" (the types to ask for), "ner_negatives" (types
+              known to be absent).
+    spans     {"text": ..., "entities": [{"start", "end", "label"} or [start, end, label], ...]}: characters, end
+              exclusive; the key may be "spans" or "label" too. Optional: "types" or "ner_labels"; an entity's "text" is
+              checked.
+    conll     one word a line, the tag (O, B-TYPE, I-TYPE) in the last of two or more columns, split at tabs or else at
+              spaces; a blank line or -DOCSTART- ends a sentence; an I- that continues nothing begins an entity, as in
+              conlleval. "# ..." without a tag is a comment. As JSON: {"tokens": [words], "ner_tags": [tags]}.
+    pile-ner  {"conversations": [...]} as in https://huggingface.co/datasets/Universal-NER/Pile-NER-type: every string
+              of an answer stands for all its occurrences on word boundaries, and the questions are the row's types (but
+              not one whose answers all occur nowhere).
+
+JSON comes as lines or as one array; a JSON row's format is told by its keys. Text is UTF-8, with or without a BOM.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..text import split_words
+from .example import Entity, Example
+from .labels import natural_label
+
+FORMATS = ("auto", "gliner", "spans", "conll", "pile-ner")
+
+logger = logging.getLogger(__name__)
+
+_TAG = re.compile(r"O|[BI]-.*\S.*")
+_QUESTION = re.compile(r"\s*What describes (.*\S) in the text\?\s*", re.DOTALL)
+_JSON_START = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')
+
+
+class BadRow(Exception):
+    """A row that cannot be read. `where` replaces the row's own place if the fault's place is known better."""
+
+    def __init__(self, reason: str, *, where: str | None = None, out_of_range: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.where = where
+        self.out_of_range = out_of_range
+
+
+@dataclass(slots=True)
+class Rows:
+    """What was read: the examples, and counts of what is not among them.
+
+    skipped: bad rows; out_of_range: those of them with an index outside their text.
+    unmatched: answers of Pile-NER conversations that occur nowhere in their text on word boundaries.
+    """
+
+    examples: list[Example] = field(default_factory=list)
+    skipped: int = 0
+    out_of_range: int = 0
+    unmatched: int = 0
+
+    def extend(self, other: Rows) -> None:
+        self.examples.extend(other.examples)
+        self.skipped += other.skipped
+        self.out_of_range += other.out_of_range
+        self.unmatched += other.unmatched
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How rows are read: format (one of FORMATS), group of the examples, and tag -> label names for conll."""
+
+    format: str = "auto"
+    skip_bad_rows: bool = False
+    group: str | None = None
+    label_names: Mapping[str, str] | None = None
+
+
+def read_file(path: Path, options: ReadOptions) -> Rows:
+    """The rows of one file. ValueError names file and line ("file:7", or "file[7]" for an array's element, from 0)."""
+    text = _decode(path)
+    if not _is_json(path, text, options.format):
+        return _collect(
+            str(path), _conll_blocks(path, text), lambda block, where, rows: _conll(block, where, options), options
+        )
+    raw = _array_rows(path, text) if text.lstrip().startswith("[") else _line_rows(path, text)
+    return read_rows(str(path), raw, options)
+
+
+def read_rows(source: str, raw: Iterable[tuple[str, Any]], options: ReadOptions) -> Rows:
+    """JSON-like rows, given as (place, row); a str row is parsed as JSON first."""
+    return _collect(source, raw, lambda row, where, rows: _json_row(row, where, rows, options), options)
+
+
+def _collect(
+    source: str,
+    raw: Iterable[tuple[str, Any]],
+    parse: Callable[[Any, str, Rows], Example],
+    options: ReadOptions,
+) -> Rows:
+    rows = Rows()
+    first_reason = ""
+    for place, row in raw:
+        try:
+            rows.examples.append(parse(row, place, rows))
+        except BadRow as bad:
+            reason = f"{bad.where or place}: {bad.reason}"
+            if not options.skip_bad_rows:
+                raise ValueError(f"{reason}. Correct the row, or leave bad rows out (skip_bad_rows)") from bad
+            first_reason = first_reason or reason
+            rows.skipped += 1
+            rows.out_of_range += bad.out_of_range
+    if rows.skipped:
+        total = rows.skipped + len(rows.examples)
+        if not rows.examples:
+            raise ValueError(f"{source}: none of its {total} rows can be read; the first: {first_reason}")
+        logger.warning("%s: left out %d bad rows of %d; the first: %s", source, rows.skipped, total, first_reason)
+    elif not rows.examples:
+        raise ValueError(f"{source}: wanted at least one sentence, got none")
+    return rows
+
+
+def _decode(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}:{line}: wanted UTF-8, got the byte 0x{data[error.start]:02x}; convert the file to UTF-8"
+        ) from error
+
+
+def _is_json(path: Path, text: str, wanted: str) -> bool:
+    if path.suffix.lower() in (".json", ".jsonl") or wanted in ("gliner", "spans", "pile-ner"):
+        return True
+    return _JSON_START.match(text) is not None
+
+
+def _line_rows(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    # Not splitlines(): it also splits at characters that are legal inside a JSON string, such as U+2028.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line and not line.isspace():
+            yield f"{path}:{number}", line
+
+
+def _array_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}:{error.lineno}: wanted a JSON array of rows, got broken JSON ({error.msg})"
+        ) from error
+    for index, row in enumerate(rows):
+        yield f"{path}[{index}]", row
+
+
+# --- JSON rows ---------------------------------------------------------------------------------------------------
+
+
+def _json_row(row: Any, where: str, rows: Rows, options: ReadOptions) -> Example:
+    if isinstance(row, str):
+        try:
+            row = json.loads(row)
+        except (ValueError, RecursionError) as error:
+            raise BadRow(f"wanted one JSON object a line, got {_show(row)} ({error})") from error
+    if not isinstance(row, dict):
+        raise BadRow(f"wanted a JSON object, got {_show(row)}")
+    kind = _format_of(row, options.format)
+    if kind == "gliner":
+        example = _gliner(row, where, options)
+    elif kind == "spans":
+        example = _spans(row, where, options)
+    elif kind == "conll":
+        words = _words(row, "tokens")
+        example = _tagged(words, _tags(row, len(words)), where, options)
+    else:
+        example = _pile_ner(row, where, rows, options)
+    return example
+
+
+def _format_of(row: dict[str, Any], wanted: str) -> str:
+    if "tokenized_text" in row:
+        found = "gliner"
+    elif "conversations" in row:
+        found = "pile-ner"
+    elif "tokens" in row and ("ner_tags" in row or "tags" in row):
+        found = "conll"
+    elif "text" in row:
+        found = "spans"
+    else:
+        found = "none"
+    if found == "none" or wanted not in ("auto", found):
+        keys = {
+            "gliner": '"tokenized_text" and "ner"',
+            "spans": '"text" and "entities"',
+            "conll": '"tokens" and "ner_tags"',
+            "pile-ner": '"conversations"',
+        }
+        wish = " or ".join(keys.values()) if wanted == "auto" else f"{keys[wanted]} (format={wanted!r})"
+        raise BadRow(f"wanted the keys {wish}, got {_show(sorted(row))}")
+    return found
+
+
+def _gliner(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
+    words = _words(row, "tokenized_text")
+    ner = row.get("ner")
+    if not isinstance(ner, list):
+        raise BadRow(f'"ner": wanted a list of [first word, last word, label], [] for no entity, got {_show(ner)}')
+    count = len(words)
+    entities: list[Entity] = []
+    for entry in ner:
+        if not isinstance(entry, (list, tuple)) or len(entry) != 3:
+            raise BadRow(f'"ner": wanted [first word, last word, label], got {_show(entry)}')
+        start, end, labels = entry
+        if type(start) is not int or type(end) is not int:
+            raise BadRow(f'"ner": wanted two whole word indices and a label, got {_show(entry)}')
+        if not 0 <= start <= end < count:
+            raise BadRow(
+                f'"ner": wanted 0 <= first word <= last word < {count} (the number of words), got {_show(entry)}',
+                out_of_range=True,
+            )
+        for label in labels if isinstance(labels, list) else (labels,):
+            entities.append((start, end, _label(label, entry)))
+    types = _types(row, "ner_labels", "label")
+    negatives = _types(row, "ner_negatives")
+    if types is None and negatives is not None:
+        types = tuple(dict.fromkeys(label for _, _, label in entities))
+    if types is not None and negatives is not None:
+        types = tuple(dict.fromkeys(types + negatives))
+    return Example(words, entities, where, types=types, group=options.group)
+
+
+def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
+    text = _text(row["text"], '"text"')
+    key = next((name for name in ("entities", "spans", "label") if name in row), "entities")
+    spans = row.get(key)
+    if not isinstance(spans, list):
+        raise BadRow(f'"{key}": wanted a list of {{"start", "end", "label"}}, [] for no entity, got {_show(spans)}')
+    words = split_words(text)
+    starts = {word.start: index for index, word in enumerate(words)}
+    ends = {word.end: index for index, word in enumerate(words)}
+    entities: list[Entity] = []
+    for entry in spans:
+        start, end, label = _span(entry, key)
+        if not 0 <= start < end <= len(text):
+            raise BadRow(
+                f'"{key}": wanted 0 <= start < end <= {len(text)} (characters in the text), got {_show(entry)}',
+                out_of_range=True,
+            )
+        if isinstance(entry, dict) and entry.get("text", text[start:end]) != text[start:end]:
+            raise BadRow(
+                f'"{key}": the text of {_show(entry)} is not what stands there, {_show(text[start:end])};'
+                " offsets count characters (not bytes or UTF-16 units)"
+            )
+        while start < end and text[start].isspace():
+            start += 1
+        while start < end and text[end - 1].isspace():
+            end -= 1
+        if start == end:
+            raise BadRow(f'"{key}": wanted a span with a word in it, got only white space, {_show(entry)}')
+        first, last = starts.get(start), ends.get(end)
+        if first is None or last is None:
+            at = start if first is None else end - 1
+            cut = words[bisect_right(words, at, key=lambda word: word.start) - 1]
+            raise BadRow(
+                f'"{key}": wanted a span of whole words, got characters {start} to {end}, {_show(text[start:end])},'
+                f" which cuts the word {_show(cut.text)} (characters {cut.start} to {cut.end}); move it to the word's edge,"
+                ' or give your own words as "tokenized_text"'
+            )
+        entities.append((first, last, label))
+    return Example(
+        [word.text for word in words],
+        entities,
+        where,
+        text,
+        [(word.start, word.end) for word in words],
+        _types(row, "types", "ner_labels"),
+        options.group,
+    )
+
+
+def _span(entry: Any, key: str) -> tuple[int, int, str]:
+    if isinstance(entry, dict):
+        start, end, label = entry.get("start"), entry.get("end"), entry.get("label")
+    elif isinstance(entry, (list, tuple)) and len(entry) == 3:
+        start, end, label = entry
+    else:
+        raise BadRow(f'"{key}": wanted {{"start", "end", "label"}} or [start, end, label], got {_show(entry)}')
+    if type(start) is not int or type(end) is not int:
+        raise BadRow(f'"{key}": wanted two whole character offsets and a label, got {_show(entry)}')
+    return start, end, _label(label, entry)
+
+
+def _pile_ner(row: dict[str, Any], where: str, rows: Rows, options: ReadOptions) -> Example:
+    turns = row["conversations"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise BadRow(f'"conversations": wanted a list of {{"from", "value"}}, got {_show(turns)}')
+    said = [_text(turn.get("value"), '"value"') for turn in turns]
+    if len(said) < 2 or len(said) % 2 or not said[0].startswith("Text:"):
+        raise BadRow(
+            '"conversations": wanted "Text: ...", a reply to it, then pairs of question and answer,'
+            f" got {len(said)} turns starting with {_show(said[0] if said else None)}"
+        )
+    text = said[0].removeprefix("Text:").strip()
+    words = split_words(text)
+    starts = {word.start: index for index, word in enumerate(words)}
+    ends = {word.end: index for index, word in enumerate(words)}
+    entities: dict[Entity, None] = {}
+    types: dict[str, None] = {}
+    unmatched = 0
+    for question, answer in zip(said[2::2], said[3::2], strict=True):
+        asked = _QUESTION.fullmatch(question)
+        if asked is None:
+            raise BadRow(f'"conversations": wanted "What describes TYPE in the text?", got {_show(question)}')
+        label = asked.group(1).strip()
+        mentions = _answer(answer)
+        found = [
+            (start, end, label) for mention in mentions for start, end in _occurrences(mention, text, starts, ends)
+        ]
+        lost = sum(1 for mention in mentions if not _occurrences(mention, text, starts, ends))
+        entities.update(dict.fromkeys(found))
+        unmatched += lost
+        # A type with answers of which none is in the text is neither present nor absent for sure: not asked.
+        if found or not lost:
+            types[label] = None
+    rows.unmatched += unmatched
+    return Example(
+        [word.text for word in words],
+        list(entities),
+        where,
+        text,
+        [(word.start, word.end) for word in words],
+        tuple(types),
+        options.group,
+    )
+
+
+def _answer(answer: str) -> list[str]:
+    try:
+        mentions = json.loads(answer)
+    except (ValueError, RecursionError) as error:
+        raise BadRow(f'"conversations": wanted a JSON list of strings as answer, got {_show(answer)}') from error
+    if not isinstance(mentions, list) or not all(isinstance(mention, str) for mention in mentions):
+        raise BadRow(f'"conversations": wanted a JSON list of strings as answer, got {_show(answer)}')
+    return list(dict.fromkeys(mention.strip() for mention in mentions))
+
+
+def _occurrences(mention: str, text: str, starts: dict[int, int], ends: dict[int, int]) -> list[tuple[int, int]]:
+    """(first word, last word) of every place where `mention` stands in `text` and begins and ends with a word."""
+    found = []
+    at = text.find(mention) if mention else -1
+    while at >= 0:
+        first, last = starts.get(at), ends.get(at + len(mention))
+        if first is not None and last is not None:
+            found.append((first, last))
+        at = text.find(mention, at + 1)
+    return found
+
+
+# --- CoNLL -------------------------------------------------------------------------------------------------------
+
+Block = list[tuple[int, list[str]]]
+
+
+def _conll_blocks(path: Path, text: str) -> Iterator[tuple[str, Block]]:
+    """Sentences as ("file:first line", [(line number, columns), ...])."""
+    block: Block = []
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.rstrip(" \t\r")
+        if line and not line.startswith("-DOCSTART-"):
+            columns = line.split("\t") if "\t" in line else [part for part in line.split(" ") if part]
+            comment = line[:2] in ("#", "# ") and "\t" not in line and not _TAG.fullmatch(columns[-1])
+            if not comment:
+                block.append((number, columns))
+        elif block:
+            yield f"{path}:{block[0][0]}", block
+            block = []
+    if block:
+        yield f"{path}:{block[0][0]}", block
+
+
+def _conll(block: Block, where: str, options: ReadOptions) -> Example:
+    path = where.rpartition(":")[0]
+    words, tags = [], []
+    for number, columns in block:
+        if len(columns) < 2 or not columns[0]:
+            raise BadRow(f"wanted a word and its tag, got {_show(' '.join(columns))}", where=f"{path}:{number}")
+        if not _TAG.fullmatch(columns[-1]):
+            raise BadRow(
+                f"wanted O, B-TYPE or I-TYPE as last column, got {_show(columns[-1])}", where=f"{path}:{number}"
+            )
+        words.append(columns[0])
+        tags.append(columns[-1])
+    return _tagged(words, tags, where, options)
+
+
+def _tagged(words: list[str], tags: Sequence[str], where: str, options: ReadOptions) -> Example:
+    entities = [(start, end, natural_label(tag, options.label_names)) for start, end, tag in bio_entities(tags)]
+    return Example(words, entities, where, group=options.group)
+
+
+def bio_entities(tags: Sequence[str]) -> list[Entity]:
+    """(first, last, type) of BIO tags, in order; an I- that does not continue an entity of its type begins one."""
+    entities: list[Entity] = []
+    start, current = 0, ""
+    for index, tag in enumerate(tags):
+        kind = tag[2:]
+        if tag[0] == "I" and kind == current:
+            continue
+        if current:
+            entities.append((start, index - 1, current))
+        start, current = index, kind
+    if current:
+        entities.append((start, len(tags) - 1, current))
+    return entities
+
+
+def _tags(row: dict[str, Any], count: int) -> list[str]:
+    tags = row.get("ner_tags", row.get("tags"))
+    if not isinstance(tags, list) or len(tags) != count:
+        got = f"{len(tags)}" if isinstance(tags, list) else _show(tags)
+        raise BadRow(f'"ner_tags": wanted one tag for each of the {count} words, got {got}')
+    for tag in tags:
+        if not isinstance(tag, str) or not _TAG.fullmatch(tag):
+            raise BadRow(f'"ner_tags": wanted O, B-TYPE or I-TYPE, got {_show(tag)}')
+    return tags
+
+
+# --- pieces of a row ---------------------------------------------------------------------------------------------
+
+
+def _words(row: dict[str, Any], key: str) -> list[str]:
+    words = row[key]
+    if not isinstance(words, list):
+        raise BadRow(f'"{key}": wanted a list of words, got {_show(words)}')
+    for word in words:
+        _text(word, f'a word of "{key}"')
+    return words
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise BadRow(f"{what}: wanted a string, got {_show(value)}")
+    # Half of a surrogate pair is legal in JSON ("\ud83d") but is no character: no tokenizer takes it.
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise BadRow(f"{what}: wanted Unicode text, got half of a surrogate pair in {_show(value)}")
+    return value
+
+
+def _label(label: Any, entry: Any) -> str:
+    if not isinstance(label, str) or not label.strip():
+        raise BadRow(f"label: wanted a string that is not blank, got {_show(label)} in {_show(entry)}")
+    return _text(label, "label")
+
+
+def _types(row: dict[str, Any], *keys: str) -> tuple[str, ...] | None:
+    for key in keys:
+        value = row.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, list):
+            raise BadRow(f'"{key}": wanted a list of entity types, got {_show(value)}')
+        return tuple(dict.fromkeys(_label(label, value) for label in value))
+    return None
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,170 @@
+"""What is in a data set, and what in it is legal but costs accuracy: counted before training, never dropped."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .example import Dataset
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Counts over the gold spans of all sentences; see `ValidationReport`."""
+
+    wider_than_max_width: int
+    overlapping: int
+    duplicate: int
+    conflicting: int
+    out_of_range: int
+    unasked: int
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """Counts of one data set, for spans of at most `max_width` words.
+
+    entities, types:      gold entities, and distinct entity types as written (labels and asked types).
+    wider_than_max_width: entities of more than max_width words, which the model cannot find; `share_lost` of all.
+    overlapping:          distinct spans that share a word with another span of their sentence (nested ones too).
+    duplicate:            entities equal in span and type to an earlier one of their sentence.
+    conflicting:          spans with two or more types.
+    out_of_range:         entities (or skipped rows) with an index outside their sentence.
+    unasked:              entities whose type is not among their sentence's own `types`.
+    empty_sentences:      sentences without a word; zero_entity_sentences: without an entity (empty ones too).
+    blank_words:          words that are empty or only white space.
+    case_variants:        types equal but for case and outer white space, in groups.
+    skipped:              bad rows left out; unmatched: Pile-NER answers that their text does not hold.
+    """
+
+    name: str
+    max_width: int
+    sentences: int
+    words: int
+    entities: int
+    types: int
+    spans: Spans
+    empty_sentences: int
+    zero_entity_sentences: int
+    blank_words: int
+    case_variants: tuple[tuple[str, ...], ...]
+    skipped: int
+    unmatched: int
+
+    @property
+    def share_lost(self) -> float:
+        """Share of the gold entities, in [0, 1], that are wider than max_width; 0 without entities."""
+        return self.spans.wider_than_max_width / self.entities if self.entities else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All counts in one flat dict of JSON types, with `share_lost`."""
+        counts = asdict(self)
+        counts.update(counts.pop("spans"))
+        counts["case_variants"] = [list(group) for group in self.case_variants]
+        counts["share_lost"] = self.share_lost
+        return counts
+
+    def table(self) -> Table:
+        """A rich table: count and meaning, in yellow what is not zero and costs accuracy."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table("what", "count", "meaning", title=f"data set {escape(self.name)}")
+        table.columns[1].justify = "right"
+        for what, count in (
+            ("sentences", self.sentences),
+            ("words", self.words),
+            ("entities", self.entities),
+            ("types", self.types),
+            ("sentences without an entity", self.zero_entity_sentences),
+        ):
+            table.add_row(what, f"{count:,}", "")
+        variants = "; ".join(" / ".join(map(repr, group)) for group in self.case_variants[:3])
+        for what, count, meaning in (
+            (
+                f"wider than {self.max_width} words",
+                self.spans.wider_than_max_width,
+                f"cannot be found: {self.share_lost:.2%} of gold lost",
+            ),
+            ("overlapping", self.spans.overlapping, "spans that share a word; flat decoding keeps one of them"),
+            ("duplicate", self.spans.duplicate, "same span and type twice"),
+            ("conflicting", self.spans.conflicting, "spans with two or more types"),
+            ("out of range", self.spans.out_of_range, "index outside the sentence"),
+            ("type not asked for", self.spans.unasked, "not among the sentence's own types"),
+            ("empty sentences", self.empty_sentences, "no word"),
+            ("blank words", self.blank_words, "only white space: a word without a token"),
+            ("types equal but for case", sum(map(len, self.case_variants)), variants),
+            ("bad rows left out", self.skipped, "see the log for the first of each file"),
+            ("answers not in the text", self.unmatched, "Pile-NER answers without an occurrence"),
+        ):
+            table.add_row(what, f"{count:,}", escape(meaning) if count else "", style="yellow" if count else None)
+        return table
+
+
+def validate(dataset: Dataset, max_width: int) -> ValidationReport:
+    """Count what `dataset` holds for a model whose spans have at most `max_width` words (K, >= 1)."""
+    if max_width < 1:
+        raise ValueError(f"max_width: wanted at least 1, got {max_width}")
+    wider = overlapping = duplicate = conflicting = unasked = entities = words = empty = without = blank = 0
+    out_of_range = dataset.skipped_out_of_range
+    for example in dataset:
+        count = len(example.words)
+        words += count
+        empty += count == 0
+        without += not example.entities
+        blank += sum(1 for word in example.words if not word or word.isspace())
+        if not example.entities:
+            continue
+        entities += len(example.entities)
+        asked = None if example.types is None else set(example.types)
+        labels: dict[tuple[int, int], set[str]] = defaultdict(set)
+        for start, end, label in example.entities:
+            wider += end - start >= max_width
+            unasked += asked is not None and label not in asked
+            if not 0 <= start <= end < count:
+                out_of_range += 1
+                continue
+            duplicate += label in labels[start, end]
+            labels[start, end].add(label)
+        conflicting += sum(1 for found in labels.values() if len(found) > 1)
+        overlapping += _overlapping(labels)
+    return ValidationReport(
+        name=dataset.name,
+        max_width=max_width,
+        sentences=len(dataset),
+        words=words,
+        entities=entities,
+        types=len(dataset.types),
+        spans=Spans(wider, overlapping, duplicate, conflicting, out_of_range, unasked),
+        empty_sentences=empty,
+        zero_entity_sentences=without,
+        blank_words=blank,
+        case_variants=_case_variants(dataset.types),
+        skipped=dataset.skipped,
+        unmatched=dataset.unmatched,
+    )
+
+
+def _overlapping(spans: Iterable[tuple[int, int]]) -> int:
+    """How many of these distinct inclusive spans share a word with another one."""
+    ordered = sorted(spans)
+    count = 0
+    reach = -1
+    for index, (start, end) in enumerate(ordered):
+        # Sorted by start: if any later span begins inside this one, the next one does.
+        meets_next = index + 1 < len(ordered) and ordered[index + 1][0] <= end
+        count += meets_next or start <= reach
+        reach = max(reach, end)
+    return count
+
+
+def _case_variants(types: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label in types:
+        groups[label.strip().casefold()].append(label)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
