@@ -1,0 +1,138 @@
+"""What the span kernels share: the dropout hash, the text a word is in, one tile of hidden values, one tile of logits.
+
+A span is a row: row = i * K + k, with i the first word's number in the batch and k = end - start. Rows of the batch are
+cut into tiles without regard to texts; a program loops over the one or two texts its tile meets, each with its own
+types. So there is no tile map to build, the grid follows from shapes alone, and nothing waits for the device.
+
+Row, word and logit numbers are int64 throughout: n * H and the number of logits may pass 2^31.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# fp32 products run on the tensor cores as three TF32 products of split operands: the error is a few fp32 ulps (TF32 alone:
+# 10 bits), where "ieee" would leave the tensor cores. Half-precision operands ignore this and multiply natively.
+PRECISION = tl.constexpr("tf32x3")
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tile sizes of every span kernel; fixed, because an autotuner would stall the first step of each new shape.
+
+    rows: spans a program scores at once: one Hopper warpgroup's MMA height, and only 5 words at K = 12, so that short texts
+        fill their tiles. hidden: columns a step; one 128-byte line of each bf16 row. words, columns: the tile of the
+        gradients of a and b: low, because a tile is computed once for each text that it meets, and wide instead.
+    programs: the number of programs to aim for by splitting the loop over types or rows when the batch is small
+        (about four for each multiprocessor of an H100).
+    """
+
+    rows: int = 64
+    hidden: int = 64
+    words: int = 16
+    columns: int = 128
+    warps: int = 4
+    stages: int = 3
+    programs: int = 512
+
+    def types(self, types: int, texts: int) -> int:
+        """Types a step, from the batch's mean: 16 (the smallest MMA width that every dtype has), 32 or 64."""
+        return min(64, max(16, triton.next_power_of_2(triton.cdiv(types, texts))))
+
+    def splits(self, programs: int, limit: int) -> int:
+        """How many ways to cut a loop of at most `limit` steps when the rest of the grid has so many programs."""
+        return max(1, min(limit, self.programs // max(programs, 1)))
+
+
+TILES = Tiles()
+
+
+def as_int32(value: int) -> int:
+    """The int32 with the same low 32 bits: keeps an argument's type, and so the compiled kernel, the same for every seed."""
+    return (value + 2**31) % 2**32 - 2**31
+
+
+def logit_offsets(cu_words: Tensor, cu_types: Tensor, max_width: int) -> Tensor:
+    """int64 [texts + 1] on the same device: where each text's block of logits [words, K, types] starts, and the end."""
+    sizes = cu_words.diff().long() * cu_types.diff() * max_width
+    return torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
+
+
+@triton.jit
+def mix32(x):
+    """The 32-bit hash "lowbias32" (https://github.com/skeeto/hash-prospector) on uint32; as reference.mix32."""
+    x ^= x >> 16
+    x *= 0x7FEB352D
+    x ^= x >> 15
+    x *= 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def dropout_key(row, seed):
+    """row int64, seed int32 -> uint32 key of the row's random numbers; as reference.dropout_keep."""
+    return mix32(mix32(row.to(tl.uint32)) ^ seed.to(tl.uint32))
+
+
+@triton.jit
+def dropout_keep(key, column, THRESHOLD: tl.constexpr):
+    """key uint32 [rows], column int [columns] -> bool [rows, columns], True where kept."""
+    counter = key[:, None] + (column.to(tl.uint32) * 0x9E3779B9)[None, :]
+    return mix32(counter) >= tl.full((1, 1), THRESHOLD, tl.uint32)
+
+
+@triton.jit
+def text_of(cu_words_ptr, word, texts):
+    """The text that a word is in: how many texts end at it or before."""
+    count = tl.full((), 0, tl.int32)
+    for first in range(0, texts, 128):
+        text = first + tl.arange(0, 128)
+        end = tl.load(cu_words_ptr + 1 + text, mask=text < texts, other=2147483647)
+        count += tl.sum((end <= word).to(tl.int32))
+    return count
+
+
+@triton.jit
+def hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD: tl.constexpr):
+    """keep * relu(a_start + b_end), zero where not inside: [rows, columns] in a's dtype; the caller applies 1 / (1 - p)."""
+    mask = inside[:, None] & (column < hidden)[None, :]
+    x = tl.load(a_ptr + start[:, None] * hidden + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    x += tl.load(b_ptr + end[:, None] * hidden + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    if THRESHOLD > 0:
+        x = tl.where(dropout_keep(key, column, THRESHOLD), x, 0.0)
+    return x.to(a_ptr.dtype.element_ty)
+
+
+@triton.jit
+def logit_tile(
+    a_ptr,  # [n, H]
+    b_ptr,  # [n, H]
+    u_ptr,  # [m, H]
+    c_ptr,  # [m]
+    start,  # int64 [ROWS] the spans' first words
+    end,  # int64 [ROWS] the spans' last words
+    inside,  # bool [ROWS]
+    key,  # uint32 [ROWS]
+    kind,  # int64 [TYPES] type numbers in the batch
+    live,  # bool [TYPES]
+    hidden,
+    scale,
+    THRESHOLD: tl.constexpr,
+    ROWS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    TYPES: tl.constexpr,
+):
+    """fp32 [ROWS, TYPES] logits: hidden tile by hidden tile times u^T on the tensor cores, accumulated in fp32."""
+    logits = tl.zeros((ROWS, TYPES), tl.float32)
+    for first in range(0, hidden, HIDDEN):
+        column = first + tl.arange(0, HIDDEN)
+        x = hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD)
+        mask = (column < hidden)[:, None] & live[None, :]
+        u = tl.load(u_ptr + kind[None, :] * hidden + column[:, None], mask=mask, other=0.0)
+        logits = tl.dot(x, u, logits, input_precision=PRECISION)
+    c = tl.load(c_ptr + kind, mask=live, other=0.0).to(tl.float32)
+    return logits * scale + c[None, :]

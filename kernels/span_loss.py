@@ -1,0 +1,178 @@
+"""Span loss: focal binary cross-entropy over every (span, type) inside its text, with the scoring inside the kernel.
+
+    x = -logit for a positive, logit for a negative;  s = softplus(x), p = sigmoid(x)
+    l = w p^gamma s          dl/dx = w p^gamma (gamma (1 - p) s + p)          g = dl/dlogit = dl/dx times dx/dlogit
+    loss = focal_scale * sum l   (mean: divided by the number of (span, type) pairs inside their texts)
+
+w is class_balance for a positive and 1 - class_balance for a negative, or 1 for both. Logits as in span_scores.py; a, b [n, H],
+u [m, H], c [m] (fp32, fp16 or bf16) -> loss fp32 scalar; logits, l and g are fp32. p^gamma = exp(gamma log p) with
+log p = min(x, 0) - log(1 + exp(-|x|)): no cancellation at either end.
+
+The loss alone stores no logits: 4 bytes a program. With gradients, g is written once in the inputs' dtype, L elements (H times
+fewer than the hidden values), and the kernels of span_scores.py make da, db, du and dc from it. Constant factors are applied
+to the fp32 sums at the very end, so that a half-precision g is not scaled towards zero by the mean.
+
+Positives are a sorted list of span rows; each program walks through the few that lie in its tile.
+
+Source: focal loss, https://arxiv.org/abs/1708.02002; ARCHITECTURE ("The fold").
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from glimodern.kernels._common import TILES, as_int32, dropout_key, logit_offsets, logit_tile, text_of
+from glimodern.kernels.span_scores import span_scores_backward
+from glimodern.reference import dropout_threshold
+
+
+@triton.jit
+def log1p_unit(e):
+    """log(1 + e) for 0 <= e <= 1 to fp32's relative precision: 2 artanh(e / (2 + e)) by its series, 8 terms (next: 1e-9).
+
+    The hardware's logarithm has an absolute error of 2^-22 near 1, which would be all of a confident span's loss.
+    """
+    z = e / (2.0 + e)
+    y = z * z
+    series = 1.0 / 13 + y * (1.0 / 15)
+    series = 1.0 / 9 + y * (1.0 / 11 + y * series)
+    series = 1.0 / 5 + y * (1.0 / 7 + y * series)
+    return 2.0 * z * (1.0 + y * (1.0 / 3 + y * series))
+
+
+@triton.jit(do_not_specialize=["seed"])
+def loss_kernel(
+    a_ptr,  # [n, H]
+    b_ptr,  # [n, H]
+    u_ptr,  # [m, H]
+    c_ptr,  # [m]
+    cu_words_ptr,  # [texts + 1]
+    cu_types_ptr,  # [texts + 1]
+    offset_ptr,  # int64 [texts + 1]
+    positive_row_ptr,  # int64 [P] i * K + k, ascending
+    positive_type_ptr,  # [P]
+    positive_begin_ptr,  # int64 [row tiles + 1] each tile's first positive
+    grad_ptr,  # [L] if GRADS, otherwise not used
+    loss_ptr,  # fp32 [row tiles, type splits]
+    words,
+    texts,
+    hidden,
+    seed,
+    scale,
+    gamma,
+    positive_weight,
+    negative_weight,
+    FOCAL: tl.constexpr,
+    GRADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    ROWS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    TYPES: tl.constexpr,
+):
+    """Grid (row tiles, type splits): the loss of ROWS spans with every `splits`-th tile of their texts' types."""
+    row0 = tl.program_id(0).to(tl.int64) * ROWS
+    row = row0 + tl.arange(0, ROWS)
+    start = row // WIDTH
+    end = start + row % WIDTH
+    key = dropout_key(row, seed)
+    positive_begin = tl.load(positive_begin_ptr + tl.program_id(0))
+    positive_end = tl.load(positive_begin_ptr + tl.program_id(0) + 1)
+    total = tl.zeros((ROWS, TYPES), tl.float32)
+    last_word = tl.minimum((row0 + ROWS - 1) // WIDTH, words - 1)
+    for text in range(text_of(cu_words_ptr, row0 // WIDTH, texts), text_of(cu_words_ptr, last_word, texts) + 1):
+        word0 = tl.load(cu_words_ptr + text).to(tl.int64)
+        word1 = tl.load(cu_words_ptr + text + 1).to(tl.int64)
+        type0 = tl.load(cu_types_ptr + text).to(tl.int64)
+        types = (tl.load(cu_types_ptr + text + 1) - type0).to(tl.int32)
+        inside = (start >= word0) & (end < word1)
+        for first in range(tl.program_id(1) * TYPES, types, tl.num_programs(1) * TYPES):
+            kind = first + tl.arange(0, TYPES)
+            live = kind < types
+            logits = logit_tile(
+                a_ptr, b_ptr, u_ptr, c_ptr, start, end, inside, key, type0 + kind, live, hidden, scale,
+                THRESHOLD, ROWS, HIDDEN, TYPES,
+            )  # fmt: skip
+            positive = tl.zeros((ROWS, TYPES), tl.int1)
+            for p in range(positive_begin, positive_end):
+                same_row = row == tl.load(positive_row_ptr + p)
+                same_type = type0 + kind == tl.load(positive_type_ptr + p)
+                positive |= same_row[:, None] & same_type[None, :]
+            x = tl.where(positive, -logits, logits)
+            e = tl.exp(-tl.abs(x))
+            log1p_e = log1p_unit(e)
+            softplus = tl.maximum(x, 0.0) + log1p_e
+            weight = tl.where(positive, positive_weight, negative_weight)
+            if FOCAL:
+                weight *= tl.exp(gamma * (tl.minimum(x, 0.0) - log1p_e))
+            valid = inside[:, None] & live[None, :]
+            total += tl.where(valid, weight * softplus, 0.0)
+            if GRADS:
+                larger, smaller = 1.0 / (1.0 + e), e / (1.0 + e)
+                slope = tl.where(x >= 0.0, larger, smaller)
+                if FOCAL:
+                    slope += gamma * tl.where(x >= 0.0, smaller, larger) * softplus
+                grad = tl.where(positive, -weight, weight) * slope
+                place = (row - word0 * WIDTH)[:, None] * types + kind[None, :]
+                tl.store(grad_ptr + tl.load(offset_ptr + text) + place, grad, mask=valid)
+    tl.store(loss_ptr + tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1), tl.sum(total))
+
+
+def pairs_inside(cu_words: Tensor, cu_types: Tensor, max_width: int) -> Tensor:
+    """int64 scalar on the device: how many (span, type) pairs lie inside their texts."""
+    words = cu_words.diff().long()
+    widths = words.clamp(max=max_width)
+    return ((words * widths - widths * (widths - 1) // 2) * cu_types.diff()).sum()
+
+
+def span_loss_forward(
+    a: Tensor,
+    b: Tensor,
+    u: Tensor,
+    c: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    positives: Tensor,
+    max_width: int,
+    focal_gamma: float,
+    focal_scale: float,
+    class_balance: float | None,
+    mean: bool,
+    dropout_p: float,
+    seed: int,
+    compute_grads: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """(loss, da, db, du, dc): the fp32 scalar loss and, if compute_grads, its gradients in the inputs' dtypes.
+
+    positives int [P, 3] rows (word, k, type), numbered in the batch, in any order. Without gradients it never waits for the
+    device; with them once, to read L, the size of g.
+    """
+    a, b, u, c = a.contiguous(), b.contiguous(), u.contiguous(), c.contiguous()
+    texts, (words, hidden) = len(cu_words) - 1, a.shape
+    if not (words and len(u)):
+        grads = tuple(torch.zeros_like(t) if compute_grads else None for t in (a, b, u, c))
+        return a.new_zeros((), dtype=torch.float32), *grads
+    types = TILES.types(len(u), texts)
+    row_tiles = triton.cdiv(words * max_width, TILES.rows)
+    grid = (row_tiles, TILES.splits(row_tiles, triton.cdiv(len(u), types)))
+    offsets = logit_offsets(cu_words, cu_types, max_width)
+    grad = a.new_empty(int(offsets[-1]) if compute_grads else 0)
+    rows, order = (positives[:, 0].long() * max_width + positives[:, 1]).sort()
+    begins = torch.searchsorted(rows, torch.arange(row_tiles + 1, device=a.device) * TILES.rows)
+    balance = (1.0, 1.0) if class_balance is None else (class_balance, 1.0 - class_balance)
+    losses = a.new_empty(grid, dtype=torch.float32)
+    with torch.cuda.device_of(a):
+        loss_kernel[grid](
+            a, b, u, c, cu_words, cu_types, offsets, rows, positives[order, 2], begins, grad, losses,
+            words, texts, hidden, as_int32(seed), 1.0 / (1.0 - dropout_p), float(focal_gamma), *balance,
+            FOCAL=focal_gamma != 0.0, GRADS=compute_grads, WIDTH=max_width, THRESHOLD=dropout_threshold(dropout_p),
+            ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types, num_warps=TILES.warps, num_stages=TILES.stages,
+        )  # fmt: skip
+    factor = a.new_full((1,), focal_scale, dtype=torch.float32)
+    if mean:
+        factor = factor / pairs_inside(cu_words, cu_types, max_width).clamp(min=1)
+    loss = (losses.sum() * factor)[0]
+    if not compute_grads:
+        return loss, None, None, None, None
+    return loss, *span_scores_backward(grad, a, b, u, cu_words, cu_types, max_width, dropout_p, seed, factor)

@@ -1,0 +1,279 @@
+"""Span scores: logit(i, k, t) = drop(relu(a_i + b_{i+k})) . u_t + c_t, for a span i..i+k and a type t of one text.
+
+a, b [n, H], u [m, H], c [m] (fp32, fp16 or bf16, all the same; fp32 accumulators) -> logits [L] in the same dtype, ragged
+by text: blocks [words, K, types], row-major; -inf for a span that leaves its text.
+
+Backward, from g = dL/dlogit:
+    da_i = sum over k, t of g(i,k,t) u_t [a_i + b_{i+k} > 0] keep / (1 - p)       db_j: the same over i = j - k
+    du_t = sum over i, k of g(i,k,t) drop(relu(a_i + b_{i+k}))                    dc_t = sum over i, k of g(i,k,t)
+The hidden values [n, K, H] exist only tile by tile in registers, in both directions: a bf16 batch of 2,590 words with K = 12
+and H = 3,072 does not write 191 MB, nor save them for the backward pass. Each output element is summed by one program in a
+fixed order (du, dc: by a few programs into partial sums, added afterwards in order), so two runs agree bit for bit.
+
+Source: ARCHITECTURE ("The fold"); the dropout mask is glimodern.reference.dropout_keep.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from glimodern.kernels._common import (
+    PRECISION,
+    TILES,
+    as_int32,
+    dropout_keep,
+    dropout_key,
+    hidden_tile,
+    logit_offsets,
+    logit_tile,
+    text_of,
+)
+from glimodern.reference import dropout_threshold
+
+
+@triton.jit(do_not_specialize=["seed"])
+def scores_kernel(
+    a_ptr,  # [n, H]
+    b_ptr,  # [n, H]
+    u_ptr,  # [m, H]
+    c_ptr,  # [m]
+    cu_words_ptr,  # [texts + 1]
+    cu_types_ptr,  # [texts + 1]
+    offset_ptr,  # int64 [texts + 1]
+    logit_ptr,  # [L]
+    words,
+    texts,
+    hidden,
+    seed,
+    scale,
+    WIDTH: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    ROWS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    TYPES: tl.constexpr,
+):
+    """Grid (row tiles, type splits): the logits of ROWS spans with every `splits`-th tile of their texts' types."""
+    row0 = tl.program_id(0).to(tl.int64) * ROWS
+    row = row0 + tl.arange(0, ROWS)
+    start = row // WIDTH
+    end = start + row % WIDTH
+    key = dropout_key(row, seed)
+    last_word = tl.minimum((row0 + ROWS - 1) // WIDTH, words - 1)
+    for text in range(text_of(cu_words_ptr, row0 // WIDTH, texts), text_of(cu_words_ptr, last_word, texts) + 1):
+        word0 = tl.load(cu_words_ptr + text).to(tl.int64)
+        word1 = tl.load(cu_words_ptr + text + 1).to(tl.int64)
+        type0 = tl.load(cu_types_ptr + text).to(tl.int64)
+        types = (tl.load(cu_types_ptr + text + 1) - type0).to(tl.int32)
+        own = (start >= word0) & (start < word1)
+        inside = own & (end < word1)
+        out_ptr = logit_ptr + tl.load(offset_ptr + text)
+        for first in range(tl.program_id(1) * TYPES, types, tl.num_programs(1) * TYPES):
+            kind = first + tl.arange(0, TYPES)
+            live = kind < types
+            logits = logit_tile(
+                a_ptr, b_ptr, u_ptr, c_ptr, start, end, inside, key, type0 + kind, live, hidden, scale,
+                THRESHOLD, ROWS, HIDDEN, TYPES,
+            )  # fmt: skip
+            logits = tl.where(inside[:, None], logits, float("-inf"))
+            place = (row - word0 * WIDTH)[:, None] * types + kind[None, :]
+            tl.store(out_ptr + place, logits, mask=own[:, None] & live[None, :])
+
+
+@triton.jit(do_not_specialize=["seed"])
+def word_grads_kernel(
+    grad_ptr,  # [L] g, the logits' gradient, up to a factor
+    a_ptr,  # [n, H]
+    b_ptr,  # [n, H]
+    u_ptr,  # [m, H]
+    cu_words_ptr,  # [texts + 1]
+    cu_types_ptr,  # [texts + 1]
+    offset_ptr,  # int64 [texts + 1]
+    factor_ptr,  # fp32 [1] the factor
+    out_ptr,  # [n, H] da, or db if ENDS
+    words,
+    texts,
+    hidden,
+    seed,
+    scale,
+    ENDS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    WORDS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    TYPES: tl.constexpr,
+):
+    """Grid (word tiles, column tiles): the gradient of WORDS words as starts (da) or as ends (db) of their spans."""
+    word0 = tl.program_id(0).to(tl.int64) * WORDS
+    word = word0 + tl.arange(0, WORDS)
+    column = tl.program_id(1) * HIDDEN + tl.arange(0, HIDDEN)
+    in_row = (column < hidden)[None, :]
+    own_ptr = b_ptr if ENDS else a_ptr
+    other_ptr = a_ptr if ENDS else b_ptr
+    own = tl.load(own_ptr + word[:, None] * hidden + column[None, :], mask=(word < words)[:, None] & in_row, other=0.0)
+    own = own.to(tl.float32)
+    total = tl.zeros((WORDS, HIDDEN), tl.float32)
+    last_word = tl.minimum(word0 + WORDS, words) - 1
+    for text in range(text_of(cu_words_ptr, word0, texts), text_of(cu_words_ptr, last_word, texts) + 1):
+        first_word = tl.load(cu_words_ptr + text).to(tl.int64)
+        end_word = tl.load(cu_words_ptr + text + 1).to(tl.int64)
+        type0 = tl.load(cu_types_ptr + text).to(tl.int64)
+        types = (tl.load(cu_types_ptr + text + 1) - type0).to(tl.int32)
+        text_grad_ptr = grad_ptr + tl.load(offset_ptr + text)
+        for k in range(0, WIDTH):
+            other = word - k if ENDS else word + k
+            start = other if ENDS else word
+            inside = (word >= first_word) & (word < end_word) & (other >= first_word) & (other < end_word)
+            grad_x = tl.zeros((WORDS, HIDDEN), tl.float32)
+            for first in range(0, types, TYPES):
+                kind = first + tl.arange(0, TYPES)
+                live = kind < types
+                place = ((start - first_word) * WIDTH + k)[:, None] * types + kind[None, :]
+                grad = tl.load(text_grad_ptr + place, mask=inside[:, None] & live[None, :], other=0.0)
+                u_place = (type0 + kind)[:, None] * hidden + column[None, :]
+                u = tl.load(u_ptr + u_place, mask=live[:, None] & in_row, other=0.0)
+                grad_x = tl.dot(grad, u, grad_x, input_precision=PRECISION)
+            x = tl.load(other_ptr + other[:, None] * hidden + column[None, :], mask=inside[:, None] & in_row, other=0.0)
+            passes = own + x.to(tl.float32) > 0.0
+            if THRESHOLD > 0:
+                passes &= dropout_keep(dropout_key(start * WIDTH + k, seed), column, THRESHOLD)
+            total += tl.where(passes, grad_x, 0.0)
+    total *= tl.load(factor_ptr) * scale
+    tl.store(out_ptr + word[:, None] * hidden + column[None, :], total, mask=(word < words)[:, None] & in_row)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def type_grads_kernel(
+    grad_ptr,  # [L] g, the logits' gradient, up to a factor
+    a_ptr,  # [n, H]
+    b_ptr,  # [n, H]
+    cu_words_ptr,  # [texts + 1]
+    cu_types_ptr,  # [texts + 1]
+    offset_ptr,  # int64 [texts + 1]
+    factor_ptr,  # fp32 [1] the factor
+    du_ptr,  # fp32 [row splits, m, H]
+    dc_ptr,  # fp32 [row splits, m]
+    types_all,
+    hidden,
+    type_splits,
+    row_splits,
+    seed,
+    scale,
+    WIDTH: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    ROWS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    TYPES: tl.constexpr,
+):
+    """Grid (texts, column tiles, row splits * type splits): du and dc of one text's types over a share of its spans."""
+    text = tl.program_id(0)
+    column = tl.program_id(1) * HIDDEN + tl.arange(0, HIDDEN)
+    row_split = tl.program_id(2) // type_splits
+    word0 = tl.load(cu_words_ptr + text).to(tl.int64)
+    word1 = tl.load(cu_words_ptr + text + 1).to(tl.int64)
+    type0 = tl.load(cu_types_ptr + text).to(tl.int64)
+    types = (tl.load(cu_types_ptr + text + 1) - type0).to(tl.int32)
+    text_grad_ptr = grad_ptr + tl.load(offset_ptr + text)
+    factor = tl.load(factor_ptr)
+    rows = (word1 - word0) * WIDTH
+    share = tl.cdiv(rows, row_splits * ROWS) * ROWS
+    row_begin = row_split * share
+    row_end = tl.minimum(row_begin + share, rows)
+    for first in range((tl.program_id(2) % type_splits) * TYPES, types, type_splits * TYPES):
+        kind = first + tl.arange(0, TYPES)
+        live = kind < types
+        du = tl.zeros((TYPES, HIDDEN), tl.float32)
+        dc = tl.zeros((TYPES,), tl.float32)
+        for row0 in range(row_begin, row_end, ROWS):
+            row = row0 + tl.arange(0, ROWS)
+            start = word0 + row // WIDTH
+            end = start + row % WIDTH
+            inside = (row < row_end) & (end < word1)
+            key = dropout_key(word0 * WIDTH + row, seed)
+            x = hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD)
+            place = row[None, :] * types + kind[:, None]
+            grad = tl.load(text_grad_ptr + place, mask=inside[None, :] & live[:, None], other=0.0)
+            du = tl.dot(grad, x, du, input_precision=PRECISION)
+            dc += tl.sum(grad.to(tl.float32), 1)
+        place = row_split.to(tl.int64) * types_all + type0 + kind
+        du_mask = live[:, None] & (column < hidden)[None, :]
+        tl.store(du_ptr + place[:, None] * hidden + column[None, :], du * (factor * scale), mask=du_mask)
+        if tl.program_id(1) == 0:
+            tl.store(dc_ptr + place, dc * factor, mask=live)
+
+
+def span_scores_forward(
+    a: Tensor,
+    b: Tensor,
+    u: Tensor,
+    c: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    max_width: int,
+    dropout_p: float,
+    seed: int,
+) -> Tensor:
+    """Logits [L] in a's dtype. Waits for the device once, to read L, which the two cu tensors decide."""
+    a, b, u, c = a.contiguous(), b.contiguous(), u.contiguous(), c.contiguous()
+    texts, hidden = len(cu_words) - 1, a.shape[1]
+    offsets = logit_offsets(cu_words, cu_types, max_width)
+    logits = a.new_empty(int(offsets[-1]))
+    if not logits.numel():
+        return logits
+    types = TILES.types(len(u), texts)
+    row_tiles = triton.cdiv(len(a) * max_width, TILES.rows)
+    grid = (row_tiles, TILES.splits(row_tiles, triton.cdiv(len(u), types)))
+    with torch.cuda.device_of(a):
+        scores_kernel[grid](
+            a, b, u, c, cu_words, cu_types, offsets, logits, len(a), texts, hidden, as_int32(seed), 1.0 / (1.0 - dropout_p),
+            WIDTH=max_width, THRESHOLD=dropout_threshold(dropout_p), ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
+            num_warps=TILES.warps, num_stages=TILES.stages,
+        )  # fmt: skip
+    return logits
+
+
+def span_scores_backward(
+    grad_logits: Tensor,
+    a: Tensor,
+    b: Tensor,
+    u: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    max_width: int,
+    dropout_p: float,
+    seed: int,
+    factor: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(da, db, du, dc) in the inputs' dtypes, from grad_logits [L] in a's dtype; entries of spans outside are not read.
+
+    factor fp32 [1] multiplies all four before they are rounded (None: 1). Never waits for the device. Holds du's partial
+    sums, fp32 [splits, m, H], meanwhile: one split, unless the batch is too small to fill the device without.
+    """
+    a, b, u, grad_logits = a.contiguous(), b.contiguous(), u.contiguous(), grad_logits.contiguous()
+    texts, (words, hidden) = len(cu_words) - 1, a.shape
+    if not grad_logits.numel():
+        return torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(u), u.new_zeros(len(u))
+    factor = a.new_ones(1, dtype=torch.float32) if factor is None else factor
+    offsets = logit_offsets(cu_words, cu_types, max_width)
+    types = TILES.types(len(u), texts)
+    scale, threshold = 1.0 / (1.0 - dropout_p), dropout_threshold(dropout_p)
+    da, db = torch.empty_like(a), torch.empty_like(b)
+    column_tiles = triton.cdiv(hidden, TILES.hidden)
+    type_splits = TILES.splits(texts * column_tiles, triton.cdiv(len(u), types))
+    row_splits = TILES.splits(texts * column_tiles * type_splits, triton.cdiv(words * max_width, TILES.rows))
+    du = a.new_empty((row_splits, len(u), hidden), dtype=torch.float32)
+    dc = a.new_empty((row_splits, len(u)), dtype=torch.float32)
+    with torch.cuda.device_of(a):
+        for ends, out in ((False, da), (True, db)):
+            word_grads_kernel[triton.cdiv(words, TILES.words), triton.cdiv(hidden, TILES.columns)](
+                grad_logits, a, b, u, cu_words, cu_types, offsets, factor, out, words, texts, hidden, as_int32(seed), scale,
+                ENDS=ends, WIDTH=max_width, THRESHOLD=threshold, WORDS=TILES.words, HIDDEN=TILES.columns, TYPES=types,
+                num_warps=TILES.warps, num_stages=TILES.stages,
+            )  # fmt: skip
+        type_grads_kernel[texts, column_tiles, row_splits * type_splits](
+            grad_logits, a, b, cu_words, cu_types, offsets, factor, du, dc, len(u), hidden, type_splits, row_splits,
+            as_int32(seed), scale,
+            WIDTH=max_width, THRESHOLD=threshold, ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
+            num_warps=TILES.warps, num_stages=TILES.stages,
+        )  # fmt: skip
+    return da, db, du.sum(0).to(u.dtype), dc.sum(0).to(u.dtype)
