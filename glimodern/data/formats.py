@@ -269,8 +269,8 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
             cut = words[bisect_right(words, at, key=lambda word: word.start) - 1]
             raise BadRow(
                 f'"{key}": wanted a span of whole words, got characters {start} to {end}, {_show(text[start:end])},'
-                f" which cuts the word {_show(cut.text)} (characters {cut.start} to {cut.end}); move it to the word's edge,"
-                ' or give your own words as "tokenized_text"'
+                f" which cuts the word {_show(cut.text)} (characters {cut.start} to {cut.end}); move it to"
+                ' the word\'s edge, or give your own words as "tokenized_text"'
             )
         entities.append((first, last, label))
     return Example(
@@ -319,10 +319,9 @@ def _pile_ner(row: dict[str, Any], where: str, rows: Rows, options: ReadOptions)
             raise BadRow(f'"conversations": wanted "What describes TYPE in the text?", got {_show(question)}')
         label = asked.group(1).strip()
         mentions = _answer(answer)
-        found = [
-            (start, end, label) for mention in mentions for start, end in _occurrences(mention, text, starts, ends)
-        ]
-        lost = sum(1 for mention in mentions if not _occurrences(mention, text, starts, ends))
+        places = [_occurrences(mention, text, starts, ends) for mention in mentions]
+        found = [(first, last, label) for spans in places for first, last in spans]
+        lost = sum(1 for spans in places if not spans)
         entities.update(dict.fromkeys(found))
         unmatched += lost
         # A type with answers of which none is in the text is neither present nor absent for sure: not asked.

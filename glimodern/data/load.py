@@ -174,7 +174,7 @@ def _hub_rows(source: str, table: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     names: dict[str, list[str]] = {}
     for column in ("ner_tags", "tags"):
         inner = getattr((table.features or {}).get(column), "feature", None)
-        if getattr(inner, "names", None):
+        if inner is not None and hasattr(inner, "names"):
             names[column] = inner.names
     for index, row in enumerate(table):
         row = dict(row)

@@ -14,18 +14,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Spans:
-    """Counts over the gold spans of all sentences; see `ValidationReport`."""
-
-    wider_than_max_width: int
-    overlapping: int
-    duplicate: int
-    conflicting: int
-    out_of_range: int
-    unasked: int
-
-
-@dataclass(frozen=True)
 class ValidationReport:
     """Counts of one data set, for spans of at most `max_width` words.
 
@@ -48,7 +36,12 @@ class ValidationReport:
     words: int
     entities: int
     types: int
-    spans: Spans
+    wider_than_max_width: int
+    overlapping: int
+    duplicate: int
+    conflicting: int
+    out_of_range: int
+    unasked: int
     empty_sentences: int
     zero_entity_sentences: int
     blank_words: int
@@ -59,12 +52,11 @@ class ValidationReport:
     @property
     def share_lost(self) -> float:
         """Share of the gold entities, in [0, 1], that are wider than max_width; 0 without entities."""
-        return self.spans.wider_than_max_width / self.entities if self.entities else 0.0
+        return self.wider_than_max_width / self.entities if self.entities else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """All counts in one flat dict of JSON types, with `share_lost`."""
         counts = asdict(self)
-        counts.update(counts.pop("spans"))
         counts["case_variants"] = [list(group) for group in self.case_variants]
         counts["share_lost"] = self.share_lost
         return counts
@@ -88,14 +80,14 @@ class ValidationReport:
         for what, count, meaning in (
             (
                 f"wider than {self.max_width} words",
-                self.spans.wider_than_max_width,
+                self.wider_than_max_width,
                 f"cannot be found: {self.share_lost:.2%} of gold lost",
             ),
-            ("overlapping", self.spans.overlapping, "spans that share a word; flat decoding keeps one of them"),
-            ("duplicate", self.spans.duplicate, "same span and type twice"),
-            ("conflicting", self.spans.conflicting, "spans with two or more types"),
-            ("out of range", self.spans.out_of_range, "index outside the sentence"),
-            ("type not asked for", self.spans.unasked, "not among the sentence's own types"),
+            ("overlapping", self.overlapping, "spans that share a word; flat decoding keeps one of them"),
+            ("duplicate", self.duplicate, "same span and type twice"),
+            ("conflicting", self.conflicting, "spans with two or more types"),
+            ("out of range", self.out_of_range, "index outside the sentence"),
+            ("type not asked for", self.unasked, "not among the sentence's own types"),
             ("empty sentences", self.empty_sentences, "no word"),
             ("blank words", self.blank_words, "only white space: a word without a token"),
             ("types equal but for case", sum(map(len, self.case_variants)), variants),
@@ -140,7 +132,12 @@ def validate(dataset: Dataset, max_width: int) -> ValidationReport:
         words=words,
         entities=entities,
         types=len(dataset.types),
-        spans=Spans(wider, overlapping, duplicate, conflicting, out_of_range, unasked),
+        wider_than_max_width=wider,
+        overlapping=overlapping,
+        duplicate=duplicate,
+        conflicting=conflicting,
+        out_of_range=out_of_range,
+        unasked=unasked,
         empty_sentences=empty,
         zero_entity_sentences=without,
         blank_words=blank,
