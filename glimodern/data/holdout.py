@@ -1,0 +1,39 @@
+"""Choosing a checkpoint on types that training never sees (more training can lower zero-shot F1: watch for it)."""
+
+import random
+from collections import Counter
+
+from glimodern.data.example import Dataset, Example
+
+
+def hold_out_types(dataset: Dataset, count: int, *, max_sentences: int = 500, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Split off `count` random types: (training sentences without them, dev sentences asked for them alone).
+
+    Types are drawn among those with at least five mentions (all, where there are too few). Every sentence with a held
+    out type leaves the training set; at most max_sentences of them form the dev set, each asked for all held-out types.
+    Raises ValueError when no training sentence would remain.
+    """
+    mentions = Counter(label for example in dataset for _, _, label in example.entities)
+    candidates = sorted(label for label, number in mentions.items() if number >= 5)
+    if len(candidates) <= count:
+        candidates = sorted(mentions)
+    if len(candidates) <= count:
+        raise ValueError(f"held_out_types: wanted fewer than the {len(candidates)} types of {dataset.name}, got {count}")
+    rng = random.Random(seed)
+    held_out = set(rng.sample(candidates, count))
+    train: list[Example] = []
+    dev: list[Example] = []
+    for example in dataset:
+        kept = [entity for entity in example.entities if entity[2] in held_out]
+        if not kept:
+            train.append(example)
+            continue
+        asked = tuple(sorted(held_out))
+        dev.append(Example(example.words, kept, example.id, example.text, example.offsets, asked, None))
+    if not train:
+        raise ValueError(
+            f"held_out_types: every sentence of {dataset.name} has one of the {count} types held out; hold out fewer"
+        )
+    if len(dev) > max_sentences:
+        dev = rng.sample(dev, max_sentences)
+    return Dataset(dataset.name, train), Dataset(f"{dataset.name}: held-out types", dev)

@@ -1,0 +1,411 @@
+"""GLiModern: encoder, span head and prompt packing as one module, with loading, saving and prediction."""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glimodern import ops, reference
+from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
+from glimodern.decode import find_candidates, greedy_decode
+from glimodern.encoder import build_encoder, load_encoder
+from glimodern.head import SpanHead
+from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
+from glimodern.text import split_words
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Parameters that public checkpoints may lack or hold in excess without any effect on the scores.
+_IGNORED_PARAMETERS = (".pooler.", ".position_ids", ".inv_freq")
+
+
+class Entities(list[dict[str, Any]]):
+    """The entities of one text, dicts with start, end, text, label, score (character offsets, end exclusive).
+
+    words_cut: how many words at the text's end the model did not see, 0 for a text that was read whole.
+    """
+
+    def __init__(self, entities: Sequence[dict[str, Any]] = (), words_cut: int = 0) -> None:
+        super().__init__(entities)
+        self.words_cut = words_cut
+
+    @property
+    def truncated(self) -> bool:
+        return self.words_cut > 0
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """ "fp32", "bf16", "fp16", "auto" (bf16 where the hardware multiplies it natively, else fp32) or a torch dtype."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: wanted one of {[*DTYPES, 'auto']} or a torch dtype, got {dtype!r}")
+    return DTYPES[dtype]
+
+
+class WordLstm(nn.LSTM):
+    """The one bidirectional LSTM over words that old checkpoints put between encoder and head; packed in, packed out."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__(width, width // 2, num_layers=layers, bidirectional=True, batch_first=True)
+
+    def run_packed(self, words: Tensor, cu_words: Tensor) -> Tensor:
+        """words [n, d], cu_words int32 [b + 1] -> [n, d]; texts without words take no part."""
+        lengths = [length for length in cu_words.diff().tolist() if length]
+        if not lengths:
+            return words
+        packed = nn.utils.rnn.pack_sequence(words.split(lengths), enforce_sorted=False)
+        texts = nn.utils.rnn.unpack_sequence(self(packed)[0])
+        return torch.cat(texts)
+
+
+class GLiModern(nn.Module):
+    """GLiNER's span model on any encoder: text and labels in, entities out.
+
+    Build one with `from_pretrained` (a checkpoint) or `from_encoder` (a pretrained encoder and a fresh head).
+    """
+
+    def __init__(self, config: ModelConfig, encoder: nn.Module, tokenizer: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        if encoder.hidden_size != config.hidden_size:
+            self.projection = nn.Linear(encoder.hidden_size, config.hidden_size)
+        if config.num_rnn_layers > 0:
+            self.rnn = WordLstm(config.hidden_size, config.num_rnn_layers)
+        self.head = SpanHead(config.hidden_size, config.dropout, config.span_mode)
+        limits = [limit for limit in (encoder.max_length, tokenizer.model_max_length) if limit is not None]
+        limit = min(limits) if limits else None
+        self.packer = PromptPacker(
+            tokenizer.backend_tokenizer,
+            ent_token=config.ent_token,
+            sep_token=config.sep_token,
+            max_width=config.max_width,
+            max_words=config.max_len,
+            max_tokens=limit if limit is not None and limit < 2**30 else None,
+            embed_ent_token=config.embed_ent_token,
+        )
+        self.encoder_frozen = False
+
+    # building, loading, saving
+
+    @classmethod
+    def from_encoder(
+        cls,
+        path_or_hub_id: str | os.PathLike[str],
+        *,
+        hidden_size: int | None = None,
+        span_mode: str = "markerV0",
+        max_width: int = 12,
+        max_len: int | None = None,
+        max_types: int = 25,
+        dropout: float = 0.4,
+    ) -> "GLiModern":
+        """A pretrained encoder with its tokenizer, the two prompt tokens added, and a fresh head.
+
+        hidden_size None: the encoder's width. max_len None: as many words as the encoder takes tokens (at most 8,192).
+        """
+        encoder = load_encoder(os.fspath(path_or_hub_id))
+        tokenizer = load_tokenizer(os.fspath(path_or_hub_id))
+        return cls._fresh(
+            encoder, tokenizer, os.fspath(path_or_hub_id), hidden_size, span_mode, max_width, max_len, max_types, dropout
+        )
+
+    @classmethod
+    def from_encoder_config(
+        cls,
+        encoder_config: Any,
+        tokenizer: Any,
+        *,
+        hidden_size: int | None = None,
+        span_mode: str = "markerV0",
+        max_width: int = 12,
+        max_len: int | None = None,
+        max_types: int = 25,
+        dropout: float = 0.4,
+    ) -> "GLiModern":
+        """The same from an encoder's config with random weights (from scratch); arguments as in `from_encoder`."""
+        encoder = build_encoder(encoder_config)
+        return cls._fresh(encoder, tokenizer, "", hidden_size, span_mode, max_width, max_len, max_types, dropout)
+
+    @classmethod
+    def _fresh(
+        cls,
+        encoder: nn.Module,
+        tokenizer: Any,
+        name: str,
+        hidden_size: int | None,
+        span_mode: str,
+        max_width: int,
+        max_len: int | None,
+        max_types: int,
+        dropout: float,
+    ) -> "GLiModern":
+        ent_token, sep_token = "<<ENT>>", "<<SEP>>"
+        vocab_size = add_prompt_tokens(tokenizer, [ent_token, sep_token])
+        encoder.resize_token_embeddings(vocab_size)
+        config = ModelConfig(
+            encoder_config=encoder.config.to_dict(),
+            hidden_size=hidden_size or encoder.hidden_size,
+            class_token_index=tokenizer.convert_tokens_to_ids(ent_token),
+            vocab_size=vocab_size,
+            model_name=name,
+            span_mode=span_mode,
+            max_width=max_width,
+            max_len=max_len or min(encoder.max_length or 8192, 8192),
+            max_types=max_types,
+            dropout=dropout,
+        )
+        return cls(config, encoder, tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | os.PathLike[str],
+        *,
+        dtype: str | torch.dtype = "fp32",
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+    ) -> "GLiModern":
+        """Load a checkpoint of the public GLiNER format: a local folder (no network) or a hub name.
+
+        dtype: see resolve_dtype. Raises FileNotFoundError for missing files, ValueError for half-written files, pickled
+        code, unsupported kinds of model and tensors that do not fit the config.
+        """
+        where = torch.device(device)
+        stored = read_checkpoint(path_or_hub_id, revision)
+        encoder_config = {**stored.config.encoder_config, "vocab_size": stored.config.vocab_size}
+        config = replace(stored.config, encoder_config=encoder_config)
+        model = cls(config, build_encoder(encoder_config), stored.tokenizer)
+        model._load_state(stored.state, os.fspath(path_or_hub_id))
+        return model.to(device=where, dtype=resolve_dtype(dtype, where)).eval()
+
+    def _load_state(self, state: dict[str, Tensor], source: str) -> None:
+        own = self.state_dict()
+        for name, tensor in state.items():
+            if name in own and own[name].shape != tensor.shape:
+                raise ValueError(
+                    f"{source}: tensor {name}: wanted shape {tuple(own[name].shape)} by the config, "
+                    f"got {tuple(tensor.shape)}; config and weights are not of one model"
+                )
+        missing = [n for n in own if n not in state and not any(part in n for part in _IGNORED_PARAMETERS)]
+        extra = [n for n in state if n not in own and not any(part in n for part in _IGNORED_PARAMETERS)]
+        if missing or extra:
+            raise ValueError(
+                f"{source}: weights do not fit the config: missing {missing[:4]} ({len(missing)} in all), "
+                f"unknown {extra[:4]} ({len(extra)} in all)"
+            )
+        self.load_state_dict(state, strict=False)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a checkpoint that this package and the public one load; it appears whole or not at all."""
+        write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def freeze_encoder(self) -> None:
+        """Run the encoder without gradients and without dropout from now on."""
+        self.encoder_frozen = True
+        self.encoder.requires_grad_(False)
+        self.encoder.eval()
+
+    def train(self, mode: bool = True) -> "GLiModern":
+        super().train(mode)
+        if self.encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    # computing
+
+    def encode(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen)
+        words = hidden[batch.word_index.clamp(min=0)]
+        prompts = hidden[batch.type_index]
+        if "projection" in self._modules:
+            words, prompts = self.projection(words), self.projection(prompts)
+        if batch.has_missing_words:
+            words = words.masked_fill((batch.word_index < 0)[:, None], 0.0)
+        if "rnn" in self._modules:
+            words = self.rnn.run_packed(words, batch.cu_words)
+        return words, prompts
+
+    def forward(
+        self,
+        batch: PackedBatch,
+        *,
+        focal_gamma: float = 0.0,
+        focal_scale: float = 1.0,
+        class_balance: float | None = None,
+        reduction: str = "sum",
+        fused: bool = True,
+    ) -> Tensor:
+        """The loss of a batch with positives (see ops.span_loss); fused=False computes it by the textbook form."""
+        words, prompts = self.encode(batch)
+        width, dropout_p = self.config.max_width, self.config.dropout if self.training else 0.0
+        seed = int(torch.randint(2**31, (1,))) if dropout_p else 0
+        if fused:
+            return ops.span_loss(
+                *self.head.fold(words, prompts),
+                batch.cu_words,
+                batch.cu_types,
+                batch.positives,
+                width,
+                focal_gamma=focal_gamma,
+                focal_scale=focal_scale,
+                class_balance=class_balance,
+                reduction=reduction,
+                dropout_p=dropout_p,
+                seed=seed,
+            )
+        parts = self.head.parts(words, prompts)
+        logits = reference.textbook_scores(*parts, batch.cu_words, batch.cu_types, width, dropout_p, seed)
+        return reference.loss_of_scores(
+            logits.float(),
+            batch.cu_words,
+            batch.cu_types,
+            batch.positives,
+            width,
+            focal_gamma,
+            focal_scale,
+            class_balance,
+            reduction,
+        )
+
+    def scores(self, batch: PackedBatch) -> list[Tensor]:
+        """Logits of every span and type, one tensor [words, max_width, types] per text; -inf where a span leaves it."""
+        words, prompts = self.encode(batch)
+        logits = ops.span_scores(
+            *self.head.fold(words, prompts), batch.cu_words, batch.cu_types, self.config.max_width
+        )
+        return ops.split_scores(logits, batch.cu_words, batch.cu_types, self.config.max_width)
+
+    # predicting
+
+    @torch.no_grad()
+    def predict_words(
+        self,
+        texts: Sequence[Sequence[str]],
+        types: Sequence[Sequence[str]],
+        *,
+        threshold: float = 0.5,
+        flat: bool = True,
+        multi_label: bool = False,
+        batch_tokens: int = 4096,
+    ) -> tuple[list[list[tuple[int, int, str, float]]], list[int]]:
+        """Entities of texts given as words: per text (start, end, label, score), word indices inclusive.
+
+        types[i] are the labels asked of texts[i]. The second list says how many words of each text were cut.
+        """
+        was_training = self.training
+        self.eval()
+        found: list[list[tuple[int, int, str, float]]] = [[] for _ in texts]
+        words_cut = [0] * len(texts)
+        try:
+            for group in self._batches(texts, types, batch_tokens):
+                batch = self.packer.pack([texts[i] for i in group], [types[i] for i in group])
+                for i, cut, logits in zip(group, batch.words_cut, self.scores(batch.to(self.device)), strict=True):
+                    words_cut[i] = cut
+                    starts, ends, kinds, scores = find_candidates(logits, threshold)
+                    kept = greedy_decode(starts, ends, kinds, scores, flat=flat, multi_label=multi_label)
+                    found[i] = [
+                        (int(starts[j]), int(ends[j]), types[i][int(kinds[j])], float(scores[j])) for j in kept
+                    ]
+        finally:
+            self.train(was_training)
+        if any(words_cut):
+            cut_texts = sum(1 for cut in words_cut if cut)
+            warnings.warn(
+                f"{cut_texts} of {len(texts)} texts are longer than the model takes (max_len {self.config.max_len} "
+                f"words, {self.packer.max_tokens} tokens with the prompt): {sum(words_cut)} words at their ends were "
+                "not read; such results have .truncated set. Split long texts before predicting.",
+                stacklevel=3,
+            )
+        return found, words_cut
+
+    def _batches(
+        self, texts: Sequence[Sequence[str]], types: Sequence[Sequence[str]], batch_tokens: int
+    ) -> list[list[int]]:
+        """Indices in groups of about batch_tokens, by words plus prompt words as the measure; empty texts left out."""
+        groups: list[list[int]] = []
+        room = 0
+        for i, words in enumerate(texts):
+            if not words or not types[i]:
+                continue
+            need = 2 * (min(len(words), self.config.max_len) + 2 * len(types[i]))
+            if not groups or need > room:
+                groups.append([])
+                room = batch_tokens
+            groups[-1].append(i)
+            room -= need
+        return groups
+
+    def predict(
+        self,
+        texts: str | Sequence[str],
+        labels: Sequence[str],
+        threshold: float = 0.5,
+        flat: bool = True,
+        multi_label: bool = False,
+        batch_tokens: int = 4096,
+    ) -> list[Entities]:
+        """Find entities of the given types in texts (a string counts as one text).
+
+        Per text a list of dicts start, end, text, label, score: character offsets into the text (end exclusive), by
+        ascending start. threshold: least probability, exclusive. flat: no overlaps; else nesting is allowed.
+        multi_label: a span may have several labels. An empty text has no entities. No labels: no entities.
+        Duplicate labels count once. A text that is too long is cut with a warning, and its result says so.
+        """
+        if isinstance(texts, str):
+            texts = [texts]
+        asked = check_labels(labels)
+        if not 0.0 <= threshold <= 1.0:
+            raise ValueError(f"threshold: wanted a probability in [0, 1], got {threshold!r}")
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{i}]: wanted a string, got {type(text).__name__}")
+        words = [split_words(text) for text in texts]
+        found, words_cut = self.predict_words(
+            [[word.text for word in text] for text in words],
+            [asked] * len(texts),
+            threshold=threshold,
+            flat=flat,
+            multi_label=multi_label,
+            batch_tokens=batch_tokens,
+        )
+        results = []
+        for text, text_words, entities, cut in zip(texts, words, found, words_cut, strict=True):
+            result = Entities(words_cut=cut)
+            for start, end, label, score in entities:
+                first, last = text_words[start].start, text_words[end].end
+                result.append({"start": first, "end": last, "text": text[first:last], "label": label, "score": score})
+            results.append(result)
+        return results
+
+
+def check_labels(labels: Sequence[str]) -> list[str]:
+    """Distinct labels in the order given; TypeError for anything that is not a sequence of strings, ValueError for an
+    empty one."""
+    if isinstance(labels, str):
+        raise TypeError(f"labels: wanted a sequence of strings, got the string {labels!r}; write [{labels!r}]")
+    for i, label in enumerate(labels):
+        if not isinstance(label, str):
+            raise TypeError(f"labels[{i}]: wanted a string, got {type(label).__name__}")
+        if not label.strip():
+            raise ValueError(f"labels[{i}]: wanted a name such as 'person', got an empty string")
+    return list(dict.fromkeys(labels))
+
+
