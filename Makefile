@@ -46,6 +46,15 @@ $(VENV)/.tools: constraints.txt
 	$(PIP) cmake nanobind ninja scikit-build-core
 	touch $@
 
+# The installation goes on without the extension when that does not build: right without a compiler, an error with one.
+define NO_EXTENSION
+{ if command -v "$${CXX:-c++}" >/dev/null; then \
+	echo "The C++ extension did not build. To see why: $(PIP) -vv --no-build-isolation --editable ." >&2; exit 1; \
+else \
+	echo "No C++ compiler: installed without the extension, slower on CPUs (see glimodern.ops.backend_info())." >&2; \
+fi; }
+endef
+
 # One stamp a set of extras, so that training needs no test packages. Without build isolation the build uses the pinned
 # tools, and its folder can be kept: a second set, or a change in csrc, compiles only what changed.
 EXTRAS_train :=
@@ -55,4 +64,5 @@ EXTRAS_lint := [dev]
 
 $(VENV)/.installed-%: $(VENV)/.tools pyproject.toml CMakeLists.txt $(CPP)
 	$(PIP) --no-build-isolation --config-settings=build-dir=build/{wheel_tag} --editable ".$(EXTRAS_$*)"
+	@$(BIN)/python -c 'import glimodern._C' 2>/dev/null || $(NO_EXTENSION)
 	touch $@
