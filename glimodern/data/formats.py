@@ -40,7 +40,7 @@ _QUESTION = re.compile(r"\s*What describes (.*\S) in the text\?\s*", re.DOTALL)
 _JSON_START = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')
 
 
-class BadRow(Exception):
+class BadRowError(Exception):
     """A row that cannot be read. `where` replaces the row's own place if the fault's place is known better."""
 
     def __init__(self, reason: str, *, where: str | None = None, out_of_range: bool = False) -> None:
@@ -107,7 +107,7 @@ def _collect(
     for place, row in raw:
         try:
             rows.examples.append(parse(row, place, rows))
-        except BadRow as bad:
+        except BadRowError as bad:
             reason = f"{bad.where or place}: {bad.reason}"
             if not options.skip_bad_rows:
                 raise ValueError(f"{reason}. Correct the row, or leave bad rows out (skip_bad_rows)") from bad
@@ -151,10 +151,9 @@ def _line_rows(path: Path, text: str) -> Iterator[tuple[str, str]]:
 def _array_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     try:
         rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}:{error.lineno}: wanted a JSON array of rows, got broken JSON ({error.msg})"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"{path}{line}: wanted a JSON array of rows, got broken JSON ({error})") from error
     for index, row in enumerate(rows):
         yield f"{path}[{index}]", row
 
@@ -167,9 +166,9 @@ def _json_row(row: Any, where: str, rows: Rows, options: ReadOptions) -> Example
         try:
             row = json.loads(row)
         except (ValueError, RecursionError) as error:
-            raise BadRow(f"wanted one JSON object a line, got {_show(row)} ({error})") from error
+            raise BadRowError(f"wanted one JSON object a line, got {_show(row)} ({error})") from error
     if not isinstance(row, dict):
-        raise BadRow(f"wanted a JSON object, got {_show(row)}")
+        raise BadRowError(f"wanted a JSON object, got {_show(row)}")
     kind = _format_of(row, options.format)
     if kind == "gliner":
         example = _gliner(row, where, options)
@@ -202,7 +201,7 @@ def _format_of(row: dict[str, Any], wanted: str) -> str:
             "pile-ner": '"conversations"',
         }
         wish = " or ".join(keys.values()) if wanted == "auto" else f"{keys[wanted]} (format={wanted!r})"
-        raise BadRow(f"wanted the keys {wish}, got {_show(sorted(row))}")
+        raise BadRowError(f"wanted the keys {wish}, got {_show(sorted(row))}")
     return found
 
 
@@ -210,17 +209,17 @@ def _gliner(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
     words = _words(row, "tokenized_text")
     ner = row.get("ner")
     if not isinstance(ner, list):
-        raise BadRow(f'"ner": wanted a list of [first word, last word, label], [] for no entity, got {_show(ner)}')
+        raise BadRowError(f'"ner": wanted a list of [first word, last word, label], [] for no entity, got {_show(ner)}')
     count = len(words)
     entities: list[Entity] = []
     for entry in ner:
         if not isinstance(entry, (list, tuple)) or len(entry) != 3:
-            raise BadRow(f'"ner": wanted [first word, last word, label], got {_show(entry)}')
+            raise BadRowError(f'"ner": wanted [first word, last word, label], got {_show(entry)}')
         start, end, labels = entry
         if type(start) is not int or type(end) is not int:
-            raise BadRow(f'"ner": wanted two whole word indices and a label, got {_show(entry)}')
+            raise BadRowError(f'"ner": wanted two whole word indices and a label, got {_show(entry)}')
         if not 0 <= start <= end < count:
-            raise BadRow(
+            raise BadRowError(
                 f'"ner": wanted 0 <= first word <= last word < {count} (the number of words), got {_show(entry)}',
                 out_of_range=True,
             )
@@ -240,7 +239,9 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
     key = next((name for name in ("entities", "spans", "label") if name in row), "entities")
     spans = row.get(key)
     if not isinstance(spans, list):
-        raise BadRow(f'"{key}": wanted a list of {{"start", "end", "label"}}, [] for no entity, got {_show(spans)}')
+        raise BadRowError(
+            f'"{key}": wanted a list of {{"start", "end", "label"}}, [] for no entity, got {_show(spans)}'
+        )
     words = split_words(text)
     starts = {word.start: index for index, word in enumerate(words)}
     ends = {word.end: index for index, word in enumerate(words)}
@@ -248,12 +249,12 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
     for entry in spans:
         start, end, label = _span(entry, key)
         if not 0 <= start < end <= len(text):
-            raise BadRow(
+            raise BadRowError(
                 f'"{key}": wanted 0 <= start < end <= {len(text)} (characters in the text), got {_show(entry)}',
                 out_of_range=True,
             )
         if isinstance(entry, dict) and entry.get("text", text[start:end]) != text[start:end]:
-            raise BadRow(
+            raise BadRowError(
                 f'"{key}": the text of {_show(entry)} is not what stands there, {_show(text[start:end])};'
                 " offsets count characters (not bytes or UTF-16 units)"
             )
@@ -262,12 +263,12 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
         while start < end and text[end - 1].isspace():
             end -= 1
         if start == end:
-            raise BadRow(f'"{key}": wanted a span with a word in it, got only white space, {_show(entry)}')
+            raise BadRowError(f'"{key}": wanted a span with a word in it, got only white space, {_show(entry)}')
         first, last = starts.get(start), ends.get(end)
         if first is None or last is None:
             at = start if first is None else end - 1
             cut = words[bisect_right(words, at, key=lambda word: word.start) - 1]
-            raise BadRow(
+            raise BadRowError(
                 f'"{key}": wanted a span of whole words, got characters {start} to {end}, {_show(text[start:end])},'
                 f" which cuts the word {_show(cut.text)} (characters {cut.start} to {cut.end}); move it to"
                 ' the word\'s edge, or give your own words as "tokenized_text"'
@@ -290,19 +291,19 @@ def _span(entry: Any, key: str) -> tuple[int, int, str]:
     elif isinstance(entry, (list, tuple)) and len(entry) == 3:
         start, end, label = entry
     else:
-        raise BadRow(f'"{key}": wanted {{"start", "end", "label"}} or [start, end, label], got {_show(entry)}')
+        raise BadRowError(f'"{key}": wanted {{"start", "end", "label"}} or [start, end, label], got {_show(entry)}')
     if type(start) is not int or type(end) is not int:
-        raise BadRow(f'"{key}": wanted two whole character offsets and a label, got {_show(entry)}')
+        raise BadRowError(f'"{key}": wanted two whole character offsets and a label, got {_show(entry)}')
     return start, end, _label(label, entry)
 
 
 def _pile_ner(row: dict[str, Any], where: str, rows: Rows, options: ReadOptions) -> Example:
     turns = row["conversations"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise BadRow(f'"conversations": wanted a list of {{"from", "value"}}, got {_show(turns)}')
+        raise BadRowError(f'"conversations": wanted a list of {{"from", "value"}}, got {_show(turns)}')
     said = [_text(turn.get("value"), '"value"') for turn in turns]
     if len(said) < 2 or len(said) % 2 or not said[0].startswith("Text:"):
-        raise BadRow(
+        raise BadRowError(
             '"conversations": wanted "Text: ...", a reply to it, then pairs of question and answer,'
             f" got {len(said)} turns starting with {_show(said[0] if said else None)}"
         )
@@ -316,7 +317,7 @@ def _pile_ner(row: dict[str, Any], where: str, rows: Rows, options: ReadOptions)
     for question, answer in zip(said[2::2], said[3::2], strict=True):
         asked = _QUESTION.fullmatch(question)
         if asked is None:
-            raise BadRow(f'"conversations": wanted "What describes TYPE in the text?", got {_show(question)}')
+            raise BadRowError(f'"conversations": wanted "What describes TYPE in the text?", got {_show(question)}')
         label = asked.group(1).strip()
         mentions = _answer(answer)
         places = [_occurrences(mention, text, starts, ends) for mention in mentions]
@@ -343,9 +344,9 @@ def _answer(answer: str) -> list[str]:
     try:
         mentions = json.loads(answer)
     except (ValueError, RecursionError) as error:
-        raise BadRow(f'"conversations": wanted a JSON list of strings as answer, got {_show(answer)}') from error
+        raise BadRowError(f'"conversations": wanted a JSON list of strings as answer, got {_show(answer)}') from error
     if not isinstance(mentions, list) or not all(isinstance(mention, str) for mention in mentions):
-        raise BadRow(f'"conversations": wanted a JSON list of strings as answer, got {_show(answer)}')
+        raise BadRowError(f'"conversations": wanted a JSON list of strings as answer, got {_show(answer)}')
     return list(dict.fromkeys(mention.strip() for mention in mentions))
 
 
@@ -388,9 +389,9 @@ def _conll(block: Block, where: str, options: ReadOptions) -> Example:
     words, tags = [], []
     for number, columns in block:
         if len(columns) < 2 or not columns[0]:
-            raise BadRow(f"wanted a word and its tag, got {_show(' '.join(columns))}", where=f"{path}:{number}")
+            raise BadRowError(f"wanted a word and its tag, got {_show(' '.join(columns))}", where=f"{path}:{number}")
         if not _TAG.fullmatch(columns[-1]):
-            raise BadRow(
+            raise BadRowError(
                 f"wanted O, B-TYPE or I-TYPE as last column, got {_show(columns[-1])}", where=f"{path}:{number}"
             )
         words.append(columns[0])
@@ -423,10 +424,10 @@ def _tags(row: dict[str, Any], count: int) -> list[str]:
     tags = row.get("ner_tags", row.get("tags"))
     if not isinstance(tags, list) or len(tags) != count:
         got = f"{len(tags)}" if isinstance(tags, list) else _show(tags)
-        raise BadRow(f'"ner_tags": wanted one tag for each of the {count} words, got {got}')
+        raise BadRowError(f'"ner_tags": wanted one tag for each of the {count} words, got {got}')
     for tag in tags:
         if not isinstance(tag, str) or not _TAG.fullmatch(tag):
-            raise BadRow(f'"ner_tags": wanted O, B-TYPE or I-TYPE, got {_show(tag)}')
+            raise BadRowError(f'"ner_tags": wanted O, B-TYPE or I-TYPE, got {_show(tag)}')
     return tags
 
 
@@ -436,7 +437,7 @@ def _tags(row: dict[str, Any], count: int) -> list[str]:
 def _words(row: dict[str, Any], key: str) -> list[str]:
     words = row[key]
     if not isinstance(words, list):
-        raise BadRow(f'"{key}": wanted a list of words, got {_show(words)}')
+        raise BadRowError(f'"{key}": wanted a list of words, got {_show(words)}')
     for word in words:
         _text(word, f'a word of "{key}"')
     return words
@@ -444,16 +445,16 @@ def _words(row: dict[str, Any], key: str) -> list[str]:
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise BadRow(f"{what}: wanted a string, got {_show(value)}")
+        raise BadRowError(f"{what}: wanted a string, got {_show(value)}")
     # Half of a surrogate pair is legal in JSON ("\ud83d") but is no character: no tokenizer takes it.
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadRow(f"{what}: wanted Unicode text, got half of a surrogate pair in {_show(value)}")
+        raise BadRowError(f"{what}: wanted Unicode text, got half of a surrogate pair in {_show(value)}")
     return value
 
 
 def _label(label: Any, entry: Any) -> str:
     if not isinstance(label, str) or not label.strip():
-        raise BadRow(f"label: wanted a string that is not blank, got {_show(label)} in {_show(entry)}")
+        raise BadRowError(f"label: wanted a string that is not blank, got {_show(label)} in {_show(entry)}")
     return _text(label, "label")
 
 
@@ -463,7 +464,7 @@ def _types(row: dict[str, Any], *keys: str) -> tuple[str, ...] | None:
         if value is None:
             continue
         if not isinstance(value, list):
-            raise BadRow(f'"{key}": wanted a list of entity types, got {_show(value)}')
+            raise BadRowError(f'"{key}": wanted a list of entity types, got {_show(value)}')
         return tuple(dict.fromkeys(_label(label, value) for label in value))
     return None
 
