@@ -1,0 +1,23 @@
+// The instruction sets that the CPU kernels are written for, and the choice among them at run time.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace glimodern {
+
+enum class Isa { scalar = 0, avx2 = 1, avx512 = 2 };
+
+// Built into this library and usable on this machine (processor and operating system), best last.
+std::vector<Isa> available_isas();
+
+// The one that runs: set_isa()'s, else the environment variable GLIMODERN_ISA's (read at every call), else the best.
+// Throws std::invalid_argument for an unknown name or one that this machine or build does not have.
+Isa current_isa();
+
+// Forces one by name; the empty string lifts the force. Throws like current_isa().
+void set_isa(const std::string& name);
+
+const char* isa_name(Isa isa);
+
+}  // namespace glimodern

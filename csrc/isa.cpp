@@ -1,0 +1,61 @@
+#include "glimodern/isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace glimodern {
+namespace {
+
+std::atomic<int> forced{-1};
+
+// __builtin_cpu_supports also asks the operating system (XGETBV) whether the wide registers are saved.
+bool machine_has(Isa isa) {
+  if (isa == Isa::scalar) return true;
+#if defined(GLIMODERN_X86)
+  if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+#else
+  return false;
+#endif
+}
+
+Isa parse(const std::string& name) {
+  std::string have;
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    if (!machine_has(isa)) continue;
+    if (name == isa_name(isa)) return isa;
+    have += have.empty() ? "" : ", ";
+    have += isa_name(isa);
+  }
+  throw std::invalid_argument("GLIMODERN_ISA '" + name + "' cannot run here; this machine and build have: " + have);
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  static const char* const names[] = {"scalar", "avx2", "avx512"};
+  return names[static_cast<int>(isa)];
+}
+
+std::vector<Isa> available_isas() {
+  std::vector<Isa> out;
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    if (machine_has(isa)) out.push_back(isa);
+  }
+  return out;
+}
+
+Isa current_isa() {
+  const int force = forced.load(std::memory_order_relaxed);
+  if (force >= 0) return static_cast<Isa>(force);
+  const char* name = std::getenv("GLIMODERN_ISA");
+  if (name != nullptr && name[0] != '\0') return parse(name);
+  static const Isa best = available_isas().back();
+  return best;
+}
+
+void set_isa(const std::string& name) { forced.store(name.empty() ? -1 : static_cast<int>(parse(name))); }
+
+}  // namespace glimodern

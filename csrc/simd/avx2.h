@@ -1,0 +1,65 @@
+// Eight fp32 lanes: AVX2 and FMA.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace {
+
+struct Avx2 {
+  using F = __m256;   // floats
+  using I = __m256i;  // uint32 lanes
+  static constexpr int width = 8;
+  // Tiles fill the 16 registers: accumulators + one operand a row + one for the other operand.
+  static constexpr int max_tile_types = 4;
+  static constexpr int accumulators = 12;
+  static constexpr int max_tile_rows = 6;
+  static constexpr int grad_rows = 6, grad_vectors = 2;
+
+  static F load(const float* p) { return _mm256_load_ps(p); }
+  static F loadu(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, F x) { _mm256_store_ps(p, x); }
+  static void storeu(float* p, F x) { _mm256_storeu_ps(p, x); }
+  static F set1(float x) { return _mm256_set1_ps(x); }
+  static F zero() { return _mm256_setzero_ps(); }
+  static F add(F x, F y) { return _mm256_add_ps(x, y); }
+  static F sub(F x, F y) { return _mm256_sub_ps(x, y); }
+  static F mul(F x, F y) { return _mm256_mul_ps(x, y); }
+  static F div(F x, F y) { return _mm256_div_ps(x, y); }
+  static F fma(F x, F y, F z) { return _mm256_fmadd_ps(x, y, z); }
+  static F max(F x, F y) { return _mm256_max_ps(x, y); }  // y if either is NaN
+  static F min(F x, F y) { return _mm256_min_ps(x, y); }  // y if either is NaN
+  static F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static F neg_abs(F x) { return _mm256_or_ps(x, _mm256_set1_ps(-0.0f)); }
+  static F where_negative(F x, F yes, F no) { return _mm256_blendv_ps(no, yes, x); }
+  static F where_less(F x, F y, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, y, _CMP_LT_OQ)); }
+  static F where_positive(F x, F y) { return _mm256_and_ps(_mm256_cmp_ps(x, zero(), _CMP_GT_OQ), y); }  // else 0
+  static F times_power_of_two(F x, F n) {  // n integral, the product a normal number
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+  }
+
+  static I set1(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+  static I lanes() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+  static I add(I x, I y) { return _mm256_add_epi32(x, y); }
+  static I mul(I x, I y) { return _mm256_mullo_epi32(x, y); }
+  template <int N>
+  static I xor_shift(I x) {
+    return _mm256_xor_si256(x, _mm256_srli_epi32(x, N));
+  }
+  static F where_at_least(I x, I bound, F y) {  // unsigned x >= bound ? y : 0
+    return _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(x, bound), x)), y);
+  }
+
+  static __m128 sum4(F x0, F x1, F x2, F x3) {  // the four sums over lanes
+    const F y = _mm256_hadd_ps(_mm256_hadd_ps(x0, x1), _mm256_hadd_ps(x2, x3));
+    return _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+  }
+  static double sum(F x) {  // over lanes, in fp64
+    const __m256d y = _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
+    const __m128d z = _mm_add_pd(_mm256_castpd256_pd128(y), _mm256_extractf128_pd(y, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(z, _mm_unpackhi_pd(z, z)));
+  }
+};
+
+}  // namespace

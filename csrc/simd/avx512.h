@@ -1,0 +1,65 @@
+// Sixteen fp32 lanes: AVX-512 F, DQ, BW and VL.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace {
+
+struct Avx512 {
+  using F = __m512;   // floats
+  using I = __m512i;  // uint32 lanes
+  static constexpr int width = 16;
+  // Tiles fill the 32 registers: accumulators + one operand a row + one for the other operand.
+  static constexpr int max_tile_types = 9;
+  static constexpr int accumulators = 27;
+  static constexpr int max_tile_rows = 6;
+  static constexpr int grad_rows = 6, grad_vectors = 4;
+
+  static F load(const float* p) { return _mm512_load_ps(p); }
+  static F loadu(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, F x) { _mm512_store_ps(p, x); }
+  static void storeu(float* p, F x) { _mm512_storeu_ps(p, x); }
+  static F set1(float x) { return _mm512_set1_ps(x); }
+  static F zero() { return _mm512_setzero_ps(); }
+  static F add(F x, F y) { return _mm512_add_ps(x, y); }
+  static F sub(F x, F y) { return _mm512_sub_ps(x, y); }
+  static F mul(F x, F y) { return _mm512_mul_ps(x, y); }
+  static F div(F x, F y) { return _mm512_div_ps(x, y); }
+  static F fma(F x, F y, F z) { return _mm512_fmadd_ps(x, y, z); }
+  static F max(F x, F y) { return _mm512_max_ps(x, y); }  // y if either is NaN
+  static F min(F x, F y) { return _mm512_min_ps(x, y); }  // y if either is NaN
+  static F round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static F neg_abs(F x) { return _mm512_or_ps(x, _mm512_set1_ps(-0.0f)); }
+  static F where_negative(F x, F yes, F no) { return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), no, yes); }
+  static F where_less(F x, F y, F yes, F no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), no, yes); }
+  static F where_positive(F x, F y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, zero(), _CMP_GT_OQ), y); }  // else 0
+  static F times_power_of_two(F x, F n) {  // n integral, the product a normal number
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
+  }
+
+  static I set1(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+  static I lanes() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+  static I add(I x, I y) { return _mm512_add_epi32(x, y); }
+  static I mul(I x, I y) { return _mm512_mullo_epi32(x, y); }
+  template <int N>
+  static I xor_shift(I x) {
+    return _mm512_xor_si512(x, _mm512_srli_epi32(x, N));
+  }
+  static F where_at_least(I x, I bound, F y) {  // unsigned x >= bound ? y : 0
+    return _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(x, bound), y);
+  }
+
+  static __m256 halves(F x) { return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)); }
+  static __m128 sum4(F x0, F x1, F x2, F x3) {  // the four sums over lanes
+    const __m256 y = _mm256_hadd_ps(_mm256_hadd_ps(halves(x0), halves(x1)), _mm256_hadd_ps(halves(x2), halves(x3)));
+    return _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+  }
+  static double sum(F x) {  // over lanes, in fp64
+    return _mm512_reduce_add_pd(
+        _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))));
+  }
+};
+
+}  // namespace

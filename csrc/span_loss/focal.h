@@ -1,0 +1,90 @@
+// The focal loss of many negatives, for every vector class V (csrc/simd/). See focal_point() for the formulas.
+#pragma once
+
+#include "glimodern/span.h"
+
+namespace {
+
+// e^x for x <= 0, relative error below 2 ulp; 0 below -87.3 (fp32's smallest normal number).
+// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2, and Taylor's series to r^7.
+template <class V>
+typename V::F exp_nonpositive(typename V::F x) {
+  using F = typename V::F;
+  const F clamped = V::max(V::set1(-87.3f), x);
+  const F n = V::round(V::mul(clamped, V::set1(1.44269504f)));
+  F r = V::fma(n, V::set1(-0.693359375f), clamped);  // ln 2 = 0.693359375 - 2.12194440e-4: exact, then the rest
+  r = V::fma(n, V::set1(2.12194440e-4f), r);
+  F y = V::set1(1.0f / 5040.0f);
+  for (float term : {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f}) y = V::fma(y, r, V::set1(term));
+  y = V::times_power_of_two(y, n);
+  return V::where_less(x, V::set1(-87.3f), V::zero(), y);
+}
+
+// log(1 + e) for 0 <= e <= 1, relative error a few ulp: 2 atanh(q), q = e / (2 + e) <= 1/3, odd series to q^15.
+template <class V>
+typename V::F log1p_unit(typename V::F e) {
+  using F = typename V::F;
+  const F q = V::div(e, V::add(V::set1(2.0f), e));
+  const F q2 = V::mul(q, q);
+  F y = V::set1(2.0f / 15.0f);
+  for (float term : {2.0f / 13.0f, 2.0f / 11.0f, 2.0f / 9.0f, 2.0f / 7.0f, 2.0f / 5.0f, 2.0f / 3.0f}) y = V::fma(y, q2, V::set1(term));
+  return V::fma(V::mul(y, q2), q, V::add(q, q));
+}
+
+enum class Power { zero, two, any };
+
+template <class V, Power kPower>
+typename V::F focal_vector(typename V::F x, float gamma, typename V::F* slope) {
+  using F = typename V::F;
+  const F zero = V::zero(), one = V::set1(1.0f);
+  const F e = exp_nonpositive<V>(V::neg_abs(x));
+  const F log1p_e = log1p_unit<V>(e);
+  const F softplus = V::add(V::max(zero, x), log1p_e);
+  const F inverse = V::div(one, V::add(one, e));
+  const F tail = V::mul(e, inverse);
+  const F s = V::where_negative(x, tail, inverse);
+  if (kPower == Power::zero) {
+    *slope = s;
+    return softplus;
+  }
+  const F rest = V::where_negative(x, inverse, tail);
+  const F power = kPower == Power::two ? V::mul(s, s)
+                                       : exp_nonpositive<V>(V::mul(V::set1(gamma), V::sub(V::min(zero, x), log1p_e)));
+  *slope = V::mul(power, V::fma(V::mul(V::set1(gamma), rest), softplus, s));
+  return V::mul(power, softplus);
+}
+
+template <class V, Power kPower>
+double focal_row(float* z, int64_t n, const glimodern::FocalParams& params, bool with_grad) {
+  using F = typename V::F;
+  const F weight = V::set1(params.negative_weight);
+  double total = 0.0;
+  int64_t j = 0;
+  while (j + V::width <= n) {
+    F partial = V::zero();  // of at most 16 vectors, so that few fp32 additions meet
+    for (int step = 0; step < 16 && j + V::width <= n; ++step, j += V::width) {
+      F slope;
+      partial = V::add(partial, focal_vector<V, kPower>(V::loadu(z + j), params.gamma, &slope));
+      if (with_grad) V::storeu(z + j, V::mul(weight, slope));
+    }
+    total += V::sum(partial);
+  }
+  if (j < n) {
+    alignas(64) float rest[V::width];
+    for (int lane = 0; lane < V::width; ++lane) rest[lane] = j + lane < n ? z[j + lane] : -__builtin_inff();
+    F slope;
+    total += V::sum(focal_vector<V, kPower>(V::load(rest), params.gamma, &slope));
+    V::store(rest, V::mul(weight, slope));
+    for (int lane = 0; with_grad && j + lane < n; ++lane) z[j + lane] = rest[lane];
+  }
+  return params.negative_weight * total;
+}
+
+template <class V>
+double focal_negatives(float* z, int64_t n, const glimodern::FocalParams& params, bool with_grad) {
+  if (params.gamma == 0.0f) return focal_row<V, Power::zero>(z, n, params, with_grad);
+  if (params.gamma == 2.0f) return focal_row<V, Power::two>(z, n, params, with_grad);
+  return focal_row<V, Power::any>(z, n, params, with_grad);
+}
+
+}  // namespace

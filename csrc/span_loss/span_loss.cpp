@@ -1,0 +1,143 @@
+#include "glimodern/span_loss.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "scratch.h"
+#include "span_loss/kernels.h"
+#include "threads.h"
+
+namespace glimodern {
+namespace {
+
+constexpr int64_t kBlockValues = int64_t{1} << 18;  // logits of one block at most: 1 MB (a single word may exceed it)
+constexpr int64_t kPanelValues = int64_t{1} << 21;  // logits in scratch at a time: 8 MB
+
+struct Positive {
+  int64_t k, type;
+  bool operator<(const Positive& other) const { return k != other.k ? k < other.k : type < other.type; }
+  bool operator==(const Positive& other) const { return k == other.k && type == other.type; }
+};
+
+// The distinct positives of each word: of word i, list[starts[i] .. starts[i + 1]), type counted inside the text.
+struct Positives {
+  std::vector<int64_t> starts;
+  std::vector<Positive> list;
+};
+
+Positives sort_positives(const SpanInputs& in, const int64_t* rows, int64_t count) {
+  Positives out;
+  out.starts.assign(static_cast<size_t>(in.words) + 1, 0);
+  std::vector<int64_t> order(static_cast<size_t>(count));
+  for (int64_t p = 0; p < count; ++p) {
+    const int64_t word = rows[3 * p], k = rows[3 * p + 1], type = rows[3 * p + 2];
+    order[static_cast<size_t>(p)] = p;
+    bool valid = word >= 0 && word < in.words && k >= 0 && k < in.max_width;
+    if (valid) {
+      const int64_t text = std::upper_bound(in.cu_words, in.cu_words + in.texts + 1, word) - in.cu_words - 1;
+      valid = word + k < in.cu_words[text + 1] && type >= in.cu_types[text] && type < in.cu_types[text + 1];
+    }
+    if (!valid) {
+      throw std::invalid_argument("positives row " + std::to_string(p) + " is (word " + std::to_string(word) + ", k " +
+                                  std::to_string(k) + ", type " + std::to_string(type) +
+                                  "), wanted a span of at most max_width words inside one text and a type of that text, "
+                                  "word and type counted in the whole batch");
+    }
+  }
+  std::sort(order.begin(), order.end(), [rows](int64_t p, int64_t q) {
+    return std::lexicographical_compare(rows + 3 * p, rows + 3 * p + 3, rows + 3 * q, rows + 3 * q + 3);
+  });
+  out.list.reserve(order.size());
+  const int64_t* previous = nullptr;
+  for (int64_t p : order) {
+    const int64_t* row = rows + 3 * p;
+    if (previous != nullptr && std::equal(row, row + 3, previous)) continue;
+    previous = row;
+    out.list.push_back({row[1], row[2]});
+    ++out.starts[static_cast<size_t>(row[0]) + 1];
+  }
+  for (size_t i = 1; i < out.starts.size(); ++i) out.starts[i] += out.starts[i - 1];
+  return out;
+}
+
+// z [widths, types] of one word -> its loss; with_grad: z <- d loss / d z. Positives are taken out before the negatives'
+// pass (the loss and slope of a negative with logit -inf are 0) and put back after it.
+double word_loss(const SpanKernels& kernels, const WordBlock& block, int64_t widths, const Positive* begin,
+                 const Positive* end, const FocalParams& params, bool with_grad, float* z, std::vector<float>& slopes) {
+  double loss = 0.0;
+  slopes.clear();
+  for (const Positive* p = begin; p != end; ++p) {
+    float& logit = z[p->k * block.types + p->type - block.first_type];
+    const FocalPoint point = focal_point(-logit, params.gamma);
+    loss += static_cast<double>(params.positive_weight) * point.loss;
+    slopes.push_back(-params.positive_weight * point.slope);
+    logit = -std::numeric_limits<float>::infinity();
+  }
+  loss += kernels.focal_negatives(z, widths * block.types, params, with_grad);
+  for (const Positive* p = begin; with_grad && p != end; ++p) {
+    z[p->k * block.types + p->type - block.first_type] = slopes[static_cast<size_t>(p - begin)];
+  }
+  return loss;
+}
+
+}  // namespace
+
+double span_loss(const SpanInputs& in, const int64_t* rows, int64_t count, const FocalParams& params,
+                 const SpanGrads* grads, int threads) {
+  const SpanKernels& kernels = span_kernels();
+  const Positives positives = sort_positives(in, rows, count);
+  std::vector<WordBlock> blocks = word_blocks(in, kBlockWords, kBlockValues, true);
+
+  // Panels: runs of blocks whose logits fit the scratch together.
+  std::vector<size_t> panels{0};
+  int64_t used = 0, most = 0;
+  for (size_t n = 0; n < blocks.size(); ++n) {
+    const int64_t size = (blocks[n].last - blocks[n].first) * blocks[n].stride;
+    if (used > 0 && used + size > kPanelValues) {
+      panels.push_back(n);
+      used = 0;
+    }
+    blocks[n].offset = used;
+    used += size;
+    most = std::max(most, used);
+  }
+  panels.push_back(blocks.size());
+
+  const Scratch values = make_scratch(static_cast<size_t>(most));
+  const size_t stride = whole_lines(kernels.scratch_floats);
+  const Scratch scratch = make_scratch(stride * static_cast<size_t>(threads));
+  std::vector<std::vector<float>> slopes(static_cast<size_t>(threads));
+  int64_t most_positives = 0;
+  for (int64_t i = 0; i < in.words; ++i) {
+    most_positives = std::max(most_positives, positives.starts[static_cast<size_t>(i) + 1] - positives.starts[static_cast<size_t>(i)]);
+  }
+  for (auto& list : slopes) list.reserve(static_cast<size_t>(most_positives));  // nothing may throw inside the threads
+  std::vector<double> losses(static_cast<size_t>(in.words), 0.0);
+
+  for (size_t panel = 0; panel + 1 < panels.size(); ++panel) {
+    const int64_t begin = static_cast<int64_t>(panels[panel]), end = static_cast<int64_t>(panels[panel + 1]);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t n = begin; n < end; ++n) {
+      const WordBlock& block = blocks[static_cast<size_t>(n)];
+      const size_t thread = static_cast<size_t>(thread_index());
+      kernels.score_block(in, block, values.get(), scratch.get() + stride * thread);
+      for (int64_t i = block.first; i < block.last; ++i) {
+        const size_t word = static_cast<size_t>(i);
+        losses[word] = word_loss(kernels, block, block.widths(i, in.max_width), positives.list.data() + positives.starts[word],
+                                 positives.list.data() + positives.starts[word + 1], params, grads != nullptr,
+                                 values.get() + block.offset + (i - block.first) * block.stride, slopes[thread]);
+      }
+    }
+    if (grads != nullptr) {
+      span_gradients(in, blocks, panels[panel], panels[panel + 1], values.get(), *grads, scratch.get(), threads);
+    }
+  }
+  double total = 0.0;
+  for (double loss : losses) total += loss;
+  return total;
+}
+
+}  // namespace glimodern

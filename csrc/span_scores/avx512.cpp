@@ -1,0 +1,19 @@
+#include "simd/avx512.h"
+
+#include "span_scores/kernels.h"
+#include "span_scores/tiles.h"
+
+namespace glimodern {
+
+void score_block_avx512(const SpanInputs& in, const WordBlock& block, float* values, float* scratch) {
+  score_block<Avx512>(in, block, values, scratch);
+}
+
+void grad_slice_avx512(const SpanInputs& in, const WordBlock* blocks, int64_t count, const float* values, int64_t column,
+                     const SpanGrads& grads, float* scratch) {
+  grad_slice<Avx512>(in, blocks, count, values, column, grads, scratch);
+}
+
+size_t span_scratch_floats_avx512() { return scratch_floats<Avx512>(); }
+
+}  // namespace glimodern
