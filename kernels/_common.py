@@ -4,7 +4,8 @@ A span is a row: row = i * K + k, with i the first word's number in the batch an
 cut into tiles without regard to texts; a program loops over the one or two texts its tile meets, each with its own
 types. So there is no tile map to build, the grid follows from shapes alone, and nothing waits for the device.
 
-Row, word and logit numbers are int64 throughout: n * H and the number of logits may pass 2^31.
+n * H and the number of logits may pass 2^31, so a tile's place in memory is an int64 scalar; within the tile, offsets are int32:
+half the registers and address arithmetic.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from torch import Tensor
 # fp32 products run on the tensor cores as three TF32 products of split operands: the error is a few fp32 ulps (TF32 alone:
 # 10 bits), where "ieee" would leave the tensor cores. Half-precision operands ignore this and multiply natively.
 PRECISION = tl.constexpr("tf32x3")
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,9 @@ class Tiles:
     """
 
     rows: int = 64
-    hidden: int = 64
+    hidden: int = 32
     words: int = 16
-    columns: int = 128
+    columns: int = 64
     warps: int = 4
     stages: int = 3
     programs: int = 512
@@ -73,15 +76,24 @@ def mix32(x):
 
 @triton.jit
 def dropout_key(row, seed):
-    """row int64, seed int32 -> uint32 key of the row's random numbers; as reference.dropout_keep."""
+    """row int [rows] (int64, or its low 32 bits), seed int32 -> uint32 key of each row's random numbers."""
     return mix32(mix32(row.to(tl.uint32)) ^ seed.to(tl.uint32))
 
 
 @triton.jit
 def dropout_keep(key, column, THRESHOLD: tl.constexpr):
-    """key uint32 [rows], column int [columns] -> bool [rows, columns], True where kept."""
+    """key uint32 [rows], column int [columns] -> bool [rows, columns], True where kept; as reference.dropout_keep."""
     counter = key[:, None] + (column.to(tl.uint32) * 0x9E3779B9)[None, :]
     return mix32(counter) >= tl.full((1, 1), THRESHOLD, tl.uint32)
+
+
+@triton.jit
+def product(x, y, total):
+    """total + x @ y on the tensor cores, accumulated in fp32."""
+    if INTERPRETED:  # Triton 3.9's interpreter multiplies the bits of bf16 as integers
+        x = x.to(tl.float32)
+        y = y.to(tl.float32)
+    return tl.dot(x, y, total, input_precision=PRECISION)
 
 
 @triton.jit
@@ -97,10 +109,13 @@ def text_of(cu_words_ptr, word, texts):
 
 @triton.jit
 def hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD: tl.constexpr):
-    """keep * relu(a_start + b_end), zero where not inside: [rows, columns] in a's dtype; the caller applies 1 / (1 - p)."""
+    """keep * relu(a_start + b_end), zero where not inside: [rows, columns] in a's dtype; the caller applies 1 / (1 - p).
+
+    a_ptr and b_ptr point at the row of the tile's first word; start, end int32 [rows] count from that word.
+    """
     mask = inside[:, None] & (column < hidden)[None, :]
-    x = tl.load(a_ptr + start[:, None] * hidden + column[None, :], mask=mask, other=0.0).to(tl.float32)
-    x += tl.load(b_ptr + end[:, None] * hidden + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    x = tl.load(a_ptr + (start * hidden)[:, None] + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    x += tl.load(b_ptr + (end * hidden)[:, None] + column[None, :], mask=mask, other=0.0).to(tl.float32)
     x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
     if THRESHOLD > 0:
         x = tl.where(dropout_keep(key, column, THRESHOLD), x, 0.0)
@@ -109,16 +124,15 @@ def hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD
 
 @triton.jit
 def logit_tile(
-    a_ptr,  # [n, H]
-    b_ptr,  # [n, H]
-    u_ptr,  # [m, H]
-    c_ptr,  # [m]
-    start,  # int64 [ROWS] the spans' first words
-    end,  # int64 [ROWS] the spans' last words
+    a_ptr,  # [*, H] from the row of the tile's first word
+    b_ptr,  # [*, H] from the row of the tile's first word
+    u_ptr,  # [*, H] from the row of the tile's first type
+    c_ptr,  # [*] from the tile's first type
+    start,  # int32 [ROWS] the spans' first words, from the tile's first word
+    end,  # int32 [ROWS] the spans' last words, from the tile's first word
     inside,  # bool [ROWS]
     key,  # uint32 [ROWS]
-    kind,  # int64 [TYPES] type numbers in the batch
-    live,  # bool [TYPES]
+    types,  # how many of the tile's types exist
     hidden,
     scale,
     THRESHOLD: tl.constexpr,
@@ -127,12 +141,13 @@ def logit_tile(
     TYPES: tl.constexpr,
 ):
     """fp32 [ROWS, TYPES] logits: hidden tile by hidden tile times u^T on the tensor cores, accumulated in fp32."""
+    kind = tl.arange(0, TYPES)
     logits = tl.zeros((ROWS, TYPES), tl.float32)
     for first in range(0, hidden, HIDDEN):
         column = first + tl.arange(0, HIDDEN)
         x = hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD)
-        mask = (column < hidden)[:, None] & live[None, :]
-        u = tl.load(u_ptr + kind[None, :] * hidden + column[:, None], mask=mask, other=0.0)
-        logits = tl.dot(x, u, logits, input_precision=PRECISION)
-    c = tl.load(c_ptr + kind, mask=live, other=0.0).to(tl.float32)
+        mask = (column < hidden)[:, None] & (kind < types)[None, :]
+        u = tl.load(u_ptr + (kind * hidden)[None, :] + column[:, None], mask=mask, other=0.0)
+        logits = product(x, u, logits)
+    c = tl.load(c_ptr + kind, mask=kind < types, other=0.0).to(tl.float32)
     return logits * scale + c[None, :]

@@ -73,31 +73,33 @@ def loss_kernel(
 ):
     """Grid (row tiles, type splits): the loss of ROWS spans with every `splits`-th tile of their texts' types."""
     row0 = tl.program_id(0).to(tl.int64) * ROWS
-    row = row0 + tl.arange(0, ROWS)
-    start = row // WIDTH
-    end = start + row % WIDTH
-    key = dropout_key(row, seed)
+    word0 = row0 // WIDTH
+    row = tl.arange(0, ROWS)
+    span = (row0 % WIDTH).to(tl.int32) + row
+    start = span // WIDTH
+    end = start + span % WIDTH
+    key = dropout_key(row0 + row, seed)
     positive_begin = tl.load(positive_begin_ptr + tl.program_id(0))
     positive_end = tl.load(positive_begin_ptr + tl.program_id(0) + 1)
     total = tl.zeros((ROWS, TYPES), tl.float32)
     last_word = tl.minimum((row0 + ROWS - 1) // WIDTH, words - 1)
-    for text in range(text_of(cu_words_ptr, row0 // WIDTH, texts), text_of(cu_words_ptr, last_word, texts) + 1):
-        word0 = tl.load(cu_words_ptr + text).to(tl.int64)
-        word1 = tl.load(cu_words_ptr + text + 1).to(tl.int64)
-        type0 = tl.load(cu_types_ptr + text).to(tl.int64)
-        types = (tl.load(cu_types_ptr + text + 1) - type0).to(tl.int32)
-        inside = (start >= word0) & (end < word1)
+    for text in range(text_of(cu_words_ptr, word0, texts), text_of(cu_words_ptr, last_word, texts) + 1):
+        first_word = tl.load(cu_words_ptr + text)
+        text_begin, text_end = (first_word - word0).to(tl.int32), (tl.load(cu_words_ptr + text + 1) - word0).to(tl.int32)
+        first_type = tl.load(cu_types_ptr + text).to(tl.int64)
+        types = (tl.load(cu_types_ptr + text + 1) - first_type).to(tl.int32)
+        inside = (start >= text_begin) & (end < text_end)
         for first in range(tl.program_id(1) * TYPES, types, tl.num_programs(1) * TYPES):
-            kind = first + tl.arange(0, TYPES)
-            live = kind < types
             logits = logit_tile(
-                a_ptr, b_ptr, u_ptr, c_ptr, start, end, inside, key, type0 + kind, live, hidden, scale,
+                a_ptr + word0 * hidden, b_ptr + word0 * hidden, u_ptr + (first_type + first) * hidden,
+                c_ptr + first_type + first, start, end, inside, key, types - first, hidden, scale,
                 THRESHOLD, ROWS, HIDDEN, TYPES,
             )  # fmt: skip
+            kind = first + tl.arange(0, TYPES)
             positive = tl.zeros((ROWS, TYPES), tl.int1)
             for p in range(positive_begin, positive_end):
-                same_row = row == tl.load(positive_row_ptr + p)
-                same_type = type0 + kind == tl.load(positive_type_ptr + p)
+                same_row = row == (tl.load(positive_row_ptr + p) - row0).to(tl.int32)
+                same_type = kind == (tl.load(positive_type_ptr + p) - first_type).to(tl.int32)
                 positive |= same_row[:, None] & same_type[None, :]
             x = tl.where(positive, -logits, logits)
             e = tl.exp(-tl.abs(x))
@@ -106,7 +108,7 @@ def loss_kernel(
             weight = tl.where(positive, positive_weight, negative_weight)
             if FOCAL:
                 weight *= tl.exp(gamma * (tl.minimum(x, 0.0) - log1p_e))
-            valid = inside[:, None] & live[None, :]
+            valid = inside[:, None] & (kind < types)[None, :]
             total += tl.where(valid, weight * softplus, 0.0)
             if GRADS:
                 larger, smaller = 1.0 / (1.0 + e), e / (1.0 + e)
@@ -114,8 +116,8 @@ def loss_kernel(
                 if FOCAL:
                     slope += gamma * tl.where(x >= 0.0, smaller, larger) * softplus
                 grad = tl.where(positive, -weight, weight) * slope
-                place = (row - word0 * WIDTH)[:, None] * types + kind[None, :]
-                tl.store(grad_ptr + tl.load(offset_ptr + text) + place, grad, mask=valid)
+                tile0 = tl.load(offset_ptr + text) + (row0 - first_word.to(tl.int64) * WIDTH) * types
+                tl.store(grad_ptr + tile0 + (row * types)[:, None] + kind[None, :], grad, mask=valid)
     tl.store(loss_ptr + tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1), tl.sum(total))
 
 

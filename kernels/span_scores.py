@@ -19,7 +19,6 @@ import triton.language as tl
 from torch import Tensor
 
 from glimodern.kernels._common import (
-    PRECISION,
     TILES,
     as_int32,
     dropout_keep,
@@ -27,6 +26,7 @@ from glimodern.kernels._common import (
     hidden_tile,
     logit_offsets,
     logit_tile,
+    product,
     text_of,
 )
 from glimodern.reference import dropout_threshold
@@ -55,29 +55,30 @@ def scores_kernel(
 ):
     """Grid (row tiles, type splits): the logits of ROWS spans with every `splits`-th tile of their texts' types."""
     row0 = tl.program_id(0).to(tl.int64) * ROWS
-    row = row0 + tl.arange(0, ROWS)
-    start = row // WIDTH
-    end = start + row % WIDTH
-    key = dropout_key(row, seed)
+    word0 = row0 // WIDTH
+    row = tl.arange(0, ROWS)
+    span = (row0 % WIDTH).to(tl.int32) + row
+    start = span // WIDTH
+    end = start + span % WIDTH
+    key = dropout_key(row0 + row, seed)
     last_word = tl.minimum((row0 + ROWS - 1) // WIDTH, words - 1)
-    for text in range(text_of(cu_words_ptr, row0 // WIDTH, texts), text_of(cu_words_ptr, last_word, texts) + 1):
-        word0 = tl.load(cu_words_ptr + text).to(tl.int64)
-        word1 = tl.load(cu_words_ptr + text + 1).to(tl.int64)
-        type0 = tl.load(cu_types_ptr + text).to(tl.int64)
-        types = (tl.load(cu_types_ptr + text + 1) - type0).to(tl.int32)
-        own = (start >= word0) & (start < word1)
-        inside = own & (end < word1)
-        out_ptr = logit_ptr + tl.load(offset_ptr + text)
+    for text in range(text_of(cu_words_ptr, word0, texts), text_of(cu_words_ptr, last_word, texts) + 1):
+        first_word = tl.load(cu_words_ptr + text)
+        text_begin, text_end = (first_word - word0).to(tl.int32), (tl.load(cu_words_ptr + text + 1) - word0).to(tl.int32)
+        first_type = tl.load(cu_types_ptr + text).to(tl.int64)
+        types = (tl.load(cu_types_ptr + text + 1) - first_type).to(tl.int32)
+        own = (start >= text_begin) & (start < text_end)
+        inside = own & (end < text_end)
+        tile_ptr = logit_ptr + tl.load(offset_ptr + text) + (row0 - first_word.to(tl.int64) * WIDTH) * types
         for first in range(tl.program_id(1) * TYPES, types, tl.num_programs(1) * TYPES):
-            kind = first + tl.arange(0, TYPES)
-            live = kind < types
             logits = logit_tile(
-                a_ptr, b_ptr, u_ptr, c_ptr, start, end, inside, key, type0 + kind, live, hidden, scale,
+                a_ptr + word0 * hidden, b_ptr + word0 * hidden, u_ptr + (first_type + first) * hidden,
+                c_ptr + first_type + first, start, end, inside, key, types - first, hidden, scale,
                 THRESHOLD, ROWS, HIDDEN, TYPES,
             )  # fmt: skip
             logits = tl.where(inside[:, None], logits, float("-inf"))
-            place = (row - word0 * WIDTH)[:, None] * types + kind[None, :]
-            tl.store(out_ptr + place, logits, mask=own[:, None] & live[None, :])
+            kind = first + tl.arange(0, TYPES)
+            tl.store(tile_ptr + (row * types)[:, None] + kind[None, :], logits, mask=own[:, None] & (kind < types)[None, :])
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -105,41 +106,44 @@ def word_grads_kernel(
 ):
     """Grid (word tiles, column tiles): the gradient of WORDS words as starts (da) or as ends (db) of their spans."""
     word0 = tl.program_id(0).to(tl.int64) * WORDS
-    word = word0 + tl.arange(0, WORDS)
+    word = tl.arange(0, WORDS)
     column = tl.program_id(1) * HIDDEN + tl.arange(0, HIDDEN)
     in_row = (column < hidden)[None, :]
+    tile = word[:, None] * hidden + column[None, :]
+    in_tile = (word < words - word0)[:, None] & in_row
     own_ptr = b_ptr if ENDS else a_ptr
     other_ptr = a_ptr if ENDS else b_ptr
-    own = tl.load(own_ptr + word[:, None] * hidden + column[None, :], mask=(word < words)[:, None] & in_row, other=0.0)
-    own = own.to(tl.float32)
+    own = tl.load(own_ptr + word0 * hidden + tile, mask=in_tile, other=0.0).to(tl.float32)
     total = tl.zeros((WORDS, HIDDEN), tl.float32)
     last_word = tl.minimum(word0 + WORDS, words) - 1
     for text in range(text_of(cu_words_ptr, word0, texts), text_of(cu_words_ptr, last_word, texts) + 1):
-        first_word = tl.load(cu_words_ptr + text).to(tl.int64)
-        end_word = tl.load(cu_words_ptr + text + 1).to(tl.int64)
-        type0 = tl.load(cu_types_ptr + text).to(tl.int64)
-        types = (tl.load(cu_types_ptr + text + 1) - type0).to(tl.int32)
-        text_grad_ptr = grad_ptr + tl.load(offset_ptr + text)
+        first_word = tl.load(cu_words_ptr + text)
+        text_begin, text_end = (first_word - word0).to(tl.int32), (tl.load(cu_words_ptr + text + 1) - word0).to(tl.int32)
+        first_type = tl.load(cu_types_ptr + text).to(tl.int64)
+        types = (tl.load(cu_types_ptr + text + 1) - first_type).to(tl.int32)
+        text_row = first_word.to(tl.int64) * WIDTH
         for k in range(0, WIDTH):
-            other = word - k if ENDS else word + k
-            start = other if ENDS else word
-            inside = (word >= first_word) & (word < end_word) & (other >= first_word) & (other < end_word)
+            shift = -k if ENDS else k
+            row0 = (word0 - k if ENDS else word0) * WIDTH + k
+            other = word + shift
+            inside = (word >= text_begin) & (word < text_end) & (other >= text_begin) & (other < text_end)
+            tile_ptr = grad_ptr + tl.load(offset_ptr + text) + (row0 - text_row) * types
             grad_x = tl.zeros((WORDS, HIDDEN), tl.float32)
             for first in range(0, types, TYPES):
                 kind = first + tl.arange(0, TYPES)
                 live = kind < types
-                place = ((start - first_word) * WIDTH + k)[:, None] * types + kind[None, :]
-                grad = tl.load(text_grad_ptr + place, mask=inside[:, None] & live[None, :], other=0.0)
-                u_place = (type0 + kind)[:, None] * hidden + column[None, :]
-                u = tl.load(u_ptr + u_place, mask=live[:, None] & in_row, other=0.0)
-                grad_x = tl.dot(grad, u, grad_x, input_precision=PRECISION)
-            x = tl.load(other_ptr + other[:, None] * hidden + column[None, :], mask=inside[:, None] & in_row, other=0.0)
+                place = (word * WIDTH * types)[:, None] + kind[None, :]
+                grad = tl.load(tile_ptr + place, mask=inside[:, None] & live[None, :], other=0.0)
+                u_tile = (tl.arange(0, TYPES) * hidden)[:, None] + column[None, :]
+                u = tl.load(u_ptr + (first_type + first) * hidden + u_tile, mask=live[:, None] & in_row, other=0.0)
+                grad_x = product(grad, u, grad_x)
+            x = tl.load(other_ptr + (word0 + shift) * hidden + tile, mask=inside[:, None] & in_row, other=0.0)
             passes = own + x.to(tl.float32) > 0.0
             if THRESHOLD > 0:
-                passes &= dropout_keep(dropout_key(start * WIDTH + k, seed), column, THRESHOLD)
+                passes &= dropout_keep(dropout_key(row0 + word * WIDTH, seed), column, THRESHOLD)
             total += tl.where(passes, grad_x, 0.0)
     total *= tl.load(factor_ptr) * scale
-    tl.store(out_ptr + word[:, None] * hidden + column[None, :], total, mask=(word < words)[:, None] & in_row)
+    tl.store(out_ptr + word0 * hidden + tile, total, mask=in_tile)
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -169,33 +173,37 @@ def type_grads_kernel(
     text = tl.program_id(0)
     column = tl.program_id(1) * HIDDEN + tl.arange(0, HIDDEN)
     row_split = tl.program_id(2) // type_splits
-    word0 = tl.load(cu_words_ptr + text).to(tl.int64)
-    word1 = tl.load(cu_words_ptr + text + 1).to(tl.int64)
-    type0 = tl.load(cu_types_ptr + text).to(tl.int64)
-    types = (tl.load(cu_types_ptr + text + 1) - type0).to(tl.int32)
+    first_word = tl.load(cu_words_ptr + text).to(tl.int64)
+    text_words = tl.load(cu_words_ptr + text + 1) - first_word
+    first_type = tl.load(cu_types_ptr + text).to(tl.int64)
+    types = (tl.load(cu_types_ptr + text + 1) - first_type).to(tl.int32)
     text_grad_ptr = grad_ptr + tl.load(offset_ptr + text)
     factor = tl.load(factor_ptr)
-    rows = (word1 - word0) * WIDTH
-    share = tl.cdiv(rows, row_splits * ROWS) * ROWS
+    text_rows = text_words * WIDTH
+    share = tl.cdiv(text_rows, row_splits * ROWS) * ROWS
     row_begin = row_split * share
-    row_end = tl.minimum(row_begin + share, rows)
+    row_end = tl.minimum(row_begin + share, text_rows)
+    row = tl.arange(0, ROWS)
     for first in range((tl.program_id(2) % type_splits) * TYPES, types, type_splits * TYPES):
         kind = first + tl.arange(0, TYPES)
         live = kind < types
         du = tl.zeros((TYPES, HIDDEN), tl.float32)
         dc = tl.zeros((TYPES,), tl.float32)
-        for row0 in range(row_begin, row_end, ROWS):
-            row = row0 + tl.arange(0, ROWS)
-            start = word0 + row // WIDTH
-            end = start + row % WIDTH
-            inside = (row < row_end) & (end < word1)
-            key = dropout_key(word0 * WIDTH + row, seed)
-            x = hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD)
-            place = row[None, :] * types + kind[:, None]
-            grad = tl.load(text_grad_ptr + place, mask=inside[None, :] & live[:, None], other=0.0)
-            du = tl.dot(grad, x, du, input_precision=PRECISION)
+        for step in range(tl.cdiv(row_end - row_begin, ROWS)):
+            row0 = row_begin + step * ROWS
+            word0 = row0 // WIDTH
+            span = (row0 % WIDTH).to(tl.int32) + row
+            start = span // WIDTH
+            end = start + span % WIDTH
+            inside = (row < row_end - row0) & (end < text_words - word0)
+            key = dropout_key(first_word * WIDTH + row0 + row, seed)
+            tile0 = (first_word + word0) * hidden
+            x = hidden_tile(a_ptr + tile0, b_ptr + tile0, start, end, inside, key, column, hidden, THRESHOLD)
+            grad_tile = (row * types)[None, :] + kind[:, None]
+            grad = tl.load(text_grad_ptr + row0 * types + grad_tile, mask=inside[None, :] & live[:, None], other=0.0)
+            du = product(grad, x, du)
             dc += tl.sum(grad.to(tl.float32), 1)
-        place = row_split.to(tl.int64) * types_all + type0 + kind
+        place = row_split.to(tl.int64) * types_all + first_type + kind
         du_mask = live[:, None] & (column < hidden)[None, :]
         tl.store(du_ptr + place[:, None] * hidden + column[None, :], du * (factor * scale), mask=du_mask)
         if tl.program_id(1) == 0:

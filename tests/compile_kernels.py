@@ -1,0 +1,124 @@
+"""Compile every Triton kernel for NVIDIA GPUs without one: `python tests/compile_kernels.py` prints one JSON list.
+
+The real launchers run on CPU tensors with the launch itself replaced by a recorder, so each kernel is compiled with exactly
+the argument types, alignments, constants and options that it would be launched with. One entry per kernel, input types,
+dropout and target: name, target, dtype, dropout, and from the machine code registers, stack and shared bytes, the number of
+spill instructions and of tensor-core instructions.
+"""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ.pop("TRITON_INTERPRET", None)
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from glimodern.kernels import span_loss, span_scores
+
+TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TENSOR_CORE = re.compile(r"\b(?:HMMA|HGMMA|UTCHMMA|UTCQMMA|UTCMMA)\b[.\w]*")
+SPILL = re.compile(r"\b(?:STL|LDL)\b")
+WORDS, TYPES, HIDDEN, WIDTH = (40, 0, 24), (9, 3, 16), 768, 12
+
+
+def record(kernel: JITFunction, *args: Any, grid: tuple[int, ...], warmup: bool = False, **kwargs: Any) -> None:
+    """Stands in for JITFunction.run: notes what would be launched."""
+    signature, constants, attributes = {}, {}, {}
+    values = dict(zip((p.name for p in kernel.params), args, strict=False)) | kwargs
+    for number, parameter in enumerate(kernel.params):
+        value = values.pop(parameter.name)
+        specialize = not parameter.do_not_specialize
+        if parameter.is_constexpr or (specialize and isinstance(value, int) and value == 1):
+            kind, constants[(number,)] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            kind, value = POINTERS[value.dtype], value.data_ptr()
+        else:
+            kind = "fp32" if isinstance(value, float) else "i32" if -(2**31) <= value < 2**31 else "i64"
+        signature[parameter.name] = kind
+        if specialize and kind not in ("constexpr", "fp32") and value % 16 == 0:
+            attributes[(number,)] = [["tt.divisibility", 16]]
+    launches.append((ASTSource(kernel, signature, constants, attributes), values))
+
+
+launches: list[tuple[ASTSource, dict[str, int]]] = []
+
+
+def launchers(dtype: torch.dtype, dropout_p: float) -> Iterator[Callable[[], object]]:
+    """Calls that launch every kernel of the package, with and without its options."""
+    generator = torch.Generator().manual_seed(0)
+    cu_words, cu_types = (torch.tensor([0, *itertools.accumulate(x)], dtype=torch.int32) for x in (WORDS, TYPES))
+    a, b = (torch.randn(sum(WORDS), HIDDEN, generator=generator).to(dtype) for _ in range(2))
+    u, c = torch.randn(sum(TYPES), HIDDEN, generator=generator).to(dtype), torch.zeros(sum(TYPES), dtype=dtype)
+    positives = torch.tensor([[0, 1, 2]], dtype=torch.int32)
+    text = (a, b, u, c, cu_words, cu_types)
+    yield lambda: span_scores.span_scores_forward(*text, WIDTH, dropout_p, 5)
+    yield lambda: span_loss.span_loss_forward(*text, positives, WIDTH, 0.0, 1.0, None, False, dropout_p, 5, False)
+    yield lambda: span_loss.span_loss_forward(*text, positives, WIDTH, 2.0, 1.0, 0.75, True, dropout_p, 5, True)
+
+
+def tool(name: str) -> str:
+    """A binary utility of Triton's wheel."""
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers, stack and shared bytes, and counted instructions of one kernel's machine code."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run([tool("cuobjdump"), "-res-usage", file.name], capture_output=True, text=True, check=True)
+        sass = subprocess.run([tool("cuobjdump"), "-sass", file.name], capture_output=True, text=True, check=True)
+    used = {key.lower(): int(re.findall(rf"\b{key}:(\d+)", usage.stdout)[-1]) for key in ("REG", "STACK")}
+    return {
+        "registers": used["reg"],
+        "stack": used["stack"],
+        "spills": len(SPILL.findall(sass.stdout)),
+        "tensor_core": len(TENSOR_CORE.findall(sass.stdout)),
+    }
+
+
+def compile_one(job: tuple[str, float, str]) -> list[dict[str, Any]]:
+    """Every kernel for one (dtype, dropout, target)."""
+    dtype, dropout_p, target = job
+    JITFunction.run = record
+    launches.clear()
+    for launch in launchers(DTYPES[dtype], dropout_p):
+        launch()
+    entries = []
+    for source, options in launches:
+        compiled = triton.compile(source, target=GPUTarget("cuda", TARGETS[target], 32), options=options)
+        entry = {"kernel": source.name, "target": target, "dtype": dtype, "dropout": dropout_p}
+        entries.append(entry | resources(compiled.asm["cubin"]) | {"shared": compiled.metadata.shared})
+    return entries
+
+
+def main() -> None:
+    jobs = list(itertools.product(DTYPES, (0.0, 0.3), TARGETS))
+    with ProcessPoolExecutor(max_workers=min(len(jobs), os.cpu_count() or 1)) as pool:
+        print(json.dumps([entry for entries in pool.map(compile_one, jobs) for entry in entries]))
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)
