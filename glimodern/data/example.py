@@ -60,20 +60,6 @@ class Dataset:
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
 
-    def by_group(self) -> list[Dataset]:
-        """One Dataset a group ("name/group"), in order of first appearance, each with only the types it holds.
-
-        A benchmark of several domains asks each domain's sentences for that domain's types. Examples without a group
-        form a Dataset under the plain name. The counts of skipped rows stay with the whole.
-        """
-        groups: dict[str | None, list[Example]] = {}
-        for example in self.examples:
-            groups.setdefault(example.group, []).append(example)
-        return [
-            Dataset(self.name if group is None else f"{self.name}/{group}", examples)
-            for group, examples in groups.items()
-        ]
-
 
 def entity_types(examples: list[Example]) -> list[str]:
     """Sorted list of the types that occur as a label or in `Example.types`."""

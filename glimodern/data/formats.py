@@ -223,7 +223,7 @@ def _gliner(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
                 f'"ner": wanted 0 <= first word <= last word < {count} (the number of words), got {_show(entry)}',
                 out_of_range=True,
             )
-        for label in labels if isinstance(labels, list) else (labels,):
+        for label in labels if isinstance(labels, list) and labels else (labels,):
             entities.append((start, end, _label(label, entry)))
     types = _types(row, "ner_labels", "label")
     negatives = _types(row, "ner_negatives")
