@@ -1,0 +1,97 @@
+"""Encoders: packed token ids in, packed hidden states out.
+
+`build_encoder(config)` makes one with random weights, `load_encoder(path_or_hub)` a pretrained one. ModernBERT is our own
+(`modernbert`), every other architecture is transformers' through `adapter`. Importing this package imports torch only.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .base import Encoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+__all__ = ["Encoder", "build_encoder", "load_encoder"]
+
+
+def build_encoder(config: dict[str, Any] | PreTrainedConfig) -> Encoder:
+    """An encoder with random fp32 weights, from a transformers config or its dict; never touches the network.
+
+    The config is copied. Raises ValueError for a dict without a model_type that transformers knows, and for an
+    architecture with no encoder of its own.
+    """
+    from transformers import AutoConfig, PreTrainedConfig
+
+    if isinstance(config, dict):
+        fields = copy.deepcopy(config)
+        kind = fields.pop("model_type", None)
+        if not isinstance(kind, str):
+            raise ValueError(f"config must name its model_type (e.g. 'modernbert', 'bert'), got {kind!r}")
+        config = AutoConfig.for_model(kind, **fields)
+    elif isinstance(config, PreTrainedConfig):
+        config = copy.deepcopy(config)
+    else:
+        raise TypeError(f"config must be a dict or a transformers config, got {type(config).__name__}")
+    if config.model_type == "modernbert":
+        from .modernbert import ModernBertEncoder
+
+        return ModernBertEncoder(config)
+    from .adapter import TransformersEncoder
+
+    return TransformersEncoder(_model_class(config).from_config(config, dtype=torch.float32))
+
+
+def load_encoder(path_or_hub: str | Path, *, local_files_only: bool | None = None) -> Encoder:
+    """A pretrained encoder in fp32, from a local folder or a hub name; in evaluation mode, as transformers gives it.
+
+    A folder that exists is read without any network; only a name that is no path goes to the hub, and not even that with
+    `local_files_only=True` (then the hub's cache is read). Code from the hub is never run. Raises FileNotFoundError for
+    a folder without config.json and for a path that does not exist.
+    """
+    from transformers import AutoConfig
+
+    name = str(path_or_hub)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"path_or_hub {name!r} is a folder without config.json, so no transformers model; "
+                "give the folder that save_pretrained wrote"
+            )
+        name, local_files_only = str(folder), True
+    elif isinstance(path_or_hub, Path) or folder.exists() or folder.is_absolute() or name.startswith(("~", ".")):
+        raise FileNotFoundError(f"path_or_hub {name!r} is not a folder; give a model's folder or a hub name")
+    local = bool(local_files_only)
+    config = AutoConfig.from_pretrained(name, local_files_only=local)
+    model: PreTrainedModel = _model_class(config).from_pretrained(
+        name, config=config, local_files_only=local, dtype=torch.float32
+    )
+    if config.model_type == "modernbert":
+        from .modernbert import ModernBertEncoder
+
+        encoder = ModernBertEncoder(config)
+        encoder.model.load_state_dict(model.state_dict(), assign=True)
+        return encoder.eval()
+    from .adapter import TransformersEncoder
+
+    return TransformersEncoder(model)
+
+
+def _model_class(config: PreTrainedConfig) -> Any:
+    """AutoModel, or the class that loads the encoder half of an encoder-decoder model (T5 and its kin)."""
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    if not config.is_encoder_decoder:
+        return AutoModel
+    if type(config) in AutoModelForTextEncoding._model_mapping:
+        return AutoModelForTextEncoding
+    raise ValueError(
+        f"{config.model_type} is an encoder-decoder model and transformers has no class for its encoder alone; "
+        "choose an encoder (e.g. BERT, ModernBERT, DeBERTa, T5)"
+    )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Packing, packed_attention
+from .base import Encoder
 from .dropout import Dropout
 from .rotary import rotary_table, rotate
 
@@ -137,17 +138,31 @@ class ModernBert(nn.Module):
     def _reset_parameters(self) -> None:
         config = self.config
         std = config.initializer_range
-        cutoff = 3.0 if config.initializer_cutoff_factor is None else config.initializer_cutoff_factor
-
-        def draw(weight: Tensor, std: float) -> None:
-            nn.init.trunc_normal_(weight, 0.0, std, -cutoff * std, cutoff * std)
-
-        draw(self.embeddings.tok_embeddings.weight, std)
+        narrow = std / math.sqrt(2.0 * config.num_hidden_layers)
+        self._draw(self.embeddings.tok_embeddings.weight, std)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                draw(module.weight, std / math.sqrt(2.0 * config.num_hidden_layers) if name.endswith(".Wo") else std)
+                self._draw(module.weight, narrow if name.endswith(".Wo") else std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def _draw(self, weight: Tensor, std: float) -> None:
+        cutoff = self.config.initializer_cutoff_factor
+        cutoff = 3.0 if cutoff is None else cutoff
+        nn.init.trunc_normal_(weight, 0.0, std, -cutoff * std, cutoff * std)
+
+    @torch.no_grad()
+    def resize_token_embeddings(self, size: int) -> None:
+        """Make the vocabulary `size` tokens; new rows are drawn as all embeddings are at the start."""
+        old = self.embeddings.tok_embeddings
+        padding = old.padding_idx if old.padding_idx is not None and old.padding_idx < size else None
+        new = nn.Embedding(size, old.embedding_dim, padding, device=old.weight.device, dtype=old.weight.dtype)
+        self._draw(new.weight, self.config.initializer_range)
+        kept = min(size, old.num_embeddings)
+        new.weight[:kept] = old.weight[:kept]
+        new.weight.requires_grad_(old.weight.requires_grad)
+        self.embeddings.tok_embeddings = new
+        self.config.vocab_size = size
 
     def forward(self, input_ids: Tensor, packing: Packing) -> Tensor:
         """input_ids int64 [N] -> hidden [N, hidden_size] in the parameters' dtype (or autocast's)."""
@@ -158,3 +173,25 @@ class ModernBert(nn.Module):
             x = layer(x, packing, rotary[layer.layer_type])
         hidden: Tensor = self.final_norm(x)
         return hidden
+
+
+class ModernBertEncoder(Encoder):
+    """ModernBERT, always packed; parameters are `model.<names of transformers' ModernBertModel>`."""
+
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model: ModernBert = ModernBert(config)
+        self.packed, self.packed_reason = True, "packed: our own ModernBERT"
+        self.hidden_size = config.hidden_size
+        self.max_length = config.max_position_embeddings
+
+    def encode(self, input_ids: Tensor, packing: Packing) -> Tensor:
+        """input_ids int64 [N] -> hidden [N, hidden_size]."""
+        hidden: Tensor = self.model(input_ids, packing)
+        return hidden
+
+    def resize_token_embeddings(self, size: int) -> None:
+        """Make the vocabulary `size` tokens; new rows are drawn as all embeddings are at the start."""
+        self._check_size(size)
+        self.model.resize_token_embeddings(size)
