@@ -21,8 +21,8 @@ HELD_OUT_SHARE = 0.15
 PLAIN_SHARE = 0.06
 
 # how the types to ask for are chosen (see _ask)
-COARSE_SHARE = 0.3
-UNASKED_SHARE = 0.15
+COARSE_SHARE = 0.35
+UNASKED_SHARE = 0.2
 NEGATIVES = (3, 6)
 ALIKE = 0.4
 
@@ -34,8 +34,8 @@ class DemoCorpus:
     """The three splits and the types that only the test split has.
 
     train: complete annotation, fine and coarse: a span that is a "surgeon" is a "person" too, as two entities over the
-           same words. `types` is None: whatever subset of the types is asked, the entities with those labels are its gold.
-           `group` is the domain.
+           same words. `types` is None: whatever types are asked, the entities with those labels are all there is to
+           find. `group` is the domain.
     dev, test: `types` are the ones to ask for, at one level for each coarse type, and `entities` only those of asked
            types, so a span has one label. Names never occur in another split.
     dev:   seen types and templates; `group` is the domain.

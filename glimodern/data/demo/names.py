@@ -29,7 +29,7 @@ def all_names() -> Pools:
         "coined": [stem + end for stem, end in pairs(words.COINED_STEMS, words.COINED_ENDS)],
         "phrase": [f"{adjective} {noun}" for adjective, noun in pairs(words.ADJECTIVES, words.NOUNS)],
         "full": [f"{first} {last}" for first, last in pairs(words.FIRST_NAMES, words.SURNAMES)],
-        "ailment": [f"{part} {ailment}" for part, ailment in pairs(words.AILMENT_PARTS.split(), words.AILMENTS)],
+        "ailment": [f"{part} {ailment}" for part, ailment in pairs(words.AILMENT_PARTS, words.AILMENTS)],
     }
 
 

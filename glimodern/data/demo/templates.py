@@ -2,7 +2,7 @@
 
     {surgeon}      a slot for an entity of that type; the words around it say which type it is
     [two|three]    one of the alternatives
-    <month>        a filler from `words.FILLERS`: months, week days, nationalities, years and numbers are no entities here
+    <month>        a filler from `words.FILLERS`: months, days, nationalities, years and numbers are no entities here
 
 `SEEN` makes the training, dev and most of the test sentences, `NEW` only test sentences, `HELD_OUT` only the test
 sentences about the types that training never asks for. `PLAIN` and `PLAIN_NEW` hold no entity; some begin with a word

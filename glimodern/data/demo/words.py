@@ -1,7 +1,7 @@
-"""Word lists of the demo corpus: the types, the parts that names are made of, and what a name of each type looks like.
+"""Word lists of the demo corpus: the types, the parts of names, and what a name of each type looks like.
 
-Most shapes are shared by several types on purpose: a bare "Mercury", "Jordan" or "Kelford" may be a band, a country or a
-hospital, and every kind of person draws from the same names. The label is then in the sentence, not in the name.
+Most shapes are shared by several types on purpose: a bare "Mercury", "Jordan" or "Kelford" may be a band, a country or
+a hospital, and every kind of person draws from the same names. The label is then in the sentence, not in the name.
 """
 
 # domain -> its fine types; held-out types are not among them
@@ -44,23 +44,25 @@ Samuel Sara Simon Sofia Sven Tariq Teresa Thomas Tomas Ursula Vera Viktor Wei Wi
 SURNAMES = """
 Abbott Adeyemi Aldridge Almeida Andersen Archer Ashworth Baker Baldwin Banerjee Barlow Becker Bennett Berger Bishop
 Blackwell Bogdanov Bowen Bradley Brandt Burgess Calloway Cardoso Carver Castellano Chambers Chandler Chaudhry Cooper
-Costa Cromwell Dalton Darwin Dawson Delgado Dietrich Donovan Draper Dumont Eberhardt Edwards Eriksen Espinoza Fairchild
-Farrell Ferrari Fischer Fletcher Fontaine Ford Forsyth Foster Fraser Gallagher Garner Gibson Goodwin Granger Grimaldi
-Gustafsson Haddad Halloran Hammond Hansen Harding Hartmann Haskell Hawkins Hendricks Herrera Hoffman Holloway Horvath
-Ibsen Ishikawa Iverson Jansen Jarvis Kapoor Kaufmann Keller Kimura Kowalski Kruger Laurent Lehmann Lindberg Lombardi
-Mackenzie Mahoney Marchetti Mercer Meyer Mitchell Montague Moreau Morgan Moss Nakamura Navarro Newton Nilsson Novak
-Okafor Oliveira Osborne Pascal Patel Pemberton Perez Petrov Pickering Porter Prescott Quinn Ramsey Reinhardt Ricci
-Rosenberg Rossi Rutherford Salazar Sanders Sato Schneider Sharma Shepherd Silva Sorensen Spencer Stanton Sullivan
-Takahashi Tanner Thatcher Thornton Turner Underwood Vasquez Vogel Wagner Walker Webster Weiss Whitaker Yamamoto Zimmerman
+Costa Cromwell Dalton Darwin Dawson Delgado Dietrich Donovan Draper Dumont Eberhardt Edwards Eriksen Espinoza
+Fairchild Farrell Ferrari Fischer Fletcher Fontaine Ford Forsyth Foster Fraser Gallagher Garner Gibson Goodwin Granger
+Grimaldi Gustafsson Haddad Halloran Hammond Hansen Harding Hartmann Haskell Hawkins Hendricks Herrera Hoffman Holloway
+Horvath Ibsen Ishikawa Iverson Jansen Jarvis Kapoor Kaufmann Keller Kimura Kowalski Kruger Laurent Lehmann Lindberg
+Lombardi Mackenzie Mahoney Marchetti Mercer Meyer Mitchell Montague Moreau Morgan Moss Nakamura Navarro Newton Nilsson
+Novak Okafor Oliveira Osborne Pascal Patel Pemberton Perez Petrov Pickering Porter Prescott Quinn Ramsey Reinhardt
+Ricci Rosenberg Rossi Rutherford Salazar Sanders Sato Schneider Sharma Shepherd Silva Sorensen Spencer Stanton
+Sullivan Takahashi Tanner Thatcher Thornton Turner Underwood Vasquez Vogel Wagner Walker Webster Weiss Whitaker
+Yamamoto Zimmerman
 """.split()
 
 # names of people that are names of places too
 GIVEN_NAMES = """
-Adelaide Alexandria Arizona Asia Augusta Austin Avalon Bethany Bristol Brooklyn Camden Carlisle Carmel Carolina Catalina
-Chad Charlotte Chelsea Chester Cheyenne Clifton Dakota Dallas Denver Devon Diego Elba Eugene Florence Francisco Geneva
-Georgia Helena Holland Houston Indiana Jackson Jericho Jordan Kent Kenya Kingston Laramie Lincoln London Lorraine Lourdes
-Madison Malta Marina Marion Memphis Milan Montana Nevada Odessa Orlando Paris Petra Phoenix Preston Raleigh Regina Rhodes
-Salem Salvador Samara Santiago Savannah Selma Sharon Siena Sydney Trenton Troy Valencia Verona Victoria Vienna Virginia
+Adelaide Alexandria Arizona Asia Augusta Austin Avalon Bethany Bristol Brooklyn Camden Carlisle Carmel Carolina
+Catalina Chad Charlotte Chelsea Chester Cheyenne Clifton Dakota Dallas Denver Devon Diego Elba Eugene Florence
+Francisco Geneva Georgia Helena Holland Houston Indiana Jackson Jericho Jordan Kent Kenya Kingston Laramie Lincoln
+London Lorraine Lourdes Madison Malta Marina Marion Memphis Milan Montana Nevada Odessa Orlando Paris Petra Phoenix
+Preston Raleigh Regina Rhodes Salem Salvador Samara Santiago Savannah Selma Sharon Siena Sydney Trenton Troy Valencia
+Verona Victoria Vienna Virginia
 """.split()
 
 # words that serve as a name of almost anything
@@ -103,9 +105,9 @@ Harbour Hill Horse Island Journey Kingdom Lake Light Lion Machine Meadow Mirror 
 River Road Rose Shadow Ship Sky Star Stone Sun Swan Tiger Train Tree Valley Wave Wolf
 """.split()
 
-AILMENT_PARTS = (
-    "black blue bone brain brown cold grey gut hay heart joint liver lung marsh milk nerve red river skin white"
-)
+AILMENT_PARTS = """
+black blue bone brain brown cold grey gut hay heart joint liver lung marsh milk nerve red river skin white
+""".split()
 AILMENTS = "anaemia cramp fever flu palsy plague pox rot scurvy sickness tremor wasting".split()
 
 # weight and shape of a name; {pool} is a draw from the pool of that name (see names.py)
