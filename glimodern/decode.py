@@ -42,22 +42,23 @@ def find_candidates(logits: torch.Tensor, threshold: float | Sequence[float]) ->
             "pass one text at a time (ops.split_scores gives them)"
         )
     words, max_width, types = logits.shape
-    limits = torch.as_tensor(threshold, dtype=torch.float32)
-    if limits.dim() > 1 or (limits.dim() == 1 and limits.numel() != types):
+    limits = np.asarray(threshold, dtype=np.float32)
+    if limits.shape not in ((), (types,)):
         raise ValueError(
             f"threshold: wanted one number or one for each of the {types} types, got shape {list(limits.shape)}"
         )
-    if not bool(((limits >= 0) & (limits <= 1)).all()):
+    if not ((limits >= 0) & (limits <= 1)).all():
         raise ValueError(f"threshold: wanted probabilities in [0, 1], got {threshold}")
 
-    start = torch.arange(words, device=logits.device)[:, None]
-    inside = start + torch.arange(max_width, device=logits.device) < words  # [words, K]
     probabilities = torch.sigmoid(logits.float())
-    if bool((probabilities.isnan() & inside[:, :, None]).any()):
+    chosen = ~(probabilities <= torch.from_numpy(limits).to(logits.device))  # above, or NaN
+    index = chosen.flatten().nonzero()[:, 0]  # row-major: by start, width, type
+    score = probabilities.flatten()[index].cpu().numpy()
+    start, width, kind = np.unravel_index(index.cpu().numpy(), (words, max_width, types))
+    inside = start + width < words
+    if np.isnan(score[inside]).any():
         raise ValueError("logits: wanted numbers, got NaN; the model's weights or its input are broken")
-    chosen = (probabilities > limits.to(logits.device)) & inside[:, :, None]
-    where = chosen.nonzero().cpu().numpy()  # [count, 3], row-major: by start, width, type
-    return Candidates(where[:, 0], where[:, 0] + where[:, 1], where[:, 2], probabilities[chosen].cpu().numpy())
+    return Candidates(start[inside], (start + width)[inside], kind[inside], score[inside])
 
 
 def greedy_decode(
