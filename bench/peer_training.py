@@ -69,7 +69,7 @@ def gliner_trainer(train_rows: list[dict]):  # type: ignore[no-untyped-def]
         model_name=folder, span_mode="markerV0", max_width=WIDTH, hidden_size=384, dropout=DROPOUT, num_rnn_layers=0,
         max_types=25, max_len=512,
     )  # fmt: skip
-    model = GLiNER.load_from_config(config, backbone_from_pretrained=True)
+    model = GLiNER.from_config(config, backbone_from_pretrained=True)
     model.train()
     collator = model.data_collator_class(model.config, data_processor=model.data_processor, prepare_labels=True)
     encoder = [p for n, p in model.model.named_parameters() if n.startswith("token_rep_layer")]

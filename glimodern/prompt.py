@@ -84,18 +84,18 @@ class PromptPacker:
                 f"tokenizer: wanted the prompt tokens {ent_token!r} and {sep_token!r} in its vocabulary, "
                 f"{missing} not found; add them as special tokens (and resize the encoder's embeddings)"
             )
-        self.tokenizer = tokenizer
+        self.tokenizer = type(tokenizer).from_str(tokenizer.to_str())  # its own: whoever shares one can switch truncation
         self.ent_token = ent_token
         self.sep_token = sep_token
         self.max_width = max_width
         self.max_words = max_words
         self.max_tokens = max_tokens
         self.embed_ent_token = embed_ent_token
-        tokenizer.no_padding()
+        self.tokenizer.no_padding()
         if max_tokens is None:
-            tokenizer.no_truncation()
+            self.tokenizer.no_truncation()
         else:
-            tokenizer.enable_truncation(max_tokens)
+            self.tokenizer.enable_truncation(max_tokens)
 
     def prompt_words(self, types: Sequence[str]) -> list[str]:
         """[<<ENT>>, label_1, <<ENT>>, label_2, ..., <<SEP>>]; an empty label is its <<ENT>> alone."""

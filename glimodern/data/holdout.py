@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 from glimodern.data.example import Dataset, Example
 
@@ -10,25 +11,29 @@ def hold_out_types(dataset: Dataset, count: int, *, max_sentences: int = 500, se
     """Split off `count` random types: (training sentences without them, dev sentences asked for them alone).
 
     Types are drawn among those with at least five mentions (all, where there are too few). Every sentence with a held
-    out type leaves the training set; at most max_sentences of them form the dev set, each asked for all held-out types.
-    Raises ValueError when no training sentence would remain.
+    out type, in whatever case it is written, leaves the training set, and no other sentence asks for one; at most
+    max_sentences of them form the dev set, each asked for all held-out types. Raises ValueError when no training sentence would remain.
     """
     mentions = Counter(label for example in dataset for _, _, label in example.entities)
     candidates = sorted(label for label, number in mentions.items() if number >= 5)
     if len(candidates) <= count:
         candidates = sorted(mentions)
     if len(candidates) <= count:
-        raise ValueError(f"held_out_types: wanted fewer than the {len(candidates)} types of {dataset.name}, got {count}")
+        raise ValueError(
+            f"held_out_types: wanted fewer than the {len(candidates)} types of {dataset.name}, got {count}"
+        )
     rng = random.Random(seed)
-    held_out = set(rng.sample(candidates, count))
+    chosen = rng.sample(candidates, count)
+    keys = {label.casefold() for label in chosen}
+    asked = tuple(sorted(chosen))
     train: list[Example] = []
     dev: list[Example] = []
     for example in dataset:
-        kept = [entity for entity in example.entities if entity[2] in held_out]
+        kept = [entity for entity in example.entities if entity[2].casefold() in keys]
         if not kept:
-            train.append(example)
+            types = None if example.types is None else tuple(t for t in example.types if t.casefold() not in keys)
+            train.append(replace(example, types=types))
             continue
-        asked = tuple(sorted(held_out))
         dev.append(Example(example.words, kept, example.id, example.text, example.offsets, asked, None))
     if not train:
         raise ValueError(
