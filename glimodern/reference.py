@@ -190,7 +190,7 @@ def loss_of_scores(
     offsets = torch.cat([words.new_zeros(1), (words * types * max_width).cumsum(0)])
     y = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
     if positives.numel():
-        word, k, kind = positives.long().unbind(1)
+        word, k, kind = positives.long().T.contiguous()
         text = torch.searchsorted(cu_words[1:].long().contiguous(), word, right=True)
         local = (word - cu_words.long()[text]) * max_width + k
         y[offsets[text] + local * types[text] + kind - cu_types.long()[text]] = True

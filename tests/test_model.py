@@ -1,0 +1,283 @@
+"""Loading, saving and predicting: bad input is a clear error or a defined result; nothing half-written survives."""
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from glimodern.checkpoint import atomic_folder
+from glimodern.model import GLiModern
+from tests.conftest import WORDS, make_tiny_model
+
+TEXT = "Ada Lovelace met Charles Babbage in London and wrote about the Analytical Engine ."
+LABELS = ["person", "place"]
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def low_threshold(model, text=TEXT):
+    """A threshold that a few spans of a random model pass."""
+    logits = model.scores(model.packer.pack([text.split()], [LABELS]))[0].detach()
+    return float(torch.sigmoid(logits[torch.isfinite(logits)]).quantile(0.9))
+
+
+# predicting
+
+
+def test_entities_carry_character_offsets(tiny_model):
+    text = "  Ada   Lovelace, of London.\n"
+    result = tiny_model.predict(text, LABELS, threshold=0.0)
+    assert len(result) == 1
+    assert result[0]
+    for entity in result[0]:
+        assert set(entity) == {"start", "end", "text", "label", "score"}
+        assert text[entity["start"] : entity["end"]] == entity["text"]
+        assert entity["label"] in LABELS
+    assert not result[0].truncated
+
+
+def test_flat_entities_do_not_overlap_and_nested_may(tiny_model):
+    threshold = low_threshold(tiny_model)
+    flat = tiny_model.predict(TEXT, LABELS, threshold)[0]
+    assert all(x["end"] <= y["start"] for x, y in zip(flat, flat[1:], strict=False))
+    nested = tiny_model.predict(TEXT, LABELS, threshold, flat=False)[0]
+    assert len(nested) >= len(flat)
+
+
+def test_empty_texts_and_no_labels_have_no_entities(tiny_model):
+    assert tiny_model.predict(["", "   \n", TEXT], LABELS, threshold=0.0)[:2] == [[], []]
+    assert tiny_model.predict([], LABELS) == []
+    assert tiny_model.predict([TEXT], [], threshold=0.0) == [[]]
+
+
+def test_duplicate_labels_count_once(tiny_model):
+    once = tiny_model.predict(TEXT, LABELS, low_threshold(tiny_model))
+    twice = tiny_model.predict(TEXT, [*LABELS, *LABELS], low_threshold(tiny_model))
+    assert once == twice
+
+
+def test_results_do_not_depend_on_the_batch(tiny_model):
+    texts = [TEXT, "Ada met Charles .", "London", TEXT * 2]
+    threshold = low_threshold(tiny_model)
+    together = tiny_model.predict(texts, LABELS, threshold)
+    alone = [tiny_model.predict(text, LABELS, threshold, batch_tokens=1)[0] for text in texts]
+    for one, other in zip(together, alone, strict=True):
+        assert [{**e, "score": pytest.approx(e["score"], abs=1e-5)} for e in one] == other
+
+
+def test_huge_word(tiny_model):
+    with pytest.warns(UserWarning, match="words at their ends were not read"):
+        result = tiny_model.predict("x" * 100_000 + " London", LABELS, threshold=0.0)
+    assert result[0].truncated  # the first word alone fills the encoder
+    assert result[0][0]["end"] == 100_000
+
+
+def test_too_long_text_warns_and_is_flagged(tiny_model):
+    with pytest.warns(UserWarning, match=r"1 of 2 texts are longer.*\d+ words at their ends were not read"):
+        long, short = tiny_model.predict([TEXT * 30, "London"], LABELS, threshold=0.0)
+    assert long.truncated and long.words_cut > 0
+    assert not short.truncated
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "error", "message"),
+    [
+        (TEXT, "person", TypeError, r"labels: wanted a sequence of strings"),
+        (TEXT, ["person", 3], TypeError, r"labels\[1\]: wanted a string, got int"),
+        (TEXT, [" "], ValueError, r"labels\[0\]: wanted a name"),
+        ([TEXT, None], LABELS, TypeError, r"texts\[1\]: wanted a string, got NoneType"),
+        (TEXT, [f"label number {i}" for i in range(80)], ValueError, "labels do not fit the prompt"),
+    ],
+)
+def test_bad_arguments(tiny_model, texts, labels, error, message):
+    with pytest.raises(error, match=message):
+        tiny_model.predict(texts, labels)
+
+
+def test_bad_threshold(tiny_model):
+    with pytest.raises(ValueError, match="threshold: wanted a probability"):
+        tiny_model.predict(TEXT, LABELS, threshold=1.5)
+
+
+# checkpoints
+
+
+def test_round_trip(tiny_model, saved):
+    again = GLiModern.from_pretrained(saved)
+    threshold = low_threshold(tiny_model)
+    assert again.predict(TEXT, LABELS, threshold) == tiny_model.predict(TEXT, LABELS, threshold)
+    assert not [name for name in os.listdir(saved.parent) if name != "model"]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "auto", torch.float32])
+def test_dtypes(saved, dtype):
+    model = GLiModern.from_pretrained(saved, dtype=dtype)
+    assert isinstance(model.predict(TEXT, LABELS, threshold=0.0)[0], list)
+
+
+def test_unknown_dtype(saved):
+    with pytest.raises(ValueError, match="dtype: wanted one of"):
+        GLiModern.from_pretrained(saved, dtype="int3")
+
+
+def test_ffn_mode_and_lstm_round_trip(tmp_path):
+    from dataclasses import replace
+
+    model = make_tiny_model(dropout=0.0, span_mode="ffn")
+    model.save_pretrained(tmp_path / "ffn")
+    assert GLiModern.from_pretrained(tmp_path / "ffn").config.span_mode == "ffn"
+    with_lstm = GLiModern(replace(model.config, num_rnn_layers=1), model.encoder, model.tokenizer).eval()
+    with_lstm.save_pretrained(tmp_path / "rnn")
+    batch = with_lstm.packer.pack([WORDS, [], WORDS[:2]], [LABELS] * 3)
+    wanted, got = with_lstm.scores(batch), GLiModern.from_pretrained(tmp_path / "rnn").scores(batch)
+    for one, other in zip(wanted, got, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_missing_folder():
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        GLiModern.from_pretrained("./no/such/folder")
+
+
+@pytest.mark.parametrize("name", ["gliner_config.json", "model.safetensors"])
+def test_missing_file(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"no (weights|{name})"):
+        GLiModern.from_pretrained(saved)
+
+
+def test_missing_tokenizer(saved):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (saved / name).unlink()
+    with pytest.raises(FileNotFoundError, match="no tokenizer"):
+        GLiModern.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("name", ["gliner_config.json", "model.safetensors"])
+def test_half_written_file(saved, name):
+    whole = (saved / name).read_bytes()
+    (saved / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=name):
+        GLiModern.from_pretrained(saved)
+
+
+def test_plain_bin_loads_and_code_is_refused(tiny_model, saved):
+    state = load_file(saved / "model.safetensors")
+    (saved / "model.safetensors").unlink()
+    torch.save(state, saved / "pytorch_model.bin")
+    threshold = low_threshold(tiny_model)
+    assert GLiModern.from_pretrained(saved).predict(TEXT, LABELS, threshold) == tiny_model.predict(TEXT, LABELS, threshold)
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(saved / "hacked"),))
+
+    (saved / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match=r"pytorch_model.bin: refused"):
+        GLiModern.from_pretrained(saved)
+    assert not (saved / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("span_mode", "token_level"),
+        ("labels_encoder", "some/encoder"),
+        ("model_type", "gliner_streaming_span"),
+        ("subtoken_pooling", "mean"),
+        ("fuse_layers", True),
+        ("post_fusion_schema", "l2l"),
+    ],
+)
+def test_unsupported_kind(saved, field, value):
+    config = json.loads((saved / "gliner_config.json").read_text())
+    config[field] = value
+    (saved / "gliner_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"{field} = .* is not supported"):
+        GLiModern.from_pretrained(saved)
+
+
+def test_wrong_shape_and_missing_tensor(saved):
+    state = load_file(saved / "model.safetensors")
+    name = "span_rep_layer.span_rep_layer.out_project.0.bias"
+    save_file({**state, name: torch.zeros(3)}, saved / "model.safetensors")
+    with pytest.raises(ValueError, match=r"head.span.0.bias: wanted shape \(128,\) by the config, got \(3,\)"):
+        GLiModern.from_pretrained(saved)
+    del state[name]
+    save_file(state, saved / "model.safetensors")
+    with pytest.raises(ValueError, match=r"missing \['head.span.0.bias'\]"):
+        GLiModern.from_pretrained(saved)
+
+
+def test_tokenizer_of_another_model(saved):
+    config = json.loads((saved / "gliner_config.json").read_text())
+    config["class_token_index"] -= 7
+    (saved / "gliner_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="class_token_index: wanted the id"):
+        GLiModern.from_pretrained(saved)
+
+
+def test_a_crash_while_saving_leaves_the_old_folder(tmp_path):
+    target = tmp_path / "model"
+    with atomic_folder(target) as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(RuntimeError, match="crash"), atomic_folder(target) as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError("crash")
+    assert (target / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["model"]
+    with atomic_folder(target) as folder:
+        (folder / "b").write_text("new")
+    assert os.listdir(target) == ["b"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_saved_folder_is_complete(saved, tmp_path):
+    """Moved elsewhere, a checkpoint still loads: it points at nothing outside itself."""
+    shutil.move(saved, tmp_path / "moved")
+    assert GLiModern.from_pretrained(tmp_path / "moved").config.max_width == 6
+
+
+# the two forms of the head
+
+
+@pytest.mark.parametrize("span_mode", ["markerV0", "ffn"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_fold_equals_textbook(span_mode, dropout):
+    """Loss and gradients of the fused path are those of the textbook head, with the same dropout mask."""
+    model = make_tiny_model(dropout=dropout, span_mode=span_mode, max_width=4)
+    model.train()
+    batch = model.packer.pack(
+        [WORDS, [], WORDS[:2]], [LABELS, ["person"], ["machine"]], [[(0, 1, "person"), (6, 6, "place")], [], []]
+    )
+    results = {}
+    for fused in (True, False):
+        torch.manual_seed(3)
+        model.zero_grad()
+        loss = model(batch, class_balance=0.75, focal_gamma=1.0, fused=fused)
+        loss.backward()
+        results[fused] = loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    torch.testing.assert_close(results[True][0], results[False][0], rtol=1e-5, atol=1e-6)
+    assert results[True][1].keys() == results[False][1].keys()
+    for name, grad in results[True][1].items():
+        scale = results[False][1][name].abs().max().item()
+        torch.testing.assert_close(grad, results[False][1][name], rtol=1e-3, atol=2e-5 * max(scale, 1e-3), msg=name)
+
+
+def test_frozen_encoder_gets_no_gradient():
+    model = make_tiny_model(dropout=0.0)
+    model.freeze_encoder()
+    model.train()
+    assert not model.encoder.training
+    batch = model.packer.pack([WORDS], [LABELS], [[(0, 1, "person")]])
+    model(batch).backward()
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert all(p.grad is not None for p in model.head.parameters())
