@@ -11,10 +11,10 @@ struct Avx2 {
   using F = __m256;   // floats
   using I = __m256i;  // uint32 lanes
   static constexpr int width = 8;
-  // Tiles fill the 16 registers: accumulators + one operand a row + one for the other operand.
-  static constexpr int max_tile_types = 4;
-  static constexpr int accumulators = 12;
-  static constexpr int max_tile_rows = 6;
+  // Spans of a score tile, by its number of types: spans * types accumulators, the shorter side, one vector of the longer
+  // side and a zero fill the 16 registers, and at least 8 accumulators hide the latency of 2 FMAs a cycle.
+  static constexpr int max_tile_types = 6;
+  static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 6, 3, 3, 2, 2};
   static constexpr int grad_rows = 6, grad_vectors = 2;
 
   static F load(const float* p) { return _mm256_load_ps(p); }

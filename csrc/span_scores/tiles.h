@@ -109,33 +109,43 @@ void span_row(const SpanInputs& in, const float* a, const float* b, uint64_t row
   }
 }
 
-template <class V>
-constexpr int tile_rows(int types) {
-  return V::accumulators / types < V::max_tile_rows ? V::accumulators / types : V::max_tile_rows;
+template <class V, bool kPacked>
+inline typename V::F span_vector(const float* start, const float* end) {
+  if (kPacked) return V::load(start);
+  return V::max(V::zero(), V::add(V::load(start), V::load(end)));
 }
 
 // sums[r * T + t] = sum over columns of x_r * u_t. Packed: x_r lies in start[r] already; else x_r = relu(start[r] + end[r]).
 template <class V, int T, bool kPacked>
 void score_tile(const float* const* start, const float* const* end, const float* u, int64_t stride, int64_t columns,
                 float* sums) {
-  constexpr int R = tile_rows<V>(T);
+  constexpr int R = V::tile_rows[T];
   using F = typename V::F;
   F sum[R * T];
 #pragma GCC unroll 64
   for (int n = 0; n < R * T; ++n) sum[n] = V::zero();
   const F zero = V::zero();
   for (int64_t h = 0; h < columns; h += V::width) {
-    F x[R];
+    if (R <= T) {  // the shorter side of the tile stays in registers
+      F x[R];
 #pragma GCC unroll 64
-    for (int r = 0; r < R; ++r) {
-      x[r] = V::load(start[r] + h);
-      if (!kPacked) x[r] = V::max(zero, V::add(x[r], V::load(end[r] + h)));
-    }
+      for (int r = 0; r < R; ++r) x[r] = span_vector<V, kPacked>(start[r] + h, end[r] + h);
 #pragma GCC unroll 64
-    for (int t = 0; t < T; ++t) {
-      const F w = V::load(u + t * stride + h);
+      for (int t = 0; t < T; ++t) {
+        const F w = V::load(u + t * stride + h);
 #pragma GCC unroll 64
-      for (int r = 0; r < R; ++r) sum[r * T + t] = V::fma(x[r], w, sum[r * T + t]);
+        for (int r = 0; r < R; ++r) sum[r * T + t] = V::fma(x[r], w, sum[r * T + t]);
+      }
+    } else {
+      F w[T];
+#pragma GCC unroll 64
+      for (int t = 0; t < T; ++t) w[t] = V::load(u + t * stride + h);
+#pragma GCC unroll 64
+      for (int r = 0; r < R; ++r) {
+        const F x = span_vector<V, kPacked>(start[r] + h, end[r] + h);
+#pragma GCC unroll 64
+        for (int t = 0; t < T; ++t) sum[r * T + t] = V::fma(x, w[t], sum[r * T + t]);
+      }
     }
   }
 #pragma GCC unroll 64
@@ -150,7 +160,7 @@ void score_tile(const float* const* start, const float* const* end, const float*
 template <class V, int T, bool kPacked>
 void score_types(const Span* spans, int count, const float* a, const float* b, const float* x, const float* u,
                  int64_t columns, int type, float* values) {
-  constexpr int R = tile_rows<V>(T);
+  constexpr int R = V::tile_rows[T];
   float sums[R * T + 3];
   const float* start[R];
   const float* end[R];
