@@ -81,6 +81,7 @@ def loss_kernel(
     key = dropout_key(row0 + row, seed)
     positive_begin = tl.load(positive_begin_ptr + tl.program_id(0))
     positive_end = tl.load(positive_begin_ptr + tl.program_id(0) + 1)
+    cell = row[:, None] * TYPES + tl.arange(0, TYPES)[None, :]
     total = tl.zeros((ROWS, TYPES), tl.float32)
     last_word = tl.minimum((row0 + ROWS - 1) // WIDTH, words - 1)
     for text in range(text_of(cu_words_ptr, word0, texts), text_of(cu_words_ptr, last_word, texts) + 1):
@@ -95,29 +96,31 @@ def loss_kernel(
                 c_ptr + first_type + first, start, end, inside, key, types - first, hidden, scale,
                 THRESHOLD, ROWS, HIDDEN, TYPES,
             )  # fmt: skip
-            kind = first + tl.arange(0, TYPES)
-            positive = tl.zeros((ROWS, TYPES), tl.int1)
+            y = tl.zeros((ROWS, TYPES), tl.float32)
             for p in range(positive_begin, positive_end):
-                same_row = row == (tl.load(positive_row_ptr + p) - row0).to(tl.int32)
-                same_type = kind == (tl.load(positive_type_ptr + p) - first_type).to(tl.int32)
-                positive |= same_row[:, None] & same_type[None, :]
-            x = tl.where(positive, -logits, logits)
+                kind = tl.load(positive_type_ptr + p).to(tl.int64) - first_type - first
+                target = (tl.load(positive_row_ptr + p) - row0) * TYPES + kind
+                target = tl.where((kind >= 0) & (kind < TYPES), target, -1).to(tl.int32)
+                y = tl.where(cell == target, 1.0, y)
+            sign = 1.0 - 2.0 * y
+            x = sign * logits
             e = tl.exp(-tl.abs(x))
             log1p_e = log1p_unit(e)
             softplus = tl.maximum(x, 0.0) + log1p_e
-            weight = tl.where(positive, positive_weight, negative_weight)
+            weight = negative_weight + y * (positive_weight - negative_weight)
             if FOCAL:
                 weight *= tl.exp(gamma * (tl.minimum(x, 0.0) - log1p_e))
-            valid = inside[:, None] & (kind < types)[None, :]
+            kind = (first + tl.arange(0, TYPES))[None, :]
+            valid = inside[:, None] & (kind < types)
             total += tl.where(valid, weight * softplus, 0.0)
             if GRADS:
                 larger, smaller = 1.0 / (1.0 + e), e / (1.0 + e)
                 slope = tl.where(x >= 0.0, larger, smaller)
                 if FOCAL:
                     slope += gamma * tl.where(x >= 0.0, smaller, larger) * softplus
-                grad = tl.where(positive, -weight, weight) * slope
+                grad = slope * weight * sign
                 tile0 = tl.load(offset_ptr + text) + (row0 - first_word.to(tl.int64) * WIDTH) * types
-                tl.store(grad_ptr + tile0 + (row * types)[:, None] + kind[None, :], grad, mask=valid)
+                tl.store(grad_ptr + tile0 + (row * types)[:, None] + kind, grad, mask=valid)
     tl.store(loss_ptr + tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1), tl.sum(total))
 
 
