@@ -1,21 +1,22 @@
 """Encoders: packed token ids in, packed hidden states out.
 
-`build_encoder(config)` makes one with random weights, `load_encoder(path_or_hub)` a pretrained one. ModernBERT is our own
-(`modernbert`), every other architecture is transformers' through `adapter`. Importing this package imports torch only.
+`build_encoder(config)` makes one with random weights, `load_encoder(path_or_hub)` a pretrained one. ModernBERT is our
+own (`modernbert`), every other architecture is transformers' through `adapter`. Importing this package imports torch
+only.
 """
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from .base import Encoder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import ModernBertConfig, PreTrainedConfig, PreTrainedModel
 
 __all__ = ["Encoder", "build_encoder", "load_encoder"]
 
@@ -41,7 +42,7 @@ def build_encoder(config: dict[str, Any] | PreTrainedConfig) -> Encoder:
     if config.model_type == "modernbert":
         from .modernbert import ModernBertEncoder
 
-        return ModernBertEncoder(config)
+        return ModernBertEncoder(cast("ModernBertConfig", config))
     from .adapter import TransformersEncoder
 
     return TransformersEncoder(_model_class(config).from_config(config, dtype=torch.float32))
@@ -50,9 +51,9 @@ def build_encoder(config: dict[str, Any] | PreTrainedConfig) -> Encoder:
 def load_encoder(path_or_hub: str | Path, *, local_files_only: bool | None = None) -> Encoder:
     """A pretrained encoder in fp32, from a local folder or a hub name; in evaluation mode, as transformers gives it.
 
-    A folder that exists is read without any network; only a name that is no path goes to the hub, and not even that with
-    `local_files_only=True` (then the hub's cache is read). Code from the hub is never run. Raises FileNotFoundError for
-    a folder without config.json and for a path that does not exist.
+    A folder that exists is read without any network; only a name that is no path goes to the hub, and not even that
+    with `local_files_only=True` (then the hub's cache is read). Code from the hub is never run. Raises
+    FileNotFoundError for a folder without config.json and for a path that does not exist.
     """
     from transformers import AutoConfig
 
@@ -80,7 +81,7 @@ def load_encoder(path_or_hub: str | Path, *, local_files_only: bool | None = Non
         return encoder.eval()
     from .adapter import TransformersEncoder
 
-    return TransformersEncoder(model)
+    return TransformersEncoder(model).eval()
 
 
 def _model_class(config: PreTrainedConfig) -> Any:

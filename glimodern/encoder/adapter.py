@@ -132,7 +132,7 @@ class TransformersEncoder(Encoder):
     def encode(self, input_ids: Tensor, packing: Packing) -> Tensor:
         """input_ids int64 [N] -> hidden [N, hidden_size]."""
         if input_ids.numel() == 0:
-            return self.model.get_input_embeddings().weight.new_empty(0, self.hidden_size)
+            return next(self.model.parameters()).new_empty(0, self.hidden_size)
         return self._packed(input_ids, packing) if self.packed else self._padded(input_ids, packing)
 
     def _packed(self, input_ids: Tensor, packing: Packing) -> Tensor:

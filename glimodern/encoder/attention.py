@@ -11,8 +11,8 @@ Nothing is padded and no mask reaches over texts. What runs, by the first rule t
    layer costs O(N * window) and a text of 8,192 tokens never makes an 8,192 x 8,192 tensor. The probabilities are kept
    for the backward pass while a query has at most `_SHORT` keys on average; beyond that they are computed again.
 
-Softmax and its statistics are fp32. With few tokens a text, tiles beat scaled_dot_product_attention on CPUs, whose
-dropout path is slower still.
+Softmax and its statistics are at least fp32. With few tokens a text, tiles beat scaled_dot_product_attention on CPUs,
+whose dropout path is slower still.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .dropout import keep_probability, random_drop
+from .dropout import keep_probability, random_keep
 
 _SHORT = 256  # tokens; up to here a text's whole probability matrix is one tile (measured: see the module docstring)
 _TILE = _SHORT * _SHORT  # elements a head of the largest tile of a longer text
@@ -71,7 +71,7 @@ class Packing:
                 + (", falling in between" if min(lengths, default=0) < 0 else "")
             )
         if max(lengths, default=0) > max_seqlen:
-            raise ValueError(f"max_seqlen is {max_seqlen}, but the longest text of cu_seqlens has {max(lengths)} tokens")
+            raise ValueError(f"max_seqlen is {max_seqlen}, but the longest text of cu_seqlens has {max(lengths)}")
         return cls(cu_seqlens, offsets, max_seqlen)
 
     @property
@@ -143,8 +143,7 @@ def packed_attention(
 
         cu, longest = packing.cu_seqlens, packing.max_seqlen
         reach = -1 if window is None else window
-        out: Tensor = varlen_attn(q, k, v, cu, cu, longest, longest, scale=scale, window_size=(reach, reach))
-        return out
+        return cast(Tensor, varlen_attn(q, k, v, cu, cu, longest, longest, scale=scale, window_size=(reach, reach)))
     if window is None and dropout_p == 0.0 and packing.max_seqlen > _SHORT:
         return _text_by_text(q, k, v, packing, scale)
     with torch.autocast(q.device.type, enabled=False):  # q, k and v already have the dtype to compute in
@@ -185,10 +184,11 @@ class _TiledAttention(torch.autograd.Function):
         keep_probabilities = any(ctx.needs_input_grad[:3]) and seen <= _SHORT * q.shape[1]
         saved: list[Tensor] = []
         out = q.new_empty(q.shape)
+        inverse_keep = 1.0 / keep_probability(dropout_p)
         draws = _generator(seed, q.device)
         for tile in tiles:
             p, m = _probabilities(q, k, tile, packing, window, scale, dropout_p, draws)
-            _product(m, v[:, tile.k0 : tile.k1], 1.0 / keep_probability(dropout_p), out[:, tile.q0 : tile.q1])
+            out[:, tile.q0 : tile.q1] = _product(m, v[:, tile.k0 : tile.k1], inverse_keep)
             if keep_probabilities:
                 saved += [p, m]
         ctx.save_for_backward(q, k, v, out, *saved)
@@ -197,16 +197,14 @@ class _TiledAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, *saved = ctx.saved_tensors
         packing, window, scale, dropout_p, seed = ctx.arguments
         inverse_keep = 1.0 / keep_probability(dropout_p)
-        overlapping = window is not None or packing.max_seqlen > _SHORT  # a key may be in several tiles
         dq = torch.empty_like(q, memory_format=torch.contiguous_format)
-        new = torch.zeros_like if overlapping else torch.empty_like
-        dk = new(k, memory_format=torch.contiguous_format)
-        dv = new(v, memory_format=torch.contiguous_format)
-        d = (grad * out).sum(-1, keepdim=True, dtype=torch.float32).to(q.dtype)
+        dk = torch.zeros_like(k, memory_format=torch.contiguous_format)  # a key may be in several tiles
+        dv = torch.zeros_like(v, memory_format=torch.contiguous_format)
+        d = (grad * out).sum(-1, keepdim=True, dtype=_wide(q.dtype)).to(q.dtype)
         draws = _generator(seed, q.device)
         for i, tile in enumerate(packing.tiles(window)):
             q0, q1, k0, k1 = tile
@@ -215,24 +213,28 @@ class _TiledAttention(torch.autograd.Function):
             else:
                 p, m = _probabilities(q, k, tile, packing, window, scale, dropout_p, draws)
             g = grad[:, q0:q1]
-            ds = torch.baddbmm(p, g, v[:, k0:k1].transpose(1, 2), beta=0.0, alpha=inverse_keep)
+            ds = _product(g, v[:, k0:k1].transpose(1, 2), inverse_keep)
             if m is p:
                 ds.sub_(d[:, q0:q1]).mul_(p)
             else:
                 ds.mul_(m).addcmul_(p, d[:, q0:q1], value=-1.0)
-            _product(ds, k[:, k0:k1], scale, dq[:, q0:q1])
-            _product(ds.transpose(1, 2), q[:, q0:q1], scale, dk[:, k0:k1], add=overlapping)
-            _product(m.transpose(1, 2), g, inverse_keep, dv[:, k0:k1], add=overlapping)
+            dq[:, q0:q1] = _product(ds, k[:, k0:k1], scale)
+            dk[:, k0:k1] += _product(ds.transpose(1, 2), q[:, q0:q1], scale)
+            dv[:, k0:k1] += _product(m.transpose(1, 2), g, inverse_keep)
         return dq, dk, dv, None, None, None, None
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _generator(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def _product(a: Tensor, b: Tensor, alpha: float, out: Tensor, add: bool = False) -> None:
-    """out = alpha * a b, or out += alpha * a b; batched over heads, written in place."""
-    torch.baddbmm(out, a, b, beta=1.0 if add else 0.0, alpha=alpha, out=out)
+def _product(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """alpha * a b, batched over heads. (Writing into a slice directly makes PyTorch go head by head: slower.)"""
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0.0, alpha=alpha)
 
 
 def _probabilities(
@@ -249,10 +251,10 @@ def _probabilities(
     rows, columns = q[:, tile.q0 : tile.q1], k[:, tile.k0 : tile.k1].transpose(1, 2)
     mask = None if window is None else packing.band(tile, window, q)
     if mask is None:
-        scores = torch.baddbmm(q.new_empty(()), rows, columns, beta=0.0, alpha=scale)
+        scores = _product(rows, columns, scale)
     else:
         scores = torch.baddbmm(mask, rows, columns, beta=1.0, alpha=scale)
-    p = torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
+    p = torch.softmax(scores, -1, dtype=_wide(q.dtype)).to(q.dtype)
     if dropout_p == 0.0:
         return p, p
-    return p, p.masked_fill(random_drop(p.shape, dropout_p, p.device, draws), 0.0)
+    return p, p * random_keep(p, dropout_p, draws)

