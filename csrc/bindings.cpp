@@ -55,8 +55,8 @@ SpanGrads grads(uintptr_t da, uintptr_t db, uintptr_t du, uintptr_t dc) {
 
 }  // namespace
 
-#define SPAN_PARAMETERS                                                                                              \
-  uintptr_t a, uintptr_t b, uintptr_t u, uintptr_t c, uintptr_t cu_words, uintptr_t cu_types, int64_t texts,         \
+#define SPAN_PARAMETERS                                                                                      \
+  uintptr_t a, uintptr_t b, uintptr_t u, uintptr_t c, uintptr_t cu_words, uintptr_t cu_types, int64_t texts, \
       int64_t words, int64_t types, int64_t hidden, int64_t max_width, double dropout_p, uint64_t seed
 #define SPAN_ARGUMENTS a, b, u, c, cu_words, cu_types, texts, words, types, hidden, max_width, dropout_p, seed
 
@@ -91,7 +91,7 @@ NB_MODULE(_C, m) {
                         int threads) {
     nb::gil_scoped_release release;
     const SpanGrads out = grads(da, db, du, dc);
-    return span_loss(inputs(SPAN_ARGUMENTS), at<const int64_t>(positives), count, {gamma, positive_weight, negative_weight},
-                     with_grads ? &out : nullptr, checked_threads(threads));
+    return span_loss(inputs(SPAN_ARGUMENTS), at<const int64_t>(positives), count,
+                     {gamma, positive_weight, negative_weight}, with_grads ? &out : nullptr, checked_threads(threads));
   });
 }

@@ -15,7 +15,8 @@ inline uint32_t mix32(uint32_t x) {
   return x ^ (x >> 16);
 }
 
-// row: the span's number i * K + k, i counted in the whole batch. Column h is kept if mix32(key + h * kGolden) >= floor(p * 2^32).
+// row: the span's number i * K + k, i counted in the whole batch. Column h is kept if mix32(key + h * kGolden) >=
+// floor(p * 2^32).
 inline uint32_t dropout_key(uint64_t row, uint32_t seed) { return mix32(mix32(static_cast<uint32_t>(row)) ^ seed); }
 
 }  // namespace

@@ -31,7 +31,8 @@ std::vector<WordBlock> word_blocks(const SpanInputs& in, int64_t words, int64_t 
     const int64_t first_type = in.cu_types[text], types = in.cu_types[text + 1] - first_type;
     const int64_t stride = (packed ? std::min(in.max_width, end - first) : in.max_width) * types;
     if (types == 0) continue;
-    const int64_t step = std::max<int64_t>(1, std::min(std::min(words, kBlockWords), values / std::max<int64_t>(1, stride)));
+    const int64_t step =
+        std::max<int64_t>(1, std::min(std::min(words, kBlockWords), values / std::max<int64_t>(1, stride)));
     for (int64_t word = first; word < end; word += step) {
       const int64_t offset = packed ? 0 : text_offset + (word - first) * stride;
       blocks.push_back({word, std::min(word + step, end), end, first_type, types, offset, stride});

@@ -1,10 +1,10 @@
 """The fused operators, public: `span_scores` and `span_loss` of ARCHITECTURE §4, for this model and for any other.
 
-Each is a `torch.library` custom op (`torch.ops.glimodern.*`) with CPU and CUDA implementations, a fake and autograd, so it
-works under autograd, `torch.compile` and `torch.export`. Backends: Triton on CUDA, C++ on CPUs (fp32; fp16 and bf16 are
-computed in fp32 and rounded once), plain PyTorch (`glimodern.reference`) elsewhere and for fp64. `backend_info` says which
-runs and why; `use_backend` forces one. Where neither gradients nor a compiler ask for the registered op, the public
-functions call the backend directly.
+Each is a `torch.library` custom op (`torch.ops.glimodern.*`) with a fake and autograd, so it works under autograd,
+`torch.compile` and `torch.export`. Backends: Triton on CUDA, C++ on CPUs (fp32; fp16 and bf16 are computed in
+fp32 and rounded once), plain PyTorch (`glimodern.reference`) elsewhere and for fp64. `backend_info` says which runs and
+why; `use_backend` forces one. Where neither gradients nor a compiler ask for the registered op, the public functions
+call the backend directly.
 
 This module alone imports the kernels and the extension.
 """
@@ -24,9 +24,9 @@ from torch import Tensor
 
 from glimodern import reference
 
+_extension: Any
 try:
-    from glimodern import _C as _extension
-
+    _extension = importlib.import_module("glimodern._C")
     _EXTENSION_ERROR = ""
 except ImportError as error:
     _extension = None
@@ -97,8 +97,8 @@ def backend_info(
 ) -> dict[str, dict[str, str]]:
     """Per operator what would run on such tensors: {"backend": cpp | triton | reference, "isa", "why"}.
 
-    device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels (scalar,
-    avx2, avx512; the environment variable GLIMODERN_ISA forces one) and empty for the other backends.
+    device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
+    (scalar, avx2, avx512; the environment variable GLIMODERN_ISA forces one), empty for the other backends.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -168,7 +168,7 @@ def _check(
         raise ValueError(f"{op}: c must be [{u.shape[0]}] (one bias a type of u), got {tuple(c.shape)}")
     if cu_words.shape != cu_types.shape:
         raise ValueError(
-            f"{op}: cu_words and cu_types must both be [texts + 1], got {tuple(cu_words.shape)}, {tuple(cu_types.shape)}"
+            f"{op}: cu_words and cu_types must both be [texts + 1], got {len(cu_words)} and {len(cu_types)} entries"
         )
     if max_width < 1:
         raise ValueError(f"{op}: max_width must be at least 1, got {max_width}")
@@ -186,7 +186,7 @@ def _bounds(name: str, cu: Tensor, rows: int) -> list[int]:
 
 
 def _check_positives(positives: Tensor, cu_words: Tensor, cu_types: Tensor, max_width: int) -> None:
-    """Every row (word, k, type) a span of at most max_width words inside one text and a type of that text. Reads tensors."""
+    """Every row (word, k, type) must be a span of at most max_width words of one text, and a type of that text."""
     if not positives.shape[0]:
         return
     word, k, kind = positives.long().T.contiguous().unbind()
@@ -199,8 +199,9 @@ def _check_positives(positives: Tensor, cu_words: Tensor, cu_types: Tensor, max_
     if not valid.all():
         row = int((~valid).nonzero()[0])
         raise ValueError(
-            f"positives row {row} is (word, k, type) = {tuple(positives[row].tolist())}, wanted a span word..word+k of at most"
-            f" max_width = {max_width} words inside one text and a type of that text, word and type counted in the whole batch"
+            f"positives row {row} is (word, k, type) = {tuple(positives[row].tolist())}, wanted a span word..word+k of"
+            f" at most max_width = {max_width} words inside one text and a type of that text, word and type counted in"
+            " the whole batch"
         )
 
 
@@ -312,9 +313,9 @@ def _scores_backward_impl(
             grad_logits, a, b, u, cu_words.to(torch.int32), cu_types.to(torch.int32), max_width, dropout_p, seed
         )
     with torch.enable_grad():
-        leaves = _leaves(a, b, u, c)
-        logits = reference.span_scores(*leaves, cu_words, cu_types, max_width, dropout_p, seed)
-        return _reference_grads(logits, leaves, grad_logits)
+        a, b, u, c = _leaves(a, b, u, c)
+        logits = reference.span_scores(a, b, u, c, cu_words, cu_types, max_width, dropout_p, seed)
+        return _reference_grads(logits, (a, b, u, c), grad_logits)
 
 
 def _reference_grads(output: Tensor, leaves: Sequence[Tensor], upstream: Tensor | None) -> Grads:
@@ -368,17 +369,17 @@ def _loss_impl(
         return _loss_outputs(loss, a, [x.to(a.dtype) for x in grads])
     if backend == "triton":
         loss, *launched = _triton("span_loss").span_loss_forward(
-            a, b, u, c, cu_words.to(torch.int32), cu_types.to(torch.int32), positives, max_width, focal_gamma, focal_scale,
-            class_balance, mean, dropout_p, seed, compute_grads,
+            a, b, u, c, cu_words.to(torch.int32), cu_types.to(torch.int32), positives, max_width, focal_gamma,
+            focal_scale, class_balance, mean, dropout_p, seed, compute_grads,
         )  # fmt: skip
         return _loss_outputs(loss, a, launched if compute_grads else [])
     with torch.set_grad_enabled(compute_grads):
-        leaves = _leaves(a, b, u, c)
+        a, b, u, c = _leaves(a, b, u, c)
         loss = reference.span_loss(
-            *leaves, cu_words, cu_types, positives, max_width, focal_gamma, focal_scale, class_balance,
+            a, b, u, c, cu_words, cu_types, positives, max_width, focal_gamma, focal_scale, class_balance,
             "mean" if mean else "sum", dropout_p, seed,
         )  # fmt: skip
-        reference_grads = _reference_grads(loss, leaves, None) if compute_grads else ()
+        reference_grads = _reference_grads(loss, (a, b, u, c), None) if compute_grads else ()
     return _loss_outputs(loss.detach().to(_loss_dtype(a)), a, reference_grads)
 
 
@@ -468,14 +469,14 @@ def _loss_op(
     compute_grads: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _loss_impl(
-        a, b, u, c, cu_words, cu_types, positives, max_width, focal_gamma, focal_scale, class_balance, mean, dropout_p, seed,
-        compute_grads,
+        a, b, u, c, cu_words, cu_types, positives, max_width, focal_gamma, focal_scale, class_balance, mean, dropout_p,
+        seed, compute_grads,
     )  # fmt: skip
 
 
 @_loss_op.register_fake
-def _(a, b, u, c, cu_words, cu_types, positives, max_width, focal_gamma, focal_scale, class_balance, mean, dropout_p, seed,
-      compute_grads):  # type: ignore[no-untyped-def]  # fmt: skip
+def _(a, b, u, c, cu_words, cu_types, positives, *options):  # type: ignore[no-untyped-def]
+    compute_grads = options[-1]
     loss = a.new_empty((), dtype=_loss_dtype(a))
     return loss, *(x.new_empty(x.shape if compute_grads else 0) for x in (a, b, u, c))
 
@@ -514,13 +515,14 @@ def span_scores(
     dropout_p: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
-    """Logits of every span and type, ragged by text: drop(relu(a_i + b_{i+k})) . u_t + c_t. Differentiable in a, b, u, c.
+    """Logits of every span and type, ragged by text: drop(relu(a_i + b_{i+k})) . u_t + c_t.
 
-    a, b [n, H] per word; u [m, H], c [m] per entity type (fp32, fp16, bf16 or fp64, promoted to the widest among them);
-    cu_words, cu_types int32 [texts + 1]: the texts' bounds in a and b, and in u and c. -> [sum of words * max_width * types]
-    in that dtype: text after text, each row-major [words, max_width, types] (`split_scores` cuts it up); -inf, without
-    gradient, where the span i..i+k leaves its text. dropout_p drops elements of relu(a + b) by a counter-based generator,
-    a function of seed and place alone (reference.dropout_keep). Nothing of size n * max_width * H is stored.
+    a, b [n, H] per word; u [m, H], c [m] per entity type (fp32, fp16, bf16 or fp64, promoted to the widest among them;
+    all four differentiable); cu_words, cu_types int32 [texts + 1]: the texts' bounds in a and b, and in u and c.
+    -> [sum of words * max_width * types] in that dtype: text after text, each row-major [words, max_width, types]
+    (`split_scores` cuts it up); -inf, without gradient, where the span i..i+k leaves its text. dropout_p drops elements
+    of relu(a + b) by a counter-based generator, a function of seed and place alone (reference.dropout_keep). Nothing of
+    size n * max_width * H is stored.
 
     Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes, devices and, on the CPU, bounds.
     """
@@ -549,18 +551,20 @@ def span_loss(
 ) -> Tensor:
     """Focal binary cross-entropy over every (span, type) inside its text -> scalar, fp32 (fp64 for fp64 inputs).
 
-    a .. max_width, dropout_p and seed as in `span_scores`; positives int [P, 3]: distinct rows (word, k, type), word and
-    type counted in the whole batch, the span is word..word+k. Each pair costs sigmoid(x)^focal_gamma * softplus(x), x the
-    negated logit of a positive or the logit of a negative, times focal_scale (the paper's alpha), times class_balance for a
-    positive and 1 - class_balance for a negative (the public code's alpha; None: 1 and 1). reduction "mean" divides the sum
-    by the number of pairs. Logits are not returned, and gradients are computed in the same call, if any input asks for one.
+    a .. max_width, dropout_p and seed as in `span_scores`; positives int [P, 3]: distinct rows (word, k, type), word
+    and type counted in the whole batch, the span is word..word+k. Each pair costs sigmoid(x)^focal_gamma * softplus(x),
+    x the negated logit of a positive or the logit of a negative, times focal_scale (the paper's alpha), times
+    class_balance for a positive and 1 - class_balance for a negative (the public code's alpha; None: 1 and 1).
+    reduction "mean" divides the sum by the number of pairs. Gradients are computed in the same call, if any input asks
+    for one, and are not differentiable again.
 
     Raises ValueError or TypeError as `span_scores` does, and for positives outside their text (on the CPU).
     """
     _check("span_loss", a, b, u, c, cu_words, cu_types, max_width, dropout_p)
     if positives.ndim != 2 or positives.shape[1] != 3 or positives.is_floating_point():
         raise ValueError(
-            f"span_loss: positives must be integers [P, 3], rows (word, k, type), got {tuple(positives.shape)} {positives.dtype}"
+            "span_loss: positives must be integers [P, 3], rows (word, k, type), got"
+            f" {tuple(positives.shape)} {positives.dtype}"
         )
     if positives.device != a.device:
         raise ValueError(f"span_loss: positives is on {positives.device}, a on {a.device}; move it with .to(a.device)")
@@ -575,7 +579,8 @@ def span_loss(
     run = _loss_impl if _direct(needs_grad, (a, b, u, c)) else _loss_op
     return run(
         a, b, u, c, cu_words, cu_types, positives, int(max_width), float(focal_gamma), float(focal_scale),
-        None if class_balance is None else float(class_balance), reduction == "mean", float(dropout_p), int(seed), needs_grad,
+        None if class_balance is None else float(class_balance), reduction == "mean", float(dropout_p), int(seed),
+        needs_grad,
     )[0]  # fmt: skip
 
 

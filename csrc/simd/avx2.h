@@ -11,8 +11,8 @@ struct Avx2 {
   using F = __m256;   // floats
   using I = __m256i;  // uint32 lanes
   static constexpr int width = 8;
-  // Spans of a score tile, by its number of types: spans * types accumulators, the shorter side, one vector of the longer
-  // side and a zero fill the 16 registers, and at least 8 accumulators hide the latency of 2 FMAs a cycle.
+  // Spans of a score tile, by its number of types: spans * types accumulators, the shorter side, one vector of the
+  // longer side and a zero fill the 16 registers, and at least 8 accumulators hide the latency of 2 FMAs a cycle.
   static constexpr int max_tile_types = 6;
   static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 6, 3, 3, 2, 2};
   static constexpr int grad_rows = 6, grad_vectors = 2;
@@ -56,7 +56,8 @@ struct Avx2 {
     return _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
   }
   static double sum(F x) {  // over lanes, in fp64
-    const __m256d y = _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
+    const __m256d y =
+        _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
     const __m128d z = _mm_add_pd(_mm256_castpd256_pd128(y), _mm256_extractf128_pd(y, 1));
     return _mm_cvtsd_f64(_mm_add_sd(z, _mm_unpackhi_pd(z, z)));
   }

@@ -11,8 +11,8 @@ struct Avx512 {
   using F = __m512;   // floats
   using I = __m512i;  // uint32 lanes
   static constexpr int width = 16;
-  // Spans of a score tile, by its number of types: spans * types accumulators, the shorter side, one vector of the longer
-  // side and a zero fill the 32 registers.
+  // Spans of a score tile, by its number of types: spans * types accumulators, the shorter side, one vector of the
+  // longer side and a zero fill the 32 registers.
   static constexpr int max_tile_types = 9;
   static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 8, 8, 6, 5, 4, 3, 3, 3};
   static constexpr int grad_rows = 6, grad_vectors = 4;
@@ -32,9 +32,15 @@ struct Avx512 {
   static F min(F x, F y) { return _mm512_min_ps(x, y); }  // y if either is NaN
   static F round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F neg_abs(F x) { return _mm512_or_ps(x, _mm512_set1_ps(-0.0f)); }
-  static F where_negative(F x, F yes, F no) { return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), no, yes); }
-  static F where_less(F x, F y, F yes, F no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), no, yes); }
-  static F where_positive(F x, F y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, zero(), _CMP_GT_OQ), y); }  // else 0
+  static F where_negative(F x, F yes, F no) {
+    return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), no, yes);
+  }
+  static F where_less(F x, F y, F yes, F no) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), no, yes);
+  }
+  static F where_positive(F x, F y) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, zero(), _CMP_GT_OQ), y);
+  }                                        // else 0
   static F times_power_of_two(F x, F n) {  // n integral, the product a normal number
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
   }

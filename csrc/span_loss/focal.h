@@ -15,7 +15,8 @@ typename V::F exp_nonpositive(typename V::F x) {
   F r = V::fma(n, V::set1(-0.693359375f), clamped);  // ln 2 = 0.693359375 - 2.12194440e-4: exact, then the rest
   r = V::fma(n, V::set1(2.12194440e-4f), r);
   F y = V::set1(1.0f / 5040.0f);
-  for (float term : {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f}) y = V::fma(y, r, V::set1(term));
+  for (float term : {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f})
+    y = V::fma(y, r, V::set1(term));
   y = V::times_power_of_two(y, n);
   return V::where_less(x, V::set1(-87.3f), V::zero(), y);
 }
@@ -27,7 +28,8 @@ typename V::F log1p_unit(typename V::F e) {
   const F q = V::div(e, V::add(V::set1(2.0f), e));
   const F q2 = V::mul(q, q);
   F y = V::set1(2.0f / 15.0f);
-  for (float term : {2.0f / 13.0f, 2.0f / 11.0f, 2.0f / 9.0f, 2.0f / 7.0f, 2.0f / 5.0f, 2.0f / 3.0f}) y = V::fma(y, q2, V::set1(term));
+  for (float term : {2.0f / 13.0f, 2.0f / 11.0f, 2.0f / 9.0f, 2.0f / 7.0f, 2.0f / 5.0f, 2.0f / 3.0f})
+    y = V::fma(y, q2, V::set1(term));
   return V::fma(V::mul(y, q2), q, V::add(q, q));
 }
 

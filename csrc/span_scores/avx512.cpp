@@ -9,8 +9,8 @@ void score_block_avx512(const SpanInputs& in, const WordBlock& block, float* val
   score_block<Avx512>(in, block, values, scratch);
 }
 
-void grad_slice_avx512(const SpanInputs& in, const WordBlock* blocks, int64_t count, const float* values, int64_t column,
-                     const SpanGrads& grads, float* scratch) {
+void grad_slice_avx512(const SpanInputs& in, const WordBlock* blocks, int64_t count, const float* values,
+                       int64_t column, const SpanGrads& grads, float* scratch) {
   grad_slice<Avx512>(in, blocks, count, values, column, grads, scratch);
 }
 

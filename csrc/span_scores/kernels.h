@@ -5,10 +5,10 @@
 
 namespace glimodern {
 
-#define GLIMODERN_DECLARE_SPAN_SCORES(isa)                                                                  \
-  void score_block_##isa(const SpanInputs&, const WordBlock&, float* values, float* scratch);               \
-  void grad_slice_##isa(const SpanInputs&, const WordBlock* blocks, int64_t count, const float* values,     \
-                        int64_t column, const SpanGrads& grads, float* scratch);                            \
+#define GLIMODERN_DECLARE_SPAN_SCORES(isa)                                                              \
+  void score_block_##isa(const SpanInputs&, const WordBlock&, float* values, float* scratch);           \
+  void grad_slice_##isa(const SpanInputs&, const WordBlock* blocks, int64_t count, const float* values, \
+                        int64_t column, const SpanGrads& grads, float* scratch);                        \
   size_t span_scratch_floats_##isa();
 
 GLIMODERN_DECLARE_SPAN_SCORES(scalar)

@@ -13,14 +13,15 @@ void score_block_scalar(const SpanInputs& in, const WordBlock& block, float* val
         const float* u = in.u + (block.first_type + t) * in.hidden;
         float logit = 0.0f;
         for (int64_t h = 0; h < in.hidden; ++h) logit += span_element(in, i, k, h) * u[h];
-        values[block.offset + (i - block.first) * block.stride + k * block.types + t] = logit + in.c[block.first_type + t];
+        values[block.offset + (i - block.first) * block.stride + k * block.types + t] =
+            logit + in.c[block.first_type + t];
       }
     }
   }
 }
 
-void grad_slice_scalar(const SpanInputs& in, const WordBlock* blocks, int64_t count, const float* values, int64_t column,
-                       const SpanGrads& grads, float*) {
+void grad_slice_scalar(const SpanInputs& in, const WordBlock* blocks, int64_t count, const float* values,
+                       int64_t column, const SpanGrads& grads, float*) {
   const int64_t end = std::min(column + kSliceColumns, in.hidden);
   for (const WordBlock* block = blocks; block != blocks + count; ++block) {
     for (int64_t i = block->first; i < block->last; ++i) {

@@ -4,8 +4,8 @@
 // linker may merge them. For the same reason nothing here instantiates code of the standard library.
 //
 // Forward: for a block of words, columns of a, b and u are copied kScoreColumns at a time into contiguous, zero-padded
-// scratch (rows of H floats lie at multiples of 4 KB apart and would share cache sets). A tile of R spans x T types keeps
-// R * T accumulators in registers, lanes over columns: R sums relu(a_i + b_j), T loads of u, R * T FMAs a step.
+// scratch (rows of H floats lie at multiples of 4 KB apart and would share cache sets). A tile of R spans x T types
+// keeps R * T accumulators in registers, lanes over columns: R sums relu(a_i + b_j), T loads of u, R * T FMAs a step.
 // Backward: one task owns kSliceColumns columns, and goes through all words in order: no two tasks write one address.
 #pragma once
 
@@ -21,10 +21,10 @@ using glimodern::SpanInputs;
 using glimodern::WordBlock;
 
 constexpr int64_t kScoreColumns = 512;
-constexpr int64_t kWidthChunk = 16;                             // widths k at a time, so that b's rows fit the scratch
-constexpr int64_t kEndRows = kBlockWords + kWidthChunk;         // rows of b that a block and a chunk of widths touch
-constexpr int64_t kTypeChunk = 32;                              // types whose u rows lie in scratch together
-constexpr int64_t kDropSpans = 12, kDropColumns = 256;          // spans whose dropped-out x lie in scratch together
+constexpr int64_t kWidthChunk = 16;                      // widths k at a time, so that b's rows fit the scratch
+constexpr int64_t kEndRows = kBlockWords + kWidthChunk;  // rows of b that a block and a chunk of widths touch
+constexpr int64_t kTypeChunk = 32;                       // types whose u rows lie in scratch together
+constexpr int64_t kDropSpans = 12, kDropColumns = 256;   // spans whose dropped-out x lie in scratch together
 constexpr int64_t kGradSpans = 24;
 constexpr int64_t kBlockSpans = kBlockWords * kWidthChunk;
 
@@ -52,7 +52,8 @@ void pack(const float* from, int64_t rows, int64_t stride, int64_t column, int64
 
 // [rows, padded] scratch added onto columns of `rows` rows.
 template <class V>
-void add_back(const float* from, int64_t rows, int64_t padded, int64_t column, int64_t columns, int64_t stride, float* to) {
+void add_back(const float* from, int64_t rows, int64_t padded, int64_t column, int64_t columns, int64_t stride,
+              float* to) {
   for (int64_t r = 0; r < rows; ++r) {
     const float* p = from + r * padded;
     float* q = to + r * stride + column;
@@ -88,9 +89,11 @@ inline int list_spans(const SpanInputs& in, const WordBlock& block, int64_t k0, 
 
 // x <- drop(relu(a + b)) of `columns` (a multiple of V::width) columns, the first of which is in.hidden's `column`.
 template <class V>
-void span_row(const SpanInputs& in, const float* a, const float* b, uint64_t row, int64_t column, int64_t columns, float* x) {
+void span_row(const SpanInputs& in, const float* a, const float* b, uint64_t row, int64_t column, int64_t columns,
+              float* x) {
   if (!in.dropout) {
-    for (int64_t h = 0; h < columns; h += V::width) V::store(x + h, V::max(V::zero(), V::add(V::load(a + h), V::load(b + h))));
+    for (int64_t h = 0; h < columns; h += V::width)
+      V::store(x + h, V::max(V::zero(), V::add(V::load(a + h), V::load(b + h))));
     return;
   }
   using I = typename V::I;
@@ -115,7 +118,8 @@ inline typename V::F span_vector(const float* start, const float* end) {
   return V::max(V::zero(), V::add(V::load(start), V::load(end)));
 }
 
-// sums[r * T + t] = sum over columns of x_r * u_t. Packed: x_r lies in start[r] already; else x_r = relu(start[r] + end[r]).
+// sums[r * T + t] = sum over columns of x_r * u_t. Packed: x_r lies in start[r] already; else x_r = relu(start[r] +
+// end[r]).
 template <class V, int T, bool kPacked>
 void score_tile(const float* const* start, const float* const* end, const float* u, int64_t stride, int64_t columns,
                 float* sums) {
@@ -156,7 +160,8 @@ void score_tile(const float* const* start, const float* const* end, const float*
   }
 }
 
-// All spans of a list against T types: values += sums. x: rows of the spans' x for kPacked, else a's and b's rows are used.
+// All spans of a list against T types: values += sums. x: rows of the spans' x for kPacked, else a's and b's rows are
+// used.
 template <class V, int T, bool kPacked>
 void score_types(const Span* spans, int count, const float* a, const float* b, const float* x, const float* u,
                  int64_t columns, int type, float* values) {
@@ -180,15 +185,16 @@ void score_types(const Span* spans, int count, const float* a, const float* b, c
 
 template <class V, int T, bool kPacked>
 struct ScoreTypes {  // run(): score_types for a T known at run time, 1 <= T <= the template's
-  static void run(int types, const Span* spans, int count, const float* a, const float* b, const float* x, const float* u,
-                  int64_t columns, int type, float* values) {
+  static void run(int types, const Span* spans, int count, const float* a, const float* b, const float* x,
+                  const float* u, int64_t columns, int type, float* values) {
     if (types == T) return score_types<V, T, kPacked>(spans, count, a, b, x, u, columns, type, values);
     ScoreTypes<V, T - 1, kPacked>::run(types, spans, count, a, b, x, u, columns, type, values);
   }
 };
 template <class V, bool kPacked>
 struct ScoreTypes<V, 0, kPacked> {
-  static void run(int, const Span*, int, const float*, const float*, const float*, const float*, int64_t, int, float*) {}
+  static void run(int, const Span*, int, const float*, const float*, const float*, const float*, int64_t, int, float*) {
+  }
 };
 
 // A list of spans against `types` types, in tiles of nearly equal numbers of types.
@@ -215,7 +221,8 @@ void score_block(const SpanInputs& in, const WordBlock& block, float* values, fl
   Span spans[kBlockSpans];
   for (int64_t k0 = 0; k0 < block.widths(block.first, in.max_width); k0 += kWidthChunk) {
     const int count = list_spans(in, block, k0, smaller(kWidthChunk, in.max_width - k0), spans);
-    const int64_t ends = smaller(words + smaller(kWidthChunk, in.max_width - k0) - 1, block.text_end - block.first - k0);
+    const int64_t ends =
+        smaller(words + smaller(kWidthChunk, in.max_width - k0) - 1, block.text_end - block.first - k0);
     for (int s = 0; s < count; ++s) {
       for (int64_t t = 0; t < block.types; ++t) values[spans[s].value + t] = in.c[block.first_type + t];
     }
@@ -235,7 +242,8 @@ void score_block(const SpanInputs& in, const WordBlock& block, float* values, fl
           const int group = static_cast<int>(smaller(kDropSpans, count - s));
           for (int n = 0; n < group; ++n) {
             const Span& span = spans[s + n];
-            const uint64_t row = static_cast<uint64_t>((block.first + span.start) * in.max_width + k0 + span.end - span.start);
+            const uint64_t row =
+                static_cast<uint64_t>((block.first + span.start) * in.max_width + k0 + span.end - span.start);
             span_row<V>(in, a + span.start * padded, b + span.end * padded, row, h, padded, x + n * padded);
           }
           score_list<V, true>(spans + s, group, nullptr, nullptr, x, u, padded, types, values + t);
@@ -282,8 +290,8 @@ struct TypeGrad<V, 0> {
 
 // da[start], db[end] += (sum over types of g[s][t] * u[t]) where x[s] > 0, for R spans and V::grad_vectors vectors.
 template <class V, int R>
-void word_grad_tile(const Span* spans, const float* const* g, int64_t types, const float* u, const float* x, float scale,
-                    float* da, float* db) {
+void word_grad_tile(const Span* spans, const float* const* g, int64_t types, const float* u, const float* x,
+                    float scale, float* da, float* db) {
   constexpr int N = V::grad_vectors;
   using F = typename V::F;
   F sum[R * N];
@@ -367,7 +375,8 @@ void grad_slice(const SpanInputs& in, const WordBlock* blocks, int64_t count, co
           const int group = static_cast<int>(smaller(kGradSpans, listed - s));
           for (int n = 0; n < group; ++n) {
             const Span& span = spans[s + n];
-            const uint64_t row = static_cast<uint64_t>((block->first + span.start) * in.max_width + k0 + span.end - span.start);
+            const uint64_t row =
+                static_cast<uint64_t>((block->first + span.start) * in.max_width + k0 + span.end - span.start);
             span_row<V>(in, a + span.start * S, b + span.end * S, row, column, S, x + n * S);
             g[n] = values + span.value + t0;
           }
@@ -381,7 +390,8 @@ void grad_slice(const SpanInputs& in, const WordBlock* blocks, int64_t count, co
             }
             for (int n = 0; n < group; n += V::grad_rows) {
               const int rows = static_cast<int>(smaller(V::grad_rows, group - n));
-              WordGrad<V, V::grad_rows>::run(rows, spans + s + n, g + n, types, u + h, x + n * S + h, scale, da + h, db + h);
+              WordGrad<V, V::grad_rows>::run(rows, spans + s + n, g + n, types, u + h, x + n * S + h, scale, da + h,
+                                             db + h);
             }
           }
         }

@@ -14,28 +14,29 @@
 namespace glimodern {
 
 struct SpanInputs {
-  const float* a;            // [words, hidden]
-  const float* b;            // [words, hidden]
-  const float* u;            // [types, hidden]
-  const float* c;            // [types]
-  const int32_t* cu_words;   // [texts + 1]
-  const int32_t* cu_types;   // [texts + 1]
+  const float* a;           // [words, hidden]
+  const float* b;           // [words, hidden]
+  const float* u;           // [types, hidden]
+  const float* c;           // [types]
+  const int32_t* cu_words;  // [texts + 1]
+  const int32_t* cu_types;  // [texts + 1]
   int64_t texts, words, types, hidden;
-  int64_t max_width;         // K
-  bool dropout;              // whether elements are dropped at all
-  uint32_t drop_below;       // an element whose hash is below this is dropped: floor(p * 2^32)
-  float keep_scale;          // 1 / (1 - p)
-  uint32_t seed;             // low 32 bits
+  int64_t max_width;    // K
+  bool dropout;         // whether elements are dropped at all
+  uint32_t drop_below;  // an element whose hash is below this is dropped: floor(p * 2^32)
+  float keep_scale;     // 1 / (1 - p)
+  uint32_t seed;        // low 32 bits
 };
 
-struct SpanGrads {           // like a, b, u, c; the caller has zeroed them
+struct SpanGrads {  // like a, b, u, c; the caller has zeroed them
   float* a;
   float* b;
   float* u;
   float* c;
 };
 
-// Consecutive words of one text. Values of (word i, width k, type t) lie at offset + (i - first) * stride + k * types + t.
+// Consecutive words of one text. Values of (word i, width k, type t) lie at offset + (i - first) * stride + k * types +
+// t.
 struct WordBlock {
   int64_t first, last;        // words [first, last) of the batch
   int64_t text_end;           // no span reaches this word
@@ -71,7 +72,8 @@ struct SpanKernels {
 const SpanKernels& span_kernels();  // of current_isa()
 
 // Cuts the batch into blocks of at most `words` words and `values` values, none across texts. packed: values of the
-// spans that can exist only (stride min(K, the text's words) * types), each block at offset 0; else span_scores' layout.
+// spans that can exist only (stride min(K, the text's words) * types), each block at offset 0; else span_scores'
+// layout.
 std::vector<WordBlock> word_blocks(const SpanInputs&, int64_t words, int64_t values, bool packed);
 
 // grads.c += sums of the blocks' values over spans.

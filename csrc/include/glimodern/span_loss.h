@@ -9,9 +9,9 @@
 
 namespace glimodern {
 
-// positives [count, 3]: (word, k, type), word and type counted in the whole batch; repeats count once. Throws
-// std::invalid_argument for one that is no span inside a text with a type of that text.
-// grads null: the loss only. Deterministic: the same bits for every number of threads.
+// positives [count, 3]: (word, k, type), word and type counted in the whole batch; repeats count once. Each must be a
+// span inside one text with a type of that text. grads null: the loss only. Deterministic: the same bits for every
+// number of threads.
 double span_loss(const SpanInputs&, const int64_t* positives, int64_t count, const FocalParams&, const SpanGrads* grads,
                  int threads);
 
