@@ -2,7 +2,7 @@
 
 `build_encoder(config)` makes one with random weights, `load_encoder(path_or_hub)` a pretrained one. ModernBERT is our
 own (`modernbert`), every other architecture is transformers' through `adapter`. Importing this package imports torch
-only.
+only. Attention, rotary positions, dropout and linear layers have a file each.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from .base import Encoder
+from .linear import accelerate_linears
 
 if TYPE_CHECKING:
     from transformers import ModernBertConfig, PreTrainedConfig, PreTrainedModel
@@ -42,10 +43,10 @@ def build_encoder(config: dict[str, Any] | PreTrainedConfig) -> Encoder:
     if config.model_type == "modernbert":
         from .modernbert import ModernBertEncoder
 
-        return ModernBertEncoder(cast("ModernBertConfig", config))
+        return _accelerated(ModernBertEncoder(cast("ModernBertConfig", config)))
     from .adapter import TransformersEncoder
 
-    return TransformersEncoder(_model_class(config).from_config(config, dtype=torch.float32))
+    return _accelerated(TransformersEncoder(_model_class(config).from_config(config, dtype=torch.float32)))
 
 
 def load_encoder(path_or_hub: str | Path, *, local_files_only: bool | None = None) -> Encoder:
@@ -77,11 +78,16 @@ def load_encoder(path_or_hub: str | Path, *, local_files_only: bool | None = Non
         from .modernbert import ModernBertEncoder
 
         encoder = ModernBertEncoder(config)
-        encoder.model.load_state_dict(model.state_dict(), assign=True)
-        return encoder.eval()
+        encoder.model.load_state_dict(model.state_dict())
+        return _accelerated(encoder.eval())
     from .adapter import TransformersEncoder
 
-    return TransformersEncoder(model).eval()
+    return _accelerated(TransformersEncoder(model).eval())
+
+
+def _accelerated(encoder: Encoder) -> Encoder:
+    accelerate_linears(encoder.model)
+    return encoder
 
 
 def _model_class(config: PreTrainedConfig) -> Any:
