@@ -1,11 +1,12 @@
+# mypy: allow-untyped-defs
 """What the span kernels share: the dropout hash, the text a word is in, one tile of hidden values, one tile of logits.
 
 A span is a row: row = i * K + k, with i the first word's number in the batch and k = end - start. Rows of the batch are
 cut into tiles without regard to texts; a program loops over the one or two texts its tile meets, each with its own
 types. So there is no tile map to build, the grid follows from shapes alone, and nothing waits for the device.
 
-n * H and the number of logits may pass 2^31, so a tile's place in memory is an int64 scalar; within the tile, offsets are int32:
-half the registers and address arithmetic.
+n * H and the number of logits may pass 2^31, so a tile's place in memory is an int64 scalar; within a tile, offsets are
+int32, for half the registers and address arithmetic.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# fp32 products run on the tensor cores as three TF32 products of split operands: the error is a few fp32 ulps (TF32 alone:
+# fp32 products run on the tensor cores as three TF32 products of split operands: a few ulps of error (TF32 alone keeps
 # 10 bits), where "ieee" would leave the tensor cores. Half-precision operands ignore this and multiply natively.
 PRECISION = tl.constexpr("tf32x3")
 
@@ -26,9 +27,12 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 class Tiles:
     """Tile sizes of every span kernel; fixed, because an autotuner would stall the first step of each new shape.
 
-    rows: spans a program scores at once: one Hopper warpgroup's MMA height, and only 5 words at K = 12, so that short texts
-        fill their tiles. hidden: columns a step; one 128-byte line of each bf16 row. words, columns: the tile of the
-        gradients of a and b: low, because a tile is computed once for each text that it meets, and wide instead.
+    Argued from the machine code that tests/compile_kernels.py reads (registers, no spills), not yet measured on a GPU.
+
+    rows: spans a program scores at once: one Hopper warpgroup's MMA height, and only 5 words at K = 12, so that short
+        texts fill their tiles. hidden: columns a step; an fp32 row's 128-byte line (64 would spill in fp32).
+    words, columns: the tile of the gradients of a and b: low, because a tile is computed once for each text it meets.
+    stages: of the asynchronous loads over the hidden width.
     programs: the number of programs to aim for by splitting the loop over types or rows when the batch is small
         (about four for each multiprocessor of an H100).
     """
@@ -45,6 +49,10 @@ class Tiles:
         """Types a step, from the batch's mean: 16 (the smallest MMA width that every dtype has), 32 or 64."""
         return min(64, max(16, triton.next_power_of_2(triton.cdiv(types, texts))))
 
+    def word_stages(self, dtype: torch.dtype) -> int:
+        """Stages over the types in the gradients of a and b: few, as one step has most texts' types; neither spills."""
+        return 2 if dtype == torch.float32 else 1
+
     def splits(self, programs: int, limit: int) -> int:
         """How many ways to cut a loop of at most `limit` steps when the rest of the grid has so many programs."""
         return max(1, min(limit, self.programs // max(programs, 1)))
@@ -54,7 +62,7 @@ TILES = Tiles()
 
 
 def as_int32(value: int) -> int:
-    """The int32 with the same low 32 bits: keeps an argument's type, and so the compiled kernel, the same for every seed."""
+    """The int32 with the same low 32 bits: every seed has one argument type, and so one compiled kernel."""
     return (value + 2**31) % 2**32 - 2**31
 
 
@@ -108,8 +116,27 @@ def text_of(cu_words_ptr, word, texts):
 
 
 @triton.jit
+def text_frame(cu_words_ptr, cu_types_ptr, text, word0):
+    """A text's first word, its begin and end counted from word0, its first type, and its number of types.
+
+    First word and first type are int64, the others int32.
+    """
+    first_word = tl.load(cu_words_ptr + text).to(tl.int64)
+    end_word = tl.load(cu_words_ptr + text + 1).to(tl.int64)
+    first_type = tl.load(cu_types_ptr + text).to(tl.int64)
+    types = tl.load(cu_types_ptr + text + 1).to(tl.int64) - first_type
+    return (
+        first_word,
+        (first_word - word0).to(tl.int32),
+        (end_word - word0).to(tl.int32),
+        first_type,
+        types.to(tl.int32),
+    )
+
+
+@triton.jit
 def hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD: tl.constexpr):
-    """keep * relu(a_start + b_end), zero where not inside: [rows, columns] in a's dtype; the caller applies 1 / (1 - p).
+    """keep * relu(a_start + b_end), zero where not inside: [rows, columns] in a's dtype; 1 / (1 - p) is the caller's.
 
     a_ptr and b_ptr point at the row of the tile's first word; start, end int32 [rows] count from that word.
     """

@@ -1,16 +1,17 @@
+# mypy: allow-untyped-defs, disable-error-code="import-untyped"
 """Span loss: focal binary cross-entropy over every (span, type) inside its text, with the scoring inside the kernel.
 
     x = -logit for a positive, logit for a negative;  s = softplus(x), p = sigmoid(x)
     l = w p^gamma s          dl/dx = w p^gamma (gamma (1 - p) s + p)          g = dl/dlogit = dl/dx times dx/dlogit
     loss = focal_scale * sum l   (mean: divided by the number of (span, type) pairs inside their texts)
 
-w is class_balance for a positive and 1 - class_balance for a negative, or 1 for both. Logits as in span_scores.py; a, b [n, H],
-u [m, H], c [m] (fp32, fp16 or bf16) -> loss fp32 scalar; logits, l and g are fp32. p^gamma = exp(gamma log p) with
-log p = min(x, 0) - log(1 + exp(-|x|)): no cancellation at either end.
+w is class_balance for a positive and 1 - class_balance for a negative, or 1 for both. Logits as in span_scores.py; a, b
+[n, H], u [m, H], c [m] (fp32, fp16 or bf16) -> loss fp32 scalar; logits, l and g are computed in fp32. p^gamma =
+exp(gamma log p) with log p = min(x, 0) - log(1 + exp(-|x|)): no cancellation at either end.
 
-The loss alone stores no logits: 4 bytes a program. With gradients, g is written once in the inputs' dtype, L elements (H times
-fewer than the hidden values), and the kernels of span_scores.py make da, db, du and dc from it. Constant factors are applied
-to the fp32 sums at the very end, so that a half-precision g is not scaled towards zero by the mean.
+The loss alone stores no logits: 4 bytes a program. With gradients, g is written once in the inputs' dtype, L elements
+(H times fewer than the hidden values), and the kernels of span_scores.py make da, db, du and dc from it. Constant factors
+are applied to the fp32 sums at the very end, so that a half-precision g is not scaled towards zero by the mean.
 
 Positives are a sorted list of span rows; each program walks through the few that lie in its tile.
 
@@ -22,16 +23,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glimodern.kernels._common import TILES, as_int32, dropout_key, logit_offsets, logit_tile, text_of
+from glimodern.kernels._common import TILES, as_int32, dropout_key, logit_offsets, logit_tile, text_frame, text_of
 from glimodern.kernels.span_scores import span_scores_backward
 from glimodern.reference import dropout_threshold
 
 
 @triton.jit
 def log1p_unit(e):
-    """log(1 + e) for 0 <= e <= 1 to fp32's relative precision: 2 artanh(e / (2 + e)) by its series, 8 terms (next: 1e-9).
+    """log(1 + e) for 0 <= e <= 1 to fp32's relative precision: 2 artanh(e / (2 + e)) by 8 terms of its series.
 
-    The hardware's logarithm has an absolute error of 2^-22 near 1, which would be all of a confident span's loss.
+    The first term left out is below 2e-9 of the sum. The hardware's logarithm has an absolute error of 2^-22 near 1,
+    which would be all of a confident span's loss.
     """
     z = e / (2.0 + e)
     y = z * z
@@ -85,11 +87,8 @@ def loss_kernel(
     total = tl.zeros((ROWS, TYPES), tl.float32)
     last_word = tl.minimum((row0 + ROWS - 1) // WIDTH, words - 1)
     for text in range(text_of(cu_words_ptr, word0, texts), text_of(cu_words_ptr, last_word, texts) + 1):
-        first_word = tl.load(cu_words_ptr + text)
-        text_begin, text_end = (first_word - word0).to(tl.int32), (tl.load(cu_words_ptr + text + 1) - word0).to(tl.int32)
-        first_type = tl.load(cu_types_ptr + text).to(tl.int64)
-        types = (tl.load(cu_types_ptr + text + 1) - first_type).to(tl.int32)
-        inside = (start >= text_begin) & (end < text_end)
+        first_word, begin, stop, first_type, types = text_frame(cu_words_ptr, cu_types_ptr, text, word0)
+        inside = (start >= begin) & (end < stop)
         for first in range(tl.program_id(1) * TYPES, types, tl.num_programs(1) * TYPES):
             logits = logit_tile(
                 a_ptr + word0 * hidden, b_ptr + word0 * hidden, u_ptr + (first_type + first) * hidden,
@@ -119,7 +118,7 @@ def loss_kernel(
                 if FOCAL:
                     slope += gamma * tl.where(x >= 0.0, smaller, larger) * softplus
                 grad = slope * weight * sign
-                tile0 = tl.load(offset_ptr + text) + (row0 - first_word.to(tl.int64) * WIDTH) * types
+                tile0 = tl.load(offset_ptr + text) + (row0 - first_word * WIDTH) * types
                 tl.store(grad_ptr + tile0 + (row * types)[:, None] + kind, grad, mask=valid)
     tl.store(loss_ptr + tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1), tl.sum(total))
 
@@ -150,14 +149,16 @@ def span_loss_forward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """(loss, da, db, du, dc): the fp32 scalar loss and, if compute_grads, its gradients in the inputs' dtypes.
 
-    positives int [P, 3] rows (word, k, type), numbered in the batch, in any order. Without gradients it never waits for the
-    device; with them once, to read L, the size of g.
+    positives int [P, 3] rows (word, k, type), numbered in the batch, in any order. Without gradients it never waits for
+    the device; with them once, to read L, the size of g.
     """
     a, b, u, c = a.contiguous(), b.contiguous(), u.contiguous(), c.contiguous()
     texts, (words, hidden) = len(cu_words) - 1, a.shape
     if not (words and len(u)):
-        grads = tuple(torch.zeros_like(t) if compute_grads else None for t in (a, b, u, c))
-        return a.new_zeros((), dtype=torch.float32), *grads
+        loss = a.new_zeros((), dtype=torch.float32)
+        if not compute_grads:
+            return loss, None, None, None, None
+        return loss, torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(u), torch.zeros_like(c)
     types = TILES.types(len(u), texts)
     row_tiles = triton.cdiv(words * max_width, TILES.rows)
     grid = (row_tiles, TILES.splits(row_tiles, triton.cdiv(len(u), types)))

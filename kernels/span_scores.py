@@ -1,14 +1,16 @@
+# mypy: allow-untyped-defs, disable-error-code="import-untyped"
 """Span scores: logit(i, k, t) = drop(relu(a_i + b_{i+k})) . u_t + c_t, for a span i..i+k and a type t of one text.
 
-a, b [n, H], u [m, H], c [m] (fp32, fp16 or bf16, all the same; fp32 accumulators) -> logits [L] in the same dtype, ragged
-by text: blocks [words, K, types], row-major; -inf for a span that leaves its text.
+a, b [n, H], u [m, H], c [m] (fp32, fp16 or bf16, all the same; fp32 accumulators) -> logits [L] in the same dtype,
+ragged by text: blocks [words, K, types], row-major; -inf for a span that leaves its text.
 
 Backward, from g = dL/dlogit:
     da_i = sum over k, t of g(i,k,t) u_t [a_i + b_{i+k} > 0] keep / (1 - p)       db_j: the same over i = j - k
     du_t = sum over i, k of g(i,k,t) drop(relu(a_i + b_{i+k}))                    dc_t = sum over i, k of g(i,k,t)
-The hidden values [n, K, H] exist only tile by tile in registers, in both directions: a bf16 batch of 2,590 words with K = 12
-and H = 3,072 does not write 191 MB, nor save them for the backward pass. Each output element is summed by one program in a
-fixed order (du, dc: by a few programs into partial sums, added afterwards in order), so two runs agree bit for bit.
+
+The hidden values [n, K, H] exist only tile by tile in registers, in both directions: a bf16 batch of 2,590 words with
+K = 12 and H = 3,072 does not write 191 MB, nor save them for the backward pass. Each output element is summed by one
+program in a fixed order (du, dc: by a few programs into partial sums, added in order), so two runs agree bit for bit.
 
 Source: ARCHITECTURE ("The fold"); the dropout mask is glimodern.reference.dropout_keep.
 """
@@ -27,6 +29,7 @@ from glimodern.kernels._common import (
     logit_offsets,
     logit_tile,
     product,
+    text_frame,
     text_of,
 )
 from glimodern.reference import dropout_threshold
@@ -63,13 +66,10 @@ def scores_kernel(
     key = dropout_key(row0 + row, seed)
     last_word = tl.minimum((row0 + ROWS - 1) // WIDTH, words - 1)
     for text in range(text_of(cu_words_ptr, word0, texts), text_of(cu_words_ptr, last_word, texts) + 1):
-        first_word = tl.load(cu_words_ptr + text)
-        text_begin, text_end = (first_word - word0).to(tl.int32), (tl.load(cu_words_ptr + text + 1) - word0).to(tl.int32)
-        first_type = tl.load(cu_types_ptr + text).to(tl.int64)
-        types = (tl.load(cu_types_ptr + text + 1) - first_type).to(tl.int32)
-        own = (start >= text_begin) & (start < text_end)
-        inside = own & (end < text_end)
-        tile_ptr = logit_ptr + tl.load(offset_ptr + text) + (row0 - first_word.to(tl.int64) * WIDTH) * types
+        first_word, begin, stop, first_type, types = text_frame(cu_words_ptr, cu_types_ptr, text, word0)
+        own = (start >= begin) & (start < stop)
+        inside = own & (end < stop)
+        tile_ptr = logit_ptr + tl.load(offset_ptr + text) + (row0 - first_word * WIDTH) * types
         for first in range(tl.program_id(1) * TYPES, types, tl.num_programs(1) * TYPES):
             logits = logit_tile(
                 a_ptr + word0 * hidden, b_ptr + word0 * hidden, u_ptr + (first_type + first) * hidden,
@@ -77,8 +77,8 @@ def scores_kernel(
                 THRESHOLD, ROWS, HIDDEN, TYPES,
             )  # fmt: skip
             logits = tl.where(inside[:, None], logits, float("-inf"))
-            kind = first + tl.arange(0, TYPES)
-            tl.store(tile_ptr + (row * types)[:, None] + kind[None, :], logits, mask=own[:, None] & (kind < types)[None, :])
+            kind = (first + tl.arange(0, TYPES))[None, :]
+            tl.store(tile_ptr + (row * types)[:, None] + kind, logits, mask=own[:, None] & (kind < types))
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -117,16 +117,13 @@ def word_grads_kernel(
     total = tl.zeros((WORDS, HIDDEN), tl.float32)
     last_word = tl.minimum(word0 + WORDS, words) - 1
     for text in range(text_of(cu_words_ptr, word0, texts), text_of(cu_words_ptr, last_word, texts) + 1):
-        first_word = tl.load(cu_words_ptr + text)
-        text_begin, text_end = (first_word - word0).to(tl.int32), (tl.load(cu_words_ptr + text + 1) - word0).to(tl.int32)
-        first_type = tl.load(cu_types_ptr + text).to(tl.int64)
-        types = (tl.load(cu_types_ptr + text + 1) - first_type).to(tl.int32)
-        text_row = first_word.to(tl.int64) * WIDTH
+        first_word, begin, stop, first_type, types = text_frame(cu_words_ptr, cu_types_ptr, text, word0)
+        text_row = first_word * WIDTH
         for k in range(0, WIDTH):
             shift = -k if ENDS else k
             row0 = (word0 - k if ENDS else word0) * WIDTH + k
             other = word + shift
-            inside = (word >= text_begin) & (word < text_end) & (other >= text_begin) & (other < text_end)
+            inside = (word >= begin) & (word < stop) & (other >= begin) & (other < stop)
             tile_ptr = grad_ptr + tl.load(offset_ptr + text) + (row0 - text_row) * types
             grad_x = tl.zeros((WORDS, HIDDEN), tl.float32)
             for first in range(0, types, TYPES):
@@ -233,7 +230,8 @@ def span_scores_forward(
     grid = (row_tiles, TILES.splits(row_tiles, triton.cdiv(len(u), types)))
     with torch.cuda.device_of(a):
         scores_kernel[grid](
-            a, b, u, c, cu_words, cu_types, offsets, logits, len(a), texts, hidden, as_int32(seed), 1.0 / (1.0 - dropout_p),
+            a, b, u, c, cu_words, cu_types, offsets, logits, len(a), texts, hidden, as_int32(seed),
+            1.0 / (1.0 - dropout_p),
             WIDTH=max_width, THRESHOLD=dropout_threshold(dropout_p), ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
             num_warps=TILES.warps, num_stages=TILES.stages,
         )  # fmt: skip
@@ -254,8 +252,8 @@ def span_scores_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(da, db, du, dc) in the inputs' dtypes, from grad_logits [L] in a's dtype; entries of spans outside are not read.
 
-    factor fp32 [1] multiplies all four before they are rounded (None: 1). Never waits for the device. Holds du's partial
-    sums, fp32 [splits, m, H], meanwhile: one split, unless the batch is too small to fill the device without.
+    factor fp32 [1] multiplies all four before they are rounded (None: 1). Never waits for the device. Holds du's
+    partial sums, fp32 [splits, m, H], meanwhile: one split, unless the batch is too small to fill the device without.
     """
     a, b, u, grad_logits = a.contiguous(), b.contiguous(), u.contiguous(), grad_logits.contiguous()
     texts, (words, hidden) = len(cu_words) - 1, a.shape
@@ -274,9 +272,10 @@ def span_scores_backward(
     with torch.cuda.device_of(a):
         for ends, out in ((False, da), (True, db)):
             word_grads_kernel[triton.cdiv(words, TILES.words), triton.cdiv(hidden, TILES.columns)](
-                grad_logits, a, b, u, cu_words, cu_types, offsets, factor, out, words, texts, hidden, as_int32(seed), scale,
+                grad_logits, a, b, u, cu_words, cu_types, offsets, factor, out, words, texts, hidden, as_int32(seed),
+                scale,
                 ENDS=ends, WIDTH=max_width, THRESHOLD=threshold, WORDS=TILES.words, HIDDEN=TILES.columns, TYPES=types,
-                num_warps=TILES.warps, num_stages=TILES.stages,
+                num_warps=TILES.warps, num_stages=TILES.word_stages(a.dtype),
             )  # fmt: skip
         type_grads_kernel[texts, column_tiles, row_splits * type_splits](
             grad_logits, a, b, cu_words, cu_types, offsets, factor, du, dc, len(u), hidden, type_splits, row_splits,
