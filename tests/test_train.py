@@ -1,0 +1,221 @@
+"""The trainer: same losses with and without the fused operators, resuming after kill -9, and what stops it."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from glimodern.config import parse_train_config
+from glimodern.train import TrainingBatches, join, rate, train
+from tests.conftest import make_tiny_model
+
+NAMES = ["Ada Lovelace", "Charles Babbage", "Alan Turing", "Grace Hopper"]
+PLACES = ["London", "Paris", "New York"]
+
+
+def rows():
+    made = []
+    for i in range(40):
+        name, place = NAMES[i % 4].split(), PLACES[i % 3].split()
+        words = [*name, "lives", "in", *place, "."]
+        last = len(name) + 1 + len(place)
+        made.append(
+            {"tokenized_text": words, "ner": [[0, len(name) - 1, "person"], [len(name) + 2, last, "place"]]}
+            if i % 5
+            else {"tokenized_text": ["Nothing", "to", "see", "here", "."], "ner": []}
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    """A data file and a checkpoint to start from."""
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows())) + "\n")
+    make_tiny_model(dropout=0.1, max_width=6).save_pretrained(folder / "start")
+    return folder
+
+
+def arguments(setup, output, *more):
+    data = str(setup / "data.jsonl")
+    return [
+        *("--train-data", data, "--dev-data", data, "--eval-data", data, "--init-from", str(setup / "start")),
+        *("--output-dir", str(output), "--max-steps", "10", "--batch-size", "4", "--lr", "1e-3", "--head-lr", "2e-3"),
+        *("--no-progress", "--checkpoint-steps", "4", "--eval-steps", "5", *more),
+    ]
+
+
+def losses(output):
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+@pytest.fixture(scope="module")
+def finished(setup):
+    report = train(parse_train_config(arguments(setup, setup / "whole")))
+    return setup / "whole", report
+
+
+def test_report_and_files(finished):
+    from glimodern import GLiModern
+
+    output, report = finished
+    stored = json.loads((output / "report.json").read_text())
+    assert stored["steps"] == 10
+    assert stored["seed"] == 0
+    assert stored["config"]["lr"] == 1e-3
+    assert set(stored) >= {
+        "evaluation", "seconds", "median_step_seconds", "words_per_second", "backends", "versions", "git_commit",
+    }  # fmt: skip
+    assert {"person", "place"} <= set(stored["evaluation"]["data"]["per_type"])
+    assert report["evaluation"] == stored["evaluation"]
+    assert list(losses(output)) == list(range(1, 11))
+    assert any(output.rglob("events.out.tfevents*"))
+    assert not list(output.rglob("*.partial"))
+    assert GLiModern.from_pretrained(output / "model").predict("Ada lives in London .", ["person"], threshold=0.0)[0]
+
+
+def test_it_learns(setup, tmp_path):
+    more = ["--batch-size", "8", "--max-steps", "120", "--eval-steps", "0", "--checkpoint-steps", "0", "--lr", "5e-3", "--head-lr", "5e-3"]
+    report = train(parse_train_config(arguments(setup, tmp_path / "run", *more)))
+    assert report["evaluation"]["data"]["micro"]["f1"] > 0.9
+
+
+def test_resume_after_kill_repeats_the_losses(setup, finished, tmp_path):
+    """The process kills itself (SIGKILL) at step 7; resumed from step 4, the losses are those of the whole run."""
+    script = (
+        "import os, signal, sys\n"
+        "import glimodern.train as t\n"
+        "write = t.RunLog.step\n"
+        "def step(self, step, **values):\n"
+        "    write(self, step, **values)\n"
+        "    if step == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "t.RunLog.step = step\n"
+        "t.main(sys.argv[1:])\n"
+    )
+    given = arguments(setup, tmp_path / "killed")
+    killed = subprocess.run([sys.executable, "-c", script, *given], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list(losses(tmp_path / "killed")) == list(range(1, 8))
+    report = train(parse_train_config([*given, "--resume"]))
+    assert report["steps"] == 10
+    assert losses(tmp_path / "killed") == pytest.approx(losses(finished[0]), rel=1e-6)
+    assert list(losses(tmp_path / "killed")) == list(range(1, 11))
+
+
+def test_resume_refuses_other_settings(setup, finished):
+    with pytest.raises(ValueError, match=r"--resume: .* other settings \(lr: was 0.001, is 0.5\)"):
+        train(parse_train_config([*arguments(setup, finished[0]), "--resume", "--lr", "0.5"]))
+
+
+def test_earlier_run_is_not_overwritten(setup, finished):
+    with pytest.raises(ValueError, match="holds checkpoints of an earlier run; go on with --resume"):
+        train(parse_train_config(arguments(setup, finished[0])))
+
+
+def test_fused_and_textbook_losses_agree(setup, tmp_path):
+    make_tiny_model(dropout=0.0, max_width=6).save_pretrained(tmp_path / "start")
+    more = ["--init-from", str(tmp_path / "start"), "--max-steps", "20", "--eval-steps", "0", "--checkpoint-steps", "0"]
+    for flag in ("--fused", "--no-fused"):
+        train(parse_train_config(arguments(setup, tmp_path / flag, *more, flag)))
+    assert losses(tmp_path / "--fused") == pytest.approx(losses(tmp_path / "--no-fused"), rel=1e-4)
+
+
+def test_non_finite_loss_names_the_sentences(setup, tmp_path):
+    model = make_tiny_model(dropout=0.0, max_width=6)
+    with torch.no_grad():
+        model.head.prompt[3].bias.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "nan")
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 1; .*data\.jsonl:\d+"):
+        train(parse_train_config(arguments(setup, tmp_path / "run", "--init-from", str(tmp_path / "nan"))))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("more", [["--freeze-encoder"], ["--accumulation", "2"], ["--batch-tokens", "60"], ["--dtype", "bf16"]])
+def test_options_run(setup, tmp_path, more):
+    report = train(parse_train_config(arguments(setup, tmp_path / "run", "--max-steps", "3", *more)))
+    assert report["steps"] == 3
+
+
+def test_held_out_types(setup, tmp_path):
+    given = arguments(setup, tmp_path / "run", "--max-steps", "2")
+    at = given.index("--dev-data")
+    del given[at : at + 2]
+    report = train(parse_train_config([*given, "--held-out-types", "1"]))
+    assert report["dev_micro_f1"] is not None
+
+
+# the pieces
+
+
+def test_rate():
+    values = [rate(step, 100, 0.1) for step in range(100)]
+    assert values[0] == pytest.approx(0.1)
+    assert max(values) == values[9] == values[10] == 1.0
+    assert values[99] < 0.001
+    assert rate(0, 1, 0.0) == 1.0
+
+
+def test_batches_cover_an_epoch_once_and_skip_exactly(setup, tiny_model):
+    from glimodern.data import load_dataset
+
+    dataset = join([load_dataset(setup / "data.jsonl")])
+    config = parse_train_config(arguments(setup, "unused"))
+    whole = TrainingBatches(dataset, tiny_model.packer, config)
+    epoch = whole.epoch(0)
+    assert sorted(i for group in epoch for i in group) == list(range(40))
+    assert whole.epoch(1) != epoch
+    one, other = whole.starting_at(0), whole.starting_at(13)
+    for _ in range(13):
+        next(one)
+    for _ in range(3):
+        (place, group, batch), (place2, group2, batch2) = next(one), next(other)
+        assert (place, group) == (place2, group2)
+        assert torch.equal(batch.input_ids, batch2.input_ids)
+    halves = [TrainingBatches(dataset, tiny_model.packer, config, rank, 2) for rank in range(2)]
+    seen = [group for half in halves for group in half.epoch(0)[half.rank :: 2]]
+    assert sorted(i for group in seen for i in group) == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--class-balance", "1.0"], "would silence every negative"),
+        (["--batch-size", "None"], "batch_size, batch_tokens"),
+        (["--max-steps", "0"], "max_steps: wanted a positive number"),
+        (["--warmup", "1.5"], "warmup"),
+    ],
+)
+def test_bad_settings(setup, more, message):
+    with pytest.raises(ValueError, match=message):
+        parse_train_config([*arguments(setup, "unused"), *more])
+
+
+def test_yaml_settings(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("lr: 1.0e-3\ntrain-data: [a, b]\nfused: false\nmax_len: null\n")
+    config = parse_train_config(["--config", str(file), "--lr", "2e-3"])
+    assert (config.optim.lr, config.data.train_data, config.run.fused) == (2e-3, ("a", "b"), False)
+    file.write_text("learning-rate: 1\n")
+    with pytest.raises(ValueError, match="unknown setting 'learning-rate'"):
+        parse_train_config([f"--config={file}"])
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        parse_train_config(["--config", "nowhere.yaml"])
+
+
+def test_shipped_recipes():
+    from pathlib import Path
+
+    folder = Path(__file__).parents[1] / "configs"
+    paper = parse_train_config(["--config", str(folder / "paper.yaml")])
+    assert (paper.optim.lr, paper.optim.head_lr, paper.optim.weight_decay) == (5e-5, 1e-4, 0.01)
+    assert (paper.optim.focal_gamma, paper.optim.focal_scale, paper.optim.class_balance) == (2.0, 1.0, None)
+    assert (paper.run.epochs, paper.run.batch_size, paper.model.freeze_encoder) == (3, 4, True)
+    published = parse_train_config(["--config", str(folder / "gliner.yaml")])
+    assert (published.optim.lr, published.optim.head_lr, published.model.dropout) == (1e-5, 5e-5, 0.4)
+    assert (published.model.max_width, published.data.max_types, published.run.max_steps) == (12, 25, 30000)
+    assert published.data.held_out_types > 0
+    assert parse_train_config(["--config", str(folder / "demo.yaml")]).model.encoder == "demo"
