@@ -12,15 +12,17 @@ from glimodern.data.demo.names import SPLITS, alikeness, deal_names
 from glimodern.data.example import Dataset, Example
 from glimodern.text import split_words
 
-SLOT = re.compile(r"\{([\w ]+)\}")
+SLOT = re.compile(r"\{(\$?[\w ]+)\}")
 BLOCKS = {
     "seen": templates.SEEN,
     "new": templates.NEW,
+    "broad": {"broad": templates.BROAD},
     "held-out": templates.HELD_OUT,
     "plain": templates.PLAIN,
     "plain-new": templates.PLAIN_NEW,
 }
 FINE = {label for labels in words.DOMAINS.values() for label in labels}
+BROAD = {label for labels in words.BROAD_TYPES.values() for label in labels}
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +58,14 @@ def names_in(dataset: Dataset) -> set[str]:
 
 
 def test_sizes(corpus: DemoCorpus):
-    assert (len(corpus.train), len(corpus.dev), len(corpus.test)) == (8000, 400, 1000)
+    assert (len(corpus.train), len(corpus.dev), len(corpus.test)) == (10000, 400, 1000)
     assert len(words.DOMAINS) >= 5 and len(FINE) >= 20
-    assert set(corpus.train.types) == FINE | set(words.COARSE)
-    assert all(set(SLOT.findall(block)) <= set(words.SHAPES) for kind in BLOCKS.values() for block in kind.values())
+    assert set(corpus.train.types) == FINE | BROAD | set(words.COARSE)
+    assert set(corpus.dev.types) == FINE | set(words.COARSE)
+    kinds = (FINE, BROAD, words.COARSE.keys(), words.HELD_OUT_TYPES)
+    assert len(set().union(*kinds)) == sum(map(len, kinds))
+    slots = {slot for kind in BLOCKS.values() for block in kind.values() for slot in SLOT.findall(block)}
+    assert {slot for slot in slots if not slot.startswith("$")} <= FINE | set(words.HELD_OUT_TYPES)
     for domain in words.DOMAINS:
         seen, new = lines(templates.SEEN[domain]), lines(templates.NEW[domain])
         assert len(set(seen)) >= 40 and len(set(new)) == 10
@@ -68,14 +74,15 @@ def test_sizes(corpus: DemoCorpus):
     for dataset in (corpus.train, corpus.dev, corpus.test):
         assert len({example.id for example in dataset}) == len(dataset)
         assert max(len(slots_of(example)) for example in dataset) <= 4
-    plain = sum(not example.entities for example in corpus.train) / len(corpus.train)
-    assert 0.05 <= plain <= 0.08
+    plain = sum(not slots_of(example) for dataset in (corpus.train, corpus.test) for example in dataset) / 11000
+    assert 0.04 <= plain <= 0.08
 
 
 def test_every_type_is_frequent(corpus: DemoCorpus):
     train = Counter(label for example in corpus.train for *_, label in example.entities)
     test = Counter(label for example in corpus.test if example.group == GROUP_SEEN for *_, label in example.entities)
     assert min(train[label] for label in FINE) >= 200
+    assert min(train[label] for label in BROAD) >= 15
     assert min(test[label] for label in FINE) >= 5
     held_out = Counter(label for example in corpus.test for *_, label in example.entities)
     assert all(held_out[label] >= 50 for label in corpus.held_out_types)
@@ -88,7 +95,7 @@ def test_text_words_and_offsets_agree(corpus: DemoCorpus):
             assert [word.text for word in split] == example.words
             assert [(word.start, word.end) for word in split] == example.offsets
             assert example.text[0] == example.text[0].upper() and example.text.endswith(".")
-            assert not set("{}[]<>|") & set(example.text) and "  " not in example.text
+            assert not set("{}[]<>|$") & set(example.text) and "  " not in example.text
             assert all(0 <= start <= end < len(split) for start, end, _ in example.entities)
 
 
@@ -153,8 +160,11 @@ def test_held_out_types_are_only_in_their_group(corpus: DemoCorpus):
 def test_training_annotation_is_complete(corpus: DemoCorpus):
     for example in corpus.train:
         assert example.types is None
-        slots = slots_of(example)
-        assert Counter(label for *_, label in example.entities if label in FINE) == Counter(slots)
+        fine = [label for *_, label in example.entities if label not in words.COARSE]
+        if example.group == "broad":
+            assert len(fine) == len(slots_of(example))
+        else:
+            assert sorted(fine) == sorted(slots_of(example)) and set(fine) <= FINE
         for start, end, label in example.entities:
             if coarse(label) != label:
                 assert (start, end, coarse(label)) in example.entities
@@ -207,7 +217,7 @@ def test_many_names_have_several_types(corpus: DemoCorpus):
         types = defaultdict(set)
         for example in dataset:
             for start, end, label in example.entities:
-                if label not in words.COARSE:
+                if label in FINE:
                     types[surface(example, start, end)].add(label)
         assert sum(len(labels) >= 2 for labels in types.values()) >= at_least
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...text import split_words
 from ..example import Dataset, Entity, Example
@@ -19,6 +19,7 @@ GROUP_HELD_OUT = "held-out types"
 NEW_SHARE = 0.2
 HELD_OUT_SHARE = 0.15
 PLAIN_SHARE = 0.06
+BROAD_SHARE = 0.2
 
 # how the types to ask for are chosen (see _ask)
 COARSE_SHARE = 0.35
@@ -26,6 +27,7 @@ UNASKED_SHARE = 0.2
 NEGATIVES = (3, 6)
 ALIKE = 0.4
 
+_NOUN = re.compile(r"\$([a-z]+)\d?")
 _PIECE = re.compile(r"\{(?P<slot>[\w ]+)\}|\[(?P<options>[^\]]+)\]|<(?P<filler>\w+)>")
 
 
@@ -38,6 +40,7 @@ class DemoCorpus:
            find. `group` is the domain.
     dev, test: `types` are the ones to ask for, at one level for each coarse type, and `entities` only those of asked
            types, so a span has one label. Names never occur in another split.
+           A share of the sentences is about `words.BROAD_TYPES`, which dev and test do not have (domain "broad").
     dev:   seen types and templates; `group` is the domain.
     test:  `group` is GROUP_SEEN, GROUP_NEW (templates never in training or dev) or GROUP_HELD_OUT (sentences with an
            entity of `held_out_types`; only these ask for them).
@@ -59,7 +62,7 @@ class _Template:
 
 
 def build_demo_corpus(
-    seed: int = 0, *, train_size: int = 8000, dev_size: int = 400, test_size: int = 1000
+    seed: int = 0, *, train_size: int = 10000, dev_size: int = 400, test_size: int = 1000
 ) -> DemoCorpus:
     """The corpus, the same for the same arguments on every machine; sizes in sentences.
 
@@ -72,13 +75,17 @@ def build_demo_corpus(
 
     seen, plain = _load("seen", templates.SEEN), _load("plain", templates.PLAIN)
     new, plain_new = _load("new", templates.NEW), _load("plain-new", templates.PLAIN_NEW)
-    held_out = _load("held-out", templates.HELD_OUT)
+    held_out, broad = _load("held-out", templates.HELD_OUT), _load("broad", {"broad": templates.BROAD})
     new_size, held_out_size = round(test_size * NEW_SHARE), round(test_size * HELD_OUT_SHARE)
 
     rng = random.Random(f"{seed} train")
+    broad_size = round(train_size * BROAD_SHARE)
+    plan = _schedule(seen, plain, train_size - broad_size, rng)
+    plan += [_with_nouns(template, rng) for template in _rounds(broad, broad_size, rng)]
+    rng.shuffle(plan)
     train = [
         _write(template, pools["train"], rng, f"demo-train/{template.name}:{line}")
-        for line, template in enumerate(_schedule(seen, plain, train_size, rng), 1)
+        for line, template in enumerate(plan, 1)
     ]
     rng = random.Random(f"{seed} dev")
     dev = [
@@ -86,12 +93,12 @@ def build_demo_corpus(
         for line, template in enumerate(_schedule(seen, plain, dev_size, rng), 1)
     ]
     rng = random.Random(f"{seed} test")
-    plan = [(template, GROUP_SEEN) for template in _schedule(seen, plain, test_size - new_size - held_out_size, rng)]
-    plan += [(template, GROUP_NEW) for template in _schedule(new, plain_new, new_size, rng)]
-    plan += [(template, GROUP_HELD_OUT) for template in _schedule(held_out, [], held_out_size, rng)]
+    exam = [(template, GROUP_SEEN) for template in _schedule(seen, plain, test_size - new_size - held_out_size, rng)]
+    exam += [(template, GROUP_NEW) for template in _schedule(new, plain_new, new_size, rng)]
+    exam += [(template, GROUP_HELD_OUT) for template in _schedule(held_out, [], held_out_size, rng)]
     test = [
         _ask(_write(template, pools["test"], rng, f"demo-test/{template.name}:{line}"), rng, group)
-        for line, (template, group) in enumerate(plan, 1)
+        for line, (template, group) in enumerate(exam, 1)
     ]
     return DemoCorpus(
         Dataset("demo-train", train), Dataset("demo-dev", dev), Dataset("demo-test", test), words.HELD_OUT_TYPES
@@ -127,6 +134,17 @@ def _rounds(patterns: Sequence[_Template], size: int, rng: random.Random) -> lis
     while len(chosen) < size:
         chosen += rng.sample(patterns, min(len(patterns), size - len(chosen)))
     return chosen
+
+
+def _with_nouns(template: _Template, rng: random.Random) -> _Template:
+    """The template with each $kind replaced by a type of that kind, a different one for each variable."""
+    nouns: dict[str, str] = {}
+    for variable in _NOUN.finditer(template.pattern):
+        if variable[0] not in nouns:
+            nouns[variable[0]] = rng.choice(
+                [noun for noun in words.BROAD_TYPES[variable[1]] if noun not in nouns.values()]
+            )
+    return replace(template, pattern=_NOUN.sub(lambda variable: nouns[variable[0]], template.pattern))
 
 
 def _write(template: _Template, pools: Pools, rng: random.Random, sentence_id: str) -> Example:

@@ -4,9 +4,11 @@
     [two|three]    one of the alternatives
     <month>        a filler from `words.FILLERS`: months, days, nationalities, years and numbers are no entities here
 
-`SEEN` makes the training, dev and most of the test sentences, `NEW` only test sentences, `HELD_OUT` only the test
-sentences about the types that training never asks for. `PLAIN` and `PLAIN_NEW` hold no entity; some begin with a word
-that elsewhere is a name ("Mercury rose in the thermometer"), some with the label of a held-out type.
+    $place         a noun from `words.BROAD_TYPES`, the same throughout the sentence, and {$place} a slot for its name
+
+`SEEN` makes most of the sentences of all splits, `BROAD` only training sentences, `NEW` only test sentences, `HELD_OUT`
+only the test sentences about the types that training never asks for. `PLAIN` and `PLAIN_NEW` hold no entity; some begin
+with a word that elsewhere is a name ("Mercury rose in the thermometer"), some with the label of a held-out type.
 """
 
 SEEN = {
@@ -365,6 +367,37 @@ The <nationality> museum {museum} was flooded in <month>.
 The exhibition at {museum} was closed.
 """,
 }
+
+BROAD = """
+The $person {$person} was born in the city of {city}.
+{$person}, a <nationality> $person, died in <year>.
+{$person} worked as the local $person for <number> years.
+{$person} became the first $person on the coast.
+The $person {$person} visited the $place {$place}.
+In <month>, {$person}, the $person, moved to the $place {$place}.
+The $person {$person} and the $person2 {$person2} argued on <day>.
+They met the $person {$person} at the $place {$place}.
+My sister, the $person {$person}, [rarely|never] sleeps.
+Only {$person} is a better $person than her father.
+The company {company} fired the $person {$person}.
+[Young|Old] $person {$person} shouted at the band {band}.
+The $place {$place} was [sold|painted|closed] on <day>.
+{$place} is the largest $place in the country of {country}.
+We saw the $place {$place} from the hotel {hotel}.
+A fire destroyed {$place}, a [famous|small] $place.
+The $place {$place} and the $place2 {$place2} were flooded in <month>.
+The mayor sold the $place {$place} for <number> million.
+{$place} was the only $place until <year>.
+The $work {$work} was finished in <year>.
+{$work}, the last $work by the $person {$person}, is well known.
+The <nationality> $person {$person} praised the $work {$work}.
+Nobody remembers the $work {$work}.
+The $thing {$thing} was stolen in <month>.
+{$thing}, a <nationality> $thing, won a prize.
+The $person {$person} bought the $thing {$thing} for <number> dollars.
+A $thing called {$thing} was found near the $place {$place}.
+The team {team} named a $thing {$thing} and a $thing2 {$thing2}.
+"""
 
 PLAIN = {
     "medicine": """

@@ -15,12 +15,32 @@ DOMAINS = {
 }
 HELD_OUT_TYPES = ("museum", "pianist")
 
+# Types of which training has a few examples each, most with the label beside the name: many labels are what teaches a
+# model to read a label rather than to know it by heart, and so what carries over to the held-out types.
+BROAD_TYPES = {
+    "person": """
+        actor architect astronaut baker bishop boxer butcher cellist chemist clown cyclist dancer detective farmer
+        gardener historian judge lawyer librarian novelist painter philosopher poet sailor sculptor senator soldier spy
+        swimmer tailor teacher violinist
+    """.split(),
+    "place": """
+        airport aquarium brewery canal casino castle cathedral cinema farm gallery island lake library lighthouse market
+        mine monastery monument mountain observatory palace park prison school temple theatre tunnel university village
+        vineyard volcano zoo
+    """.split(),
+    "work": "comic film musical novel opera painting play poem sculpture symphony".split(),
+    "thing": "camel dog horse locomotive magazine newspaper rocket satellite ship yacht".split(),
+}
+
 # coarse type -> the fine types it covers; a span may be asked for at either level
 COARSE = {
-    "person": ("surgeon", "patient", "singer", "executive", "player", "coach", "programmer", "pianist"),
+    "person": (
+        *("surgeon", "patient", "singer", "executive", "player", "coach", "programmer", "pianist"),
+        *BROAD_TYPES["person"],
+    ),
     "organization": ("band", "company", "bank", "team", "airline"),
-    "place": ("hospital", "stadium", "city", "country", "river", "hotel", "museum"),
-    "creative work": ("song", "album", "video game"),
+    "place": ("hospital", "stadium", "city", "country", "river", "hotel", "museum", *BROAD_TYPES["place"]),
+    "creative work": ("song", "album", "video game", *BROAD_TYPES["work"]),
 }
 
 FILLERS = {
@@ -148,4 +168,8 @@ SHAPES: dict[str, tuple[tuple[int, str], ...]] = {
     "programming language": ((4, "{word}"), (3, "{coined}"), (2, "{given}"), (1, "{surname}")),
     "database": ((5, "{word}"), (4, "{coined}"), (1, "{word} Store")),
     "video game": ((4, "{phrase}"), (3, "{word}"), (2, "{coined}"), (1, "{phrase} II")),
+    **dict.fromkeys(BROAD_TYPES["person"], PERSON_SHAPES),
+    **dict.fromkeys(BROAD_TYPES["place"], ((4, "{place}"), (2, "{surname}"), (3, "{phrase}"), (1, "{word}"))),
+    **dict.fromkeys(BROAD_TYPES["work"], ((5, "{phrase}"), (4, "{word}"), (1, "{given}"))),
+    **dict.fromkeys(BROAD_TYPES["thing"], ((4, "{word}"), (3, "{given}"), (3, "{phrase}"))),
 }
