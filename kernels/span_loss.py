@@ -10,8 +10,8 @@ w is class_balance for a positive and 1 - class_balance for a negative, or 1 for
 exp(gamma log p) with log p = min(x, 0) - log(1 + exp(-|x|)): no cancellation at either end.
 
 The loss alone stores no logits: 4 bytes a program. With gradients, g is written once in the inputs' dtype, L elements
-(H times fewer than the hidden values), and the kernels of span_scores.py make da, db, du and dc from it. Constant factors
-are applied to the fp32 sums at the very end, so that a half-precision g is not scaled towards zero by the mean.
+(H times fewer than the hidden values), and the kernels of span_scores.py make da, db, du and dc from it. Constant
+factors are applied to the fp32 sums at the end, so that a half-precision g is not scaled towards zero by the mean.
 
 Positives are a sorted list of span rows; each program walks through the few that lie in its tile.
 
