@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glimodern.encoder.dropout import Dropout
 from glimodern.encoder.linear import Linear
 
 SPAN_MODES = ("markerV0", "ffn")
@@ -46,7 +47,7 @@ class SpanParts(NamedTuple):
 
 def _mlp(width_in: int, width: int, dropout: float) -> nn.Sequential:
     """Linear(width_in, 4 width) - ReLU - Dropout - Linear(4 width, width), every projection of a GLiNER head."""
-    return nn.Sequential(Linear(width_in, 4 * width), nn.ReLU(), nn.Dropout(dropout), Linear(4 * width, width))
+    return nn.Sequential(Linear(width_in, 4 * width), nn.ReLU(), Dropout(dropout), Linear(4 * width, width))
 
 
 class SpanHead(nn.Module):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from glimodern.config import parse_train_config
 from glimodern.train import TrainingBatches, join, rate, train
@@ -28,6 +29,12 @@ def rows():
             else {"tokenized_text": ["Nothing", "to", "see", "here", "."], "ner": []}
         )
     return made
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """accelerate keeps one process-wide state; runs of other precision in one process need a new one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +196,11 @@ def test_batches_cover_an_epoch_once_and_skip_exactly(setup, tiny_model):
         (["--warmup", "1.5"], "warmup"),
     ],
 )
-def test_bad_settings(setup, more, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_settings(setup, capsys, more, message):
+    with pytest.raises(SystemExit):
         parse_train_config([*arguments(setup, "unused"), *more])
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in said
 
 
 def test_yaml_settings(tmp_path):
