@@ -43,16 +43,16 @@ std::vector<WordBlock> word_blocks(const SpanInputs& in, int64_t words, int64_t 
 }
 
 void grad_bias(const SpanInputs& in, const WordBlock* blocks, int64_t count, const float* values, float* grad_c) {
-  std::vector<float> sums;
+  std::vector<double> sums;
   for (const WordBlock* block = blocks; block != blocks + count; ++block) {
-    sums.assign(static_cast<size_t>(block->types), 0.0f);
+    sums.assign(static_cast<size_t>(block->types), 0.0);
     for (int64_t i = block->first; i < block->last; ++i) {
       const float* g = values + block->offset + (i - block->first) * block->stride;
       for (int64_t k = 0; k < block->widths(i, in.max_width); ++k, g += block->types) {
         for (int64_t t = 0; t < block->types; ++t) sums[t] += g[t];
       }
     }
-    for (int64_t t = 0; t < block->types; ++t) grad_c[block->first_type + t] += sums[t];
+    for (int64_t t = 0; t < block->types; ++t) grad_c[block->first_type + t] += static_cast<float>(sums[t]);
   }
 }
 

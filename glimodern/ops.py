@@ -16,7 +16,7 @@ import importlib.util
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -250,10 +250,6 @@ class _CppInputs:
         return [torch.zeros_like(x) for x in self.floats]
 
 
-def _leaves(*floats: Tensor) -> list[Tensor]:
-    return [x.detach().requires_grad_() for x in floats]
-
-
 def _triton(op: str) -> Any:
     return importlib.import_module(f"glimodern.kernels.{op}")
 
@@ -312,18 +308,20 @@ def _scores_backward_impl(
         return launch(
             grad_logits, a, b, u, cu_words.to(torch.int32), cu_types.to(torch.int32), max_width, dropout_p, seed
         )
-    with torch.enable_grad():
-        a, b, u, c = _leaves(a, b, u, c)
-        logits = reference.span_scores(a, b, u, c, cu_words, cu_types, max_width, dropout_p, seed)
-        return _reference_grads(logits, (a, b, u, c), grad_logits)
+    return _vector_jacobian(
+        lambda a, b, u, c: reference.span_scores(a, b, u, c, cu_words, cu_types, max_width, dropout_p, seed),
+        (a, b, u, c),
+        grad_logits,
+    )[1]
 
 
-def _reference_grads(output: Tensor, leaves: Sequence[Tensor], upstream: Tensor | None) -> Grads:
-    if not output.requires_grad:  # no span or no type: the output does not depend on the inputs
-        da, db, du, dc = (torch.zeros_like(x) for x in leaves)
-    else:
-        da, db, du, dc = torch.autograd.grad(output, leaves, upstream, allow_unused=True, materialize_grads=True)
-    return da, db, du, dc
+def _vector_jacobian(
+    function: Callable[..., Tensor], floats: Sequence[Tensor], upstream: Tensor
+) -> tuple[Tensor, Grads]:
+    """function(*floats), and gradients for an upstream one; works inside a custom op, where autograd is off."""
+    result = torch.func.vjp(function, *(x.detach() for x in floats))
+    da, db, du, dc = result[1](upstream)
+    return result[0], (da, db, du, dc)
 
 
 def _pairs_inside(cu_words: Tensor, cu_types: Tensor, max_width: int) -> int:
@@ -373,14 +371,19 @@ def _loss_impl(
             focal_scale, class_balance, mean, dropout_p, seed, compute_grads,
         )  # fmt: skip
         return _loss_outputs(loss, a, launched if compute_grads else [])
-    with torch.set_grad_enabled(compute_grads):
-        a, b, u, c = _leaves(a, b, u, c)
-        loss = reference.span_loss(
-            a, b, u, c, cu_words, cu_types, positives, max_width, focal_gamma, focal_scale, class_balance,
-            "mean" if mean else "sum", dropout_p, seed,
+
+    def loss_of(a: Tensor, b: Tensor, u: Tensor, c: Tensor) -> Tensor:
+        reduction = "mean" if mean else "sum"
+        return reference.span_loss(
+            a, b, u, c, cu_words, cu_types, positives, max_width, focal_gamma, focal_scale, class_balance, reduction,
+            dropout_p, seed,
         )  # fmt: skip
-        reference_grads = _reference_grads(loss, (a, b, u, c), None) if compute_grads else ()
-    return _loss_outputs(loss.detach().to(_loss_dtype(a)), a, reference_grads)
+
+    if not compute_grads:
+        with torch.no_grad():
+            return _loss_outputs(loss_of(a, b, u, c).to(_loss_dtype(a)), a, [])
+    loss, reference_grads = _vector_jacobian(loss_of, (a, b, u, c), a.new_ones(()))
+    return _loss_outputs(loss.to(_loss_dtype(a)), a, reference_grads)
 
 
 def _loss_dtype(a: Tensor) -> torch.dtype:

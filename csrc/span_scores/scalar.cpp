@@ -11,10 +11,9 @@ void score_block_scalar(const SpanInputs& in, const WordBlock& block, float* val
     for (int64_t k = 0; k < block.widths(i, in.max_width); ++k) {
       for (int64_t t = 0; t < block.types; ++t) {
         const float* u = in.u + (block.first_type + t) * in.hidden;
-        float logit = 0.0f;
-        for (int64_t h = 0; h < in.hidden; ++h) logit += span_element(in, i, k, h) * u[h];
-        values[block.offset + (i - block.first) * block.stride + k * block.types + t] =
-            logit + in.c[block.first_type + t];
+        double logit = in.c[block.first_type + t];
+        for (int64_t h = 0; h < in.hidden; ++h) logit += static_cast<double>(span_element(in, i, k, h)) * u[h];
+        values[block.offset + (i - block.first) * block.stride + k * block.types + t] = static_cast<float>(logit);
       }
     }
   }
@@ -29,16 +28,16 @@ void grad_slice_scalar(const SpanInputs& in, const WordBlock* blocks, int64_t co
         const float* g = values + block->offset + (i - block->first) * block->stride + k * block->types;
         for (int64_t h = column; h < end; ++h) {
           const float x = span_element(in, i, k, h);
-          float dx = 0.0f;
+          double dx = 0.0;
           for (int64_t t = 0; t < block->types; ++t) {
             const int64_t at = (block->first_type + t) * in.hidden + h;
-            dx += g[t] * in.u[at];
+            dx += static_cast<double>(g[t]) * in.u[at];
             grads.u[at] += g[t] * x;
           }
           if (!(x > 0.0f)) continue;
           if (in.dropout) dx *= in.keep_scale;
-          grads.a[i * in.hidden + h] += dx;
-          grads.b[(i + k) * in.hidden + h] += dx;
+          grads.a[i * in.hidden + h] += static_cast<float>(dx);
+          grads.b[(i + k) * in.hidden + h] += static_cast<float>(dx);
         }
       }
     }

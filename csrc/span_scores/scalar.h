@@ -1,4 +1,5 @@
-// The readable truth of the span kernels: one loop a symbol, no blocking. Every other instruction set must agree.
+// The readable truth of the span kernels: one loop a symbol, no blocking, sums in fp64 where they
+// are local. Every other instruction set must agree.
 #pragma once
 
 #include "dropout.h"

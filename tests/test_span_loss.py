@@ -1,0 +1,267 @@
+"""span_loss: every backend against the fp64 reference, loss and gradients; the contract of the public function."""
+
+import math
+
+import pytest
+import torch
+from accuracy import assert_accurate
+from backends import BACKENDS, CPP, running, skip_unless_runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
+
+from glimodern import ops, reference
+
+KERNELS = tuple(name for name in BACKENDS if name != "reference")
+OPTIONS = {
+    "plain": {},
+    "paper": {"focal_gamma": 2.0, "focal_scale": 1.5, "reduction": "mean"},
+    "balanced": {"focal_gamma": 0.0, "class_balance": 0.75},
+    "any-gamma": {"focal_gamma": 1.3, "class_balance": 0.25, "dropout_p": 0.3, "seed": 17},
+}
+UPSTREAM = 0.731
+
+
+def run(batch: SpanBatch, function=ops.span_loss, **options):
+    """Loss and the four gradients for an upstream gradient that is not 1."""
+    leaves = batch.leaves()
+    loss = function(*leaves.floats, *leaves.bounds, leaves.positives, leaves.max_width, **options)
+    if not loss.requires_grad:
+        return loss, tuple(torch.zeros_like(x) for x in leaves.floats)
+    upstream = torch.tensor(UPSTREAM).to(loss)
+    return loss.detach(), torch.autograd.grad(loss, leaves.floats, upstream, allow_unused=True, materialize_grads=True)
+
+
+def assert_matches(backend: str, batch: SpanBatch, **options) -> None:
+    skip_unless_runs(backend)
+    truth, true_grads = run(batch.to(torch.float64), reference.span_loss, **options)
+    plain, plain_grads = run(batch, reference.span_loss, **options)
+    with running(backend) as device:
+        loss, grads = run(batch.on(device), **options)
+    assert loss.dtype == torch.float32 and loss.ndim == 0
+    assert_accurate(loss.cpu(), truth, plain.float(), what="loss")
+    for name, got, true_grad, plain_grad in zip("abuc", grads, true_grads, plain_grads, strict=True):
+        assert_accurate(got.cpu(), true_grad, plain_grad, what=f"d{name}")
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("case", SPAN_CASES, ids=case_id)
+@pytest.mark.parametrize("backend", KERNELS)
+def test_kernels_are_as_accurate_as_eager(backend, case, options):
+    if backend == "triton" and not torch.cuda.is_available():
+        if not case.small:
+            pytest.skip("Triton's interpreter is too slow for this case")
+        if "dropout_p" not in options and case is not SPAN_CASES[0]:
+            pytest.skip("Triton's interpreter is slow: one set of options a case, all on the first")
+    assert_matches(backend, case.build(), **options)
+
+
+def test_bfloat16_on_the_cpu_gives_an_fp32_loss():
+    batch = SPAN_CASES[0].build(dtype=torch.bfloat16)
+    truth, true_grads = run(batch.to(torch.float64), reference.span_loss)
+    loss, grads = run(batch)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), truth, rtol=1e-6, atol=0)
+    for got, true_grad in zip(grads, true_grads, strict=True):
+        assert got.dtype == torch.bfloat16
+        assert_accurate(got, true_grad, true_grad.bfloat16())
+
+
+@pytest.mark.parametrize("backend", CPP[1:])
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    texts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), min_size=1, max_size=4),
+    hidden=st.integers(1, 150),
+    max_width=st.integers(1, 20),
+    options=st.sampled_from(list(OPTIONS.values())),
+)
+def test_ragged_shapes(backend, texts, hidden, max_width, options):
+    case = SpanCase("drawn", tuple(w for w, _ in texts), tuple(t for _, t in texts), hidden, max_width)
+    assert_matches(backend, case.build(seed=3), **options)
+
+
+@pytest.mark.parametrize("backend", CPP)
+def test_many_panels(backend):
+    """More logits than the kernel's scratch holds at a time (2^21), and single words that exceed a block's share."""
+    skip_unless_runs(backend)
+    assert_matches(backend, SpanCase("", (900,), (400,), 3, 12).build(), focal_gamma=2.0)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_gradcheck_in_fp64(options):
+    batch = SpanCase("", (3, 0, 2), (2, 1, 3), 5, 2).build(dtype=torch.float64).leaves()
+
+    def loss(*floats):
+        return ops.span_loss(*floats, *batch.bounds, batch.positives, batch.max_width, **options)
+
+    assert loss(*batch.floats).dtype == torch.float64
+    assert torch.autograd.gradcheck(loss, batch.floats, nondet_tol=0.0)
+
+
+@pytest.mark.parametrize("needs_grad", [True, False])
+def test_opcheck(needs_grad):
+    batch = SPAN_CASES[0].build()
+    floats = batch.leaves().floats if needs_grad else batch.floats
+    options = (batch.max_width, 2.0, 1.0, 0.75, True, 0.1, 3, needs_grad)
+    torch.library.opcheck(torch.ops.glimodern.span_loss.default, (*floats, *batch.bounds, batch.positives, *options))
+
+
+def test_compiles_without_a_graph_break():
+    batch = SPAN_CASES[0].build().leaves()
+
+    def model(*floats):
+        return 3.0 * ops.span_loss(*floats, *batch.bounds, batch.positives, batch.max_width, focal_gamma=2.0)
+
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    got, wanted = (torch.autograd.grad(f(*batch.floats), batch.floats) for f in (compiled, model))
+    assert all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_same_bits_every_time(backend):
+    batch = SPAN_CASES[0].build()
+    with running(backend) as device:
+        first, second = (run(batch.on(device), focal_gamma=2.0, dropout_p=0.2, seed=9) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert all(torch.equal(x, y) for x, y in zip(first[1], second[1], strict=True))
+
+
+@pytest.mark.parametrize("backend", CPP)
+def test_same_bits_for_every_number_of_threads(backend):
+    skip_unless_runs(backend)
+    batch = next(case for case in SPAN_CASES if case.name.startswith("longer")).build()
+    before = torch.get_num_threads()
+    outputs = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            with running(backend):
+                loss, grads = run(batch, focal_gamma=2.0, dropout_p=0.2, seed=9)
+            outputs.append((loss, *grads))
+    finally:
+        torch.set_num_threads(before)
+    for other in outputs[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(outputs[0], other, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_loss_is_the_same_with_and_without_gradients(backend):
+    batch = SPAN_CASES[0].build()
+    with running(backend) as device:
+        moved = batch.on(device)
+        bare = ops.span_loss(*moved.floats, *moved.bounds, moved.positives, moved.max_width, focal_gamma=2.0)
+        with_grads, _ = run(moved, focal_gamma=2.0)
+    assert not bare.requires_grad
+    assert torch.equal(bare, with_grads)
+
+
+@pytest.mark.parametrize("backend", CPP)
+def test_order_and_repetition_of_positives_do_not_matter(backend):
+    batch = SPAN_CASES[0].build()
+    shuffled = torch.cat([batch.positives.flip(0), batch.positives[:1]]).to(torch.int32)
+    with running(backend):
+        one, two = run(batch), run(batch._replace(positives=shuffled))
+    assert torch.equal(one[0], two[0])
+    assert all(torch.equal(x, y) for x, y in zip(one[1], two[1], strict=True))
+
+
+def test_it_agrees_with_span_scores():
+    """Gradients of the loss are those of binary cross-entropy over span_scores' logits."""
+    batch = SPAN_CASES[0].build()
+    leaves = batch.leaves()
+    logits = ops.span_scores(*leaves.floats, *leaves.bounds, leaves.max_width)
+    y = torch.zeros_like(logits)
+    parts = ops.split_scores(y, *batch.bounds, batch.max_width)
+    for word, k, kind in batch.positives.tolist():
+        text = int(torch.searchsorted(batch.cu_words[1:], word, right=True))
+        parts[text][word - int(batch.cu_words[text]), k, kind - int(batch.cu_types[text])] = 1.0
+    inside = logits.isfinite()
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(logits[inside], y[inside], reduction="sum")
+    grads = torch.autograd.grad(plain * UPSTREAM, leaves.floats)
+    loss, loss_grads = run(batch)
+    torch.testing.assert_close(loss, plain.detach())
+    for got, wanted in zip(loss_grads, grads, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_inputs_are_left_alone_and_backward_repeats():
+    batch = SPAN_CASES[0].build().leaves()
+    before = [x.detach().clone() for x in (*batch.floats, batch.positives)]
+    loss = ops.span_loss(*batch.floats, *batch.bounds, batch.positives, batch.max_width, dropout_p=0.2, seed=4)
+    first = torch.autograd.grad(loss, batch.floats, torch.tensor(0.5), retain_graph=True)
+    second = torch.autograd.grad(loss, batch.floats, torch.tensor(2.0))
+    assert all(torch.equal(4.0 * x, y) for x, y in zip(first, second, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip((*batch.floats, batch.positives), before, strict=True))
+
+
+@pytest.mark.parametrize("wanted", range(4))
+def test_only_requested_gradients(wanted):
+    batch = SPAN_CASES[0].build()
+    floats = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(batch.floats)]
+    ops.span_loss(*floats, *batch.bounds, batch.positives, batch.max_width).backward()
+    assert [x.grad is not None for x in floats] == [place == wanted for place in range(4)]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0, 1.5])
+@pytest.mark.parametrize("backend", CPP)
+def test_nan_is_not_hidden(backend, gamma):
+    batch = SPAN_CASES[0].build()
+    batch.a[2, 5] = -math.nan
+    with running(backend):
+        loss, grads = run(batch, focal_gamma=gamma)
+    assert loss.isnan()
+    assert grads[2].isnan().any() and grads[3].isnan().any()
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+def test_far_logits_do_not_overflow(backend):
+    """Logits of about ±1000: the loss is their sum, and no exponential overflows or loses it."""
+    words, width = 4, 2
+    a = torch.full((words, 1), 1000.0)
+    u, c = torch.tensor([[1.0], [-1.0]]), torch.zeros(2)
+    bounds = torch.tensor([0, words], dtype=torch.int32), torch.tensor([0, 2], dtype=torch.int32)
+    batch = SpanBatch(a, torch.zeros_like(a), u, c, *bounds, torch.tensor([[0, 0, 1], [1, 0, 0]]), width)
+    for gamma in (0.0, 2.0, 0.5):
+        with running(backend) as device:
+            loss, grads = run(batch.on(device), focal_gamma=gamma)
+        assert (
+            float(loss) == 7000.0
+        )  # 7 spans with logit 1000 of type 0, one of them positive, and one positive at -1000
+        assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [(-1, 0, 0), (11, 0, 3), (6, 1, 0), (0, 4, 0), (0, -1, 0), (0, 0, 3), (7, 0, 2), (0, 0, 5), (0, 0, -1)],
+    ids=str,
+)
+@pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
+def test_positives_outside_their_text_are_an_error(backend, row):
+    batch = SPAN_CASES[0].build()
+    positives = torch.tensor([(0, 0, 0), row])
+    message = r"positives row 1 is \(word, k, type\) = \(" + ", ".join(map(str, row))
+    with running(backend), pytest.raises(ValueError, match=message):
+        ops.span_loss(*batch.floats, *batch.bounds, positives, batch.max_width)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"focal_gamma": -1.0}, "focal_gamma must be"),
+        ({"focal_gamma": math.nan}, "focal_gamma must be"),
+        ({"class_balance": 1.5}, "class_balance must be"),
+        ({"reduction": "none"}, "reduction must be 'sum' or 'mean', got 'none'"),
+        ({"dropout_p": 1.0}, "dropout_p must be"),
+    ],
+)
+def test_bad_options_are_clear_errors(options, message):
+    batch = SPAN_CASES[0].build()
+    with pytest.raises(ValueError, match=message):
+        ops.span_loss(*batch.floats, *batch.bounds, batch.positives, batch.max_width, **options)
+
+
+@pytest.mark.parametrize("positives", [torch.zeros(3), torch.zeros(2, 2, dtype=torch.int64), torch.zeros(1, 3)])
+def test_bad_positives_are_clear_errors(positives):
+    batch = SPAN_CASES[0].build()
+    with pytest.raises(ValueError, match=r"positives must be integers \[P, 3\]"):
+        ops.span_loss(*batch.floats, *batch.bounds, positives, batch.max_width)

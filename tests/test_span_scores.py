@@ -1,0 +1,309 @@
+"""span_scores: every backend against the fp64 reference, forward and backward; the contract of the public function."""
+
+import math
+
+import pytest
+import torch
+from accuracy import assert_accurate
+from backends import BACKENDS, CPP, running, skip_unless_runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
+from torch import Tensor
+
+from glimodern import ops, reference
+
+KERNELS = tuple(name for name in BACKENDS if name != "reference")
+
+
+def run(batch: SpanBatch, upstream: Tensor, dropout_p: float = 0.0, seed: int = 0, function=ops.span_scores):
+    """Logits and the four gradients for an upstream gradient; spans outside their text get NaN upstream, unread."""
+    leaves = batch.leaves()
+    logits = function(*leaves.floats, *leaves.bounds, leaves.max_width, dropout_p=dropout_p, seed=seed)
+    grads = torch.autograd.grad(logits, leaves.floats, upstream.to(logits), allow_unused=True, materialize_grads=True)
+    return logits.detach(), grads
+
+
+def eager(batch: SpanBatch, upstream: Tensor, dropout_p: float = 0.0, seed: int = 0):
+    leaves = batch.leaves()
+    logits = reference.span_scores(*leaves.floats, *leaves.bounds, leaves.max_width, dropout_p, seed)
+    if not logits.requires_grad:
+        return logits, tuple(torch.zeros_like(x) for x in leaves.floats)
+    grads = torch.autograd.grad(logits, leaves.floats, upstream.to(logits), allow_unused=True, materialize_grads=True)
+    return logits.detach(), grads
+
+
+def assert_matches(backend: str, batch: SpanBatch, dropout_p: float = 0.0, seed: int = 0) -> None:
+    skip_unless_runs(backend)
+    size = int((batch.cu_words.diff() * batch.cu_types.diff()).sum()) * batch.max_width
+    upstream = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(batch.a.dtype)
+    truth, true_grads = eager(batch.to(torch.float64), upstream, dropout_p, seed)
+    plain, plain_grads = eager(batch, upstream, dropout_p, seed)
+    with running(backend) as device:
+        logits, grads = run(batch.on(device), upstream.to(device), dropout_p, seed)
+    assert_accurate(logits.cpu(), truth, plain, what="logits")
+    for name, got, true_grad, plain_grad in zip("abuc", grads, true_grads, plain_grads, strict=True):
+        assert_accurate(got.cpu(), true_grad, plain_grad, what=f"d{name}")
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.4])
+@pytest.mark.parametrize("case", SPAN_CASES, ids=case_id)
+@pytest.mark.parametrize("backend", KERNELS)
+def test_kernels_are_as_accurate_as_eager(backend, case, dropout_p):
+    if backend == "triton" and not case.small and not torch.cuda.is_available():
+        pytest.skip("Triton's interpreter is too slow for this case")
+    assert_matches(backend, case.build(), dropout_p, seed=11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_the_cpu_is_rounded_once(dtype):
+    assert_matches("cpp-scalar", SPAN_CASES[0].build(dtype=dtype))
+
+
+@pytest.mark.parametrize("backend", CPP[1:])
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    texts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), min_size=1, max_size=4),
+    hidden=st.integers(1, 150),
+    max_width=st.integers(1, 20),
+    dropout_p=st.sampled_from([0.0, 0.25]),
+)
+def test_ragged_shapes(backend, texts, hidden, max_width, dropout_p):
+    case = SpanCase("drawn", tuple(w for w, _ in texts), tuple(t for _, t in texts), hidden, max_width)
+    assert_matches(backend, case.build(seed=3), dropout_p, seed=5)
+
+
+def test_gradcheck_in_fp64():
+    batch = SpanCase("", (3, 0, 2), (2, 1, 3), 5, 2).build(dtype=torch.float64).leaves()
+
+    def inside(*floats: Tensor) -> Tensor:
+        logits = ops.span_scores(*floats, *batch.bounds, batch.max_width, dropout_p=0.3, seed=2)
+        return logits[logits.isfinite()]
+
+    assert torch.autograd.gradcheck(inside, batch.floats, nondet_tol=0.0)
+
+
+@pytest.mark.parametrize("needs_grad", [True, False])
+def test_opcheck(needs_grad):
+    batch = SPAN_CASES[0].build()
+    floats = batch.leaves().floats if needs_grad else batch.floats
+    torch.library.opcheck(torch.ops.glimodern.span_scores.default, (*floats, *batch.bounds, batch.max_width, 0.1, 3))
+
+
+def test_compiles_without_a_graph_break():
+    batch = SPAN_CASES[0].build().leaves()
+
+    def model(*floats: Tensor) -> Tensor:
+        return ops.span_scores(*floats, *batch.bounds, batch.max_width).sigmoid()
+
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(*batch.floats), model(*batch.floats))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_spans_outside_their_text(backend):
+    """-inf going out; whatever gradient comes back there is not read."""
+    batch = SPAN_CASES[5].build()
+    with running(backend) as device:
+        logits, clean = run(batch.on(device), torch.ones(1, device=device).expand(5 * 9 * 2 + 2 * 9 * 2))
+        upstream = torch.where(logits.isinf(), 7e30, 1.0)
+        _, dirty = run(batch.on(device), upstream)
+    per_text = ops.split_scores(logits.cpu(), *batch.bounds, batch.max_width)
+    for part in per_text:
+        words, widths, _ = part.shape
+        inside = torch.arange(words)[:, None] + torch.arange(widths)[None, :] < words
+        assert torch.equal(part.isfinite().all(-1), inside)
+        assert torch.equal(part == -math.inf, ~inside[..., None].expand_as(part))
+    for x, y in zip(clean, dirty, strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_same_bits_every_time(backend):
+    batch = SPAN_CASES[0].build()
+    upstream = torch.randn(7 * 4 * 3 + 4 * 4 * 2, generator=torch.Generator().manual_seed(0))
+    with running(backend) as device:
+        first = run(batch.on(device), upstream.to(device), 0.2, 9)
+        second = run(batch.on(device), upstream.to(device), 0.2, 9)
+    for x, y in zip((first[0], *first[1]), (second[0], *second[1]), strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("backend", CPP)
+def test_same_bits_for_every_number_of_threads(backend):
+    batch = next(case for case in SPAN_CASES if case.name.startswith("longer")).build()
+    upstream = torch.randn((70 * 9 + 33 * 10) * 12, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    outputs = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            with running(backend):
+                logits, grads = run(batch, upstream, 0.2, 9)
+            outputs.append((logits, *grads))
+    finally:
+        torch.set_num_threads(before)
+    for other in outputs[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(outputs[0], other, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_mask_is_the_references(backend):
+    """a + b = 1, u picks one column: each logit is 0 or 1 / (1 - p), as reference.dropout_keep says."""
+    words, hidden, width, p, seed = 6, 40, 3, 0.3, 123456789012
+    ones = torch.full((words, hidden), 0.5)
+    bounds = torch.tensor([0, words], dtype=torch.int32), torch.tensor([0, hidden], dtype=torch.int32)
+    with running(backend) as device:
+        arguments = (ones, ones, torch.eye(hidden), torch.zeros(hidden), *bounds)
+        logits = ops.span_scores(*(x.to(device) for x in arguments), width, dropout_p=p, seed=seed).cpu()
+    keep = reference.dropout_keep(torch.arange(words * width), hidden, p, seed).view(words, width, hidden)
+    inside = torch.arange(words)[:, None] + torch.arange(width)[None, :] < words
+    got = logits.view(words, width, hidden)[inside]
+    torch.testing.assert_close(got, keep[inside] / (1.0 - p))
+
+
+def test_dropout_statistics():
+    """The share kept is 1 - p within five standard deviations, over all and per column; seeds are unrelated."""
+    p, rows, hidden = 0.3, 4000, 64
+    one = reference.dropout_keep(torch.arange(rows), hidden, p, 1).double()
+    two = reference.dropout_keep(torch.arange(rows), hidden, p, 2).double()
+    deviation = math.sqrt(p * (1 - p))
+    assert abs(float(one.mean()) - (1 - p)) < 5 * deviation / math.sqrt(rows * hidden)
+    assert float((one.mean(0) - (1 - p)).abs().max()) < 5 * deviation / math.sqrt(rows)
+    assert float((one.mean(1) - (1 - p)).abs().max()) < 5 * deviation / math.sqrt(hidden)
+    agreement = float((one == two).double().mean())
+    assert abs(agreement - (p * p + (1 - p) ** 2)) < 5 * 0.5 / math.sqrt(rows * hidden)
+
+
+def test_inputs_are_left_alone_and_backward_repeats():
+    batch = SPAN_CASES[0].build().leaves()
+    before = [x.detach().clone() for x in batch.floats]
+    logits = ops.span_scores(*batch.floats, *batch.bounds, batch.max_width, dropout_p=0.2, seed=4)
+    upstream = torch.randn_like(logits)
+    first = torch.autograd.grad(logits, batch.floats, upstream, retain_graph=True)
+    second = torch.autograd.grad(logits, batch.floats, upstream)
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(batch.floats, before, strict=True))
+
+
+@pytest.mark.parametrize("wanted", range(4))
+def test_only_requested_gradients(wanted):
+    batch = SPAN_CASES[0].build()
+    floats = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(batch.floats)]
+    logits = ops.span_scores(*floats, *batch.bounds, batch.max_width)
+    logits[logits.isfinite()].square().sum().backward()
+    assert [x.grad is not None for x in floats] == [place == wanted for place in range(4)]
+
+
+@pytest.mark.parametrize("backend", CPP)
+def test_nan_is_not_hidden(backend):
+    batch = SPAN_CASES[0].build()
+    batch.a[2, 5] = -math.nan
+    with running(backend):
+        logits = ops.span_scores(*batch.floats, *batch.bounds, batch.max_width)
+    part = ops.split_scores(logits, *batch.bounds, batch.max_width)[0]
+    assert part[2].isnan().all() and not part[[0, 1, 3]].isnan().any()
+
+
+def test_inputs_of_any_layout():
+    batch = SPAN_CASES[0].build()
+    wide = batch._replace(a=batch.a.T.contiguous().T, b=torch.cat([batch.b, batch.b], 1)[:, : batch.b.shape[1]])
+    assert not wide.a.is_contiguous() and not wide.b.is_contiguous()
+    arguments = (*batch.bounds, batch.max_width)
+    assert torch.equal(ops.span_scores(*wide.floats, *arguments), ops.span_scores(*batch.floats, *arguments))
+    long = (x.long() for x in batch.bounds)
+    assert torch.equal(
+        ops.span_scores(*batch.floats, *long, batch.max_width), ops.span_scores(*batch.floats, *arguments)
+    )
+
+
+def changed(**changes: object) -> tuple:
+    names = ("a", "b", "u", "c", "cu_words", "cu_types", "max_width")
+    batch = SPAN_CASES[0].build()
+    values = dict(zip(names, (*batch.floats, *batch.bounds, batch.max_width), strict=True)) | changes
+    return tuple(values[name] for name in names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"b": torch.zeros(11, 7)}, ValueError, "a and b must both be"),
+        ({"u": torch.zeros(5, 7)}, ValueError, r"u must be \[types, 48\]"),
+        ({"c": torch.zeros(4)}, ValueError, r"c must be \[5\]"),
+        ({"a": torch.zeros(11, 48, dtype=torch.int32)}, TypeError, "a must be fp32"),
+        ({"a": [1.0]}, TypeError, "a must be a tensor"),
+        ({"cu_words": torch.tensor([0.0, 7.0, 11.0])}, TypeError, "cu_words must be int32"),
+        ({"cu_words": torch.tensor([0, 7, 12])}, ValueError, "cu_words must rise from 0 to 11"),
+        ({"cu_words": torch.tensor([0, 12, 11])}, ValueError, "cu_words must rise from 0 to 11"),
+        ({"cu_types": torch.tensor([1, 3, 5])}, ValueError, "cu_types must rise from 0 to 5"),
+        ({"cu_types": torch.tensor([0, 5])}, ValueError, "cu_words and cu_types must both be"),
+        ({"max_width": 0}, ValueError, "max_width must be at least 1"),
+        ({"a": torch.zeros(11, 48, device="meta")}, ValueError, "b is on cpu, a on meta"),
+    ],
+)
+def test_bad_input_is_a_clear_error(changes, error, message):
+    with pytest.raises(error, match=message):
+        ops.span_scores(*changed(**changes))
+
+
+@pytest.mark.parametrize("dropout_p", [-0.1, 1.0, math.nan])
+def test_bad_dropout(dropout_p):
+    with pytest.raises(ValueError, match=r"dropout_p must be in \[0, 1\)"):
+        ops.span_scores(*changed(), dropout_p=dropout_p)
+
+
+def test_split_scores_checks_the_size():
+    batch = SPAN_CASES[0].build()
+    with pytest.raises(ValueError, match="logits must be"):
+        ops.split_scores(torch.zeros(3), *batch.bounds, batch.max_width)
+
+
+def test_mixed_dtypes_promote():
+    batch = SPAN_CASES[0].build()
+    logits = ops.span_scores(batch.a.bfloat16(), batch.b, batch.u, batch.c, *batch.bounds, batch.max_width)
+    assert logits.dtype == torch.float32
+
+
+def test_backend_info_and_forcing():
+    info = ops.backend_info("cpu")
+    assert set(info) == {"span_scores", "span_loss"}
+    assert all(entry["backend"] in ("cpp", "reference") and entry["why"] for entry in info.values())
+    assert ops.backend_info("cpu", torch.float64)["span_scores"]["backend"] == "reference"
+    with ops.use_backend("reference"):
+        assert ops.backend_info("cpu")["span_scores"]["why"] == "forced by use_backend"
+    with pytest.raises(ValueError, match="wanted one of"), ops.use_backend("fortran"):
+        pass
+
+
+def test_a_forced_backend_never_falls_back(monkeypatch):
+    skip_unless_runs("cpp-scalar")
+    batch = SPAN_CASES[0].build(dtype=torch.float64)
+    with ops.use_backend("cpp"), pytest.raises(RuntimeError, match="cannot run: .*fp64"):
+        ops.span_scores(*batch.floats, *batch.bounds, batch.max_width)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="Triton"), ops.use_backend("triton"):
+            pass
+
+
+def test_without_the_extension_it_says_so_once(monkeypatch, caplog):
+    monkeypatch.setattr(ops, "_extension", None)
+    monkeypatch.setattr(ops, "_EXTENSION_ERROR", "no compiler")
+    ops._warn_once.cache_clear()
+    batch = SPAN_CASES[0].build()
+    with caplog.at_level("WARNING", logger="glimodern"):
+        for _ in range(2):
+            logits = ops.span_scores(*batch.floats, *batch.bounds, batch.max_width)
+    assert torch.equal(logits, reference.span_scores(*batch.floats, *batch.bounds, batch.max_width))
+    assert [record.message for record in caplog.records] == ["glimodern.ops runs in plain PyTorch, slowly: no compiler"]
+    assert ops.backend_info("cpu")["span_scores"] == {"backend": "reference", "isa": "", "why": "no compiler"}
+
+
+def test_the_instruction_set_is_forced_by_the_environment(monkeypatch):
+    skip_unless_runs("cpp-scalar")
+    monkeypatch.setenv("GLIMODERN_ISA", "scalar")
+    assert ops.backend_info("cpu")["span_scores"]["isa"] == "scalar"
+    monkeypatch.setenv("GLIMODERN_ISA", "mmx")
+    with pytest.raises(ValueError, match="GLIMODERN_ISA 'mmx' cannot run here; this machine and build have: scalar"):
+        ops.backend_info("cpu")
