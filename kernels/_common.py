@@ -32,7 +32,6 @@ class Tiles:
     rows: spans a program scores at once: one Hopper warpgroup's MMA height, and only 5 words at K = 12, so that short
         texts fill their tiles. hidden: columns a step; an fp32 row's 128-byte line (64 would spill in fp32).
     words, columns: the tile of the gradients of a and b: low, because a tile is computed once for each text it meets.
-    stages: of the asynchronous loads over the hidden width.
     programs: the number of programs to aim for by splitting the loop over types or rows when the batch is small
         (about four for each multiprocessor of an H100).
     """
@@ -41,13 +40,20 @@ class Tiles:
     hidden: int = 32
     words: int = 16
     columns: int = 64
-    warps: int = 4
-    stages: int = 3
+    word_warps: int = 4
     programs: int = 512
 
     def types(self, types: int, texts: int) -> int:
-        """Types a step, from the batch's mean: 16 (the smallest MMA width that every dtype has), 32 or 64."""
-        return min(64, max(16, triton.next_power_of_2(triton.cdiv(types, texts))))
+        """Types a step, from the batch's mean: 16 (the smallest MMA width that every dtype has) or 32 (64 would spill)."""
+        return min(32, max(16, triton.next_power_of_2(triton.cdiv(types, texts))))
+
+    def warps(self, types: int) -> int:
+        """Warps of the kernels with a tile of rows and types: as many as that tile needs not to spill."""
+        return 4 if types == 16 else 8
+
+    def stages(self, dtype: torch.dtype) -> int:
+        """Stages of the asynchronous loads over the hidden width or over rows: the most that does not spill."""
+        return 3 if dtype == torch.float32 else 4
 
     def word_stages(self, dtype: torch.dtype) -> int:
         """Stages over the types in the gradients of a and b: few, as one step has most texts' types; neither spills."""

@@ -173,7 +173,7 @@ def span_loss_forward(
             a, b, u, c, cu_words, cu_types, offsets, rows, positives[order, 2], begins, grad, losses,
             words, texts, hidden, as_int32(seed), 1.0 / (1.0 - dropout_p), float(focal_gamma), *balance,
             FOCAL=focal_gamma != 0.0, GRADS=compute_grads, WIDTH=max_width, THRESHOLD=dropout_threshold(dropout_p),
-            ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types, num_warps=TILES.warps, num_stages=TILES.stages,
+            ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types, num_warps=TILES.warps(types), num_stages=TILES.stages(a.dtype),
         )  # fmt: skip
     factor = a.new_full((1,), focal_scale, dtype=torch.float32)
     if mean:

@@ -233,7 +233,7 @@ def span_scores_forward(
             a, b, u, c, cu_words, cu_types, offsets, logits, len(a), texts, hidden, as_int32(seed),
             1.0 / (1.0 - dropout_p),
             WIDTH=max_width, THRESHOLD=dropout_threshold(dropout_p), ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
-            num_warps=TILES.warps, num_stages=TILES.stages,
+            num_warps=TILES.warps(types), num_stages=TILES.stages(a.dtype),
         )  # fmt: skip
     return logits
 
@@ -275,12 +275,12 @@ def span_scores_backward(
                 grad_logits, a, b, u, cu_words, cu_types, offsets, factor, out, words, texts, hidden, as_int32(seed),
                 scale,
                 ENDS=ends, WIDTH=max_width, THRESHOLD=threshold, WORDS=TILES.words, HIDDEN=TILES.columns, TYPES=types,
-                num_warps=TILES.warps, num_stages=TILES.word_stages(a.dtype),
+                num_warps=TILES.word_warps, num_stages=TILES.word_stages(a.dtype),
             )  # fmt: skip
         type_grads_kernel[texts, column_tiles, row_splits * type_splits](
             grad_logits, a, b, cu_words, cu_types, offsets, factor, du, dc, len(u), hidden, type_splits, row_splits,
             as_int32(seed), scale,
             WIDTH=max_width, THRESHOLD=threshold, ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
-            num_warps=TILES.warps, num_stages=TILES.stages,
+            num_warps=TILES.warps(types), num_stages=TILES.stages(a.dtype),
         )  # fmt: skip
     return da, db, du.sum(0).to(u.dtype), dc.sum(0).to(u.dtype)

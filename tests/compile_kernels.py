@@ -1,9 +1,9 @@
 """Compile every Triton kernel for NVIDIA GPUs without one: `python tests/compile_kernels.py` prints one JSON list.
 
-The real launchers run on CPU tensors with the launch itself replaced by a recorder, so each kernel is compiled with exactly
-the argument types, alignments, constants and options that it would be launched with. One entry per kernel, input types,
-dropout and target: name, target, dtype, dropout, and from the machine code registers, stack and shared bytes, the number of
-spill instructions and of tensor-core instructions.
+The real launchers run on CPU tensors with the launch itself replaced by a recorder, so each kernel is compiled with
+exactly the argument types, alignments, constants and options that it would be launched with. One entry per kernel,
+input types, dropout, target and shape: their names, and from the machine code the registers and stack bytes a thread,
+the shared bytes, and the numbers of spill and of tensor-core instructions.
 """
 
 import itertools
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -39,7 +38,19 @@ POINTERS = {
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TENSOR_CORE = re.compile(r"\b(?:HMMA|HGMMA|UTCHMMA|UTCQMMA|UTCMMA)\b[.\w]*")
 SPILL = re.compile(r"\b(?:STL|LDL)\b")
-WORDS, TYPES, HIDDEN, WIDTH = (40, 0, 24), (9, 3, 16), 768, 12
+# Words and types by text, H, K. "ones": every integer argument is 1, which Triton makes a constant.
+SHAPES = {
+    "usual": ((40, 0, 24), (9, 3, 16), 768, 12),
+    "many types": ((40, 24), (700, 90), 768, 12),
+    "ones": ((1,), (1,), 1, 1),
+}
+Job = tuple[str, float, str, str]  # dtype, dropout, target, shape
+JOBS: list[Job] = [
+    *itertools.product(DTYPES, (0.0, 0.3), TARGETS, ("usual",)),
+    *itertools.product(("fp32", "bf16"), (0.3,), ("sm_90",), ("many types",)),
+    ("fp32", 0.0, "sm_90", "ones"),
+]
+launches: list[tuple[ASTSource, dict[str, int]]] = []
 
 
 def record(kernel: JITFunction, *args: Any, grid: tuple[int, ...], warmup: bool = False, **kwargs: Any) -> None:
@@ -61,20 +72,17 @@ def record(kernel: JITFunction, *args: Any, grid: tuple[int, ...], warmup: bool 
     launches.append((ASTSource(kernel, signature, constants, attributes), values))
 
 
-launches: list[tuple[ASTSource, dict[str, int]]] = []
-
-
-def launchers(dtype: torch.dtype, dropout_p: float) -> Iterator[Callable[[], object]]:
+def launchers(dtype: torch.dtype, dropout_p: float, shape: str) -> Iterator[Callable[[], object]]:
     """Calls that launch every kernel of the package, with and without its options."""
-    generator = torch.Generator().manual_seed(0)
-    cu_words, cu_types = (torch.tensor([0, *itertools.accumulate(x)], dtype=torch.int32) for x in (WORDS, TYPES))
-    a, b = (torch.randn(sum(WORDS), HIDDEN, generator=generator).to(dtype) for _ in range(2))
-    u, c = torch.randn(sum(TYPES), HIDDEN, generator=generator).to(dtype), torch.zeros(sum(TYPES), dtype=dtype)
-    positives = torch.tensor([[0, 1, 2]], dtype=torch.int32)
+    words, types, hidden, max_width = SHAPES[shape]
+    cu_words, cu_types = (torch.tensor([0, *itertools.accumulate(x)], dtype=torch.int32) for x in (words, types))
+    a, b = torch.zeros(2, sum(words), hidden, dtype=dtype)
+    u, c = torch.zeros(sum(types), hidden, dtype=dtype), torch.zeros(sum(types), dtype=dtype)
+    positives = torch.zeros(1, 3, dtype=torch.int32)
     text = (a, b, u, c, cu_words, cu_types)
-    yield lambda: span_scores.span_scores_forward(*text, WIDTH, dropout_p, 5)
-    yield lambda: span_loss.span_loss_forward(*text, positives, WIDTH, 0.0, 1.0, None, False, dropout_p, 5, False)
-    yield lambda: span_loss.span_loss_forward(*text, positives, WIDTH, 2.0, 1.0, 0.75, True, dropout_p, 5, True)
+    yield lambda: span_scores.span_scores_forward(*text, max_width, dropout_p, 5)
+    yield lambda: span_loss.span_loss_forward(*text, positives, max_width, 0.0, 1.0, None, False, dropout_p, 5, False)
+    yield lambda: span_loss.span_loss_forward(*text, positives, max_width, 2.0, 1.0, 0.75, True, dropout_p, 5, True)
 
 
 def tool(name: str) -> str:
@@ -87,38 +95,36 @@ def resources(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = subprocess.run([tool("cuobjdump"), "-res-usage", file.name], capture_output=True, text=True, check=True)
-        sass = subprocess.run([tool("cuobjdump"), "-sass", file.name], capture_output=True, text=True, check=True)
-    used = {key.lower(): int(re.findall(rf"\b{key}:(\d+)", usage.stdout)[-1]) for key in ("REG", "STACK")}
+        command = [tool("cuobjdump"), "-res-usage", "-sass", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack = re.findall(r"\bREG:(\d+) STACK:(\d+)", text)[-1]
     return {
-        "registers": used["reg"],
-        "stack": used["stack"],
-        "spills": len(SPILL.findall(sass.stdout)),
-        "tensor_core": len(TENSOR_CORE.findall(sass.stdout)),
+        "registers": int(registers),
+        "stack": int(stack),
+        "spills": len(SPILL.findall(text)),
+        "tensor_core": len(TENSOR_CORE.findall(text)),
     }
 
 
-def compile_one(job: tuple[str, float, str]) -> list[dict[str, Any]]:
-    """Every kernel for one (dtype, dropout, target)."""
-    dtype, dropout_p, target = job
+def compile_one(job: Job) -> list[dict[str, Any]]:
+    """Every kernel as it would be launched for one job."""
+    dtype, dropout_p, target, shape = job
     JITFunction.run = record
     launches.clear()
-    for launch in launchers(DTYPES[dtype], dropout_p):
+    for launch in launchers(DTYPES[dtype], dropout_p, shape):
         launch()
     entries = []
     for source, options in launches:
         compiled = triton.compile(source, target=GPUTarget("cuda", TARGETS[target], 32), options=options)
-        entry = {"kernel": source.name, "target": target, "dtype": dtype, "dropout": dropout_p}
+        entry = {"kernel": source.name, "dtype": dtype, "dropout": dropout_p, "target": target, "shape": shape}
         entries.append(entry | resources(compiled.asm["cubin"]) | {"shared": compiled.metadata.shared})
     return entries
 
 
 def main() -> None:
-    jobs = list(itertools.product(DTYPES, (0.0, 0.3), TARGETS))
-    with ProcessPoolExecutor(max_workers=min(len(jobs), os.cpu_count() or 1)) as pool:
-        print(json.dumps([entry for entries in pool.map(compile_one, jobs) for entry in entries]))
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        print(json.dumps([entry for entries in pool.map(compile_one, JOBS) for entry in entries]))
 
 
 if __name__ == "__main__":
     main()
-    sys.exit(0)
