@@ -44,7 +44,7 @@ class Tiles:
     programs: int = 512
 
     def types(self, types: int, texts: int) -> int:
-        """Types a step, from the batch's mean: 16 (the smallest MMA width that every dtype has) or 32 (64 would spill)."""
+        """Types a step, from the batch's mean: 16 (the smallest MMA width of every dtype) or 32 (64 would spill)."""
         return min(32, max(16, triton.next_power_of_2(triton.cdiv(types, texts))))
 
     def warps(self, types: int) -> int:

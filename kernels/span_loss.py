@@ -21,10 +21,10 @@ Source: focal loss, https://arxiv.org/abs/1708.02002; ARCHITECTURE ("The fold").
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from glimodern.kernels._common import TILES, as_int32, dropout_key, logit_offsets, logit_tile, text_frame, text_of
 from glimodern.kernels.span_scores import span_scores_backward
+from torch import Tensor
+
 from glimodern.reference import dropout_threshold
 
 
@@ -173,7 +173,8 @@ def span_loss_forward(
             a, b, u, c, cu_words, cu_types, offsets, rows, positives[order, 2], begins, grad, losses,
             words, texts, hidden, as_int32(seed), 1.0 / (1.0 - dropout_p), float(focal_gamma), *balance,
             FOCAL=focal_gamma != 0.0, GRADS=compute_grads, WIDTH=max_width, THRESHOLD=dropout_threshold(dropout_p),
-            ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types, num_warps=TILES.warps(types), num_stages=TILES.stages(a.dtype),
+            ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
+            num_warps=TILES.warps(types), num_stages=TILES.stages(a.dtype),
         )  # fmt: skip
     factor = a.new_full((1,), focal_scale, dtype=torch.float32)
     if mean:

@@ -21,11 +21,10 @@ os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 import triton
+from glimodern.kernels import span_loss, span_scores
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
-
-from glimodern.kernels import span_loss, span_scores
 
 TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 POINTERS = {

@@ -8,11 +8,11 @@ import math
 
 import pytest
 import torch
+from accuracy import assert_accurate
+from shapes import SMALL_SPAN_CASES, SpanBatch, SpanCase, case_id
 from torch import Tensor
 
-from accuracy import assert_accurate
 from glimodern import reference
-from shapes import SMALL_SPAN_CASES, SpanBatch, SpanCase, case_id
 
 pytest.importorskip("triton", reason="triton is not installed")
 span_scores = pytest.importorskip("glimodern.kernels.span_scores", exc_type=ModuleNotFoundError)
