@@ -151,6 +151,7 @@ def span_loss_forward(
 
     positives int [P, 3] rows (word, k, type), numbered in the batch, in any order. Without gradients it never waits for
     the device; with them once, to read L, the size of g.
+    In fp16 the gradients of a mean over many pairs are subnormal: take the sum, a larger focal_scale, or bf16.
     """
     a, b, u, c = a.contiguous(), b.contiguous(), u.contiguous(), c.contiguous()
     texts, (words, hidden) = len(cu_words) - 1, a.shape

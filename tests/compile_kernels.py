@@ -2,8 +2,8 @@
 
 The real launchers run on CPU tensors with the launch itself replaced by a recorder, so each kernel is compiled with
 exactly the argument types, alignments, constants and options that it would be launched with. One entry per kernel,
-input types, dropout, target and shape: their names, and from the machine code the registers and stack bytes a thread,
-the shared bytes, and the numbers of spill and of tensor-core instructions.
+input types, dropout, target and shape: their names; the machine code's registers and stack bytes a thread; the bytes
+of shared memory; and the number of tensor-core instructions in the PTX.
 """
 
 import itertools
@@ -35,8 +35,7 @@ POINTERS = {
     torch.int64: "*i64",
 }
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TENSOR_CORE = re.compile(r"\b(?:HMMA|HGMMA|UTCHMMA|UTCQMMA|UTCMMA)\b[.\w]*")
-SPILL = re.compile(r"\b(?:STL|LDL)\b")
+TENSOR_CORE = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
 # Words and types by text, H, K. "ones": every integer argument is 1, which Triton makes a constant.
 SHAPES = {
     "usual": ((40, 0, 24), (9, 3, 16), 768, 12),
@@ -84,25 +83,16 @@ def launchers(dtype: torch.dtype, dropout_p: float, shape: str) -> Iterator[Call
     yield lambda: span_loss.span_loss_forward(*text, positives, max_width, 2.0, 1.0, 0.75, True, dropout_p, 5, True)
 
 
-def tool(name: str) -> str:
-    """A binary utility of Triton's wheel."""
-    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
-
-
-def resources(cubin: bytes) -> dict[str, int]:
-    """Registers, stack and shared bytes, and counted instructions of one kernel's machine code."""
+def registers_and_stack(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of stack a thread; these kernels have no arrays of their own, so any stack is spills."""
+    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [tool("cuobjdump"), "-res-usage", "-sass", file.name]
+        command = [str(cuobjdump), "-res-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = re.findall(r"\bREG:(\d+) STACK:(\d+)", text)[-1]
-    return {
-        "registers": int(registers),
-        "stack": int(stack),
-        "spills": len(SPILL.findall(text)),
-        "tensor_core": len(TENSOR_CORE.findall(text)),
-    }
+    return int(registers), int(stack)
 
 
 def compile_one(job: Job) -> list[dict[str, Any]]:
@@ -115,8 +105,20 @@ def compile_one(job: Job) -> list[dict[str, Any]]:
     entries = []
     for source, options in launches:
         compiled = triton.compile(source, target=GPUTarget("cuda", TARGETS[target], 32), options=options)
-        entry = {"kernel": source.name, "dtype": dtype, "dropout": dropout_p, "target": target, "shape": shape}
-        entries.append(entry | resources(compiled.asm["cubin"]) | {"shared": compiled.metadata.shared})
+        registers, stack = registers_and_stack(compiled.asm["cubin"])
+        entries.append(
+            {
+                "kernel": source.name,
+                "dtype": dtype,
+                "dropout": dropout_p,
+                "target": target,
+                "shape": shape,
+                "registers": registers,
+                "stack": stack,
+                "shared": compiled.metadata.shared,
+                "tensor_core": len(TENSOR_CORE.findall(compiled.asm["ptx"])),
+            }
+        )
     return entries
 
 
