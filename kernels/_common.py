@@ -55,6 +55,10 @@ class Tiles:
         """Stages of the asynchronous loads over the hidden width or over rows: the most that does not spill."""
         return 3 if dtype == torch.float32 else 4
 
+    def type_rows(self, dtype: torch.dtype, types: int) -> int:
+        """Rows a step in the gradients of u and c; half where fp32's split operands would spill."""
+        return self.rows // 2 if dtype == torch.float32 and types > 16 else self.rows
+
     def word_stages(self, dtype: torch.dtype) -> int:
         """Stages over the types in the gradients of a and b: few, as one step has most texts' types; neither spills."""
         return 2 if dtype == torch.float32 else 1

@@ -264,9 +264,10 @@ def span_scores_backward(
     types = TILES.types(len(u), texts)
     scale, threshold = 1.0 / (1.0 - dropout_p), dropout_threshold(dropout_p)
     da, db = torch.empty_like(a), torch.empty_like(b)
+    rows = TILES.type_rows(a.dtype, types)
     column_tiles = triton.cdiv(hidden, TILES.hidden)
     type_splits = TILES.splits(texts * column_tiles, triton.cdiv(len(u), types))
-    row_splits = TILES.splits(texts * column_tiles * type_splits, triton.cdiv(words * max_width, TILES.rows))
+    row_splits = TILES.splits(texts * column_tiles * type_splits, triton.cdiv(words * max_width, rows))
     du = a.new_empty((row_splits, len(u), hidden), dtype=torch.float32)
     dc = a.new_empty((row_splits, len(u)), dtype=torch.float32)
     with torch.cuda.device_of(a):
@@ -280,7 +281,7 @@ def span_scores_backward(
         type_grads_kernel[texts, column_tiles, row_splits * type_splits](
             grad_logits, a, b, cu_words, cu_types, offsets, factor, du, dc, len(u), hidden, type_splits, row_splits,
             as_int32(seed), scale,
-            WIDTH=max_width, THRESHOLD=threshold, ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
+            WIDTH=max_width, THRESHOLD=threshold, ROWS=rows, HIDDEN=TILES.hidden, TYPES=types,
             num_warps=TILES.warps(types), num_stages=TILES.stages(a.dtype),
         )  # fmt: skip
     return da, db, du.sum(0).to(u.dtype), dc.sum(0).to(u.dtype)
