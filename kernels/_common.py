@@ -20,8 +20,6 @@ from torch import Tensor
 # 10 bits), where "ieee" would leave the tensor cores. Half-precision operands ignore this and multiply natively.
 PRECISION = tl.constexpr("tf32x3")
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-
 
 @dataclass(frozen=True)
 class Tiles:
@@ -90,6 +88,9 @@ def mix32(x):
     x ^= x >> 15
     x *= 0x846CA68B
     return x ^ (x >> 16)
+
+
+INTERPRETED = tl.constexpr(not isinstance(mix32, triton.JITFunction))
 
 
 @triton.jit
