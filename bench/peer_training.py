@@ -97,9 +97,7 @@ def our_trainer(dtype: str, fused: bool = True):  # type: ignore[no-untyped-def]
 
     model = GLiModern.from_encoder(minilm_folder(), max_width=WIDTH, dropout=DROPOUT, max_len=512)
     model.train()
-    optimizer = torch.optim.AdamW(
-        optimizer_groups(model, OptimConfig(lr=LR / 10, head_lr=HEAD_LR / 10)), fused=True
-    )
+    optimizer = torch.optim.AdamW(optimizer_groups(model, OptimConfig(lr=LR / 10, head_lr=HEAD_LR / 10)), fused=True)
 
     def step(rows: list[dict]) -> float:
         batch = model.packer.pack(
@@ -121,7 +119,9 @@ def time_steps(data: Path, steps: int, output: Path | None) -> None:
     rng = random.Random(0)
     rows = []
     for file in sorted((data / "train").glob("*.jsonl")):
-        rows += [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] * REPEATED.get(file.stem, 1)
+        rows += [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] * REPEATED.get(
+            file.stem, 1
+        )
     runners = {
         "gliner": gliner_trainer(rows),
         "ours fp32": our_trainer("fp32"),

@@ -156,8 +156,10 @@ def read_config(folder: Path) -> ModelConfig:
         from transformers import AutoConfig
 
         known["encoder_config"] = AutoConfig.from_pretrained(known["model_name"]).to_dict()
-    return ModelConfig(**known) if known["vocab_size"] > 0 else ModelConfig(
-        **{**known, "vocab_size": known["encoder_config"]["vocab_size"]}
+    return (
+        ModelConfig(**known)
+        if known["vocab_size"] > 0
+        else ModelConfig(**{**known, "vocab_size": known["encoder_config"]["vocab_size"]})
     )
 
 
@@ -198,7 +200,8 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], revision: str | None
     state = read_state(folder)
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         raise FileNotFoundError(
-            f"{folder}: no tokenizer (tokenizer.json, tokenizer_config.json); copy it from the encoder {config.model_name!r}"
+            f"{folder}: no tokenizer (tokenizer.json, tokenizer_config.json); "
+            f"copy it from the encoder {config.model_name!r}"
         )
     tokenizer = load_tokenizer(str(folder))
     index = tokenizer.convert_tokens_to_ids(config.ent_token)
@@ -210,7 +213,9 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], revision: str | None
     return Checkpoint(config, state, tokenizer)
 
 
-def write_checkpoint(folder: str | os.PathLike[str], config: ModelConfig, state: dict[str, Tensor], tokenizer: Any) -> None:
+def write_checkpoint(
+    folder: str | os.PathLike[str], config: ModelConfig, state: dict[str, Tensor], tokenizer: Any
+) -> None:
     """Write a checkpoint that appears whole or not at all; an older one in its place is replaced."""
     from safetensors.torch import save_file
 

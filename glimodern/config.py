@@ -1,4 +1,4 @@
-"""The settings of a training run: frozen dataclasses of a few fields, validated once; the command line is made from them.
+"""The settings of a training run: frozen dataclasses, validated once; the command line is made from them.
 
 A YAML file given by `--config` holds the same names as the flags (with `-` or `_`), flat; flags override it.
 """

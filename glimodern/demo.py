@@ -6,7 +6,7 @@ from typing import Any
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
-def train_tokenizer(texts: Iterable[Sequence[str]], labels: Iterable[str], vocab_size: int = 4000) -> Any:
+def train_tokenizer(texts: Iterable[Sequence[str]], labels: Iterable[str], vocab_size: int = 3000) -> Any:
     """A byte-level BPE tokenizer of the given words and labels, as a transformers fast tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -38,12 +38,12 @@ def encoder_config(vocab_size: int) -> Any:
     """A ModernBERT of about one million parameters beside its embeddings."""
     from transformers import ModernBertConfig
 
-    return ModernBertConfig(
+    options: dict[str, Any] = dict(
         vocab_size=vocab_size,
-        hidden_size=192,
-        intermediate_size=288,
+        hidden_size=160,
+        intermediate_size=320,
         num_hidden_layers=4,
-        num_attention_heads=6,
+        num_attention_heads=5,
         global_attn_every_n_layers=2,
         local_attention=64,
         max_position_embeddings=1024,
@@ -53,3 +53,4 @@ def encoder_config(vocab_size: int) -> Any:
         cls_token_id=2,
         sep_token_id=3,
     )
+    return ModernBertConfig(**options)

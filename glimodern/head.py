@@ -72,8 +72,9 @@ class SpanHead(nn.Module):
             starts, ends = F.relu(self.start(words)), F.relu(self.end(words))
         else:
             starts = ends = words
-        first, last = self.span[0], self.span[3]
-        return SpanParts(starts, ends, first.weight, first.bias, last.weight, last.bias, self.prompt(prompts))
+        w1, b1 = self.span.get_parameter("0.weight"), self.span.get_parameter("0.bias")
+        w2, b2 = self.span.get_parameter("3.weight"), self.span.get_parameter("3.bias")
+        return SpanParts(starts, ends, w1, b1, w2, b2, self.prompt(prompts))
 
     def fold(self, words: Tensor, prompts: Tensor) -> Fold:
         """words [n, d], prompts [m, d] -> a, b [n, 4d], u [m, 4d], c [m]; exact, in training too."""

@@ -5,15 +5,16 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from glimodern import ops, reference
 from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
 from glimodern.decode import find_candidates, greedy_decode
-from glimodern.encoder import build_encoder, load_encoder
+from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.head import SpanHead
 from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
 from glimodern.text import split_words
@@ -52,8 +53,25 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     return DTYPES[dtype]
 
 
+class HeadOptions(TypedDict, total=False):
+    """Options of a fresh head; what is not given has the default named here."""
+
+    hidden_size: int | None
+    """Width d; None: the encoder's."""
+    span_mode: str
+    """"markerV0" or "ffn" ("markerV0")."""
+    max_width: int
+    """Longest span in words, K (12)."""
+    max_len: int | None
+    """Words of a text that are read; None: as many as the encoder takes tokens, at most 8,192."""
+    max_types: int
+    """Most types asked of a sentence in training (25)."""
+    dropout: float
+    """Dropout of the head (0.4)."""
+
+
 class WordLstm(nn.LSTM):
-    """The one bidirectional LSTM over words that old checkpoints put between encoder and head; packed in, packed out."""
+    """The bidirectional LSTM over words that old checkpoints put between encoder and head; packed in, packed out."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__(width, width // 2, num_layers=layers, bidirectional=True, batch_first=True)
@@ -74,7 +92,7 @@ class GLiModern(nn.Module):
     Build one with `from_pretrained` (a checkpoint) or `from_encoder` (a pretrained encoder and a fresh head).
     """
 
-    def __init__(self, config: ModelConfig, encoder: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, config: ModelConfig, encoder: Encoder, tokenizer: Any) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
@@ -100,71 +118,32 @@ class GLiModern(nn.Module):
     # building, loading, saving
 
     @classmethod
-    def from_encoder(
-        cls,
-        path_or_hub_id: str | os.PathLike[str],
-        *,
-        hidden_size: int | None = None,
-        span_mode: str = "markerV0",
-        max_width: int = 12,
-        max_len: int | None = None,
-        max_types: int = 25,
-        dropout: float = 0.4,
-    ) -> "GLiModern":
-        """A pretrained encoder with its tokenizer, the two prompt tokens added, and a fresh head.
-
-        hidden_size None: the encoder's width. max_len None: as many words as the encoder takes tokens (at most 8,192).
-        """
-        encoder = load_encoder(os.fspath(path_or_hub_id))
-        tokenizer = load_tokenizer(os.fspath(path_or_hub_id))
-        return cls._fresh(
-            encoder, tokenizer, os.fspath(path_or_hub_id), hidden_size, span_mode, max_width, max_len, max_types, dropout
-        )
+    def from_encoder(cls, path_or_hub_id: str | os.PathLike[str], **head: Unpack[HeadOptions]) -> "GLiModern":
+        """A pretrained encoder with its tokenizer, the two prompt tokens added, and a fresh head."""
+        name = os.fspath(path_or_hub_id)
+        return cls._fresh(load_encoder(name), load_tokenizer(name), name, head)
 
     @classmethod
-    def from_encoder_config(
-        cls,
-        encoder_config: Any,
-        tokenizer: Any,
-        *,
-        hidden_size: int | None = None,
-        span_mode: str = "markerV0",
-        max_width: int = 12,
-        max_len: int | None = None,
-        max_types: int = 25,
-        dropout: float = 0.4,
-    ) -> "GLiModern":
-        """The same from an encoder's config with random weights (from scratch); arguments as in `from_encoder`."""
-        encoder = build_encoder(encoder_config)
-        return cls._fresh(encoder, tokenizer, "", hidden_size, span_mode, max_width, max_len, max_types, dropout)
+    def from_encoder_config(cls, encoder_config: Any, tokenizer: Any, **head: Unpack[HeadOptions]) -> "GLiModern":
+        """The same from an encoder's config, with random weights (from scratch)."""
+        return cls._fresh(build_encoder(encoder_config), tokenizer, "", head)
 
     @classmethod
-    def _fresh(
-        cls,
-        encoder: nn.Module,
-        tokenizer: Any,
-        name: str,
-        hidden_size: int | None,
-        span_mode: str,
-        max_width: int,
-        max_len: int | None,
-        max_types: int,
-        dropout: float,
-    ) -> "GLiModern":
+    def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadOptions) -> "GLiModern":
         ent_token, sep_token = "<<ENT>>", "<<SEP>>"
         vocab_size = add_prompt_tokens(tokenizer, [ent_token, sep_token])
         encoder.resize_token_embeddings(vocab_size)
         config = ModelConfig(
             encoder_config=encoder.config.to_dict(),
-            hidden_size=hidden_size or encoder.hidden_size,
+            hidden_size=head.get("hidden_size") or encoder.hidden_size,
             class_token_index=tokenizer.convert_tokens_to_ids(ent_token),
             vocab_size=vocab_size,
             model_name=name,
-            span_mode=span_mode,
-            max_width=max_width,
-            max_len=max_len or min(encoder.max_length or 8192, 8192),
-            max_types=max_types,
-            dropout=dropout,
+            span_mode=head.get("span_mode", "markerV0"),
+            max_width=head.get("max_width", 12),
+            max_len=head.get("max_len") or min(encoder.max_length or 8192, 8192),
+            max_types=head.get("max_types", 25),
+            dropout=head.get("dropout", 0.4),
         )
         return cls(config, encoder, tokenizer)
 
@@ -288,9 +267,7 @@ class GLiModern(nn.Module):
     def scores(self, batch: PackedBatch) -> list[Tensor]:
         """Logits of every span and type, one tensor [words, max_width, types] per text; -inf where a span leaves it."""
         words, prompts = self.encode(batch)
-        logits = ops.span_scores(
-            *self.head.fold(words, prompts), batch.cu_words, batch.cu_types, self.config.max_width
-        )
+        logits = ops.span_scores(*self.head.fold(words, prompts), batch.cu_words, batch.cu_types, self.config.max_width)
         return ops.split_scores(logits, batch.cu_words, batch.cu_types, self.config.max_width)
 
     # predicting
@@ -321,9 +298,7 @@ class GLiModern(nn.Module):
                     words_cut[i] = cut
                     starts, ends, kinds, scores = find_candidates(logits, threshold)
                     kept = greedy_decode(starts, ends, kinds, scores, flat=flat, multi_label=multi_label)
-                    found[i] = [
-                        (int(starts[j]), int(ends[j]), types[i][int(kinds[j])], float(scores[j])) for j in kept
-                    ]
+                    found[i] = [(int(starts[j]), int(ends[j]), types[i][int(kinds[j])], float(scores[j])) for j in kept]
         finally:
             self.train(was_training)
         if any(words_cut):
@@ -407,5 +382,3 @@ def check_labels(labels: Sequence[str]) -> list[str]:
         if not label.strip():
             raise ValueError(f"labels[{i}]: wanted a name such as 'person', got an empty string")
     return list(dict.fromkeys(labels))
-
-

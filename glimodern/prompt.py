@@ -48,8 +48,12 @@ class PackedBatch:
     has_missing_words: bool = False
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, Tensor)})
+        moved: dict[str, Any] = {
+            f.name: getattr(self, f.name).to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
 
     @property
     def num_texts(self) -> int:
@@ -84,7 +88,9 @@ class PromptPacker:
                 f"tokenizer: wanted the prompt tokens {ent_token!r} and {sep_token!r} in its vocabulary, "
                 f"{missing} not found; add them as special tokens (and resize the encoder's embeddings)"
             )
-        self.tokenizer = type(tokenizer).from_str(tokenizer.to_str())  # its own: whoever shares one can switch truncation
+        self.tokenizer = type(tokenizer).from_str(
+            tokenizer.to_str()
+        )  # its own: whoever shares one can switch truncation
         self.ent_token = ent_token
         self.sep_token = sep_token
         self.max_width = max_width
@@ -180,8 +186,8 @@ class PromptPacker:
         end = int(owners.max(initial=-1)) + 1
         if end < prompt:
             raise ValueError(
-                f"labels: {len(types)} labels do not fit the prompt: the encoder takes {self.max_tokens} tokens and the "
-                "labels alone need more; ask for fewer labels at a time"
+                f"labels: {len(types)} labels do not fit the prompt: the encoder takes {self.max_tokens} tokens and "
+                "the labels alone need more; ask for fewer labels at a time"
             )
         return starts[:end]
 
@@ -235,8 +241,8 @@ def add_prompt_tokens(tokenizer: Any, tokens: Sequence[str]) -> int:
     if any(stage.get("type") == "ByteLevel" and not stage["add_prefix_space"] for stage in stages):
         if state["type"] != "ByteLevel":
             raise ValueError(
-                f"tokenizer: wanted a plain ByteLevel pre-tokenizer to switch on add_prefix_space, got {state['type']}; "
-                "save the tokenizer with add_prefix_space=true first"
+                "tokenizer: wanted a plain ByteLevel pre-tokenizer to switch on add_prefix_space, "
+                f"got {state['type']}; save the tokenizer with add_prefix_space=true first"
             )
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(
             add_prefix_space=True, trim_offsets=state["trim_offsets"], use_regex=state["use_regex"]

@@ -1,7 +1,7 @@
 """The main job: `python -m glimodern.train --config configs/demo.yaml` trains, evaluates and saves a model.
 
-A thin loop on accelerate: `accelerate launch -m glimodern.train ...` runs it on several GPUs or nodes. Everything random
-is a function of the seed and the position in the run, so that a resumed run repeats the one that was killed.
+A thin loop on accelerate: `accelerate launch -m glimodern.train ...` runs it on several GPUs or nodes. Everything
+random is a function of the seed and the position in the run, so that a resumed run repeats the one that was killed.
 """
 
 import json
@@ -11,7 +11,6 @@ import os
 import platform
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,11 +28,13 @@ from glimodern.data import Dataset, load_dataset, sample_types, token_batches, v
 from glimodern.data.holdout import hold_out_types
 from glimodern.evaluate import evaluate
 from glimodern.metrics import Scores
-from glimodern.model import GLiModern
+from glimodern.model import GLiModern, HeadOptions
 from glimodern.prompt import PackedBatch, PromptPacker
 from glimodern.resume import Progress, load_progress, newest, save_progress
 
 logger = logging.getLogger(__name__)
+
+LOG_STEPS = 50  # a line so often where the output is no terminal and cannot show a bar
 
 
 def load_data(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None, list[Dataset]]:
@@ -75,16 +76,17 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     )
 
 
-def build_model(config: EncoderConfig, train: Dataset, seed: int) -> GLiModern:
-    """A model to train: a checkpoint to go on from, a fresh head on a pretrained encoder, or the demo's from scratch."""
+def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int) -> GLiModern:
+    """A model to train: a checkpoint to go on from, a fresh head on a pretrained encoder, or the demo's own."""
     torch.manual_seed(seed)
     if config.init_from is not None:
         return GLiModern.from_pretrained(config.init_from)
-    head = {
+    head: HeadOptions = {
         "hidden_size": config.hidden_size,
         "span_mode": config.span_mode,
         "max_width": config.max_width,
         "max_len": config.max_len,
+        "max_types": max_types,
         "dropout": config.dropout,
     }
     if config.encoder == "demo":
@@ -96,7 +98,7 @@ def build_model(config: EncoderConfig, train: Dataset, seed: int) -> GLiModern:
 
 
 def optimizer_groups(model: GLiModern, config: OptimConfig) -> list[dict[str, Any]]:
-    """Four groups: encoder and the rest, each with and without weight decay (none on biases, norms and other vectors)."""
+    """Four groups: encoder and the rest, each with and without weight decay (none on biases and other vectors)."""
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -113,7 +115,7 @@ def optimizer_groups(model: GLiModern, config: OptimConfig) -> list[dict[str, An
 
 
 def rate(step: int, total: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step (0-based): linear rise over warmup x total steps, then a cosine to 0."""
+    """Share of the peak learning rate at a step (0-based): linear rise over warmup x total, then a cosine to 0."""
     rise = math.ceil(warmup * total)
     if step < rise:
         return (step + 1) / rise
@@ -208,6 +210,12 @@ class RunLog:
 
     def step(self, step: int, **values: float) -> None:
         self.bar.update(self.task, completed=step, loss=values["loss"], speed=values["words_per_second"])
+        if not self.bar.console.is_terminal and not self.bar.disable and step % LOG_STEPS == 0:
+            left = (self.bar.tasks[self.task].total or step) - step
+            logger.info(
+                "step %d: loss %.4g, %.0f words/s, about %.0f s to go",
+                step, values["loss"], values["words_per_second"], left * values["seconds"],
+            )  # fmt: skip
         self.write(step, **values)
 
     def write(self, step: int, **values: float) -> None:
@@ -243,12 +251,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if not len(train_set):
         raise ValueError(f"train_data: wanted at least one sentence, got none from {config.data.train_data}")
 
-    model = build_model(config.model, train_set, run.seed)
+    model = build_model(config.model, train_set, config.data.max_types, run.seed)
     if config.model.freeze_encoder:
         model.freeze_encoder()
-    batches = TrainingBatches(
-        train_set, model.packer, config, accelerator.process_index, accelerator.num_processes
-    )
+    batches = TrainingBatches(train_set, model.packer, config, accelerator.process_index, accelerator.num_processes)
     total = batches.steps()
     optimizer = torch.optim.AdamW(optimizer_groups(model, optim), fused=True)
     prepared, optimizer = accelerator.prepare(model, optimizer)
@@ -430,4 +436,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

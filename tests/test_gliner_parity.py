@@ -13,7 +13,9 @@ LABELS = ["person", "political party", "country", "election"]
 
 
 def public_logits(model, texts, labels):
-    batch = model.collate_batch([{"tokenized_text": words, "ner": None} for words in texts], labels, model.create_collator())
+    batch = model.collate_batch(
+        [{"tokenized_text": words, "ner": None} for words in texts], labels, model.create_collator()
+    )
     with torch.no_grad():
         logits = model.model(**{k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}).logits
     return [logits[i, : len(words), :, : len(labels)] for i, words in enumerate(texts)]
@@ -25,7 +27,9 @@ def our_logits(model, texts, labels):
 
 
 def assert_same_logits(public, ours, texts, labels):
-    for words, wanted, got in zip(texts, public_logits(public, texts, labels), our_logits(ours, texts, labels), strict=True):
+    for words, wanted, got in zip(
+        texts, public_logits(public, texts, labels), our_logits(ours, texts, labels), strict=True
+    ):
         width = wanted.shape[1]
         inside = (torch.arange(len(words))[:, None] + torch.arange(width)) < len(words)
         assert got.shape == wanted.shape
@@ -35,7 +39,11 @@ def assert_same_logits(public, ours, texts, labels):
 
 def assert_same_entities(public, ours, texts, labels, threshold, **options):
     theirs = public.inference(
-        texts, labels, threshold=threshold, flat_ner=options.get("flat", True), multi_label=options.get("multi_label", False)
+        texts,
+        labels,
+        threshold=threshold,
+        flat_ner=options.get("flat", True),
+        multi_label=options.get("multi_label", False),
     )
     found = ours.predict(texts, labels, threshold, **options)
     assert sum(map(len, theirs)) > 0

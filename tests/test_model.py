@@ -174,7 +174,9 @@ def test_plain_bin_loads_and_code_is_refused(tiny_model, saved):
     (saved / "model.safetensors").unlink()
     torch.save(state, saved / "pytorch_model.bin")
     threshold = low_threshold(tiny_model)
-    assert GLiModern.from_pretrained(saved).predict(TEXT, LABELS, threshold) == tiny_model.predict(TEXT, LABELS, threshold)
+    assert GLiModern.from_pretrained(saved).predict(TEXT, LABELS, threshold) == tiny_model.predict(
+        TEXT, LABELS, threshold
+    )
 
     class Evil:
         def __reduce__(self):

@@ -45,7 +45,9 @@ def test_positives(tiny_model):
 
 def test_long_text_is_cut_and_said(tiny_model):
     words = WORDS * 40
-    batch = tiny_model.packer.pack([words, WORDS], [["person"], ["person"]], [[(len(words) - 1,) * 2 + ("person",)], []])
+    batch = tiny_model.packer.pack(
+        [words, WORDS], [["person"], ["person"]], [[(len(words) - 1,) * 2 + ("person",)], []]
+    )
     assert batch.max_seqlen == 128
     kept = int(batch.cu_words[1])
     assert batch.words_cut == (len(words) - kept, 0)

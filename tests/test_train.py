@@ -86,7 +86,20 @@ def test_report_and_files(finished):
 
 
 def test_it_learns(setup, tmp_path):
-    more = ["--batch-size", "8", "--max-steps", "120", "--eval-steps", "0", "--checkpoint-steps", "0", "--lr", "5e-3", "--head-lr", "5e-3"]
+    more = [
+        "--batch-size",
+        "8",
+        "--max-steps",
+        "120",
+        "--eval-steps",
+        "0",
+        "--checkpoint-steps",
+        "0",
+        "--lr",
+        "5e-3",
+        "--head-lr",
+        "5e-3",
+    ]
     report = train(parse_train_config(arguments(setup, tmp_path / "run", *more)))
     assert report["evaluation"]["data"]["micro"]["f1"] > 0.9
 
@@ -141,7 +154,9 @@ def test_non_finite_loss_names_the_sentences(setup, tmp_path):
     assert not (tmp_path / "run" / "model").exists()
 
 
-@pytest.mark.parametrize("more", [["--freeze-encoder"], ["--accumulation", "2"], ["--batch-tokens", "60"], ["--dtype", "bf16"]])
+@pytest.mark.parametrize(
+    "more", [["--freeze-encoder"], ["--accumulation", "2"], ["--batch-tokens", "60"], ["--dtype", "bf16"]]
+)
 def test_options_run(setup, tmp_path, more):
     report = train(parse_train_config(arguments(setup, tmp_path / "run", "--max-steps", "3", *more)))
     assert report["steps"] == 3

@@ -12,7 +12,8 @@ def hold_out_types(dataset: Dataset, count: int, *, max_sentences: int = 500, se
 
     Types are drawn among those with at least five mentions (all, where there are too few). Every sentence with a held
     out type, in whatever case it is written, leaves the training set, and no other sentence asks for one; at most
-    max_sentences of them form the dev set, each asked for all held-out types. Raises ValueError when no training sentence would remain.
+    max_sentences of them form the dev set, each asked for all held-out types. Raises ValueError when no training
+    sentence would remain.
     """
     mentions = Counter(label for example in dataset for _, _, label in example.entities)
     candidates = sorted(label for label, number in mentions.items() if number >= 5)
