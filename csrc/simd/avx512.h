@@ -23,6 +23,11 @@ struct Avx512 {
   static void storeu(float* p, F x) { _mm512_storeu_ps(p, x); }
   static F set1(float x) { return _mm512_set1_ps(x); }
   static F zero() { return _mm512_setzero_ps(); }
+  static F local_zero() {  // one that compilers do not keep in a register across a loop's steps
+    F x = _mm512_setzero_ps();
+    __asm__ volatile("" : "+v"(x));
+    return x;
+  }
   static F add(F x, F y) { return _mm512_add_ps(x, y); }
   static F sub(F x, F y) { return _mm512_sub_ps(x, y); }
   static F mul(F x, F y) { return _mm512_mul_ps(x, y); }
@@ -40,7 +45,7 @@ struct Avx512 {
   }
   static F where_positive(F x, F y) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, zero(), _CMP_GT_OQ), y);
-  }                                        // else 0
+  }  // else 0
   static F times_power_of_two(F x, F n) {  // n integral, the product a normal number
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
   }

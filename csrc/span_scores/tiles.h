@@ -24,7 +24,7 @@ constexpr int64_t kScoreColumns = 512;
 constexpr int64_t kWidthChunk = 16;                      // widths k at a time, so that b's rows fit the scratch
 constexpr int64_t kEndRows = kBlockWords + kWidthChunk;  // rows of b that a block and a chunk of widths touch
 constexpr int64_t kTypeChunk = 32;                       // types whose u rows lie in scratch together
-constexpr int64_t kDropSpans = 12, kDropColumns = 256;   // spans whose dropped-out x lie in scratch together
+constexpr int64_t kDropSpans = 6;                        // spans whose dropped-out x lie in scratch together
 constexpr int64_t kGradSpans = 24;
 constexpr int64_t kBlockSpans = kBlockWords * kWidthChunk;
 
@@ -50,16 +50,17 @@ void pack(const float* from, int64_t rows, int64_t stride, int64_t column, int64
   }
 }
 
-// [rows, padded] scratch added onto columns of `rows` rows.
+// [rows, padded] scratch times scale, added onto columns of `rows` rows.
 template <class V>
 void add_back(const float* from, int64_t rows, int64_t padded, int64_t column, int64_t columns, int64_t stride,
-              float* to) {
+              float scale, float* to) {
+  const auto factor = V::set1(scale);
   for (int64_t r = 0; r < rows; ++r) {
     const float* p = from + r * padded;
     float* q = to + r * stride + column;
     int64_t h = 0;
-    for (; h + V::width <= columns; h += V::width) V::storeu(q + h, V::add(V::loadu(q + h), V::load(p + h)));
-    for (; h < columns; ++h) q[h] += p[h];
+    for (; h + V::width <= columns; h += V::width) V::storeu(q + h, V::fma(factor, V::load(p + h), V::loadu(q + h)));
+    for (; h < columns; ++h) q[h] = __builtin_fmaf(scale, p[h], q[h]);
   }
 }
 
@@ -67,6 +68,31 @@ template <class V>
 void clear(float* p, int64_t n) {
   for (int64_t h = 0; h < n; h += V::width) V::store(p + h, V::zero());
 }
+
+// Asks for the next columns of a's and b's rows, a little with every tile, so that they are near when they are packed.
+struct Prefetch {
+  const float* row[2];  // the next row of a, of b
+  int64_t rows[2];      // how many are left
+  int64_t stride, columns;
+  int64_t column = 0;
+  int64_t share = 0;  // lines a tile
+
+  static constexpr int line = 16;  // floats
+
+  void step() {
+    for (int64_t n = 0; n < share; ++n) {
+      const int part = rows[0] > 0 ? 0 : 1;
+      if (rows[part] == 0) return;
+      __builtin_prefetch(row[part] + column, 0, 2);
+      column += line;
+      if (column >= columns) {
+        column = 0;
+        row[part] += stride;
+        --rows[part];
+      }
+    }
+  }
+};
 
 struct Span {
   int start, end;  // rows of the packed a and b
@@ -113,9 +139,8 @@ void span_row(const SpanInputs& in, const float* a, const float* b, uint64_t row
 }
 
 template <class V, bool kPacked>
-inline typename V::F span_vector(const float* start, const float* end) {
-  if (kPacked) return V::load(start);
-  return V::max(V::zero(), V::add(V::load(start), V::load(end)));
+inline typename V::F span_vector(const float* start, const float* end, typename V::F zero) {
+  return kPacked ? V::load(start) : V::max(zero, V::add(V::load(start), V::load(end)));
 }
 
 // sums[r * T + t] = sum over columns of x_r * u_t. Packed: x_r lies in start[r] already; else x_r = relu(start[r] +
@@ -128,12 +153,12 @@ void score_tile(const float* const* start, const float* const* end, const float*
   F sum[R * T];
 #pragma GCC unroll 64
   for (int n = 0; n < R * T; ++n) sum[n] = V::zero();
-  const F zero = V::zero();
   for (int64_t h = 0; h < columns; h += V::width) {
+    const F zero = V::local_zero();
     if (R <= T) {  // the shorter side of the tile stays in registers
       F x[R];
 #pragma GCC unroll 64
-      for (int r = 0; r < R; ++r) x[r] = span_vector<V, kPacked>(start[r] + h, end[r] + h);
+      for (int r = 0; r < R; ++r) x[r] = span_vector<V, kPacked>(start[r] + h, end[r] + h, zero);
 #pragma GCC unroll 64
       for (int t = 0; t < T; ++t) {
         const F w = V::load(u + t * stride + h);
@@ -146,7 +171,7 @@ void score_tile(const float* const* start, const float* const* end, const float*
       for (int t = 0; t < T; ++t) w[t] = V::load(u + t * stride + h);
 #pragma GCC unroll 64
       for (int r = 0; r < R; ++r) {
-        const F x = span_vector<V, kPacked>(start[r] + h, end[r] + h);
+        const F x = span_vector<V, kPacked>(start[r] + h, end[r] + h, zero);
 #pragma GCC unroll 64
         for (int t = 0; t < T; ++t) sum[r * T + t] = V::fma(x, w[t], sum[r * T + t]);
       }
@@ -154,30 +179,41 @@ void score_tile(const float* const* start, const float* const* end, const float*
   }
 #pragma GCC unroll 64
   for (int n = 0; n < R * T; n += 4) {
+    const F zero = V::zero();
     const F x1 = n + 1 < R * T ? sum[n + 1] : zero, x2 = n + 2 < R * T ? sum[n + 2] : zero,
             x3 = n + 3 < R * T ? sum[n + 3] : zero;
     _mm_storeu_ps(sums + n, V::sum4(sum[n], x1, x2, x3));
   }
 }
 
-// All spans of a list against T types: values += sums. x: rows of the spans' x for kPacked, else a's and b's rows are
-// used.
+// What one pass over the spans works on: rows of `columns` columns in scratch, values += sums.
+struct ScorePass {
+  const Span* spans;
+  int count;
+  const float* a;  // [words], [words + widths - 1]: x = relu(a + b) is computed on the way ...
+  const float* b;
+  const float* x;  // ... or [count]: it has been
+  const float* u;  // [types]
+  int64_t types, columns;
+  float* values;
+};
+
 template <class V, int T, bool kPacked>
-void score_types(const Span* spans, int count, const float* a, const float* b, const float* x, const float* u,
-                 int64_t columns, int type, float* values) {
+void score_types(const ScorePass& pass, int type, Prefetch& ahead) {
   constexpr int R = V::tile_rows[T];
   float sums[R * T + 3];
   const float* start[R];
   const float* end[R];
-  for (int s = 0; s < count; s += R) {
+  for (int s = 0; s < pass.count; s += R) {
     for (int r = 0; r < R; ++r) {
-      const int at = s + r < count ? s + r : count - 1;  // rows beyond the list repeat its last, and are not written
-      start[r] = kPacked ? x + at * columns : a + spans[at].start * columns;
-      end[r] = b + spans[at].end * columns;
+      const int at = s + r < pass.count ? s + r : pass.count - 1;  // rows beyond the list repeat its last, unwritten
+      start[r] = kPacked ? pass.x + at * pass.columns : pass.a + pass.spans[at].start * pass.columns;
+      end[r] = kPacked ? nullptr : pass.b + pass.spans[at].end * pass.columns;
     }
-    score_tile<V, T, kPacked>(start, end, u + type * columns, columns, columns, sums);
-    for (int r = 0; r < R && s + r < count; ++r) {
-      float* out = values + spans[s + r].value + type;
+    ahead.step();
+    score_tile<V, T, kPacked>(start, end, pass.u + type * pass.columns, pass.columns, pass.columns, sums);
+    for (int r = 0; r < R && s + r < pass.count; ++r) {
+      float* out = pass.values + pass.spans[s + r].value + type;
       for (int t = 0; t < T; ++t) out[t] += sums[r * T + t];
     }
   }
@@ -185,27 +221,26 @@ void score_types(const Span* spans, int count, const float* a, const float* b, c
 
 template <class V, int T, bool kPacked>
 struct ScoreTypes {  // run(): score_types for a T known at run time, 1 <= T <= the template's
-  static void run(int types, const Span* spans, int count, const float* a, const float* b, const float* x,
-                  const float* u, int64_t columns, int type, float* values) {
-    if (types == T) return score_types<V, T, kPacked>(spans, count, a, b, x, u, columns, type, values);
-    ScoreTypes<V, T - 1, kPacked>::run(types, spans, count, a, b, x, u, columns, type, values);
+  static void run(int types, const ScorePass& pass, int type, Prefetch& ahead) {
+    if (types == T) return score_types<V, T, kPacked>(pass, type, ahead);
+    ScoreTypes<V, T - 1, kPacked>::run(types, pass, type, ahead);
   }
 };
 template <class V, bool kPacked>
 struct ScoreTypes<V, 0, kPacked> {
-  static void run(int, const Span*, int, const float*, const float*, const float*, const float*, int64_t, int, float*) {
-  }
+  static void run(int, const ScorePass&, int, Prefetch&) {}
 };
 
-// A list of spans against `types` types, in tiles of nearly equal numbers of types.
+inline int parts_of(int64_t total, int largest) { return static_cast<int>((total + largest - 1) / largest); }
+
+// All types of a pass, in tiles of nearly equal numbers of types.
 template <class V, bool kPacked>
-void score_list(const Span* spans, int count, const float* a, const float* b, const float* x, const float* u,
-                int64_t columns, int64_t types, float* values) {
-  const int tiles = static_cast<int>((types + V::max_tile_types - 1) / V::max_tile_types);
+void score_pass(const ScorePass& pass, Prefetch& ahead) {
+  const int tiles = parts_of(pass.types, V::max_tile_types);
   int type = 0;
   for (int n = 0; n < tiles; ++n) {
-    const int width = static_cast<int>((types - type + tiles - n - 1) / (tiles - n));
-    ScoreTypes<V, V::max_tile_types, kPacked>::run(width, spans, count, a, b, x, u, columns, type, values);
+    const int width = parts_of(pass.types - type, tiles - n);
+    ScoreTypes<V, V::max_tile_types, kPacked>::run(width, pass, type, ahead);
     type += width;
   }
 }
@@ -213,40 +248,51 @@ void score_list(const Span* spans, int count, const float* a, const float* b, co
 template <class V>
 void score_block(const SpanInputs& in, const WordBlock& block, float* values, float* scratch) {
   const int64_t words = block.last - block.first;
-  const int64_t step = in.dropout ? kDropColumns : kScoreColumns;
+  constexpr int64_t step = kScoreColumns;
   float* a = scratch;
   float* b = a + kBlockWords * step;
   float* u = b + kEndRows * step;
   float* x = u + kTypeChunk * step;
   Span spans[kBlockSpans];
   for (int64_t k0 = 0; k0 < block.widths(block.first, in.max_width); k0 += kWidthChunk) {
-    const int count = list_spans(in, block, k0, smaller(kWidthChunk, in.max_width - k0), spans);
-    const int64_t ends =
-        smaller(words + smaller(kWidthChunk, in.max_width - k0) - 1, block.text_end - block.first - k0);
+    const int64_t widths = smaller(kWidthChunk, in.max_width - k0);
+    const int count = list_spans(in, block, k0, widths, spans);
+    const int64_t ends = smaller(words + widths - 1, block.text_end - block.first - k0);
+    const float* first_a = in.a + block.first * in.hidden;
+    const float* first_b = in.b + (block.first + k0) * in.hidden;
     for (int s = 0; s < count; ++s) {
       for (int64_t t = 0; t < block.types; ++t) values[spans[s].value + t] = in.c[block.first_type + t];
     }
     for (int64_t h = 0; h < in.hidden; h += step) {
       const int64_t columns = smaller(step, in.hidden - h);
       const int64_t padded = (columns + V::width - 1) / V::width * V::width;
-      pack<V>(in.a + block.first * in.hidden, words, in.hidden, h, columns, padded, a);
-      pack<V>(in.b + (block.first + k0) * in.hidden, ends, in.hidden, h, columns, padded, b);
+      pack<V>(first_a, words, in.hidden, h, columns, padded, a);
+      pack<V>(first_b, ends, in.hidden, h, columns, padded, b);
+      Prefetch ahead{
+          {first_a + h + step, first_b + h + step}, {words, ends}, in.hidden, smaller(step, in.hidden - h - step)};
+      if (ahead.columns > 0) {
+        const int64_t lines = (words + ends) * parts_of(ahead.columns, Prefetch::line);
+        ahead.share =
+            lines / ((count / V::tile_rows[V::max_tile_types] + 1) * parts_of(block.types, V::max_tile_types)) + 1;
+      }
       for (int64_t t = 0; t < block.types; t += kTypeChunk) {
         const int64_t types = smaller(kTypeChunk, block.types - t);
         pack<V>(in.u + (block.first_type + t) * in.hidden, types, in.hidden, h, columns, padded, u);
+        ScorePass pass{spans, count, a, b, x, u, types, padded, values + t};
         if (!in.dropout) {
-          score_list<V, false>(spans, count, a, b, nullptr, u, padded, types, values + t);
+          score_pass<V, false>(pass, ahead);
           continue;
         }
         for (int s = 0; s < count; s += kDropSpans) {
-          const int group = static_cast<int>(smaller(kDropSpans, count - s));
-          for (int n = 0; n < group; ++n) {
-            const Span& span = spans[s + n];
-            const uint64_t row =
-                static_cast<uint64_t>((block.first + span.start) * in.max_width + k0 + span.end - span.start);
-            span_row<V>(in, a + span.start * padded, b + span.end * padded, row, h, padded, x + n * padded);
+          pass.spans = spans + s;
+          pass.count = static_cast<int>(smaller(kDropSpans, count - s));
+          for (int n = 0; n < pass.count; ++n) {
+            const Span& span = pass.spans[n];
+            const int64_t row = (block.first + span.start) * in.max_width + k0 + span.end - span.start;
+            span_row<V>(in, a + span.start * padded, b + span.end * padded, static_cast<uint64_t>(row), h, padded,
+                        x + n * padded);
           }
-          score_list<V, true>(spans + s, group, nullptr, nullptr, x, u, padded, types, values + t);
+          score_pass<V, true>(pass, ahead);
         }
       }
     }
@@ -288,10 +334,11 @@ struct TypeGrad<V, 0> {
   static void run(int, const float* const*, int, const float*, int, float*) {}
 };
 
-// da[start], db[end] += (sum over types of g[s][t] * u[t]) where x[s] > 0, for R spans and V::grad_vectors vectors.
+// da[start], db[end] += (sum over types of g[s][t] * u[t]) where x[s] > 0 (a mask's scale comes last), for R spans and
+// V::grad_vectors vectors.
 template <class V, int R>
-void word_grad_tile(const Span* spans, const float* const* g, int64_t types, const float* u, const float* x,
-                    float scale, float* da, float* db) {
+void word_grad_tile(const Span* spans, const float* const* g, int64_t types, const float* u, const float* x, float* da,
+                    float* db) {
   constexpr int N = V::grad_vectors;
   using F = typename V::F;
   F sum[R * N];
@@ -308,13 +355,12 @@ void word_grad_tile(const Span* spans, const float* const* g, int64_t types, con
       for (int v = 0; v < N; ++v) sum[r * N + v] = V::fma(w, row[v], sum[r * N + v]);
     }
   }
-  const F factor = V::set1(scale);
 #pragma GCC unroll 64
   for (int v = 0; v < N; ++v) {
     F word = V::zero();
 #pragma GCC unroll 64
     for (int r = 0; r < R; ++r) {
-      const F y = V::mul(factor, V::where_positive(V::load(x + r * kSliceColumns + v * V::width), sum[r * N + v]));
+      const F y = V::where_positive(V::load(x + r * kSliceColumns + v * V::width), sum[r * N + v]);
       float* end = db + spans[r].end * kSliceColumns + v * V::width;
       V::store(end, V::add(V::load(end), y));
       word = V::add(word, y);
@@ -330,14 +376,14 @@ void word_grad_tile(const Span* spans, const float* const* g, int64_t types, con
 template <class V, int R>
 struct WordGrad {  // run(): word_grad_tile for an R known at run time
   static void run(int rows, const Span* spans, const float* const* g, int64_t types, const float* u, const float* x,
-                  float scale, float* da, float* db) {
-    if (rows == R) return word_grad_tile<V, R>(spans, g, types, u, x, scale, da, db);
-    WordGrad<V, R - 1>::run(rows, spans, g, types, u, x, scale, da, db);
+                  float* da, float* db) {
+    if (rows == R) return word_grad_tile<V, R>(spans, g, types, u, x, da, db);
+    WordGrad<V, R - 1>::run(rows, spans, g, types, u, x, da, db);
   }
 };
 template <class V>
 struct WordGrad<V, 0> {
-  static void run(int, const Span*, const float* const*, int64_t, const float*, const float*, float, float*, float*) {}
+  static void run(int, const Span*, const float* const*, int64_t, const float*, const float*, float*, float*) {}
 };
 
 template <class V>
@@ -381,24 +427,24 @@ void grad_slice(const SpanInputs& in, const WordBlock* blocks, int64_t count, co
             g[n] = values + span.value + t0;
           }
           for (int64_t h = 0; h < S; h += step) {
-            const int tiles = static_cast<int>((types + V::grad_rows - 1) / V::grad_rows);
+            const int tiles = parts_of(types, V::grad_rows);
             int type = 0;
             for (int n = 0; n < tiles; ++n) {
-              const int width = static_cast<int>((types - type + tiles - n - 1) / (tiles - n));
+              const int width = parts_of(types - type, tiles - n);
               TypeGrad<V, V::grad_rows>::run(width, g, type, x + h, group, du + h);
               type += width;
             }
             for (int n = 0; n < group; n += V::grad_rows) {
               const int rows = static_cast<int>(smaller(V::grad_rows, group - n));
-              WordGrad<V, V::grad_rows>::run(rows, spans + s + n, g + n, types, u + h, x + n * S + h, scale, da + h,
-                                             db + h);
+              WordGrad<V, V::grad_rows>::run(rows, spans + s + n, g + n, types, u + h, x + n * S + h, da + h, db + h);
             }
           }
         }
-        add_back<V>(du, types, S, column, columns, in.hidden, grads.u + block->first_type * in.hidden + t0 * in.hidden);
+        add_back<V>(du, types, S, column, columns, in.hidden, 1.0f,
+                    grads.u + block->first_type * in.hidden + t0 * in.hidden);
       }
-      add_back<V>(da, words, S, column, columns, in.hidden, grads.a + block->first * in.hidden);
-      add_back<V>(db, ends, S, column, columns, in.hidden, grads.b + (block->first + k0) * in.hidden);
+      add_back<V>(da, words, S, column, columns, in.hidden, scale, grads.a + block->first * in.hidden);
+      add_back<V>(db, ends, S, column, columns, in.hidden, scale, grads.b + (block->first + k0) * in.hidden);
     }
   }
 }
