@@ -1,0 +1,113 @@
+"""`python -m glimodern.predict` and `python -m glimodern.evaluate`, as a user types them."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from glimodern import evaluate, predict
+from glimodern.data import Dataset, Example
+from tests.conftest import WORDS
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_model.save_pretrained(folder / "model")
+    return folder
+
+
+def run_predict(capsys, *arguments):
+    predict.main([str(argument) for argument in arguments])
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_predict_texts(folder, capsys, tiny_model):
+    rows = run_predict(
+        capsys, folder / "model", "--labels", "person, place", "--threshold", "0", "Ada met Charles .", ""
+    )
+    assert [row["text"] for row in rows] == ["Ada met Charles .", ""]
+    assert rows[0]["entities"] == tiny_model.predict("Ada met Charles .", ["person", "place"], threshold=0.0)[0]
+    assert rows[1]["entities"] == []
+
+
+def test_predict_standard_input(folder, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Ada met Charles .\nLondon\n"))
+    rows = run_predict(capsys, folder / "model", "--labels", "person")
+    assert [row["text"] for row in rows] == ["Ada met Charles .", "London"]
+
+
+def test_predict_jsonl_keeps_the_other_fields(folder, capsys):
+    lines = [{"text": "Ada met Charles .", "id": 7}, {"text": "x" * 100_000 + " London", "id": 8}]
+    (folder / "in.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    with pytest.warns(UserWarning, match="words at their ends were not read"):
+        rows = run_predict(capsys, folder / "model", "--labels", "person", "--input", folder / "in.jsonl")
+    assert [row["id"] for row in rows] == [7, 8]
+    assert "words_cut" not in rows[0]
+    assert rows[1]["words_cut"] == 1
+
+
+@pytest.mark.parametrize("line", ["{", '{"txt": "a"}', "[1]"])
+def test_predict_bad_line_names_file_and_line(folder, capsys, line):
+    (folder / "bad.jsonl").write_text(json.dumps({"text": "a"}) + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=r"bad\.jsonl:2: "):
+        run_predict(capsys, folder / "model", "--labels", "person", "--input", folder / "bad.jsonl")
+
+
+def test_predict_wants_labels(folder, capsys):
+    with pytest.raises(ValueError, match="--labels: wanted at least one type"):
+        run_predict(capsys, folder / "model", "text")
+
+
+def test_predict_as_a_module(folder):
+    """Through the interpreter once: standard output holds JSON lines and nothing else."""
+    command = [sys.executable, "-m", "glimodern.predict", str(folder / "model"), "--labels", "person", "Ada met Charles ."]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout)["text"] == "Ada met Charles ."
+
+
+def test_evaluate_writes_json(folder, capsys):
+    rows = [
+        {"tokenized_text": WORDS, "ner": [[0, 1, "person"], [3, 4, "person"], [6, 6, "place"]]},
+        {"tokenized_text": ["Nothing", "."], "ner": []},
+    ]
+    (folder / "gold.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    evaluate.main([str(folder / "model"), "--data", str(folder / "gold.jsonl"), "--json", str(folder / "scores.json")])
+    assert "person" in capsys.readouterr().out
+    report = json.loads((folder / "scores.json").read_text())
+    (scores,) = report["data"].values()
+    assert scores["micro"]["gold"] == 3
+    assert scores["sentences"] == 2
+    assert report["mean_micro_f1"] == scores["micro"]["f1"]
+
+
+def test_each_group_is_asked_its_own_types():
+    examples = [
+        Example(["a"], [(0, 0, "x")], group="one"),
+        Example(["b"], [(0, 0, "y")], group="two"),
+        Example(["c"], [], types=("z",), group="two"),
+        Example(["d"], []),
+    ]
+    assert evaluate.asked_types(Dataset("d", examples)) == [["x"], ["y"], ["z"], ["x", "y", "z"]]
+    first = evaluate.first_sentences(Dataset("d", examples), 1)
+    assert [example.words for example in first] == [["a"], ["b"], ["d"]]
+    assert first.types == ["x", "y", "z"]
+
+
+def test_evaluate_scores_what_predict_finds(tiny_model):
+    """Gold made of the model's own predictions scores 1, and of nothing else."""
+    found, _ = tiny_model.predict_words([WORDS], [["person", "place"]], threshold=0.0)
+    entities = [entity[:3] for entity in found[0]]
+    perfect = Dataset("own", [Example(WORDS, entities, types=("person", "place"))])
+    assert evaluate.evaluate(tiny_model, perfect, threshold=0.0).micro.f1 == 1.0
+    half = Dataset("half", [Example(WORDS, entities[::2], types=("person", "place"))])
+    scores = evaluate.evaluate(tiny_model, half, threshold=0.0).micro
+    assert (scores.recall, scores.correct, scores.predicted) == (1.0, len(entities[::2]), len(entities))
+
+
+def test_importing_the_package_is_light():
+    script = "import sys, glimodern; print(sorted(m for m in ('torch', 'transformers', 'triton') if m in sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
