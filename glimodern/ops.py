@@ -16,7 +16,7 @@ import importlib.util
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 _forced: str | None = None
 
-Grads = tuple[Tensor, Tensor, Tensor, Tensor]
+Grads = tuple[Tensor, Tensor, Tensor, Tensor]  # of, or like, a, b, u, c
 
 
 # Choice of the backend
@@ -280,7 +280,8 @@ def _scores_impl(
         launch = _triton("span_scores").span_scores_forward
         return launch(a, b, u, c, cu_words.to(torch.int32), cu_types.to(torch.int32), max_width, dropout_p, seed)
     with torch.no_grad():
-        return reference.span_scores(a, b, u, c, cu_words, cu_types, max_width, dropout_p, seed)
+        wide = _widen(a, b, u, c)
+        return reference.span_scores(*wide, cu_words, cu_types, max_width, dropout_p, seed).to(a.dtype)
 
 
 def _scores_backward_impl(
@@ -301,27 +302,80 @@ def _scores_backward_impl(
         upstream, grads = grad_logits.to(torch.float32).contiguous(), inputs.zero_grads()
         addresses = [x.data_ptr() for x in (upstream, *grads)]
         _extension.span_scores_backward(*inputs.arguments, *addresses, torch.get_num_threads())
-        da, db, du, dc = (x.to(a.dtype) for x in grads)
-        return da, db, du, dc
+        return _narrow(a, *grads)
     if backend == "triton":
         launch = _triton("span_scores").span_scores_backward
         return launch(
             grad_logits, a, b, u, cu_words.to(torch.int32), cu_types.to(torch.int32), max_width, dropout_p, seed
         )
-    return _vector_jacobian(
-        lambda a, b, u, c: reference.span_scores(a, b, u, c, cu_words, cu_types, max_width, dropout_p, seed),
-        (a, b, u, c),
-        grad_logits,
-    )[1]
+    wide, upstream = _widen(a, b, u, c), grad_logits.to(_wide_dtype(a))
+    return _narrow(a, *_plain_grads(upstream, *wide, cu_words, cu_types, max_width, dropout_p, seed))
 
 
-def _vector_jacobian(
-    function: Callable[..., Tensor], floats: Sequence[Tensor], upstream: Tensor
-) -> tuple[Tensor, Grads]:
-    """function(*floats), and gradients for an upstream one; works inside a custom op, where autograd is off."""
-    result = torch.func.vjp(function, *(x.detach() for x in floats))
-    da, db, du, dc = result[1](upstream)
-    return result[0], (da, db, du, dc)
+def _plain_grads(
+    grad_logits: Tensor,
+    a: Tensor,
+    b: Tensor,
+    u: Tensor,
+    c: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    max_width: int,
+    dropout_p: float,
+    seed: int,
+) -> Grads:
+    """The backward pass of ARCHITECTURE ("The fold") in plain PyTorch: autograd cannot record inside a custom op."""
+    da, db, du, dc = (torch.zeros_like(x) for x in (a, b, u, c))
+    parts = split_scores(grad_logits, cu_words, cu_types, max_width)
+    word_bounds, type_bounds = cu_words.tolist(), cu_types.tolist()
+    for part, w0, w1, t0, t1 in zip(parts, word_bounds, word_bounds[1:], type_bounds, type_bounds[1:], strict=False):
+        ends = torch.arange(w1 - w0, device=a.device)[:, None] + torch.arange(max_width, device=a.device)[None, :]
+        inside = ends < w1 - w0
+        x = reference.span_hidden(a[w0:w1], b[w0:w1], max_width, w0, dropout_p, seed)[inside]
+        grad = part[inside]
+        dx = torch.where(x > 0.0, grad @ u[t0:t1] / (1.0 - dropout_p), 0.0)
+        da[w0:w1].index_add_(0, inside.nonzero()[:, 0], dx)
+        db[w0:w1].index_add_(0, ends[inside], dx)
+        du[t0:t1] = grad.T @ x
+        dc[t0:t1] = grad.sum(0)
+    return da, db, du, dc
+
+
+def _plain_slope(
+    logits: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    positives: Tensor,
+    max_width: int,
+    focal_gamma: float,
+    focal_scale: float,
+    class_balance: float | None,
+) -> Tensor:
+    """d(sum of losses) / d(logits): sign * weight * s^gamma * (gamma * (1 - s) * softplus(x) + s), s = sigmoid(x)."""
+    y = torch.zeros_like(logits, dtype=torch.bool)
+    for part, w0, t0, row in _positives_by_text(y, cu_words, cu_types, positives, max_width):
+        part[row[:, 0] - w0, row[:, 1], row[:, 2] - t0] = True
+    x = torch.where(y, -logits, logits)
+    s = torch.sigmoid(x)
+    slope = (
+        s
+        if focal_gamma == 0.0
+        else s**focal_gamma * (focal_gamma * torch.sigmoid(-x) * reference.focal_bce(x, 0.0) + s)
+    )
+    if class_balance is not None:
+        slope = slope * torch.where(y, class_balance, 1.0 - class_balance).to(slope.dtype)
+    return torch.where(y, -slope, slope) * focal_scale
+
+
+def _positives_by_text(
+    values: Tensor, cu_words: Tensor, cu_types: Tensor, positives: Tensor, max_width: int
+) -> Iterator[tuple[Tensor, int, int, Tensor]]:
+    """(view of values, first word, first type, rows) of every text; values laid out as span_scores' result."""
+    texts = torch.searchsorted(cu_words[1:].contiguous(), positives[:, 0].to(cu_words.dtype).contiguous(), right=True)
+    parts = split_scores(values, cu_words, cu_types, max_width)
+    bounds = zip(cu_words.tolist(), cu_types.tolist(), strict=True)
+    for text, (part, (w0, t0)) in enumerate(zip(parts, bounds, strict=False)):
+        yield part, w0, t0, positives[texts == text].long()
 
 
 def _pairs_inside(cu_words: Tensor, cu_types: Tensor, max_width: int) -> int:
@@ -364,7 +418,7 @@ def _loss_impl(
             torch.get_num_threads(),
         )  # fmt: skip
         loss = torch.tensor(total, dtype=torch.float32)
-        return _loss_outputs(loss, a, [x.to(a.dtype) for x in grads])
+        return _loss_outputs(loss, a, _narrow(a, *grads) if compute_grads else [])
     if backend == "triton":
         loss, *launched = _triton("span_loss").span_loss_forward(
             a, b, u, c, cu_words.to(torch.int32), cu_types.to(torch.int32), positives, max_width, focal_gamma,
@@ -372,21 +426,30 @@ def _loss_impl(
         )  # fmt: skip
         return _loss_outputs(loss, a, launched if compute_grads else [])
 
-    def loss_of(a: Tensor, b: Tensor, u: Tensor, c: Tensor) -> Tensor:
-        reduction = "mean" if mean else "sum"
-        return reference.span_loss(
-            a, b, u, c, cu_words, cu_types, positives, max_width, focal_gamma, focal_scale, class_balance, reduction,
-            dropout_p, seed,
-        )  # fmt: skip
+    with torch.no_grad():
+        wide = _widen(a, b, u, c)
+        logits = reference.span_scores(*wide, cu_words, cu_types, max_width, dropout_p, seed)
+        options = (positives, max_width, focal_gamma, focal_scale, class_balance)
+        loss = reference.loss_of_scores(logits, cu_words, cu_types, *options, "mean" if mean else "sum")
+        if not compute_grads:
+            return _loss_outputs(loss, a, [])
+        slope = _plain_slope(logits, cu_words, cu_types, *options)
+        if mean:
+            slope = slope / max(_pairs_inside(cu_words, cu_types, max_width), 1)
+        plain = _plain_grads(slope, *wide, cu_words, cu_types, max_width, dropout_p, seed)
+        return _loss_outputs(loss, a, _narrow(a, *plain))
 
-    if not compute_grads:
-        with torch.no_grad():
-            return _loss_outputs(loss_of(a, b, u, c).to(_loss_dtype(a)), a, [])
-    loss, reference_grads = _vector_jacobian(loss_of, (a, b, u, c), a.new_ones(()))
-    return _loss_outputs(loss.to(_loss_dtype(a)), a, reference_grads)
+
+def _widen(a: Tensor, b: Tensor, u: Tensor, c: Tensor) -> Grads:
+    wide = _wide_dtype(a)
+    return a.to(wide), b.to(wide), u.to(wide), c.to(wide)
 
 
-def _loss_dtype(a: Tensor) -> torch.dtype:
+def _narrow(a: Tensor, da: Tensor, db: Tensor, du: Tensor, dc: Tensor) -> Grads:
+    return da.to(a.dtype), db.to(a.dtype), du.to(a.dtype), dc.to(a.dtype)
+
+
+def _wide_dtype(a: Tensor) -> torch.dtype:
     return torch.float64 if a.dtype == torch.float64 else torch.float32
 
 
@@ -480,7 +543,7 @@ def _loss_op(
 @_loss_op.register_fake
 def _(a, b, u, c, cu_words, cu_types, positives, *options):  # type: ignore[no-untyped-def]
     compute_grads = options[-1]
-    loss = a.new_empty((), dtype=_loss_dtype(a))
+    loss = a.new_empty((), dtype=_wide_dtype(a))
     return loss, *(x.new_empty(x.shape if compute_grads else 0) for x in (a, b, u, c))
 
 

@@ -12,7 +12,6 @@ from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
 
 from glimodern import ops, reference
 
-KERNELS = tuple(name for name in BACKENDS if name != "reference")
 OPTIONS = {
     "plain": {},
     "paper": {"focal_gamma": 2.0, "focal_scale": 1.5, "reduction": "mean"},
@@ -46,7 +45,7 @@ def assert_matches(backend: str, batch: SpanBatch, **options) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("case", SPAN_CASES, ids=case_id)
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_kernels_are_as_accurate_as_eager(backend, case, options):
     if backend == "triton" and not torch.cuda.is_available():
         if not case.small:
@@ -98,22 +97,28 @@ def test_gradcheck_in_fp64(options):
     assert torch.autograd.gradcheck(loss, batch.floats, nondet_tol=0.0)
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
 @pytest.mark.parametrize("needs_grad", [True, False])
-def test_opcheck(needs_grad):
+def test_opcheck(backend, needs_grad):
     batch = SPAN_CASES[0].build()
     floats = batch.leaves().floats if needs_grad else batch.floats
     options = (batch.max_width, 2.0, 1.0, 0.75, True, 0.1, 3, needs_grad)
-    torch.library.opcheck(torch.ops.glimodern.span_loss.default, (*floats, *batch.bounds, batch.positives, *options))
+    with running(backend):
+        torch.library.opcheck(
+            torch.ops.glimodern.span_loss.default, (*floats, *batch.bounds, batch.positives, *options)
+        )
 
 
-def test_compiles_without_a_graph_break():
+@pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
+def test_compiles_without_a_graph_break(backend):
     batch = SPAN_CASES[0].build().leaves()
 
     def model(*floats):
         return 3.0 * ops.span_loss(*floats, *batch.bounds, batch.positives, batch.max_width, focal_gamma=2.0)
 
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    got, wanted = (torch.autograd.grad(f(*batch.floats), batch.floats) for f in (compiled, model))
+    with running(backend):
+        got, wanted = (torch.autograd.grad(f(*batch.floats), batch.floats) for f in (compiled, model))
     assert all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True))
 
 
@@ -213,7 +218,7 @@ def test_nan_is_not_hidden(backend, gamma):
     assert grads[2].isnan().any() and grads[3].isnan().any()
 
 
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_far_logits_do_not_overflow(backend):
     """Logits of about ±1000: the loss is their sum, and no exponential overflows or loses it."""
     words, width = 4, 2

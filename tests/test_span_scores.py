@@ -13,8 +13,6 @@ from torch import Tensor
 
 from glimodern import ops, reference
 
-KERNELS = tuple(name for name in BACKENDS if name != "reference")
-
 
 def run(batch: SpanBatch, upstream: Tensor, dropout_p: float = 0.0, seed: int = 0, function=ops.span_scores):
     """Logits and the four gradients for an upstream gradient; spans outside their text get NaN upstream, unread."""
@@ -48,7 +46,7 @@ def assert_matches(backend: str, batch: SpanBatch, dropout_p: float = 0.0, seed:
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.4])
 @pytest.mark.parametrize("case", SPAN_CASES, ids=case_id)
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_kernels_are_as_accurate_as_eager(backend, case, dropout_p):
     if backend == "triton" and not case.small and not torch.cuda.is_available():
         pytest.skip("Triton's interpreter is too slow for this case")
@@ -56,8 +54,9 @@ def test_kernels_are_as_accurate_as_eager(backend, case, dropout_p):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_on_the_cpu_is_rounded_once(dtype):
-    assert_matches("cpp-scalar", SPAN_CASES[0].build(dtype=dtype))
+@pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
+def test_half_precision_on_the_cpu_is_rounded_once(backend, dtype):
+    assert_matches(backend, SPAN_CASES[0].build(dtype=dtype))
 
 
 @pytest.mark.parametrize("backend", CPP[1:])
@@ -83,11 +82,15 @@ def test_gradcheck_in_fp64():
     assert torch.autograd.gradcheck(inside, batch.floats, nondet_tol=0.0)
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
 @pytest.mark.parametrize("needs_grad", [True, False])
-def test_opcheck(needs_grad):
+def test_opcheck(backend, needs_grad):
     batch = SPAN_CASES[0].build()
     floats = batch.leaves().floats if needs_grad else batch.floats
-    torch.library.opcheck(torch.ops.glimodern.span_scores.default, (*floats, *batch.bounds, batch.max_width, 0.1, 3))
+    with running(backend):
+        torch.library.opcheck(
+            torch.ops.glimodern.span_scores.default, (*floats, *batch.bounds, batch.max_width, 0.1, 3)
+        )
 
 
 def test_compiles_without_a_graph_break():
