@@ -56,10 +56,8 @@ def main() -> None:
         return
     found = {}
     for form in ("textbook", "fused"):
-        answer = subprocess.run(
-            [sys.executable, __file__, "--form", form, *(f for n, v in zip(("words", "types", "width", "max-width"), shape, strict=True) for f in (f"--{n}", str(v)))],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
+        command = [sys.executable, __file__, "--form", form, *sys.argv[1:]]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True)
         found[form] = json.loads(answer.stdout)
     loss, other = found["textbook"]["loss"], found["fused"]["loss"]
     if abs(loss - other) > 1e-4 * abs(loss):
