@@ -1,6 +1,7 @@
 """The trainer: same losses with and without the fused operators, resuming after kill -9, and what stops it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -160,6 +161,20 @@ def test_non_finite_loss_names_the_sentences(setup, tmp_path):
 def test_options_run(setup, tmp_path, more):
     report = train(parse_train_config(arguments(setup, tmp_path / "run", "--max-steps", "3", *more)))
     assert report["steps"] == 3
+
+
+def test_two_processes(setup, tmp_path):
+    """torchrun with two ranks on the CPU: every rank takes its share, one writes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    given = arguments(setup, tmp_path / "run", "--max-steps", "4", "--eval-steps", "2", "--checkpoint-steps", "2")
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(
+        [*command, "-m", "glimodern.train", *given], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert list(losses(tmp_path / "run")) == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["steps"] == 4
+    assert (tmp_path / "run" / "checkpoints" / "step-2" / "trainer.json").exists()
 
 
 def test_held_out_types(setup, tmp_path):
