@@ -47,6 +47,7 @@ def encoder_config(vocab_size: int) -> Any:
         global_attn_every_n_layers=2,
         local_attention=64,
         max_position_embeddings=1024,
+        initializer_range=0.06,
         pad_token_id=0,
         bos_token_id=2,
         eos_token_id=3,
