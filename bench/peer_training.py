@@ -119,6 +119,9 @@ def our_trainer(dtype: str, fused: bool = True):  # type: ignore[no-untyped-def]
 
 def time_steps(data: Path, steps: int, output: Path | None) -> None:
     """Both trainers on the same sentences with the same types, in turns; ratios of medians."""
+    from glimodern.train import keep_freed_memory
+
+    keep_freed_memory()  # for both
     rng = random.Random(0)
     rows = []
     for file in sorted((data / "train").glob("*.jsonl")):

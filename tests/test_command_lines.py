@@ -63,7 +63,15 @@ def test_predict_wants_labels(folder, capsys):
 
 def test_predict_as_a_module(folder):
     """Through the interpreter once: standard output holds JSON lines and nothing else."""
-    command = [sys.executable, "-m", "glimodern.predict", str(folder / "model"), "--labels", "person", "Ada met Charles ."]
+    command = [
+        sys.executable,
+        "-m",
+        "glimodern.predict",
+        str(folder / "model"),
+        "--labels",
+        "person",
+        "Ada met Charles .",
+    ]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["text"] == "Ada met Charles ."
 

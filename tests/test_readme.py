@@ -1,4 +1,4 @@
-"""Every command and program of README.md runs as printed (a tiny model stands in for the demo's, three steps for 5,000)."""
+"""Every command and program of README.md runs as printed (a tiny model stands in, three steps stand for 5,000)."""
 
 import json
 import os

@@ -10,8 +10,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from glimodern.batches import TrainingBatches
 from glimodern.config import parse_train_config
-from glimodern.train import TrainingBatches, join, rate, train
+from glimodern.train import join, rate, train
 from tests.conftest import make_tiny_model
 
 NAMES = ["Ada Lovelace", "Charles Babbage", "Alan Turing", "Grace Hopper"]

@@ -1,0 +1,71 @@
+"""The batches of a training run, a function of the seed and the position in the run."""
+
+import math
+import random
+from collections.abc import Iterator
+
+from glimodern.config import TrainConfig
+from glimodern.data import Dataset, sample_types, token_batches
+from glimodern.prompt import PackedBatch, PromptPacker
+
+
+class TrainingBatches:
+    """The batches of a run, a function of seed and position: shuffled epochs, token budgets, sampled types."""
+
+    def __init__(
+        self, dataset: Dataset, packer: PromptPacker, config: TrainConfig, rank: int = 0, world: int = 1
+    ) -> None:
+        self.dataset = dataset
+        self.packer = packer
+        self.config = config
+        self.rank = rank
+        self.world = world
+        lengths = packer.token_lengths([example.words for example in dataset])
+        labels = [[packer.ent_token, label] for label in dataset.types]
+        label_tokens = sum(packer.token_lengths(labels)) / max(len(labels), 1)
+        asked = [1 + config.data.negative_ratio] * len(lengths)
+        self.lengths = [
+            length + 3 + round(label_tokens * min(factor * max(len({e[2] for e in example.entities}), 1), 25))
+            for length, factor, example in zip(lengths, asked, dataset, strict=True)
+        ]
+
+    def epoch(self, number: int) -> list[list[int]]:
+        """All batches of an epoch, on all ranks; their number is a multiple of the number of ranks."""
+        run = self.config.run
+        rng = random.Random(f"{run.seed} epoch {number}")
+        groups = token_batches(self.lengths, batch_tokens=run.batch_tokens, batch_size=run.batch_size, rng=rng)
+        return groups + groups[: -len(groups) % self.world]
+
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        run = self.config.run
+        if run.max_steps is not None:
+            return run.max_steps
+        whole = sum(len(self.epoch(number)) for number in range(math.floor(run.epochs)))
+        part = (run.epochs % 1) * len(self.epoch(math.floor(run.epochs))) if run.epochs % 1 else 0
+        return max(1, math.floor((whole + part) / self.world / run.accumulation))
+
+    def starting_at(self, first: int) -> Iterator[tuple[int, list[int], PackedBatch]]:
+        """(position, sentence indices, batch) of this rank from a position on, without end."""
+        position = number = 0
+        while True:
+            groups = self.epoch(number)[self.rank :: self.world]
+            for place, group in enumerate(groups, start=position):
+                if place >= first:
+                    yield place, group, self.pack(group, place)
+            position += len(groups)
+            number += 1
+
+    def pack(self, group: list[int], position: int) -> PackedBatch:
+        data = self.config.data
+        rng = random.Random(f"{self.config.run.seed} batch {position} of {self.rank}")
+        examples = [self.dataset[i] for i in group]
+        types = sample_types(
+            examples,
+            max_types=data.max_types,
+            negative_ratio=data.negative_ratio,
+            shuffle=data.shuffle_types,
+            drop=data.type_drop,
+            rng=rng,
+        )
+        return self.packer.pack([e.words for e in examples], types, [e.entities for e in examples])

@@ -1,0 +1,126 @@
+"""What a training run leaves to read: progress bar, metrics.jsonl, TensorBoard, report.json."""
+
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from glimodern import __version__, ops
+from glimodern.config import TrainConfig
+from glimodern.metrics import Scores
+from glimodern.resume import Progress
+
+logger = logging.getLogger(__name__)
+
+LOG_STEPS = 50  # a line so often where the output is no terminal and cannot show a bar
+
+
+class RunLog:
+    """metrics.jsonl, TensorBoard and the progress bar of the main process."""
+
+    def __init__(self, accelerator: Accelerator, folder: Path, total: int, done: Progress, show: bool) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.accelerator = accelerator
+        self.file = folder / "metrics.jsonl"
+        if accelerator.is_main_process:
+            kept = [line for line in self._lines() if json.loads(line)["step"] <= done.step]
+            self.file.write_text("".join(kept), encoding="utf-8")
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.4g}  {task.fields[speed]:,.0f} words/s"),
+            disable=not (show and accelerator.is_main_process),
+        )
+        self.task = self.bar.add_task("train", total=total, completed=done.step, loss=math.nan, speed=0.0)
+
+    def _lines(self) -> list[str]:
+        return self.file.read_text(encoding="utf-8").splitlines(keepends=True) if self.file.exists() else []
+
+    def step(self, step: int, **values: float) -> None:
+        self.bar.update(self.task, completed=step, loss=values["loss"], speed=values["words_per_second"])
+        if not self.bar.console.is_terminal and not self.bar.disable and step % LOG_STEPS == 0:
+            left = (self.bar.tasks[self.task].total or step) - step
+            logger.info(
+                "step %d: loss %.4g, %.0f words/s, about %.0f s to go",
+                step, values["loss"], values["words_per_second"], left * values["seconds"],
+            )  # fmt: skip
+        self.write(step, **values)
+
+    def write(self, step: int, **values: float) -> None:
+        self.accelerator.log(values, step=step)
+        if self.accelerator.is_main_process:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def make_report(
+    config: TrainConfig, done: Progress, total: int, seconds: float, durations: list[float], scores: dict[str, Scores]
+) -> dict[str, Any]:
+    """The facts of a finished run; F1 values lie in [0, 1]."""
+    return {
+        "evaluation": {name: score.to_dict() for name, score in scores.items()},
+        "dev_micro_f1": done.best_f1,
+        "best_step": done.best_step if done.best_f1 is not None else total,
+        "steps": total,
+        "seconds": seconds,
+        "median_step_seconds": median(durations) if durations else None,
+        "backends": ops.backend_info() if config.run.fused else "textbook head in plain PyTorch (--no-fused)",
+        "versions": versions(),
+        "machine": machine(),
+        "seed": config.run.seed,
+        "config": config.flat(),
+        "git_commit": git_commit(),
+    }
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Write JSON that appears whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what the figures depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"glimodern": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "tokenizers", "accelerate", "triton"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Where the run took place."""
+    return {
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree this package runs from; None when it is not a git checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
