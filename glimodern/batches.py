@@ -1,11 +1,12 @@
 """The batches of a training run, a function of the seed and the position in the run."""
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
 
 from glimodern.config import TrainConfig
-from glimodern.data import Dataset, sample_types, token_batches
+from glimodern.data import Dataset, Example, sample_types, token_batches
 from glimodern.prompt import PackedBatch, PromptPacker
 
 
@@ -20,21 +21,28 @@ class TrainingBatches:
         self.config = config
         self.rank = rank
         self.world = world
-        lengths = packer.token_lengths([example.words for example in dataset])
-        labels = [[packer.ent_token, label] for label in dataset.types]
-        label_tokens = sum(packer.token_lengths(labels)) / max(len(labels), 1)
-        asked = [1 + config.data.negative_ratio] * len(lengths)
-        self.lengths = [
-            length + 3 + round(label_tokens * min(factor * max(len({e[2] for e in example.entities}), 1), 25))
-            for length, factor, example in zip(lengths, asked, dataset, strict=True)
-        ]
+        self.lengths = [1] * len(dataset)  # without a token budget no length matters
+        if config.run.batch_tokens is not None:
+            lengths = packer.token_lengths([example.words for example in dataset])
+            labels = [[packer.ent_token, label] for label in dataset.types]
+            label_tokens = sum(packer.token_lengths(labels)) / max(len(labels), 1)
+            self.lengths = [
+                length + 3 + round(label_tokens * self._types_asked(example))  # 3: [CLS], <<SEP>>, [SEP]
+                for length, example in zip(lengths, dataset, strict=True)
+            ]
+
+    def _types_asked(self, example: Example) -> float:
+        """How many types sample_types will ask of a sentence."""
+        data = self.config.data
+        gold = {label for _, _, label in example.entities}
+        return min(len(gold | set(example.types or ())) + data.negative_ratio * max(len(gold), 1), data.max_types)
 
     def epoch(self, number: int) -> list[list[int]]:
         """All batches of an epoch, on all ranks; their number is a multiple of the number of ranks."""
         run = self.config.run
         rng = random.Random(f"{run.seed} epoch {number}")
         groups = token_batches(self.lengths, batch_tokens=run.batch_tokens, batch_size=run.batch_size, rng=rng)
-        return groups + groups[: -len(groups) % self.world]
+        return groups + list(itertools.islice(itertools.cycle(groups), -len(groups) % self.world))
 
     def steps(self) -> int:
         """Optimizer steps of the run."""

@@ -5,11 +5,11 @@ tokenizer's files. A local folder never touches the network; a name that is no p
 """
 
 import json
-import logging
 import os
 import pickle
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,8 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "gliner_config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -120,7 +118,7 @@ def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None 
     name = os.fspath(path_or_hub_id)
     if path.exists():
         raise ValueError(f"checkpoint {name!r}: wanted a folder with {CONFIG_FILE}, got a file")
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir():
         raise FileNotFoundError(f"checkpoint {name!r}: no such folder (and not a hub name of the form owner/name)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -133,7 +131,7 @@ def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None 
         ) from error
 
 
-def read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path, *, local: bool = True) -> ModelConfig:
     """`gliner_config.json` of a folder; ValueError for a kind of model that is not supported, saying which field."""
     file = folder / CONFIG_FILE
     if not file.is_file():
@@ -155,7 +153,14 @@ def read_config(folder: Path) -> ModelConfig:
     if known["encoder_config"] is None:
         from transformers import AutoConfig
 
-        known["encoder_config"] = AutoConfig.from_pretrained(known["model_name"]).to_dict()
+        try:
+            encoder = AutoConfig.from_pretrained(known["model_name"], local_files_only=local)
+        except OSError as error:
+            raise ValueError(
+                f"{file}: no encoder_config, and the config of its encoder {known['model_name']!r} is not on this "
+                "machine; add the encoder's config.json to the file as encoder_config"
+            ) from error
+        known["encoder_config"] = encoder.to_dict()
     return (
         ModelConfig(**known)
         if known["vocab_size"] > 0
@@ -186,6 +191,8 @@ def read_state(folder: Path) -> dict[str, Tensor]:
                 f"{pickled}: refused: not a plain file of tensors, or half written ({error}); "
                 f"convert it to {WEIGHTS_FILE} on a machine where you trust it"
             ) from error
+        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise ValueError(f"{pickled}: wanted a dictionary of tensors, got {type(state).__name__}")
     else:
         raise FileNotFoundError(f"{folder}: no weights; wanted {WEIGHTS_FILE} or {PICKLE_FILE}")
     return {_rename(name, to_public=False): tensor for name, tensor in state.items()}
@@ -196,14 +203,19 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], revision: str | None
     from glimodern.prompt import load_tokenizer
 
     folder = resolve_folder(path_or_hub_id, revision)
-    config = read_config(folder)
+    config = read_config(folder, local=folder == Path(path_or_hub_id))
     state = read_state(folder)
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         raise FileNotFoundError(
             f"{folder}: no tokenizer (tokenizer.json, tokenizer_config.json); "
             f"copy it from the encoder {config.model_name!r}"
         )
-    tokenizer = load_tokenizer(str(folder))
+    try:
+        tokenizer = load_tokenizer(str(folder))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{folder}: tokenizer.json or its config is not valid JSON ({error}); half written?"
+        ) from error
     index = tokenizer.convert_tokens_to_ids(config.ent_token)
     if config.class_token_index != -1 and index != config.class_token_index:
         raise ValueError(
@@ -216,15 +228,32 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], revision: str | None
 def write_checkpoint(
     folder: str | os.PathLike[str], config: ModelConfig, state: dict[str, Tensor], tokenizer: Any
 ) -> None:
-    """Write a checkpoint that appears whole or not at all; an older one in its place is replaced."""
+    """Write a checkpoint that appears whole or not at all; an older one in its place is replaced.
+
+    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. Raises
+    ValueError for a folder that holds anything but a checkpoint. The public package does not know span_mode "ffn":
+    saving one warns that only this package loads it.
+    """
     from safetensors.torch import save_file
 
+    target_folder = Path(folder)
+    if target_folder.is_dir() and any(target_folder.iterdir()) and not (target_folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{target_folder}: wanted a new folder or an older checkpoint to replace, got other files")
+    if config.span_mode == "ffn":
+        warnings.warn('span_mode "ffn" (the paper\'s head) is not known to the public gliner package', stacklevel=3)
+    kept: dict[tuple[Any, ...], str] = {}
+    copies: dict[str, str] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        public = _rename(name, to_public=True)
+        memory = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        if memory in kept and tensor.numel():
+            copies[public] = kept[memory]
+        else:
+            kept[memory] = public
+            tensors[public] = tensor.detach().cpu().contiguous()
     with atomic_folder(folder) as target:
-        save_file(
-            {_rename(name, to_public=True): tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-            target / WEIGHTS_FILE,
-            metadata={"format": "pt"},
-        )
+        save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt", **copies})
         text = json.dumps(_public_fields(config), indent=1, sort_keys=True)
         (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         tokenizer.save_pretrained(target)
@@ -242,8 +271,13 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         if final.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{final.name}.old.", dir=final.parent))
             os.replace(final, old / "replaced")
-            os.replace(staged, final)
-            shutil.rmtree(old)
+            try:
+                os.replace(staged, final)
+            except OSError:
+                os.replace(old / "replaced", final)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             os.replace(staged, final)
     except BaseException:

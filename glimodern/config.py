@@ -36,6 +36,9 @@ class DataConfig:
     """Probability with which a type of a sentence is not asked."""
     shuffle_types: bool = True
     """Ask the types in random order."""
+    ask_whole_set: bool = True
+    """Ask a sentence all types of its data set (or group), if these are at most max_types: its annotators looked for
+    them all, so what is not marked is a true negative."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class RunConfig:
     """Seed of everything random."""
     resume: bool = False
     """Go on from the newest checkpoint in output_dir."""
+    overwrite: bool = False
+    """Replace what an earlier run left in output_dir."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -137,10 +142,21 @@ class TrainConfig:
             "epochs": run.epochs,
             "max_types": data.max_types,
             "max_width": self.model.max_width,
+            "max_len": self.model.max_len,
+            "hidden_size": self.model.hidden_size,
+            "lr": optim.lr,
+            "head_lr": optim.head_lr,
         }
         for name, value in positive.items():
             if value is not None and value <= 0:
                 raise ValueError(f"{name}: wanted a positive number, got {value}")
+        if not data.train_data and (data.dev_data or data.eval_data or data.held_out_types):
+            raise ValueError(
+                "train_data: wanted at least one data set beside dev_data, eval_data or held_out_types, got none "
+                "(with none of them all, the embedded demo corpus is used)"
+            )
+        if run.resume and run.overwrite:
+            raise ValueError("resume, overwrite: wanted one of them, got both")
         if run.batch_size is None and run.batch_tokens is None:
             raise ValueError("batch_size, batch_tokens: wanted at least one of them, got none")
         for name, value in {"warmup": optim.warmup, "type_drop": data.type_drop, "dropout": self.model.dropout}.items():

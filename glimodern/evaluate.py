@@ -1,37 +1,20 @@
 """Exact-match evaluation of a model on data sets: `python -m glimodern.evaluate MODEL --data SOURCE ...`.
 
-Every sentence is asked for its own `types` if it has some, else for all types of its group, or of the data set where it
-has no groups (CrossNER's domains are groups, so each domain is asked for its own types). Gold spans that the model
-cannot give (wider than max_width, or cut off) stay in the gold and count as missed.
+What is asked of a sentence says data.asked_types. Gold spans that the model cannot give (wider than max_width, or cut
+off) stay in the gold and count as missed.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from glimodern.data import Dataset, Example, load_dataset
+from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.metrics import Scores, score
 from glimodern.model import GLiModern
-
-
-def asked_types(dataset: Dataset) -> list[list[str]]:
-    """The labels to ask of each sentence of a data set."""
-    by_group: dict[str, set[str]] = {}
-    for example in dataset:
-        if example.group is not None:
-            by_group.setdefault(example.group, set()).update(label for _, _, label in example.entities)
-    ordered = {group: sorted(types) for group, types in by_group.items()}
-
-    def asked(example: Example) -> list[str]:
-        if example.types is not None:
-            return list(example.types)
-        return dataset.types if example.group is None else ordered[example.group]
-
-    return [asked(example) for example in dataset]
 
 
 def evaluate(model: GLiModern, dataset: Dataset, *, threshold: float = 0.5, batch_tokens: int = 4096) -> Scores:
@@ -40,10 +23,7 @@ def evaluate(model: GLiModern, dataset: Dataset, *, threshold: float = 0.5, batc
     found, _ = model.predict_words(
         [example.words for example in dataset], asked, threshold=threshold, batch_tokens=batch_tokens
     )
-    gold = [
-        [entity for entity in example.entities if entity[2] in set(types)]
-        for example, types in zip(dataset, asked, strict=True)
-    ]
+    gold = [example.entities for example in dataset]
     predicted = [[(start, end, label) for start, end, label, _ in entities] for entities in found]
     groups = [example.group for example in dataset]
     return score(gold, predicted, groups=groups if any(groups) else None)
@@ -76,14 +56,14 @@ class EvaluateConfig:
 
 
 def first_sentences(dataset: Dataset, count: int) -> Dataset:
-    """The first `count` sentences of each group (of the whole where there are no groups), with the set's types kept."""
+    """The first `count` sentences of each group (of the whole where there are no groups); `types` stay as they are."""
     seen: dict[str | None, int] = {}
     kept = []
     for example in dataset:
         seen[example.group] = seen.get(example.group, 0) + 1
         if seen[example.group] <= count:
             kept.append(example)
-    return Dataset(dataset.name, kept, dataset.types)
+    return replace(dataset, examples=kept)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,11 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = tyro.cli(
         Annotated[EvaluateConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.evaluate"
     )
+    if not config.data:
+        raise ValueError("--data: wanted at least one file, folder or hub data set, got none")
     console = Console()
     model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
     results = {}
     for source in config.data:
-        dataset = load_dataset(source, split=config.split, skip_bad_rows=config.skip_bad_rows)
+        dataset = with_asked_types(load_split(source, config.split, skip_bad_rows=config.skip_bad_rows))
         if config.max_sentences is not None:
             dataset = first_sentences(dataset, config.max_sentences)
         scores = evaluate(model, dataset, threshold=config.threshold, batch_tokens=config.batch_tokens)

@@ -58,7 +58,6 @@ class SpanHead(nn.Module):
         if span_mode not in SPAN_MODES:
             raise ValueError(f"span_mode: wanted one of {SPAN_MODES}, got {span_mode!r}")
         self.width = width
-        self.dropout = dropout
         self.span_mode = span_mode
         if span_mode == "markerV0":
             self.start = _mlp(width, width, dropout)

@@ -1,6 +1,5 @@
 """GLiModern: encoder, span head and prompt packing as one module, with loading, saving and prediction."""
 
-import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,8 +17,6 @@ from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.head import SpanHead
 from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
 from glimodern.text import split_words
-
-logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Parameters that public checkpoints may lack or hold in excess without any effect on the scores.

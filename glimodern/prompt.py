@@ -7,7 +7,6 @@ One text becomes, as public GLiNER checkpoints expect it,
 and the texts of a batch stand one after the other in one row of tokens with `cu_seqlens`.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
-
-logger = logging.getLogger(__name__)
 
 Entity = tuple[int, int, str]
 
@@ -54,10 +51,6 @@ class PackedBatch:
             if isinstance(getattr(self, f.name), Tensor)
         }
         return replace(self, **moved)
-
-    @property
-    def num_texts(self) -> int:
-        return self.cu_seqlens.numel() - 1
 
 
 def _int32_offsets(lengths: Sequence[int]) -> Tensor:

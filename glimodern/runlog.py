@@ -27,25 +27,29 @@ class RunLog:
     """metrics.jsonl, TensorBoard and the progress bar of the main process."""
 
     def __init__(self, accelerator: Accelerator, folder: Path, total: int, done: Progress, show: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich import progress
 
         self.accelerator = accelerator
         self.file = folder / "metrics.jsonl"
         if accelerator.is_main_process:
-            kept = [line for line in self._lines() if json.loads(line)["step"] <= done.step]
-            self.file.write_text("".join(kept), encoding="utf-8")
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.4g}  {task.fields[speed]:,.0f} words/s"),
+            self._keep(done.step)
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("loss {task.fields[loss]:.4g}  {task.fields[speed]:,.0f} words/s"),
             disable=not (show and accelerator.is_main_process),
         )
         self.task = self.bar.add_task("train", total=total, completed=done.step, loss=math.nan, speed=0.0)
 
-    def _lines(self) -> list[str]:
-        return self.file.read_text(encoding="utf-8").splitlines(keepends=True) if self.file.exists() else []
+    def _keep(self, step: int) -> None:
+        """Cut the file back to a step; a last line that a crash left torn goes too."""
+        lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True) if self.file.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        partial = self.file.with_suffix(".partial")
+        partial.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
+        os.replace(partial, self.file)
 
     def step(self, step: int, **values: float) -> None:
         self.bar.update(self.task, completed=step, loss=values["loss"], speed=values["words_per_second"])
@@ -80,7 +84,6 @@ def make_report(
         "machine": machine(),
         "seed": config.run.seed,
         "config": config.flat(),
-        "git_commit": git_commit(),
     }
 
 
@@ -115,11 +118,14 @@ def machine() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree this package runs from; None when it is not a git checkout."""
+    """The commit of the source tree this package runs from; None when it is not its own git checkout."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+            cwd=root, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -7,6 +7,7 @@ random is a function of the seed and the position in the run, so that a resumed 
 import ctypes
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -20,14 +21,17 @@ from accelerate.utils import ProjectConfiguration
 
 from glimodern.batches import TrainingBatches
 from glimodern.config import DataConfig, EncoderConfig, OptimConfig, TrainConfig, parse_train_config
-from glimodern.data import Dataset, load_dataset, validate
+from glimodern.data import Dataset, load_split, validate, with_asked_types
 from glimodern.data.holdout import hold_out_types
 from glimodern.evaluate import evaluate
+from glimodern.metrics import Scores
 from glimodern.model import GLiModern, HeadOptions
 from glimodern.resume import Progress, load_progress, newest, save_progress
-from glimodern.runlog import RunLog, make_report, write_report
+from glimodern.runlog import RunLog, git_commit, make_report, write_report
 
 logger = logging.getLogger(__name__)
+
+PER_LAUNCH = ("resume", "overwrite", "progress", "output_dir")  # settings that may differ when a run is resumed
 
 
 def load_data(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None, list[Dataset]]:
@@ -38,31 +42,25 @@ def load_data(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None, l
         corpus = build_demo_corpus(0)
         return corpus.train, corpus.dev, [corpus.test]
 
-    def load(source: str, split: str | None) -> Dataset:
-        named = None if Path(source).is_file() else split  # a file is taken as it is, whatever its name
-        return load_dataset(source, split=named, skip_bad_rows=config.skip_bad_rows)
+    limit = config.max_types if config.ask_whole_set else 0
 
-    train = join([load(source, "train") for source in config.train_data])
+    def load(source: str, split: str | None, limit: int | None) -> Dataset:
+        return with_asked_types(load_split(source, split, skip_bad_rows=config.skip_bad_rows), limit)
+
+    train = join([load(source, "train", limit) for source in config.train_data])
     dev = None
     if config.dev_data:
-        dev = join([load(source, "dev") for source in config.dev_data])
+        dev = join([load(source, "dev", None) for source in config.dev_data])
     elif config.held_out_types:
         train, dev = hold_out_types(train, config.held_out_types, seed=seed)
-    return train, dev, [load(source, config.eval_split) for source in config.eval_data]
+    return train, dev, [load(source, config.eval_split, None) for source in config.eval_data]
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
-    """Several data sets as one; their sentences keep the types they are asked for."""
-    if len(datasets) == 1:
-        return datasets[0]
-    examples = [
-        replace(example, types=example.types or tuple(dataset.types)) if len(dataset.types) <= 100 else example
-        for dataset in datasets
-        for example in dataset
-    ]
+    """Several data sets as one."""
     return Dataset(
         " + ".join(dict.fromkeys(dataset.name for dataset in datasets)),
-        examples,
+        [example for dataset in datasets for example in dataset],
         skipped=sum(dataset.skipped for dataset in datasets),
         skipped_out_of_range=sum(dataset.skipped_out_of_range for dataset in datasets),
         unmatched=sum(dataset.unmatched for dataset in datasets),
@@ -73,7 +71,13 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
     """A model to train: a checkpoint to go on from, a fresh head on a pretrained encoder, or the demo's own."""
     torch.manual_seed(seed)
     if config.init_from is not None:
-        return GLiModern.from_pretrained(config.init_from)
+        model = GLiModern.from_pretrained(config.init_from)
+        default = EncoderConfig()
+        for name in ("hidden_size", "span_mode", "max_width", "max_len", "dropout"):
+            asked, has = getattr(config, name), getattr(model.config, name)
+            if asked not in (getattr(default, name), has):
+                raise ValueError(f"{name}: the checkpoint of init_from has {has!r}, got {asked!r}; leave it out")
+        return model
     head: HeadOptions = {
         "hidden_size": config.hidden_size,
         "span_mode": config.span_mode,
@@ -130,18 +134,17 @@ def train(config: TrainConfig) -> dict[str, Any]:
     console = Console(quiet=not accelerator.is_main_process)
     output.mkdir(parents=True, exist_ok=True)
     checkpoints = output / "checkpoints"
-    if not run.resume and newest(checkpoints) is not None:
-        raise ValueError(
-            f"output_dir: {output} holds checkpoints of an earlier run; go on with --resume, or choose another folder"
-        )
+    if accelerator.is_main_process:
+        clear_output(output, keep=run.resume, overwrite=run.overwrite)
+    accelerator.wait_for_everyone()
+    commit = git_commit()
 
     train_set, dev_set, test_sets = load_data(config.data, run.seed)
-    for dataset in [train_set, *([dev_set] if dev_set else []), *test_sets]:
-        console.print(validate(dataset, config.model.max_width).table())
     if not len(train_set):
         raise ValueError(f"train_data: wanted at least one sentence, got none from {config.data.train_data}")
-
     model = build_model(config.model, train_set, config.data.max_types, run.seed)
+    for dataset in [train_set, *([dev_set] if dev_set else []), *test_sets]:
+        console.print(validate(dataset, model.config.max_width).table())
     if config.model.freeze_encoder:
         model.freeze_encoder()
     batches = TrainingBatches(train_set, model.packer, config, accelerator.process_index, accelerator.num_processes)
@@ -150,7 +153,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     prepared, optimizer = accelerator.prepare(model, optimizer)
     accelerator.init_trackers("tensorboard")
 
-    settings = {key: value for key, value in config.flat().items() if key not in ("resume", "progress", "output_dir")}
+    settings = {key: value for key, value in config.flat().items() if key not in PER_LAUNCH}
+    settings["num_processes"] = accelerator.num_processes
     done = Progress()
     saved = newest(checkpoints) if run.resume else None
     if saved is not None:
@@ -171,7 +175,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             factor = rate(done.step, total, optim.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
-            step_loss, step_words = 0.0, 0
+            step_loss, step_words, seen = 0.0, 0, list[int]()
             for _ in range(run.accumulation):
                 position, sentences, batch = next(stream)
                 words_cut += sum(batch.words_cut)
@@ -187,14 +191,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
                         fused=run.fused,
                     )
                     value = loss.item()
-                    if not math.isfinite(value):
-                        ids = ", ".join(train_set[i].id or str(i) for i in sentences)
-                        raise FloatingPointError(
-                            f"loss is {value} at step {done.step + 1}; the batch holds the sentences {ids}"
-                        )
+                    seen += sentences
+                    stop_unless_finite("loss", value, done.step + 1, train_set, sentences)
                     accelerator.backward(loss)
-                    if accelerator.sync_gradients and optim.max_grad_norm > 0:
-                        accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm or math.inf)
+                        if run.dtype != "fp16":  # whose scaler leaves such a step out and lowers its scale
+                            stop_unless_finite("the gradient's norm", float(norm), done.step + 1, train_set, seen)
                     optimizer.step()
                     optimizer.zero_grad()
                 step_loss += value / run.accumulation
@@ -220,7 +223,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if words_cut or entities_lost:
         logger.warning(
             "training left out %d words of texts that are too long and %d gold entities that are wider than %d words "
-            "or were cut off", words_cut, entities_lost, config.model.max_width,
+            "or were cut off", words_cut, entities_lost, model.config.max_width,
         )  # fmt: skip
 
     report: dict[str, Any] = {}
@@ -229,16 +232,44 @@ def train(config: TrainConfig) -> dict[str, Any]:
             model.save_pretrained(output / "model")
         best = GLiModern.from_pretrained(output / "model", device=accelerator.device)
         seconds = done.seconds
-        scores = {}
+        scores: dict[str, Scores] = {}
         for dataset in test_sets:
-            scores[dataset.name] = evaluate(best, dataset, threshold=run.threshold)
-            console.print(scores[dataset.name].table(f"{dataset.name}: {len(dataset)} sentences"))
+            name = dataset.name
+            if name in scores:
+                name = f"{name} ({sum(key.startswith(name) for key in scores) + 1})"
+            scores[name] = evaluate(best, dataset, threshold=run.threshold)
+            console.print(scores[name].table(f"{name}: {len(dataset)} sentences"))
         report = make_report(config, done, total, seconds, durations, scores)
+        report["git_commit"] = commit
         report["words_per_second"] = (done.words - words_before) / max(sum(durations), 1e-9)
         write_report(output / "report.json", report)
         console.print(f"model: {output / 'model'}   report: {output / 'report.json'}")
     accelerator.end_training()
     return report
+
+
+def clear_output(output: Path, *, keep: bool, overwrite: bool) -> None:
+    """Make room for a run: what a crash left half written goes, an earlier run only with overwrite."""
+    for partial in [*output.glob(".*"), *output.glob("checkpoints/.*")]:
+        if partial.name.startswith((".model.", ".step-")):
+            shutil.rmtree(partial)
+    earlier = [p for n in ("checkpoints", "model", "metrics.jsonl", "report.json") if (p := output / n).exists()]
+    if keep or not earlier:
+        return
+    if not overwrite:
+        raise ValueError(
+            f"output_dir: {output} holds an earlier run ({', '.join(p.name for p in earlier)}); go on with --resume, "
+            "replace it with --overwrite, or choose another folder"
+        )
+    for path in earlier:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def stop_unless_finite(what: str, value: float, step: int, dataset: Dataset, sentences: Sequence[int]) -> None:
+    """FloatingPointError that names the sentences of a step whose loss or gradient is no number."""
+    if not math.isfinite(value):
+        ids = ", ".join(dataset[i].id or str(i) for i in sentences)
+        raise FloatingPointError(f"{what} is {value} at step {step}, with the sentences {ids}; no weight was changed")
 
 
 def choose_best(

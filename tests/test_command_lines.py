@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from glimodern import evaluate, predict
-from glimodern.data import Dataset, Example
+from glimodern.data import Dataset, Example, asked_types, with_asked_types
 from tests.conftest import WORDS
 
 
@@ -91,6 +91,11 @@ def test_evaluate_writes_json(folder, capsys):
     assert report["mean_micro_f1"] == scores["micro"]["f1"]
 
 
+def test_evaluate_wants_data(folder):
+    with pytest.raises(ValueError, match="--data: wanted at least one"):
+        evaluate.main([str(folder / "model"), "--data"])
+
+
 def test_each_group_is_asked_its_own_types():
     examples = [
         Example(["a"], [(0, 0, "x")], group="one"),
@@ -98,10 +103,20 @@ def test_each_group_is_asked_its_own_types():
         Example(["c"], [], types=("z",), group="two"),
         Example(["d"], []),
     ]
-    assert evaluate.asked_types(Dataset("d", examples)) == [["x"], ["y"], ["z"], ["x", "y", "z"]]
-    first = evaluate.first_sentences(Dataset("d", examples), 1)
-    assert [example.words for example in first] == [["a"], ["b"], ["d"]]
-    assert first.types == ["x", "y", "z"]
+    assert asked_types(Dataset("d", examples)) == [["x"], ["y"], ["z"], ["x", "y", "z"]]
+    first = evaluate.first_sentences(with_asked_types(Dataset("d", examples)), 1)
+    assert [(example.words, example.types) for example in first] == [
+        (["a"], ("x",)),
+        (["b"], ("y",)),
+        (["d"], ("x", "y", "z")),
+    ]
+
+
+def test_gold_that_is_not_asked_for_is_asked_too(tiny_model):
+    """Nothing of the gold vanishes because a row's own types leave it out."""
+    dataset = Dataset("d", [Example(["a", "b"], [(0, 0, "x"), (1, 1, "y")], types=("x",))])
+    assert asked_types(dataset) == [["x", "y"]]
+    assert evaluate.evaluate(tiny_model, dataset).micro.gold == 2
 
 
 def test_evaluate_scores_what_predict_finds(tiny_model):

@@ -120,7 +120,11 @@ def test_round_trip(tiny_model, saved):
 @pytest.mark.parametrize("dtype", ["bf16", "auto", torch.float32])
 def test_dtypes(saved, dtype):
     model = GLiModern.from_pretrained(saved, dtype=dtype)
-    assert isinstance(model.predict(TEXT, LABELS, threshold=0.0)[0], list)
+    batch = model.packer.pack([WORDS], [LABELS])
+    (wanted,), (got,) = GLiModern.from_pretrained(saved).scores(batch), model.scores(batch)
+    inside = torch.isfinite(wanted)
+    assert torch.equal(inside, torch.isfinite(got))
+    assert (got.float() - wanted)[inside].abs().max() < 0.05 * wanted[inside].abs().max()
 
 
 def test_unknown_dtype(saved):
@@ -132,10 +136,12 @@ def test_ffn_mode_and_lstm_round_trip(tmp_path):
     from dataclasses import replace
 
     model = make_tiny_model(dropout=0.0, span_mode="ffn")
-    model.save_pretrained(tmp_path / "ffn")
+    with pytest.warns(UserWarning, match="not known to the public gliner package"):
+        model.save_pretrained(tmp_path / "ffn")
     assert GLiModern.from_pretrained(tmp_path / "ffn").config.span_mode == "ffn"
     with_lstm = GLiModern(replace(model.config, num_rnn_layers=1), model.encoder, model.tokenizer).eval()
-    with_lstm.save_pretrained(tmp_path / "rnn")
+    with pytest.warns(UserWarning, match="not known to the public gliner package"):
+        with_lstm.save_pretrained(tmp_path / "rnn")
     batch = with_lstm.packer.pack([WORDS, [], WORDS[:2]], [LABELS] * 3)
     wanted, got = with_lstm.scores(batch), GLiModern.from_pretrained(tmp_path / "rnn").scores(batch)
     for one, other in zip(wanted, got, strict=True):
@@ -240,6 +246,35 @@ def test_a_crash_while_saving_leaves_the_old_folder(tmp_path):
         (folder / "b").write_text("new")
     assert os.listdir(target) == ["b"]
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_saving_never_removes_other_files(tiny_model, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("years")
+    with pytest.raises(ValueError, match="wanted a new folder or an older checkpoint to replace"):
+        tiny_model.save_pretrained(tmp_path / "work")
+    assert (tmp_path / "work" / "thesis.txt").read_text() == "years"
+
+
+def test_tied_tensors_are_stored_once(tmp_path):
+    from transformers import T5Config
+
+    from glimodern.demo import train_tokenizer
+
+    tokenizer = train_tokenizer([WORDS], ["person"], vocab_size=300)
+    config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    model = GLiModern.from_encoder_config(config, tokenizer, dropout=0.0).eval()
+    model.save_pretrained(tmp_path / "t5")
+    batch = model.packer.pack([WORDS], [LABELS])
+    (wanted,), (got,) = model.scores(batch), GLiModern.from_pretrained(tmp_path / "t5").scores(batch)
+    assert torch.equal(wanted, got)
+
+
+def test_half_written_tokenizer(saved):
+    whole = (saved / "tokenizer.json").read_bytes()
+    (saved / "tokenizer.json").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"tokenizer\.json"):
+        GLiModern.from_pretrained(saved)
 
 
 def test_saved_folder_is_complete(saved, tmp_path):

@@ -8,13 +8,18 @@ import sys
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from glimodern.batches import TrainingBatches
 from glimodern.config import parse_train_config
+from glimodern.data import Dataset, Example, load_dataset
+from glimodern.data.holdout import hold_out_types
 from glimodern.train import join, rate, train
 from tests.conftest import make_tiny_model
 
+SAFE = "model.safetensors"
 NAMES = ["Ada Lovelace", "Charles Babbage", "Alan Turing", "Grace Hopper"]
 PLACES = ["London", "Paris", "New York"]
 
@@ -134,8 +139,22 @@ def test_resume_refuses_other_settings(setup, finished):
 
 
 def test_earlier_run_is_not_overwritten(setup, finished):
-    with pytest.raises(ValueError, match="holds checkpoints of an earlier run; go on with --resume"):
+    with pytest.raises(ValueError, match=r"holds an earlier run \(checkpoints, model, .*go on with --resume"):
         train(parse_train_config(arguments(setup, finished[0])))
+
+
+def test_overwrite_replaces_an_earlier_run_and_sweeps_leftovers(setup, tmp_path):
+    output = tmp_path / "run"
+    (output / ".model.abc").mkdir(parents=True)
+    (output / "checkpoints" / ".step-9.abc").mkdir(parents=True)
+    (output / "checkpoints" / "step-9").mkdir()
+    (output / "report.json").write_text("{}")
+    (output / "mine.txt").write_text("kept")
+    train(parse_train_config(arguments(setup, output, "--max-steps", "1", "--overwrite")))
+    assert not list(output.rglob("*.abc"))
+    assert not (output / "checkpoints" / "step-9").exists()
+    assert json.loads((output / "report.json").read_text())["steps"] == 1
+    assert (output / "mine.txt").read_text() == "kept"
 
 
 def test_fused_and_textbook_losses_agree(setup, tmp_path):
@@ -151,17 +170,49 @@ def test_non_finite_loss_names_the_sentences(setup, tmp_path):
     with torch.no_grad():
         model.head.prompt[3].bias.fill_(float("nan"))
     model.save_pretrained(tmp_path / "nan")
-    with pytest.raises(FloatingPointError, match=r"loss is nan at step 1; .*data\.jsonl:\d+"):
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 1, .*data\.jsonl:\d+"):
         train(parse_train_config(arguments(setup, tmp_path / "run", "--init-from", str(tmp_path / "nan"))))
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_non_finite_gradient_stops_before_the_weights_change(setup, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(FloatingPointError, match=r"the gradient's norm is inf at step 1, .*data\.jsonl:\d+"):
+        train(parse_train_config(arguments(setup, tmp_path / "run")))
+
+
+def test_settings_that_contradict_the_checkpoint(setup, tmp_path):
+    with pytest.raises(ValueError, match="max_width: the checkpoint of init_from has 6, got 9"):
+        train(parse_train_config(arguments(setup, tmp_path / "run", "--max-width", "9")))
+
+
+def test_report_knows_the_width_of_the_checkpoint(finished, setup, tmp_path, capsys):
+    train(parse_train_config(arguments(setup, tmp_path / "run", "--max-steps", "1")))
+    assert "wider than 6 words" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "more", [["--freeze-encoder"], ["--accumulation", "2"], ["--batch-tokens", "60"], ["--dtype", "bf16"]]
 )
 def test_options_run(setup, tmp_path, more):
-    report = train(parse_train_config(arguments(setup, tmp_path / "run", "--max-steps", "3", *more)))
-    assert report["steps"] == 3
+    train(parse_train_config(arguments(setup, tmp_path / "run", "--max-steps", "3", *more)))
+    before, after = load_file(setup / "start" / SAFE), load_file(tmp_path / "run" / "model" / SAFE)
+    encoder = [name for name in before if name.startswith("token_rep_layer.") and "attn" in name]
+    moved = any(not torch.equal(before[name], after[name]) for name in encoder)
+    assert moved == ("--freeze-encoder" not in more)
+
+
+def test_token_budget_and_accumulation(setup, tiny_model):
+    dataset = load_dataset(setup / "data.jsonl")
+    config = parse_train_config(arguments(setup, "unused", "--batch-tokens", "120", "--batch-size", "None"))
+    batches = TrainingBatches(dataset, tiny_model.packer, config)
+    for _, (_, group, batch) in zip(range(8), batches.starting_at(0), strict=False):
+        assert len(group) > 1
+        assert batch.input_ids.numel() <= 150  # the prompt counts by its mean length
+    doubled = parse_train_config(
+        arguments(setup, "unused", "--accumulation", "2", "--epochs", "2", "--max-steps", "None")
+    )
+    assert TrainingBatches(dataset, tiny_model.packer, doubled).steps() == 10
 
 
 def test_two_processes(setup, tmp_path):
@@ -186,6 +237,20 @@ def test_held_out_types(setup, tmp_path):
     assert report["dev_micro_f1"] is not None
 
 
+def test_held_out_types_never_reach_training():
+    examples = [
+        Example(["a", "b"], [(0, 0, "Person"), (1, 1, "place")], types=("person", "place")),
+        Example(["c"], [(0, 0, "place")], types=("person", "place")),
+        Example(["d"], [(0, 0, "person")], group="g"),
+    ]
+    for seed in range(4):
+        kept, dev = hold_out_types(Dataset("d", examples, skipped=3), 1, seed=seed)
+        (held,) = dev.examples[0].types
+        assert held.casefold() not in {label.casefold() for label in kept.types}
+        assert {e[2] for example in dev for e in example.entities} == {held}
+        assert kept.skipped == 3
+
+
 # the pieces
 
 
@@ -198,8 +263,6 @@ def test_rate():
 
 
 def test_batches_cover_an_epoch_once_and_skip_exactly(setup, tiny_model):
-    from glimodern.data import load_dataset
-
     dataset = join([load_dataset(setup / "data.jsonl")])
     config = parse_train_config(arguments(setup, "unused"))
     whole = TrainingBatches(dataset, tiny_model.packer, config)
@@ -213,6 +276,8 @@ def test_batches_cover_an_epoch_once_and_skip_exactly(setup, tiny_model):
         (place, group, batch), (place2, group2, batch2) = next(one), next(other)
         assert (place, group) == (place2, group2)
         assert torch.equal(batch.input_ids, batch2.input_ids)
+    few = TrainingBatches(join([Dataset("one", dataset.examples[:4])]), tiny_model.packer, config, 0, 4)
+    assert len(few.epoch(0)) == 4
     halves = [TrainingBatches(dataset, tiny_model.packer, config, rank, 2) for rank in range(2)]
     seen = [group for half in halves for group in half.epoch(0)[half.rank :: 2]]
     assert sorted(i for group in seen for i in group) == list(range(40))
@@ -224,6 +289,10 @@ def test_batches_cover_an_epoch_once_and_skip_exactly(setup, tiny_model):
         (["--class-balance", "1.0"], "would silence every negative"),
         (["--batch-size", "None"], "batch_size, batch_tokens"),
         (["--max-steps", "0"], "max_steps: wanted a positive number"),
+        (["--max-len", "0"], "max_len: wanted a positive number"),
+        (["--lr", "-1"], "lr: wanted a positive number"),
+        (["--train-data"], "train_data: wanted at least one data set beside"),
+        (["--resume", "--overwrite"], "resume, overwrite"),
         (["--warmup", "1.5"], "warmup"),
     ],
 )

@@ -2,9 +2,9 @@
 
 from .example import Dataset, Entity, Example, entity_types
 from .labels import CROSSNER_LABELS, natural_label
-from .load import load_dataset
+from .load import load_dataset, load_split
 from .report import ValidationReport, validate
-from .sampling import sample_types, token_batches
+from .sampling import asked_types, sample_types, token_batches, with_asked_types
 
 __all__ = [
     "CROSSNER_LABELS",
@@ -12,10 +12,13 @@ __all__ = [
     "Entity",
     "Example",
     "ValidationReport",
+    "asked_types",
     "entity_types",
     "load_dataset",
+    "load_split",
     "natural_label",
     "sample_types",
     "token_batches",
     "validate",
+    "with_asked_types",
 ]

@@ -1,10 +1,13 @@
 """Choosing a checkpoint on types that training never sees (more training can lower zero-shot F1: watch for it)."""
 
+import logging
 import random
 from collections import Counter
 from dataclasses import replace
 
 from glimodern.data.example import Dataset, Example
+
+logger = logging.getLogger(__name__)
 
 
 def hold_out_types(dataset: Dataset, count: int, *, max_sentences: int = 500, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -25,21 +28,26 @@ def hold_out_types(dataset: Dataset, count: int, *, max_sentences: int = 500, se
         )
     rng = random.Random(seed)
     chosen = rng.sample(candidates, count)
-    keys = {label.casefold() for label in chosen}
+    spelling = {label.casefold(): label for label in chosen}
     asked = tuple(sorted(chosen))
     train: list[Example] = []
     dev: list[Example] = []
     for example in dataset:
-        kept = [entity for entity in example.entities if entity[2].casefold() in keys]
+        kept = [(start, end, spelling[key]) for start, end, key in _keyed(example) if key in spelling]
         if not kept:
-            types = None if example.types is None else tuple(t for t in example.types if t.casefold() not in keys)
+            types = None if example.types is None else tuple(t for t in example.types if t.casefold() not in spelling)
             train.append(replace(example, types=types))
             continue
-        dev.append(Example(example.words, kept, example.id, example.text, example.offsets, asked, None))
+        dev.append(replace(example, entities=kept, types=asked, group=None))
     if not train:
         raise ValueError(
             f"held_out_types: every sentence of {dataset.name} has one of the {count} types held out; hold out fewer"
         )
+    logger.info("held out for choosing the checkpoint: %s; %d sentences have one", ", ".join(asked), len(dev))
     if len(dev) > max_sentences:
         dev = rng.sample(dev, max_sentences)
-    return Dataset(dataset.name, train), Dataset(f"{dataset.name}: held-out types", dev)
+    return replace(dataset, examples=train, types=[]), Dataset(f"{dataset.name}: held-out types", dev)
+
+
+def _keyed(example: Example) -> list[tuple[int, int, str]]:
+    return [(start, end, label.casefold()) for start, end, label in example.entities]

@@ -69,6 +69,11 @@ def load_dataset(
     return _dataset(name, _hub(name, split, options))
 
 
+def load_split(source: str, split: str | None, *, skip_bad_rows: bool = False) -> Dataset:
+    """load_dataset, where a file is taken as it is, whatever split it is named after."""
+    return load_dataset(source, split=None if Path(source).is_file() else split, skip_bad_rows=skip_bad_rows)
+
+
 def _dataset(name: str, rows: Rows) -> Dataset:
     return Dataset(
         name,
@@ -165,6 +170,9 @@ def _hub(name: str, split: str | None, options: ReadOptions) -> Rows:
             " pip install datasets"
         ) from error
     split = split or "train"
+    if _canonical(split) != "train":  # "dev" is "validation" there
+        offered = datasets.get_dataset_split_names(name)
+        split = next((own for own in offered if _canonical(own) == _canonical(split)), split)
     table = datasets.load_dataset(name, split=split)
     return read_rows(f"{name}/{split}", _hub_rows(f"{name}/{split}", table), options)
 

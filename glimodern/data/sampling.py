@@ -4,8 +4,35 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
-from .example import Example
+from .example import Dataset, Example
+
+
+def asked_types(dataset: Dataset) -> list[list[str]]:
+    """The labels to ask of each example: its own `types` and gold labels if it has `types`, else all types of its
+    group, or of the data set where it has no group (CrossNER's domains are groups, each asked for its own types)."""
+    by_group: dict[str, set[str]] = {}
+    for example in dataset:
+        if example.group is not None:
+            by_group.setdefault(example.group, set()).update(label for _, _, label in example.entities)
+    ordered = {group: sorted(types) for group, types in by_group.items()}
+
+    def asked(example: Example) -> list[str]:
+        if example.types is not None:
+            return list(dict.fromkeys([*example.types, *(label for _, _, label in example.entities)]))
+        return dataset.types if example.group is None else ordered[example.group]
+
+    return [asked(example) for example in dataset]
+
+
+def with_asked_types(dataset: Dataset, limit: int | None = None) -> Dataset:
+    """The same examples with `types` filled in by asked_types, where they are at most `limit` (None: always)."""
+    examples = [
+        replace(example, types=tuple(types)) if limit is None or len(types) <= limit else example
+        for example, types in zip(dataset, asked_types(dataset), strict=True)
+    ]
+    return replace(dataset, examples=examples)
 
 
 def sample_types(

@@ -94,7 +94,8 @@ def _model_class(config: PreTrainedConfig) -> Any:
     """AutoModel, or the class that loads the encoder half of an encoder-decoder model (T5 and its kin)."""
     from transformers import AutoModel, AutoModelForTextEncoding
 
-    if not config.is_encoder_decoder:
+    # an encoder half's own config says "no encoder-decoder" of itself; its class still says what AutoModel would build
+    if not config.is_encoder_decoder and not type(config)().is_encoder_decoder:
         return AutoModel
     if type(config) in AutoModelForTextEncoding._model_mapping:
         return AutoModelForTextEncoding
