@@ -433,17 +433,20 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {
         "train": Table([{"tokens": ["Ada", "L", "."], "ner_tags": [1, 2, 0]}], {"ner_tags": tags}),
         "test": Table([pile("Ada", person=["Ada"])], {}),
+        "validation": Table([pile("Ada", name=["Ada"])], {}),
     }
 
     def load(name: str, *, split: str) -> Table:
         asked.append((name, split))
         return tables[split]
 
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+    stand_in = types.SimpleNamespace(load_dataset=load, get_dataset_split_names=lambda name: list(tables))
+    monkeypatch.setitem(sys.modules, "datasets", stand_in)
     data = load_dataset("owner/corpus")
     assert data[0] == Example(["Ada", "L", "."], [(0, 1, "person")], "owner/corpus/train[0]")
     assert load_dataset("owner/corpus", split="test")[0].types == ("person",)
-    assert asked == [("owner/corpus", "train"), ("owner/corpus", "test")]
+    assert load_dataset("owner/corpus", split="dev")[0].types == ("name",)  # the hub says "validation"
+    assert asked == [("owner/corpus", "train"), ("owner/corpus", "test"), ("owner/corpus", "validation")]
     tables["train"][0]["ner_tags"] = [1, 9, 0]
     with pytest.raises(ValueError, match=r"owner/corpus/train\[0\]: \"ner_tags\": wanted O, B-TYPE or I-TYPE, got 9"):
         load_dataset("owner/corpus")
