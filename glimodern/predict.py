@@ -15,7 +15,7 @@ import tyro
 
 from glimodern.model import GLiModern, check_labels
 
-CHUNK = 64  # texts per call, so that a stream is answered as it comes
+CHUNK = 64  # texts per call; a person at a terminal is answered line by line
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps(line, ensure_ascii=False), flush=True)
         chunk.clear()
 
-    for row in read_rows(config):
+    size = 1 if not config.texts and config.input is None and sys.stdin.isatty() else CHUNK
+    rows = read_rows(config)
+    while True:
+        try:
+            row = next(rows, None)
+        except ValueError:
+            if chunk:  # a bad line does not take the good ones before it along
+                answer()
+            raise
+        if row is None:
+            break
         chunk.append(row)
-        if len(chunk) == CHUNK:
+        if len(chunk) == size:
             answer()
     if chunk:
         answer()

@@ -54,6 +54,7 @@ def test_predict_bad_line_names_file_and_line(folder, capsys, line):
     (folder / "bad.jsonl").write_text(json.dumps({"text": "a"}) + "\n" + line + "\n")
     with pytest.raises(ValueError, match=r"bad\.jsonl:2: "):
         run_predict(capsys, folder / "model", "--labels", "person", "--input", folder / "bad.jsonl")
+    assert json.loads(capsys.readouterr().out)["text"] == "a"  # the line before it is answered
 
 
 def test_predict_wants_labels(folder, capsys):
