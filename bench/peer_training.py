@@ -6,9 +6,9 @@
     python bench/peer_training.py score runs/peer/a/model
 
 `prepare` writes the training files and held-out tails of ../shared/data/mix (rows with entities only, at most 2,500 a
-file, the last min(120, 10 %) of them held out). `time` runs both trainers in turns in one process, on the same
-sentences with the same types asked (and ours also with the types that its own recipe asks), and prints the medians of
-their steps and their ratio. `score` gives a model's mean F1 over the held-out tails (each asked all types of its file)
+file, the last min(120, 10 %) of them held out). `time` runs both trainers in turns, each in its own processes, on the
+same sentences with the same types asked (and ours also with the types that its own recipe asks), and prints the medians
+of their steps and their ratio. `score` gives a model's mean F1 over the held-out tails (each asked all types of its file)
 and its zero-shot F1 on the first 120 test sentences of each CrossNER domain, at several thresholds. Needs the extras
 peers and minilm.
 """
@@ -17,6 +17,8 @@ import argparse
 import json
 import os
 import random
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,13 +120,23 @@ def our_trainer(dtype: str, fused: bool = True, asked: str = "ner_labels"):  # t
     return step
 
 
-def time_steps(data: Path, steps: int, output: Path | None) -> None:
-    """Both trainers on the same sentences with the same types, in turns; ratios of medians."""
+RUNNERS = {
+    "gliner": gliner_trainer,
+    "ours fp32": lambda: our_trainer("fp32"),
+    "ours fp32, textbook head": lambda: our_trainer("fp32", fused=False),
+    "ours fp32, as it trains": lambda: our_trainer("fp32", asked="our_labels"),
+    "ours bf16": lambda: our_trainer("bf16"),
+}
+
+
+def time_runner(name: str, data: Path, steps: int, seed: int) -> list[float]:
+    """Seconds of each step of one trainer, as its users start it, after two that do not count."""
     from glimodern.data import Example, sample_types
     from glimodern.train import keep_freed_memory
 
-    keep_freed_memory()  # for both
-    rng = random.Random(0)
+    if name.startswith("ours"):
+        keep_freed_memory()  # as `python -m glimodern.train` does
+    rng = random.Random(seed)
     rows = []
     for file in sorted((data / "train").glob("*.jsonl")):
         own_rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -134,16 +146,9 @@ def time_steps(data: Path, steps: int, output: Path | None) -> None:
             types = tuple(whole_set) if len(whole_set) <= 25 else None
             row["example"] = Example(row["tokenized_text"], entities, types=types)
         rows += own_rows * REPEATED.get(file.stem, 1)
-    runners = {
-        "gliner": gliner_trainer(),
-        "ours fp32": our_trainer("fp32"),
-        "ours fp32, textbook head": our_trainer("fp32", fused=False),
-        "ours fp32, as it trains": our_trainer("fp32", asked="our_labels"),
-    }
-    if torch.cpu._is_avx512_bf16_supported():  # emulated elsewhere, at a twentieth of the speed
-        runners["ours bf16"] = our_trainer("bf16")
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
-    for number in range(steps + 2):
+    step = RUNNERS[name]()
+    seconds = []
+    for _ in range(steps + 2):
         chosen = rng.sample(rows, BATCH)
         pool = sorted({entity[2] for row in chosen for entity in row["ner"]})
         for row in chosen:
@@ -155,11 +160,22 @@ def time_steps(data: Path, steps: int, output: Path | None) -> None:
         wide = sample_types([row["example"] for row in chosen], max_types=25, negative_ratio=1.0, rng=rng)
         for row, types in zip(chosen, wide, strict=True):
             row["our_labels"] = types
-        for name, step in runners.items():
-            began = time.perf_counter()
-            step(chosen)
-            if number >= 2:
-                seconds[name].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        step(chosen)
+        seconds.append(time.perf_counter() - began)
+    return seconds[2:]
+
+
+def time_steps(data: Path, steps: int, output: Path | None) -> None:
+    """The trainers in turns, each in processes of its own, on the same sentences; ratios of medians."""
+    names = [name for name in RUNNERS if name != "ours bf16" or torch.cpu._is_avx512_bf16_supported()]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(2):
+        for name in names:
+            command = [sys.executable, __file__, "runner", name, "--data", str(data)]
+            command += ["--steps", str(steps // 2), "--seed", str(turn)]
+            answer = subprocess.run(command, check=True, capture_output=True, text=True)
+            seconds[name] += json.loads(answer.stdout.splitlines()[-1])
     base = median(seconds["gliner"])
     report = {}
     for name, values in seconds.items():
@@ -222,6 +238,11 @@ def main() -> None:
     command.add_argument("--json", type=Path)
     command = commands.add_parser("arguments", help="print the flags for python -m glimodern.train")
     command.add_argument("--data", type=Path, default=Path("runs/peer/data"))
+    command = commands.add_parser("runner", help="one trainer's seconds a step, as JSON")
+    command.add_argument("name", choices=list(RUNNERS))
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--steps", type=int, required=True)
+    command.add_argument("--seed", type=int, required=True)
     command = commands.add_parser("score")
     command.add_argument("model", type=Path)
     command.add_argument("--shared", type=Path, default=Path("../shared"))
@@ -230,6 +251,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if options.command == "prepare":
         prepare(options.shared, options.out)
+    elif options.command == "runner":
+        print(json.dumps(time_runner(options.name, options.data, options.steps, options.seed)))
     elif options.command == "score":
         score_model(options.model, options.shared, options.data)
     elif options.command == "time":
