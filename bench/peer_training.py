@@ -8,9 +8,9 @@
 `prepare` writes the training files and held-out tails of ../shared/data/mix (rows with entities only, at most 2,500 a
 file, the last min(120, 10 %) of them held out). `time` runs both trainers in turns, each in its own processes, on the
 same sentences with the same types asked (and ours also with the types that its own recipe asks), and prints the medians
-of their steps and their ratio. `score` gives a model's mean F1 over the held-out tails (each asked all types of its file)
-and its zero-shot F1 on the first 120 test sentences of each CrossNER domain, at several thresholds. Needs the extras
-peers and minilm.
+of their steps and their ratio. `score` gives a model's mean F1 over the held-out tails (each asked all types of its
+file) and its zero-shot F1 on the first 120 test sentences of each CrossNER domain, at several thresholds. Needs the
+extras peers and minilm.
 """
 
 import argparse
