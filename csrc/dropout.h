@@ -1,4 +1,4 @@
-// The counter-based dropout mask of glimodern/reference.py (dropout_keep), one span's key at a time.
+// The counter-based dropout mask of glimodern/reference/span.py (dropout_keep), one span's key at a time.
 #pragma once
 
 #include <cstdint>

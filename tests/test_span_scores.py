@@ -12,6 +12,7 @@ from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
 from torch import Tensor
 
 from glimodern import ops, reference
+from glimodern.ops import dispatch
 
 
 def run(batch: SpanBatch, upstream: Tensor, dropout_p: float = 0.0, seed: int = 0, function=ops.span_scores):
@@ -291,15 +292,15 @@ def test_a_forced_backend_never_falls_back(monkeypatch):
 
 
 def test_without_the_extension_it_says_so_once(monkeypatch, caplog):
-    monkeypatch.setattr(ops, "_extension", None)
-    monkeypatch.setattr(ops, "_EXTENSION_ERROR", "no compiler")
-    ops._warn_once.cache_clear()
+    monkeypatch.setattr(dispatch, "extension", None)
+    monkeypatch.setattr(dispatch, "EXTENSION_ERROR", "no compiler")
+    dispatch.warn_once.cache_clear()
     batch = SPAN_CASES[0].build()
     with caplog.at_level("WARNING", logger="glimodern"):
         for _ in range(2):
             logits = ops.span_scores(*batch.floats, *batch.bounds, batch.max_width)
     assert torch.equal(logits, reference.span_scores(*batch.floats, *batch.bounds, batch.max_width))
-    assert [record.message for record in caplog.records] == ["glimodern.ops runs in plain PyTorch, slowly: no compiler"]
+    assert [record.message for record in caplog.records] == ["span_scores runs in plain PyTorch, slowly: no compiler"]
     assert ops.backend_info("cpu")["span_scores"] == {"backend": "reference", "isa": "", "why": "no compiler"}
 
 

@@ -4,7 +4,7 @@
 //     logit(i, k, t) = drop(relu(a_i + b_{i+k})) . u_t + c_t      i, i+k words and t a type of one text, 0 <= k < K
 //
 // All matrices are row-major, contiguous fp32. Nothing here knows torch. Kernels trust their caller: the inputs are
-// checked where Python enters (bindings.cpp, ops.py).
+// checked where Python enters (csrc/*bindings.cpp, glimodern/ops/).
 #pragma once
 
 #include <cstddef>

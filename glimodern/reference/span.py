@@ -1,6 +1,4 @@
-"""The oracles: every operator as plain PyTorch, each formula once, in the form a reader checks.
-
-fp64 in -> fp64 out. Nothing here is fast; the kernels are tested against it. This module imports torch only.
+"""The oracles of the span operators.
 
 Symbols (ARCHITECTURE: the model): n words and m entity types in the packed batch, H the hidden width of the span
 head, K = max_width.

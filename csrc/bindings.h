@@ -1,0 +1,26 @@
+// What every operator's bindings share: addresses and sizes in, nothing owned. glimodern/ops/ checks shapes, dtypes and
+// contiguity. The GIL is released while a kernel runs; C++ exceptions become ValueError (invalid_argument) or
+// MemoryError.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <stdexcept>
+
+namespace glimodern {
+
+template <class T>
+T* at(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+inline int checked_threads(int threads) {
+  if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  return threads;
+}
+
+// One an operator (or family), in its folder's bindings.cpp.
+void bind_span(nanobind::module_&);
+
+}  // namespace glimodern

@@ -1,0 +1,14 @@
+"""The fused operators, public, for this model and for any other: ARCHITECTURE §4.
+
+Each is a `torch.library` custom op (`torch.ops.glimodern.*`) with a fake and autograd, so it works under autograd,
+`torch.compile` and `torch.export`. Backends: Triton on CUDA, C++ on CPUs, plain PyTorch (`glimodern.reference`)
+elsewhere. `backend_info` says which runs and why; `use_backend` forces one. Where neither gradients nor a compiler ask
+for the registered op, the public functions call the backend directly.
+"""
+
+from glimodern.ops._span import split_scores
+from glimodern.ops._span_loss import span_loss
+from glimodern.ops._span_scores import span_scores
+from glimodern.ops.dispatch import backend_info, use_backend
+
+__all__ = ["backend_info", "span_loss", "span_scores", "split_scores", "use_backend"]

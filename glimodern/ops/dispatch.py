@@ -1,0 +1,170 @@
+"""Which backend runs an operator: Triton, C++ or plain PyTorch; the only importer of kernels and of the extension."""
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+extension: Any
+try:
+    extension = importlib.import_module("glimodern._C")
+    EXTENSION_ERROR = ""
+except ImportError as error:
+    extension = None
+    EXTENSION_ERROR = f"the C++ extension glimodern._C is not there ({error}); reinstall with a C++17 compiler"
+
+_LOGGER = logging.getLogger("glimodern")
+FP32, FP16, BF16, FP64 = torch.float32, torch.float16, torch.bfloat16, torch.float64
+FLOATS = (FP32, FP16, BF16, FP64)
+
+
+class Kernels(NamedTuple):
+    """The dtypes of the tensors that an operator's C++ and Triton kernels take; none: there is no such kernel."""
+
+    cpp: tuple[torch.dtype, ...]
+    triton: tuple[torch.dtype, ...]
+
+
+# One line an operator.
+OPERATORS: dict[str, Kernels] = {
+    "span_scores": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
+    "span_loss": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
+}
+_BACKENDS = ("cpp", "triton", "reference")
+_NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}
+
+_forced: str | None = None
+
+
+def _triton_problem(device_type: str) -> str:
+    """Why Triton cannot run on such tensors; empty if it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if device_type == "cuda" or (device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return ""
+    return f"Triton needs CUDA tensors (or TRITON_INTERPRET=1 for tensors on the CPU), got {device_type}"
+
+
+def _cpp_problem(device_type: str) -> str:
+    if extension is None:
+        return EXTENSION_ERROR
+    return "" if device_type == "cpu" else f"the C++ kernels need tensors on the CPU, got {device_type}"
+
+
+_PROBLEMS = {"cpp": _cpp_problem, "triton": _triton_problem}
+
+
+def _problem(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str:
+    """Why a backend cannot run an operator on such tensors; empty if it can."""
+    if backend == "reference":
+        return ""
+    dtypes = getattr(OPERATORS[op], backend)
+    if not dtypes:
+        return f"{op} has no {backend} kernel"
+    if dtype not in dtypes:
+        return f"the {backend} kernels of {op} take {', '.join(map(_NAMES.__getitem__, dtypes))}, got {_NAMES[dtype]}"
+    return _PROBLEMS[backend](device_type)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    _LOGGER.warning(message)
+
+
+def choose(op: str, device_type: str, dtype: torch.dtype) -> tuple[str, str]:
+    """(backend, why) for tensors of this device and dtype. Raises if the forced backend cannot run on them."""
+    if _forced is not None:
+        problem = _problem(op, _forced, device_type, dtype)
+        if problem:
+            raise RuntimeError(f"the backend {_forced!r}, forced by use_backend, cannot run: {problem}")
+        return _forced, "forced by use_backend"
+    usual = {"cuda": "triton", "cpu": "cpp"}.get(device_type)
+    if usual is None:
+        return "reference", f"no kernel for {device_type} tensors"
+    problem = _problem(op, usual, device_type, dtype)
+    return ("reference", problem) if problem else (usual, f"tensors on the {device_type.upper()}")
+
+
+def backend(op: str, x: Tensor) -> str:
+    """The backend that runs `op` on x and tensors like it; says once when that is the slow one."""
+    name, why = choose(op, x.device.type, x.dtype)
+    if name == "reference" and _forced is None and x.dtype != FP64:
+        warn_once(f"{op} runs in plain PyTorch, slowly: {why}")
+    return name
+
+
+def backend_info(
+    device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> dict[str, dict[str, str]]:
+    """Per operator what would run on such tensors: {"backend": cpp | triton | reference, "isa", "why"}.
+
+    device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
+    (scalar, avx2, avx512; the environment variable GLIMODERN_ISA forces one), empty for the other backends.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    info = {}
+    for op in OPERATORS:
+        name, why = choose(op, torch.device(device).type, dtype)
+        info[op] = {"backend": name, "isa": extension.current_isa() if name == "cpp" else "", "why": why}
+    return info
+
+
+@contextlib.contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Forces the backend "cpp", "triton" or "reference" for all threads of the process while the context lasts.
+
+    None lifts an outer force. Raises RuntimeError if the backend cannot run on this machine, and so does every operator
+    given tensors that the forced backend cannot take: nothing falls back.
+    """
+    global _forced
+    if name is not None and name not in _BACKENDS:
+        raise ValueError(f"use_backend: wanted one of {', '.join(_BACKENDS)} or None, got {name!r}")
+    problem = ""
+    if name == "cpp":
+        problem = _cpp_problem("cpu")
+    elif name == "triton":
+        problem = _triton_problem("cuda" if torch.cuda.is_available() else "cpu")
+    if problem:
+        raise RuntimeError(f"the backend {name!r} cannot run: {problem}")
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def triton_kernels(op: str) -> Any:
+    """The module kernels/OP.py."""
+    return importlib.import_module(f"glimodern.kernels.{op}")
+
+
+def promote(*floats: Tensor) -> list[Tensor]:
+    """All in the widest dtype among them, which autocast may mix."""
+    dtype = functools.reduce(torch.promote_types, [x.dtype for x in floats])
+    return [x.to(dtype) for x in floats]
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """What plain PyTorch computes in for x: fp32, or fp64 for fp64."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def direct(needs_gradient: bool, tensors: Sequence[Tensor]) -> bool:
+    """Whether the registered op can be passed by: no autograd, no tracing, no tensor subclass."""
+    return (
+        not needs_gradient
+        and not torch.compiler.is_compiling()
+        and all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+    )
+
+
+def needs_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

@@ -1,0 +1,28 @@
+"""The oracles: every operator as plain PyTorch, each formula once, in the form a reader checks.
+
+fp64 in -> fp64 out. Nothing here is fast; the kernels are tested against it. This package imports torch only.
+"""
+
+from glimodern.reference.span import (
+    dropout_keep,
+    dropout_threshold,
+    focal_bce,
+    loss_of_scores,
+    mix32,
+    span_hidden,
+    span_loss,
+    span_scores,
+    textbook_scores,
+)
+
+__all__ = [
+    "dropout_keep",
+    "dropout_threshold",
+    "focal_bce",
+    "loss_of_scores",
+    "mix32",
+    "span_hidden",
+    "span_loss",
+    "span_scores",
+    "textbook_scores",
+]
