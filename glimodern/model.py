@@ -208,9 +208,9 @@ class GLiModern(nn.Module):
     def encode(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen)
-        words = hidden[batch.word_index.clamp(min=0)]
-        prompts = hidden[batch.type_index]
+            rows = torch.cat([batch.word_index.clamp(min=0), batch.type_index])
+            hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen, rows)
+        words, prompts = hidden.split([len(batch.word_index), len(batch.type_index)])
         if "projection" in self._modules:
             words, prompts = self.projection(words), self.projection(prompts)
         if batch.has_missing_words:

@@ -1,8 +1,9 @@
 """Any encoder that transformers loads, on packed texts; the one place of this package that pads.
 
 A model whose only contact between tokens is attention, and whose positions can be given, runs packed: one row of N
-tokens, each text's positions counted from 0, and attention registered with transformers under `PACKED` so that every
-query stays in its text. `PACKED_MODELS` names the architectures for which that is tested; all others are padded.
+tokens, each text's positions counted from 0. BERT and its kin take our own pass through their layers (`bert`); others
+run as they are, with attention registered with transformers under `PACKED` so that every query stays in its text.
+`PACKED_MODELS` names the architectures for which that is tested; all others are padded.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from .attention import Packing, packed_attention
 from .base import Encoder
+from .bert import BERT_MODELS, bert_forward
 from .dropout import Dropout
 
 if TYPE_CHECKING:
@@ -23,18 +25,7 @@ PACKED = "glimodern_packed"
 
 
 # model_type of architectures that run packed, each proved equal to its own padded run by tests/test_encoder.py.
-PACKED_MODELS = (
-    "albert",
-    "bert",
-    "camembert",
-    "distilbert",
-    "electra",
-    "ernie",
-    "nomic_bert",
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-)
+PACKED_MODELS = (*BERT_MODELS, "albert", "distilbert", "nomic_bert", "xlm-roberta-xl")
 # Their positions count from pad_token_id + 1, packed or padded.
 _POSITIONS_AFTER_PADDING = ("camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
@@ -116,7 +107,7 @@ class TransformersEncoder(Encoder):
         self.packed, self.packed_reason = packed_reason(config)
         self.hidden_size = int(config.hidden_size)
         self.max_length = max_length(config)
-        if self.packed:
+        if self.packed and config.model_type not in BERT_MODELS:
             from transformers import AttentionInterface, AttentionMaskInterface
 
             AttentionInterface.register(PACKED, _packed_attention_forward)
@@ -129,16 +120,22 @@ class TransformersEncoder(Encoder):
         if isinstance(pooler, nn.Module):
             pooler.requires_grad_(False)
 
-    def encode(self, input_ids: Tensor, packing: Packing) -> Tensor:
-        """input_ids int64 [N] -> hidden [N, hidden_size]."""
+    def encode(self, input_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
+        """input_ids int64 [N], rows int64 [r] or None (all N) -> hidden [r, hidden_size]."""
         if input_ids.numel() == 0:
             return next(self.model.parameters()).new_empty(0, self.hidden_size)
-        return self._packed(input_ids, packing) if self.packed else self._padded(input_ids, packing)
+        if self.packed and self.config.model_type in BERT_MODELS:
+            return bert_forward(self.model, input_ids, self._positions(packing), packing, rows)
+        hidden = self._packed(input_ids, packing) if self.packed else self._padded(input_ids, packing)
+        return hidden if rows is None else hidden.index_select(0, rows)
+
+    def _positions(self, packing: Packing) -> Tensor:
+        return packing.position_ids + first_position(self.config)
 
     def _packed(self, input_ids: Tensor, packing: Packing) -> Tensor:
         call = _Call(packing)
-        positions = packing.position_ids + first_position(self.config)
-        output = self.model(input_ids=input_ids[None], position_ids=positions[None], glimodern_call=call)
+        positions = self._positions(packing)[None]
+        output = self.model(input_ids=input_ids[None], position_ids=positions, glimodern_call=call)
         if call.layers == 0:
             raise RuntimeError(
                 f"this version of transformers runs {self.config.model_type} without its attention interface, so that "

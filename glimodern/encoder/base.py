@@ -29,8 +29,11 @@ class Encoder(nn.Module):
     hidden_size: int
     max_length: int | None
 
-    def forward(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    def forward(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, rows: Tensor | None = None) -> Tensor:
         """input_ids int64 [N], cu_seqlens int32 [texts + 1], max_seqlen tokens -> hidden [N, hidden_size].
+
+        rows int64 [r]: the hidden states of these tokens only, in this order, [r, hidden_size] (an encoder of our own
+        spares the others the end of its last layer).
 
         Raises ValueError for input of another shape or dtype, and for a text longer than `max_length`.
         """
@@ -46,9 +49,9 @@ class Encoder(nn.Module):
                 f"a text has {longest} tokens, but this encoder's positions end at {self.max_length}; "
                 "cut or split the text"
             )
-        return self.encode(input_ids, packing)
+        return self.encode(input_ids, packing, rows)
 
-    def encode(self, input_ids: Tensor, packing: Packing) -> Tensor:
+    def encode(self, input_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
         """`forward` on checked input."""
         raise NotImplementedError
 

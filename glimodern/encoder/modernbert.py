@@ -187,10 +187,10 @@ class ModernBertEncoder(Encoder):
         self.hidden_size = config.hidden_size
         self.max_length = config.max_position_embeddings
 
-    def encode(self, input_ids: Tensor, packing: Packing) -> Tensor:
-        """input_ids int64 [N] -> hidden [N, hidden_size]."""
+    def encode(self, input_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
+        """input_ids int64 [N], rows int64 [r] or None (all N) -> hidden [r, hidden_size]."""
         hidden: Tensor = self.model(input_ids, packing)
-        return hidden
+        return hidden if rows is None else hidden.index_select(0, rows)
 
     def resize_token_embeddings(self, size: int) -> None:
         """Make the vocabulary `size` tokens; new rows are drawn as all embeddings are at the start."""
