@@ -58,7 +58,7 @@ class EncoderConfig:
     max_len: int | None = None
     """Words of a text that are read; none: what the encoder takes."""
     dropout: float = 0.4
-    """Dropout of the head."""
+    """Dropout of the head; left at its default, that of the checkpoint in init_from."""
     freeze_encoder: bool = False
     """Run the encoder once per text without gradients."""
 

@@ -197,6 +197,13 @@ class GLiModern(nn.Module):
         self.encoder.requires_grad_(False)
         self.encoder.eval()
 
+    def set_dropout(self, p: float) -> None:
+        """Train the head with this dropout from now on; the encoder keeps its own."""
+        self.config = replace(self.config, dropout=p)
+        for module in self.head.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = p
+
     def train(self, mode: bool = True) -> "GLiModern":
         super().train(mode)
         if self.encoder_frozen:

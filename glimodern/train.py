@@ -73,10 +73,12 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
     if config.init_from is not None:
         model = GLiModern.from_pretrained(config.init_from)
         default = EncoderConfig()
-        for name in ("hidden_size", "span_mode", "max_width", "max_len", "dropout"):
+        for name in ("hidden_size", "span_mode", "max_width", "max_len"):
             asked, has = getattr(config, name), getattr(model.config, name)
             if asked not in (getattr(default, name), has):
                 raise ValueError(f"{name}: the checkpoint of init_from has {has!r}, got {asked!r}; leave it out")
+        if config.dropout != default.dropout:
+            model.set_dropout(config.dropout)
         return model
     head: HeadOptions = {
         "hidden_size": config.hidden_size,

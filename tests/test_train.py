@@ -16,7 +16,7 @@ from glimodern.batches import TrainingBatches
 from glimodern.config import parse_train_config
 from glimodern.data import Dataset, Example, load_dataset
 from glimodern.data.holdout import hold_out_types
-from glimodern.train import join, rate, train
+from glimodern.train import build_model, join, rate, train
 from tests.conftest import make_tiny_model
 
 SAFE = "model.safetensors"
@@ -186,6 +186,13 @@ def test_settings_that_contradict_the_checkpoint(setup, tmp_path):
         train(parse_train_config(arguments(setup, tmp_path / "run", "--max-width", "9")))
 
 
+def test_dropout_of_a_checkpoint_can_be_changed(setup):
+    config = parse_train_config(["--init-from", str(setup / "start"), "--dropout", "0.25"])
+    model = build_model(config.model, Dataset("", []), max_types=25, seed=0)
+    assert model.config.dropout == 0.25
+    assert {module.p for module in model.head.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
+
+
 def test_report_knows_the_width_of_the_checkpoint(finished, setup, tmp_path, capsys):
     train(parse_train_config(arguments(setup, tmp_path / "run", "--max-steps", "1")))
     assert "wider than 6 words" in capsys.readouterr().out
@@ -216,17 +223,22 @@ def test_token_budget_and_accumulation(setup, tiny_model):
 
 
 def test_two_processes(setup, tmp_path):
-    """torchrun with two ranks on the CPU: every rank takes its share, one writes."""
+    """torchrun with two ranks on the CPU: every rank takes its share, one writes; resumed, the losses repeat."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     given = arguments(setup, tmp_path / "run", "--max-steps", "4", "--eval-steps", "2", "--checkpoint-steps", "2")
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    answer = subprocess.run(
-        [*command, "-m", "glimodern.train", *given], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert list(losses(tmp_path / "run")) == [1, 2, 3, 4]
-    assert json.loads((tmp_path / "run" / "report.json").read_text())["steps"] == 4
+
+    def launch(*more: str) -> dict[int, float]:
+        started = [*command, "-m", "glimodern.train", *given, *more]
+        answer = subprocess.run(started, capture_output=True, text=True, env=environment, timeout=300)
+        assert answer.returncode == 0, answer.stderr
+        assert json.loads((tmp_path / "run" / "report.json").read_text())["steps"] == 4
+        return losses(tmp_path / "run")
+
+    whole = launch()
+    assert list(whole) == [1, 2, 3, 4]
     assert (tmp_path / "run" / "checkpoints" / "step-2" / "trainer.json").exists()
+    assert launch("--resume") == pytest.approx(whole, rel=1e-6)
 
 
 def test_held_out_types(setup, tmp_path):

@@ -1,8 +1,9 @@
 """Encoders: packed token ids in, packed hidden states out.
 
 `build_encoder(config)` makes one with random weights, `load_encoder(path_or_hub)` a pretrained one. ModernBERT is our
-own (`modernbert`), every other architecture is transformers' through `adapter`, BERT and its kin with our own pass
-through their layers (`bert`). Importing this package imports torch only. Attention, rotary positions, dropout and linear layers have a file each.
+own (`modernbert`); BERT and its kin take our own pass through transformers' layers (`bert`); all others are
+transformers' own through `adapter`. Importing this package imports torch only. Attention, rotary positions, dropout and
+linear layers have a file each.
 """
 
 from __future__ import annotations
