@@ -34,6 +34,7 @@ class Kernels(NamedTuple):
 
 # One line an operator.
 OPERATORS: dict[str, Kernels] = {
+    "dropout": Kernels(cpp=(FP32,), triton=()),
     "span_scores": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
     "span_loss": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
 }

@@ -4,6 +4,7 @@ fp64 in -> fp64 out. Nothing here is fast; the kernels are tested against it. Th
 """
 
 from glimodern.reference.span import (
+    dropout,
     dropout_keep,
     dropout_threshold,
     focal_bce,
@@ -16,6 +17,7 @@ from glimodern.reference.span import (
 )
 
 __all__ = [
+    "dropout",
     "dropout_keep",
     "dropout_threshold",
     "focal_bce",

@@ -50,6 +50,13 @@ def dropout_keep(rows: Tensor, hidden: int, dropout_p: float, seed: int) -> Tens
     return mix32((key[:, None] + columns[None, :]) & _MASK32) >= dropout_threshold(dropout_p)
 
 
+def dropout(x: Tensor, p: float, seed: int) -> Tensor:
+    """x [..., h] times dropout_keep over its rows, and times 1 / (1 - p)."""
+    rows = x.reshape(-1, x.shape[-1]) if x.ndim else x.reshape(1, 1)
+    keep = dropout_keep(torch.arange(len(rows), device=x.device), rows.shape[1], p, seed)
+    return torch.where(keep, rows / (1.0 - p), torch.zeros((), dtype=x.dtype, device=x.device)).view(x.shape)
+
+
 def span_hidden(a: Tensor, b: Tensor, max_width: int, first_word: int, dropout_p: float, seed: int) -> Tensor:
     """drop(relu(a_i + b_{i+k})) of one text: a, b [w, H] -> [w, K, H]; zero where i+k leaves the text."""
     words, hidden = a.shape

@@ -1,0 +1,73 @@
+"""dropout: every backend makes the reference's mask, forward and backward; the mask's statistics."""
+
+import pytest
+import torch
+from backends import CPP, running
+
+from glimodern import ops, reference
+
+BACKENDS = ("reference", *CPP)
+SHAPES = [(1,), (7,), (3, 1), (5, 37), (2, 9, 64), (40, 1100), (0, 5)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_mask_is_the_references(backend, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    upstream = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    before = x.detach().clone()
+    with running(backend):
+        y = ops.dropout(x, 0.3, seed=7)
+        (grad,) = torch.autograd.grad(y, x, upstream)
+    torch.testing.assert_close(y, reference.dropout(x, 0.3, 7), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(grad, reference.dropout(upstream, 0.3, 7), rtol=1e-6, atol=0.0)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("backend", CPP)
+def test_same_bits_for_every_number_of_threads(backend):
+    x = torch.randn(301, 700, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    try:
+        with running(backend):
+            runs = []
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                runs.append(ops.dropout(x, 0.5, seed=1))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
+
+
+def test_strided_input_and_gradient():
+    x = torch.randn(6, 20, requires_grad=True)
+    y = ops.dropout(x.t(), 0.4, seed=3)
+    assert torch.equal(y, ops.dropout(x.t().contiguous(), 0.4, seed=3))
+    y.t().backward(torch.ones(6, 20))
+    assert torch.equal(x.grad.t(), reference.dropout(torch.ones(20, 6), 0.4, 3))
+
+
+def test_gradcheck_in_fp64():
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: ops.dropout(x, 0.3, 11), x, nondet_tol=0.0)
+
+
+def test_share_scale_and_independence():
+    p, rows, columns = 0.1, 2000, 500
+    y = ops.dropout(torch.ones(rows, columns), p, seed=5)
+    kept = y != 0
+    error = (p * (1 - p)) ** 0.5
+    assert abs(kept.float().mean() - (1 - p)) < 5 * error / (rows * columns) ** 0.5
+    assert (kept.float().mean(0) - (1 - p)).abs().max() < 5 * error / rows**0.5
+    assert (kept.float().mean(1) - (1 - p)).abs().max() < 5 * error / columns**0.5
+    assert torch.allclose(y[kept], torch.tensor(1 / (1 - p)))
+    other = ops.dropout(torch.ones(rows, columns), p, seed=6) != 0
+    pairs = {"seeds": (kept, other), "rows": (kept[1:], kept[:-1]), "columns": (kept[:, 1:], kept[:, :-1])}
+    for name, (a, b) in pairs.items():
+        correlation = torch.corrcoef(torch.stack([a.flatten(), b.flatten()]).float())[0, 1]
+        assert abs(correlation) < 5 / a.numel() ** 0.5, name
+
+
+def test_bad_share():
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\), got 1.0"):
+        ops.dropout(torch.ones(2), 1.0, seed=0)
