@@ -3,6 +3,7 @@
 fp64 in -> fp64 out. Nothing here is fast; the kernels are tested against it. This package imports torch only.
 """
 
+from glimodern.reference.attention_varlen import attention_keep, attention_varlen
 from glimodern.reference.span import (
     dropout_keep,
     dropout_threshold,
@@ -16,6 +17,8 @@ from glimodern.reference.span import (
 )
 
 __all__ = [
+    "attention_keep",
+    "attention_varlen",
     "dropout_keep",
     "dropout_threshold",
     "focal_bce",
