@@ -23,5 +23,6 @@ inline int checked_threads(int threads) {
 // One an operator (or family), in its folder's bindings.cpp.
 void bind_dropout(nanobind::module_&);
 void bind_span(nanobind::module_&);
+void bind_attention_varlen(nanobind::module_&);
 
 }  // namespace glimodern

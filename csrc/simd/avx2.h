@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "bf16.h"
+
 namespace {
 
 struct Avx2 {
@@ -17,6 +19,7 @@ struct Avx2 {
   static constexpr int max_tile_types = 4;
   static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 6, 3, 3};
   static constexpr int grad_rows = 6, grad_vectors = 2;
+  static constexpr int product_rows = 6, product_vectors = 2;  // accumulators of a matrix product's tile
 
   static F load(const float* p) { return _mm256_load_ps(p); }
   static F loadu(const float* p) { return _mm256_loadu_ps(p); }
@@ -66,6 +69,48 @@ struct Avx2 {
         _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
     const __m128d z = _mm_add_pd(_mm256_castpd256_pd128(y), _mm256_extractf128_pd(y, 1));
     return _mm_cvtsd_f64(_mm_add_sd(z, _mm_unpackhi_pd(z, z)));
+  }
+
+  static F where_below(I x, I bound, F yes, F no) {  // unsigned x < bound ? yes : no
+    return _mm256_blendv_ps(yes, no, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(x, bound), x)));
+  }
+  static float largest(F x) {  // over lanes
+    const __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 z = _mm_max_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
+  }
+  static void transpose(F* x) {  // of width rows, in place
+    F y[8], z[8];
+#pragma GCC unroll 4
+    for (int n = 0; n < 8; n += 2) {
+      y[n] = _mm256_unpacklo_ps(x[n], x[n + 1]);
+      y[n + 1] = _mm256_unpackhi_ps(x[n], x[n + 1]);
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < 8; n += 4) {
+      z[n] = _mm256_shuffle_ps(y[n], y[n + 2], 0x44);
+      z[n + 1] = _mm256_shuffle_ps(y[n], y[n + 2], 0xEE);
+      z[n + 2] = _mm256_shuffle_ps(y[n + 1], y[n + 3], 0x44);
+      z[n + 3] = _mm256_shuffle_ps(y[n + 1], y[n + 3], 0xEE);
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < 4; ++n) {
+      x[n] = _mm256_permute2f128_ps(z[n], z[n + 4], 0x20);
+      x[n + 4] = _mm256_permute2f128_ps(z[n], z[n + 4], 0x31);
+    }
+  }
+
+  static F loadu(const Bf16* p) {
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+  }
+  static void storeu(Bf16* p, F x) {  // to nearest, ties to even
+    const I bits = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const I rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))), 16);
+    const I nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const I y = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7FC0), nan);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_packus_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1)));
   }
 };
 

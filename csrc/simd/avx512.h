@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "bf16.h"
+
 namespace {
 
 struct Avx512 {
@@ -16,6 +18,7 @@ struct Avx512 {
   static constexpr int max_tile_types = 9;
   static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 8, 8, 6, 5, 4, 3, 3, 3};
   static constexpr int grad_rows = 6, grad_vectors = 4;
+  static constexpr int product_rows = 12, product_vectors = 2;  // accumulators of a matrix product's tile
 
   static F load(const float* p) { return _mm512_load_ps(p); }
   static F loadu(const float* p) { return _mm512_loadu_ps(p); }
@@ -70,6 +73,47 @@ struct Avx512 {
   static double sum(F x) {  // over lanes, in fp64
     return _mm512_reduce_add_pd(
         _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))));
+  }
+
+  static F where_below(I x, I bound, F yes, F no) {  // unsigned x < bound ? yes : no
+    return _mm512_mask_blend_ps(_mm512_cmplt_epu32_mask(x, bound), no, yes);
+  }
+  static float largest(F x) { return _mm512_reduce_max_ps(x); }  // over lanes
+  static void transpose(F* x) {                                  // of width rows, in place
+    F y[16], z[16];
+#pragma GCC unroll 8
+    for (int n = 0; n < 16; n += 2) {
+      y[n] = _mm512_unpacklo_ps(x[n], x[n + 1]);
+      y[n + 1] = _mm512_unpackhi_ps(x[n], x[n + 1]);
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < 16; n += 4) {  // z[n + c]: columns c, 4 + c, 8 + c, 12 + c of rows n .. n + 3
+      z[n] = _mm512_shuffle_ps(y[n], y[n + 2], 0x44);
+      z[n + 1] = _mm512_shuffle_ps(y[n], y[n + 2], 0xEE);
+      z[n + 2] = _mm512_shuffle_ps(y[n + 1], y[n + 3], 0x44);
+      z[n + 3] = _mm512_shuffle_ps(y[n + 1], y[n + 3], 0xEE);
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < 4; ++c) {
+      const F even = _mm512_shuffle_f32x4(z[c], z[c + 4], 0x88), odd = _mm512_shuffle_f32x4(z[c], z[c + 4], 0xDD);
+      const F more = _mm512_shuffle_f32x4(z[c + 8], z[c + 12], 0x88);
+      const F most = _mm512_shuffle_f32x4(z[c + 8], z[c + 12], 0xDD);
+      x[c] = _mm512_shuffle_f32x4(even, more, 0x88);
+      x[c + 4] = _mm512_shuffle_f32x4(odd, most, 0x88);
+      x[c + 8] = _mm512_shuffle_f32x4(even, more, 0xDD);
+      x[c + 12] = _mm512_shuffle_f32x4(odd, most, 0xDD);
+    }
+  }
+
+  static F loadu(const Bf16* p) {
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+  }
+  static void storeu(Bf16* p, F x) {  // to nearest, ties to even
+    const I bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const I rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF))), 16);
+    const I y = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7FC0));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(y));
   }
 };
 

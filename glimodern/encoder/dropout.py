@@ -13,27 +13,6 @@ from torch import Tensor, nn
 from glimodern import ops
 from glimodern.ops.dispatch import choose
 
-_LEVELS = 1 << 16
-
-
-def _dropped_levels(p: float) -> int:
-    return min(round(p * _LEVELS), _LEVELS - 1)
-
-
-def keep_probability(p: float) -> float:
-    """The share of elements that `random_keep` keeps: 1 - p, p < 1 rounded to a multiple of 1 / 65,536."""
-    return 1.0 - _dropped_levels(p) / _LEVELS
-
-
-def random_keep(like: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
-    """Shape, dtype and device of `like`: 1 with probability keep_probability(p), else 0, independent elements."""
-    elements = like.numel()
-    words = torch.empty((elements + 3) // 4, dtype=torch.int64, device=like.device)
-    words.random_(-(2**63), None, generator=generator)
-    keep = torch.empty(elements, dtype=like.dtype, device=like.device)
-    torch.ge(words.view(torch.int16)[:elements], _dropped_levels(p) - _LEVELS // 2, out=keep)
-    return keep.view(like.shape)
-
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """x with a share p of its elements zeroed and the rest scaled up; x itself outside training or for p = 0.

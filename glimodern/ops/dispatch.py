@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,10 +26,14 @@ FLOATS = (FP32, FP16, BF16, FP64)
 
 
 class Kernels(NamedTuple):
-    """The dtypes of the tensors that an operator's C++ and Triton kernels take; none: there is no such kernel."""
+    """The dtypes of the tensors that an operator's kernels take, by backend; none: there is no such kernel.
 
-    cpp: tuple[torch.dtype, ...]
-    triton: tuple[torch.dtype, ...]
+    flash: FlashAttention, of the package flash-attn or of PyTorch, in Triton's place on CUDA.
+    """
+
+    cpp: tuple[torch.dtype, ...] = ()
+    triton: tuple[torch.dtype, ...] = ()
+    flash: tuple[torch.dtype, ...] = ()
 
 
 # One line an operator.
@@ -37,8 +41,9 @@ OPERATORS: dict[str, Kernels] = {
     "dropout": Kernels(cpp=(FP32,), triton=()),
     "span_scores": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
     "span_loss": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
+    "attention_varlen": Kernels(cpp=(FP32, FP16, BF16), flash=(FP16, BF16)),
 }
-_BACKENDS = ("cpp", "triton", "reference")
+_BACKENDS = ("cpp", "triton", "flash", "reference")
 _NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}
 
 _forced: str | None = None
@@ -59,7 +64,33 @@ def _cpp_problem(device_type: str) -> str:
     return "" if device_type == "cpu" else f"the C++ kernels need tensors on the CPU, got {device_type}"
 
 
-_PROBLEMS = {"cpp": _cpp_problem, "triton": _triton_problem}
+@functools.cache
+def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Tensor, int, float, int | None], Tensor] | None:
+    """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention by flash-attn, else by PyTorch, None without both."""
+    name, wanted = "flash_attn", "flash_attn_varlen_func"
+    if importlib.util.find_spec(name) is None:
+        name, wanted = "torch.nn.attention.varlen", "varlen_attn"
+    try:
+        run = getattr(importlib.import_module(name), wanted)
+    except (ImportError, AttributeError):
+        return None
+    scale_name = "softmax_scale" if name == "flash_attn" else "scale"
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
+        reach = -1 if window is None else window
+        out: Tensor = run(q, k, v, cu, cu, longest, longest, **{scale_name: scale}, window_size=(reach, reach))
+        return out
+
+    return attend
+
+
+def _flash_problem(device_type: str) -> str:
+    if device_type != "cuda":
+        return f"FlashAttention needs CUDA tensors, got {device_type}"
+    return "" if flash_attention() else "neither flash-attn nor PyTorch's varlen_attn is installed"
+
+
+_PROBLEMS = {"cpp": _cpp_problem, "triton": _triton_problem, "flash": _flash_problem}
 
 
 def _problem(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str:
@@ -86,7 +117,7 @@ def choose(op: str, device_type: str, dtype: torch.dtype) -> tuple[str, str]:
         if problem:
             raise RuntimeError(f"the backend {_forced!r}, forced by use_backend, cannot run: {problem}")
         return _forced, "forced by use_backend"
-    usual = {"cuda": "triton", "cpu": "cpp"}.get(device_type)
+    usual = {"cuda": "flash" if OPERATORS[op].flash else "triton", "cpu": "cpp"}.get(device_type)
     if usual is None:
         return "reference", f"no kernel for {device_type} tensors"
     problem = _problem(op, usual, device_type, dtype)
@@ -104,7 +135,7 @@ def backend(op: str, x: Tensor) -> str:
 def backend_info(
     device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> dict[str, dict[str, str]]:
-    """Per operator what would run on such tensors: {"backend": cpp | triton | reference, "isa", "why"}.
+    """Per operator what would run on such tensors: {"backend": cpp | triton | flash | reference, "isa", "why"}.
 
     device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
     (scalar, avx2, avx512; the environment variable GLIMODERN_ISA forces one), empty for the other backends.
@@ -120,7 +151,7 @@ def backend_info(
 
 @contextlib.contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Forces the backend "cpp", "triton" or "reference" for all threads of the process while the context lasts.
+    """Forces the backend "cpp", "triton", "flash" or "reference" for all threads of the process while the context lasts.
 
     None lifts an outer force. Raises RuntimeError if the backend cannot run on this machine, and so does every operator
     given tensors that the forced backend cannot take: nothing falls back.
@@ -133,6 +164,8 @@ def use_backend(name: str | None) -> Iterator[None]:
         problem = _cpp_problem("cpu")
     elif name == "triton":
         problem = _triton_problem("cuda" if torch.cuda.is_available() else "cpu")
+    elif name == "flash":
+        problem = _flash_problem("cuda" if torch.cuda.is_available() else "cpu")
     if problem:
         raise RuntimeError(f"the backend {name!r} cannot run: {problem}")
     before, _forced = _forced, name

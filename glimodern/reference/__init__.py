@@ -3,6 +3,7 @@
 fp64 in -> fp64 out. Nothing here is fast; the kernels are tested against it. This package imports torch only.
 """
 
+from glimodern.reference.attention_varlen import attention_keep, attention_varlen
 from glimodern.reference.span import (
     dropout,
     dropout_keep,
@@ -18,6 +19,8 @@ from glimodern.reference.span import (
 
 __all__ = [
     "dropout",
+    "attention_keep",
+    "attention_varlen",
     "dropout_keep",
     "dropout_threshold",
     "focal_bce",

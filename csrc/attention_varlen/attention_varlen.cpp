@@ -1,0 +1,81 @@
+#include "glimodern/attention_varlen.h"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "attention_varlen/kernels.h"
+#include "glimodern/isa.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace glimodern {
+namespace {
+
+// Longest texts first, so that dynamic scheduling ends evenly; each text's heads together, as they share lines.
+std::vector<AttentionTask> tasks_of(const AttentionInputs& in, bool whole_texts) {
+  std::vector<int64_t> order(static_cast<size_t>(in.texts));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  const auto length = [&in](int64_t text) { return in.cu_seqlens[text + 1] - in.cu_seqlens[text]; };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t x, int64_t y) { return length(x) > length(y); });
+  std::vector<AttentionTask> tasks;
+  for (int64_t text : order) {
+    const int64_t start = in.cu_seqlens[text], end = in.cu_seqlens[text + 1];
+    if (start == end) break;
+    const int64_t parts = whole_texts ? 1 : (end - start + kTaskQueries - 1) / kTaskQueries;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t q0 = start + (end - start) * part / parts, q1 = start + (end - start) * (part + 1) / parts;
+      for (int64_t head = 0; head < in.heads; ++head) tasks.push_back({start, end, q0, q1, head});
+    }
+  }
+  return tasks;
+}
+
+template <class Run>  // run(task, scratch)
+void run_tasks(const std::vector<AttentionTask>& tasks, size_t scratch_floats, int threads, const Run& run) {
+  const int64_t count = static_cast<int64_t>(tasks.size());
+  threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
+  const size_t stride = whole_lines(scratch_floats);
+  const Scratch scratch = make_scratch(stride * static_cast<size_t>(threads));
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t n = 0; n < count; ++n) {
+    run(tasks[static_cast<size_t>(n)], scratch.get() + stride * static_cast<size_t>(thread_index()));
+  }
+}
+
+int64_t longest_of(const std::vector<AttentionTask>& tasks) { return tasks.front().end - tasks.front().start; }
+
+}  // namespace
+
+const AttentionKernels& attention_kernels() {
+  static const AttentionKernels scalar{attention_forward_scalar, attention_backward_scalar,
+                                       attention_forward_scratch_scalar, attention_backward_scratch_scalar};
+#if defined(GLIMODERN_X86)
+  static const AttentionKernels avx2{attention_forward_avx2, attention_backward_avx2, attention_forward_scratch_avx2,
+                                     attention_backward_scratch_avx2};
+  static const AttentionKernels avx512{attention_forward_avx512, attention_backward_avx512,
+                                       attention_forward_scratch_avx512, attention_backward_scratch_avx512};
+  const Isa isa = current_isa();
+  if (isa == Isa::avx512) return avx512;
+  if (isa == Isa::avx2) return avx2;
+#endif
+  return scalar;
+}
+
+void attention_varlen_forward(const AttentionInputs& in, void* out, float* lse, int threads) {
+  const AttentionKernels& kernels = attention_kernels();
+  const auto tasks = tasks_of(in, false);
+  if (tasks.empty()) return;
+  run_tasks(tasks, kernels.forward_scratch(in, longest_of(tasks)), threads,
+            [&](const AttentionTask& task, float* scratch) { kernels.forward(in, task, out, lse, scratch); });
+}
+
+void attention_varlen_backward(const AttentionInputs& in, const AttentionGrads& grads, int threads) {
+  const AttentionKernels& kernels = attention_kernels();
+  const auto tasks = tasks_of(in, true);
+  if (tasks.empty()) return;
+  run_tasks(tasks, kernels.backward_scratch(in, longest_of(tasks)), threads,
+            [&](const AttentionTask& task, float* scratch) { kernels.backward(in, task, grads, scratch); });
+}
+
+}  // namespace glimodern

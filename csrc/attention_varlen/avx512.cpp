@@ -1,0 +1,27 @@
+#include "simd/avx512.h"
+
+#include "attention_varlen/tiles.h"
+
+namespace glimodern {
+
+void attention_forward_avx512(const AttentionInputs& in, const AttentionTask& task, void* out, float* lse,
+                              float* scratch) {
+  if (in.bf16) return attention_forward<Avx512, Bf16>(in, task, static_cast<Bf16*>(out), lse, scratch);
+  attention_forward<Avx512, float>(in, task, static_cast<float*>(out), lse, scratch);
+}
+
+void attention_backward_avx512(const AttentionInputs& in, const AttentionTask& task, const AttentionGrads& grads,
+                               float* scratch) {
+  if (in.bf16) return attention_backward<Avx512, Bf16>(in, task, grads, scratch);
+  attention_backward<Avx512, float>(in, task, grads, scratch);
+}
+
+size_t attention_forward_scratch_avx512(const AttentionInputs& in, int64_t longest) {
+  return forward_scratch<Avx512>(in, longest);
+}
+
+size_t attention_backward_scratch_avx512(const AttentionInputs& in, int64_t longest) {
+  return backward_scratch<Avx512>(in, longest);
+}
+
+}  // namespace glimodern

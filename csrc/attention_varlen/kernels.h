@@ -1,0 +1,21 @@
+// The kernels of each instruction set; attention_varlen.cpp makes the table.
+#pragma once
+
+#include "glimodern/attention_varlen.h"
+
+namespace glimodern {
+
+constexpr int64_t kTaskQueries = 256;  // of a forward task at most
+
+#define GLIMODERN_DECLARE_ATTENTION(isa)                                                                              \
+  void attention_forward_##isa(const AttentionInputs&, const AttentionTask&, void* out, float* lse, float* scratch);  \
+  void attention_backward_##isa(const AttentionInputs&, const AttentionTask&, const AttentionGrads&, float* scratch); \
+  size_t attention_forward_scratch_##isa(const AttentionInputs&, int64_t longest);                                    \
+  size_t attention_backward_scratch_##isa(const AttentionInputs&, int64_t longest);
+
+GLIMODERN_DECLARE_ATTENTION(scalar)
+GLIMODERN_DECLARE_ATTENTION(avx2)
+GLIMODERN_DECLARE_ATTENTION(avx512)
+#undef GLIMODERN_DECLARE_ATTENTION
+
+}  // namespace glimodern

@@ -1,0 +1,123 @@
+// The readable truth: a query at a time, one loop a symbol, sums in fp64 where they are local.
+#include <algorithm>
+#include <cmath>
+
+#include "attention_varlen/kernels.h"
+#include "bf16.h"
+#include "dropout.h"
+
+namespace glimodern {
+namespace {
+
+template <class T>
+const T* row_of(const AttentionRows& rows, int64_t token, int64_t head) {
+  return static_cast<const T*>(rows.data) + token * rows.row + head * rows.head;
+}
+
+template <class T>
+double dot(const T* x, const T* y, int64_t n) {
+  double sum = 0.0;
+  for (int64_t h = 0; h < n; ++h) sum += static_cast<double>(to_float(x[h])) * to_float(y[h]);
+  return sum;
+}
+
+struct Keys {  // that query i of a task's text sees
+  int64_t first, last;
+  Keys(const AttentionInputs& in, const AttentionTask& task, int64_t i)
+      : first(std::max(task.start, i - in.window)), last(std::min(task.end, i + in.window + 1)) {}
+};
+
+// What a kept probability is multiplied by; 0 for a dropped one.
+float keep_factor(const AttentionInputs& in, const AttentionTask& task, int64_t i, int64_t j) {
+  if (!in.dropout) return 1.0f;
+  const uint32_t key = dropout_key(static_cast<uint64_t>(i * in.heads + task.head), in.seed);
+  return mix32(key + static_cast<uint32_t>(j - task.start) * kGolden) >= in.drop_below ? in.keep_scale : 0.0f;
+}
+
+template <class T>
+void forward(const AttentionInputs& in, const AttentionTask& task, T* out, float* lse, float* scores) {
+  for (int64_t i = task.q0; i < task.q1; ++i) {
+    const Keys keys(in, task, i);
+    const T* q = row_of<T>(in.q, i, task.head);
+    float max = -INFINITY;
+    for (int64_t j = keys.first; j < keys.last; ++j) {
+      float& score = scores[j - keys.first];
+      score = static_cast<float>(in.scale * dot(q, row_of<T>(in.k, j, task.head), in.head_dim));
+      if (!(score <= max)) max = score;  // keeps NaN
+    }
+    double sum = 0.0;
+    for (int64_t j = keys.first; j < keys.last; ++j) {
+      float& score = scores[j - keys.first];
+      score = std::exp(score - max);
+      sum += score;
+    }
+    lse[task.head * in.tokens() + i] = max + static_cast<float>(std::log(sum));
+    T* to = out + (i * in.heads + task.head) * in.head_dim;
+    for (int64_t h = 0; h < in.head_dim; ++h) {
+      double value = 0.0;
+      for (int64_t j = keys.first; j < keys.last; ++j) {
+        const double p = scores[j - keys.first] * keep_factor(in, task, i, j);
+        value += p * to_float(row_of<T>(in.v, j, task.head)[h]);
+      }
+      from_float(static_cast<float>(value / sum), to + h);
+    }
+  }
+}
+
+template <class T>
+void backward(const AttentionInputs& in, const AttentionTask& task, const AttentionGrads& grads, float* scratch) {
+  const int64_t size = (task.end - task.start) * in.head_dim;
+  float *dq = scratch, *dk = dq + size, *dv = dk + size;
+  std::fill(scratch, scratch + 3 * size, 0.0f);
+  for (int64_t i = task.start; i < task.end; ++i) {
+    const Keys keys(in, task, i);
+    const T *q = row_of<T>(in.q, i, task.head), *grad = row_of<T>(grads.grad_out, i, task.head);
+    const double delta = dot(grad, row_of<T>(grads.out, i, task.head), in.head_dim);
+    float* dq_i = dq + (i - task.start) * in.head_dim;
+    for (int64_t j = keys.first; j < keys.last; ++j) {
+      const T *k = row_of<T>(in.k, j, task.head), *v = row_of<T>(in.v, j, task.head);
+      const float score = static_cast<float>(in.scale * dot(q, k, in.head_dim));
+      const float p = std::exp(score - grads.lse[task.head * in.tokens() + i]);
+      const float keep = keep_factor(in, task, i, j);
+      const float ds = static_cast<float>(p * (keep * dot(grad, v, in.head_dim) - delta)) * in.scale;
+      float *dk_j = dk + (j - task.start) * in.head_dim, *dv_j = dv + (j - task.start) * in.head_dim;
+      for (int64_t h = 0; h < in.head_dim; ++h) {
+        dq_i[h] += ds * to_float(k[h]);
+        dk_j[h] += ds * to_float(q[h]);
+        dv_j[h] += p * keep * to_float(grad[h]);
+      }
+    }
+  }
+  void* const targets[] = {grads.grad_q, grads.grad_k, grads.grad_v};
+  for (int part = 0; part < 3; ++part) {
+    for (int64_t n = 0; n < size; ++n) {
+      const int64_t token = task.start + n / in.head_dim;
+      T* to = static_cast<T*>(targets[part]) + (token * in.heads + task.head) * in.head_dim;
+      from_float(scratch[part * size + n], to + n % in.head_dim);
+    }
+  }
+}
+
+}  // namespace
+
+void attention_forward_scalar(const AttentionInputs& in, const AttentionTask& task, void* out, float* lse,
+                              float* scratch) {
+  if (in.bf16) return forward(in, task, static_cast<Bf16*>(out), lse, scratch);
+  forward(in, task, static_cast<float*>(out), lse, scratch);
+}
+
+void attention_backward_scalar(const AttentionInputs& in, const AttentionTask& task, const AttentionGrads& grads,
+                               float* scratch) {
+  if (in.bf16) return backward<Bf16>(in, task, grads, scratch);
+  backward<float>(in, task, grads, scratch);
+}
+
+size_t attention_forward_scratch_scalar(const AttentionInputs&, int64_t longest) {
+  return static_cast<size_t>(longest);
+}
+
+size_t attention_backward_scratch_scalar(const AttentionInputs& in, int64_t longest) {
+  return static_cast<size_t>(3 * longest * in.head_dim);
+}
+
+}  // namespace glimodern

@@ -1,0 +1,352 @@
+// The tiled attention kernels, written once for every vector class V (csrc/simd/) and storage type T (float, Bf16).
+//
+// Everything is in an unnamed namespace: each instruction set's file compiles its own copy with its own flags, and no
+// linker may merge them. For the same reason nothing here instantiates code of the standard library.
+//
+// Rows of q, k and v lie far apart (a fused qkv row of all heads between them), so a task first packs what it needs of
+// one head into fp32 scratch; all sums are matrix products of csrc/simd/product.h. Lanes are keys in S = Q K^T and
+// dP = dO V^T (whose right sides are packed transposed), elements of a head in the others.
+// Forward: V::product_rows queries at a time against all keys in scratch: S, softmax, P V. Where a query's keys do not
+// fit scratch at once, softmax's maximum and sum are carried from block to block (https://arxiv.org/abs/2205.14135).
+// Backward: a block of keys at a time, against blocks of queries: P again from S and logsumexp.
+#pragma once
+
+#include "attention_varlen/kernels.h"
+#include "bf16.h"
+#include "dropout.h"
+#include "simd/exp.h"
+#include "simd/product.h"
+
+namespace {
+
+using glimodern::AttentionGrads;
+using glimodern::AttentionInputs;
+using glimodern::AttentionRows;
+using glimodern::AttentionTask;
+
+constexpr int64_t kForwardKeys = 512;     // in scratch at a time: 256 KB of K and V with 64 dimensions
+constexpr int64_t kBackwardKeys = 128;    // in scratch at a time ...
+constexpr int64_t kBackwardQueries = 64;  // ... with so many queries: 290 KB with 64 dimensions
+constexpr int64_t kPieces = 12;           // of scratch at most, each rounded up to 16 floats
+constexpr int64_t kSkew = 16;             // floats between rows of scores, so that they do not share cache sets
+
+inline int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
+inline int64_t larger(int64_t x, int64_t y) { return x > y ? x : y; }
+inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+inline int64_t parts_of(int64_t n, int64_t most) { return (n + most - 1) / most; }
+
+template <class V>
+int64_t padded_dim(const AttentionInputs& in) {
+  return round_up(in.head_dim, V::width);
+}
+
+template <class V>
+size_t forward_scratch(const AttentionInputs& in, int64_t longest) {
+  const int64_t dim = padded_dim<V>(in), queries = smaller(longest, glimodern::kTaskQueries);
+  const int64_t keys = round_up(smaller(longest, kForwardKeys), group_columns<V>());
+  return static_cast<size_t>(queries * (2 * dim + 2) + 2 * keys * dim + V::product_rows * (keys + kSkew) +
+                             V::width * dim + 16 * kPieces);
+}
+
+template <class V>
+size_t backward_scratch(const AttentionInputs& in, int64_t longest) {
+  const int64_t dim = padded_dim<V>(in), queries = smaller(longest, kBackwardQueries);
+  const int64_t keys = round_up(smaller(longest, kBackwardKeys), group_columns<V>());
+  return static_cast<size_t>(longest * dim + queries * (2 * dim + 1) + 5 * keys * dim + 2 * queries * (keys + kSkew) +
+                             V::width * dim + 16 * kPieces);
+}
+
+// Hands out 64-byte aligned pieces of a thread's scratch.
+struct Pieces {
+  float* next;
+  float* take(int64_t floats) {
+    float* piece = next;
+    next += round_up(floats, 16);
+    return piece;
+  }
+};
+
+template <class T>
+const T* first_row(const AttentionRows& rows, int64_t token, int64_t head) {
+  return static_cast<const T*>(rows.data) + token * rows.row + head * rows.head;
+}
+
+// `rows` rows of `dim` elements -> fp32 [rows, padded], times factor, zero-padded.
+template <class V, class T>
+void pack(const T* from, int64_t stride, int64_t rows, int64_t dim, int64_t padded, float factor, float* to) {
+  const auto scale = V::set1(factor);
+  for (int64_t r = 0; r < rows; ++r, from += stride, to += padded) {
+    int64_t h = 0;
+    for (; h + V::width <= dim; h += V::width) V::store(to + h, V::mul(scale, V::loadu(from + h)));
+    for (; h < dim; ++h) to[h] = factor * to_float(from[h]);
+    for (; h < padded; ++h) to[h] = 0.0f;
+  }
+}
+
+// The same rows transposed, as product()'s right side: groups of [dim, group_columns] with lanes over rows,
+// zero-padded. rest: scratch of V::width rows.
+template <class V, class T>
+void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t dim, int64_t padded, float* rest, float* to) {
+  constexpr int64_t W = V::width, G = group_columns<V>();
+  for (int64_t r0 = 0; r0 < rows; r0 += W) {
+    const int64_t count = smaller(W, rows - r0);
+    float* group = to + r0 / G * dim * G + r0 % G;
+    const bool direct = count == W;
+    if (!direct) {
+      pack<V>(from + r0 * stride, stride, count, dim, padded, 1.0f, rest);
+      for (int64_t n = count * padded; n < W * padded; n += W) V::store(rest + n, V::zero());
+    }
+    int64_t h = 0;
+    for (; h + W <= dim; h += W) {
+      typename V::F x[W];
+#pragma GCC unroll 16
+      for (int r = 0; r < W; ++r)
+        x[r] = direct ? V::loadu(from + (r0 + r) * stride + h) : V::load(rest + r * padded + h);
+      V::transpose(x);
+#pragma GCC unroll 16
+      for (int r = 0; r < W; ++r) V::store(group + (h + r) * G, x[r]);
+    }
+    for (; h < dim; ++h) {
+      for (int64_t r = 0; r < W; ++r) group[h * G + r] = r < count ? to_float(from[(r0 + r) * stride + h]) : 0.0f;
+    }
+  }
+}
+
+template <class V, class T>
+void unpack(const float* from, int64_t padded, int64_t rows, int64_t dim, float factor, T* to, int64_t stride) {
+  const auto scale = V::set1(factor);
+  for (int64_t r = 0; r < rows; ++r, from += padded, to += stride) {
+    int64_t h = 0;
+    for (; h + V::width <= dim; h += V::width) V::storeu(to + h, V::mul(scale, V::load(from + h)));
+    for (; h < dim; ++h) from_float(factor * from[h], to + h);
+  }
+}
+
+template <class V>
+void clear(float* p, int64_t n) {
+  for (int64_t h = 0; h < n; h += V::width) V::store(p + h, V::zero());
+}
+
+// Columns of a block of keys.
+struct Columns {
+  int64_t first, last;
+};
+
+// The keys of [k0, k1) that queries [q0, q1) see, counted from k0; empty if first >= last.
+inline Columns seen(const AttentionInputs& in, int64_t q0, int64_t q1, int64_t k0, int64_t k1) {
+  return {larger(k0, q0 - in.window) - k0, smaller(k1, q1 + in.window) - k0};
+}
+
+// x in lanes whose column j + lane is seen, `other` elsewhere.
+template <class V>
+typename V::F where_seen(const Columns& see, int64_t j, typename V::F x, typename V::F other) {
+  if (j >= see.first && j + V::width <= see.last) return x;
+  const auto lane = V::add(V::lanes(), V::set1(static_cast<uint32_t>(j - see.first)));
+  return V::where_below(lane, V::set1(static_cast<uint32_t>(see.last > see.first ? see.last - see.first : 0)), x,
+                        other);
+}
+
+// Which probabilities of one query are kept: the vector of columns j .. j + width - 1.
+template <class V>
+struct Keep {
+  typename V::I first, bound;
+
+  // k0: the first column's place in its text.
+  Keep(const AttentionInputs& in, const AttentionTask& task, int64_t query, int64_t k0)
+      : bound(V::set1(in.drop_below)) {
+    const uint32_t key = dropout_key(static_cast<uint64_t>(query * in.heads + task.head), in.seed);
+    first = V::add(V::set1(key + static_cast<uint32_t>(k0) * kGolden), V::mul(V::lanes(), V::set1(kGolden)));
+  }
+
+  typename V::F kept(int64_t j, typename V::F x) const {  // else 0
+    typename V::I hash = V::add(first, V::set1(static_cast<uint32_t>(j) * kGolden));
+    hash = V::mul(V::template xor_shift<16>(hash), V::set1(0x7FEB352Du));
+    hash = V::mul(V::template xor_shift<15>(hash), V::set1(0x846CA68Bu));
+    return V::where_at_least(V::template xor_shift<16>(hash), bound, x);
+  }
+};
+
+template <class V, class T>
+void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* out, float* lse, float* scratch) {
+  constexpr int64_t W = V::width, G = group_columns<V>();
+  const int64_t dim = padded_dim<V>(in), queries = task.q1 - task.q0;
+  const int64_t lo = larger(task.start, task.q0 - in.window), hi = smaller(task.end, task.q1 + in.window);
+  const int64_t blocks = parts_of(hi - lo, kForwardKeys);
+  const int64_t widest = round_up(parts_of(hi - lo, blocks), G), stride = widest + kSkew;
+  Pieces pieces{scratch};
+  float* q = pieces.take(queries * dim);
+  float* sums = pieces.take(queries * dim);
+  float* max = pieces.take(queries);
+  float* total = pieces.take(queries);
+  float* kt = pieces.take(widest * dim);
+  float* v = pieces.take(widest * dim);
+  float* s = pieces.take(V::product_rows * stride);
+  float* rest = pieces.take(W * dim);
+
+  pack<V>(first_row<T>(in.q, task.q0, task.head), in.q.row, queries, in.head_dim, dim, in.scale, q);
+  for (int64_t i = 0; i < queries; ++i) {
+    max[i] = -__builtin_inff();
+    total[i] = 0.0f;
+  }
+  if (blocks > 1) clear<V>(sums, queries * dim);
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t k0 = lo + (hi - lo) * block / blocks, k1 = lo + (hi - lo) * (block + 1) / blocks;
+    pack_transposed<V>(first_row<T>(in.k, k0, task.head), in.k.row, k1 - k0, in.head_dim, dim, rest, kt);
+    pack<V>(first_row<T>(in.v, k0, task.head), in.v.row, k1 - k0, in.head_dim, dim, 1.0f, v);
+    for (int64_t i = 0, rows = 0; i < queries; i += rows) {
+      rows = tile_rows(queries - i, V::product_rows);
+      const Columns tile = seen(in, task.q0 + i, task.q0 + i + rows, k0, k1);
+      if (tile.first >= tile.last) continue;
+      const int64_t c0 = tile.first / G * G, c1 = round_up(tile.last, W);
+      product<V, false>(rows, c1 - c0, in.head_dim, {q + i * dim, dim}, {kt + c0 * in.head_dim, G * in.head_dim, G},
+                        s + c0, stride, false);
+      for (int64_t r = i; r < i + rows; ++r) {
+        float* row = s + (r - i) * stride;
+        const Columns see = seen(in, task.q0 + r, task.q0 + r + 1, k0, k1);
+        auto most = V::set1(max[r]);
+        for (int64_t j = c0; j < c1; j += W) {
+          const auto x = where_seen<V>(see, j, V::load(row + j), V::set1(-__builtin_inff()));
+          V::store(row + j, x);
+          most = V::max(most, x);
+        }
+        const float largest = V::largest(most);
+        const auto shift = V::set1(largest == -__builtin_inff() ? 0.0f : largest);  // no key of this block is seen
+        auto sum = V::zero();
+        for (int64_t j = c0; j < c1; j += W) {
+          const auto p = exp_nonpositive<V>(V::sub(V::load(row + j), shift));
+          sum = V::add(sum, p);
+          V::store(row + j, p);
+        }
+        if (in.dropout) {
+          const Keep<V> keep(in, task, task.q0 + r, k0 - task.start);
+          for (int64_t j = c0; j < c1; j += W) V::store(row + j, keep.kept(j, V::load(row + j)));
+        }
+        if (max[r] != largest && total[r] != 0.0f) {  // what earlier blocks left has another maximum
+          const float decay = __builtin_expf(max[r] - largest);
+          total[r] *= decay;
+          for (int64_t h = 0; h < dim; h += W)
+            V::store(sums + r * dim + h, V::mul(V::set1(decay), V::load(sums + r * dim + h)));
+        }
+        max[r] = largest;
+        total[r] += static_cast<float>(V::sum(sum));
+      }
+      product<V, false>(rows, dim, tile.last - tile.first, {s + tile.first, stride}, {v + tile.first * dim, G, dim},
+                        sums + i * dim, dim, blocks > 1);
+    }
+  }
+  const int64_t tokens = in.tokens();
+  for (int64_t i = 0; i < queries; ++i) {
+    const int64_t token = task.q0 + i;
+    lse[task.head * tokens + token] = max[i] + __builtin_logf(total[i]);
+    unpack<V>(sums + i * dim, dim, 1, in.head_dim, (in.dropout ? in.keep_scale : 1.0f) / total[i],
+              out + (token * in.heads + task.head) * in.head_dim, 0);
+  }
+}
+
+// p [c1] scores of one query -> its probabilities where kept, and 0; ds: dP -> dS = P * (dropped dP - delta).
+template <class V>
+void slopes(const AttentionInputs& in, const Keep<V>& keep, const Columns& see, int64_t c0, int64_t c1, float lse,
+            float delta, float* p, float* ds) {
+  const auto shift = V::set1(lse), mean = V::set1(delta), scale = V::set1(in.keep_scale);
+  for (int64_t j = c0; j < c1; j += V::width) {
+    const auto x = where_seen<V>(see, j, exp_nonpositive<V>(V::sub(V::load(p + j), shift)), V::zero());
+    auto kept = x, dx = V::load(ds + j);
+    if (in.dropout) {
+      kept = keep.kept(j, V::mul(scale, x));
+      dx = keep.kept(j, V::mul(scale, dx));
+    }
+    V::store(p + j, kept);
+    V::store(ds + j, where_seen<V>(see, j, V::mul(x, V::sub(dx, mean)), V::zero()));
+  }
+}
+
+template <class V, class T>
+void attention_backward(const AttentionInputs& in, const AttentionTask& task, const AttentionGrads& grads,
+                        float* scratch) {
+  constexpr int64_t W = V::width, G = group_columns<V>();
+  const int64_t dim = padded_dim<V>(in), length = task.end - task.start, tokens = in.tokens();
+  const int64_t blocks = parts_of(length, kBackwardKeys);
+  const int64_t widest = round_up(parts_of(length, blocks), G), stride = widest + kSkew;
+  const int64_t tallest = smaller(length, kBackwardQueries);
+  Pieces pieces{scratch};
+  float* dq = pieces.take(length * dim);
+  float* q = pieces.take(tallest * dim);
+  float* g = pieces.take(tallest * dim);
+  float* delta = pieces.take(tallest);
+  float* kt = pieces.take(widest * dim);
+  float* vt = pieces.take(widest * dim);
+  float* k = pieces.take(widest * dim);
+  float* dk = pieces.take(widest * dim);
+  float* dv = pieces.take(widest * dim);
+  float* p = pieces.take(tallest * stride);
+  float* ds = pieces.take(tallest * stride);
+  float* rest = pieces.take(W * dim);
+
+  clear<V>(dq, length * dim);
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t k0 = task.start + length * block / blocks, k1 = task.start + length * (block + 1) / blocks;
+    const int64_t keys = k1 - k0;
+    const T* first_key = first_row<T>(in.k, k0, task.head);
+    pack<V>(first_key, in.k.row, keys, in.head_dim, dim, 1.0f, k);
+    pack_transposed<V>(first_key, in.k.row, keys, in.head_dim, dim, rest, kt);
+    pack_transposed<V>(first_row<T>(in.v, k0, task.head), in.v.row, keys, in.head_dim, dim, rest, vt);
+    clear<V>(dk, keys * dim);
+    clear<V>(dv, keys * dim);
+    const int64_t lo = larger(task.start, k0 - in.window), hi = smaller(task.end, k1 + in.window);
+    const int64_t parts = parts_of(hi - lo, kBackwardQueries);
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t q0 = lo + (hi - lo) * part / parts, q1 = lo + (hi - lo) * (part + 1) / parts, queries = q1 - q0;
+      pack<V>(first_row<T>(in.q, q0, task.head), in.q.row, queries, in.head_dim, dim, in.scale, q);
+      pack<V>(first_row<T>(grads.grad_out, q0, task.head), grads.grad_out.row, queries, in.head_dim, dim, 1.0f, g);
+      for (int64_t i = 0; i < queries; ++i) {
+        pack<V>(first_row<T>(grads.out, q0 + i, task.head), 0, 1, in.head_dim, dim, 1.0f, rest);
+        auto sum = V::zero();
+        for (int64_t h = 0; h < dim; h += W) sum = V::fma(V::load(g + i * dim + h), V::load(rest + h), sum);
+        delta[i] = static_cast<float>(V::sum(sum));
+      }
+      for (int64_t i = 0, rows = 0; i < queries; i += rows) {
+        rows = tile_rows(queries - i, V::product_rows);
+        const Columns tile = seen(in, q0 + i, q0 + i + rows, k0, k1);
+        float *row_p = p + i * stride, *row_ds = ds + i * stride;
+        const int64_t c0 = larger(tile.first, 0) / G * G, c1 = round_up(larger(tile.last, 0), W);
+        if (tile.first < tile.last) {
+          product<V, false>(rows, c1 - c0, in.head_dim, {q + i * dim, dim}, {kt + c0 * in.head_dim, G * in.head_dim, G},
+                            row_p + c0, stride, false);
+          product<V, false>(rows, c1 - c0, in.head_dim, {g + i * dim, dim}, {vt + c0 * in.head_dim, G * in.head_dim, G},
+                            row_ds + c0, stride, false);
+        }
+        for (int64_t r = 0; r < rows; ++r, row_p += stride, row_ds += stride) {
+          const int64_t query = q0 + i + r;
+          if (tile.first >= tile.last) {
+            clear<V>(row_p, round_up(keys, W));
+            clear<V>(row_ds, round_up(keys, W));
+            continue;
+          }
+          slopes<V>(in, Keep<V>(in, task, query, k0 - task.start), seen(in, query, query + 1, k0, k1), c0, c1,
+                    grads.lse[task.head * tokens + query], delta[i + r], row_p, row_ds);
+          clear<V>(row_p, c0), clear<V>(row_ds, c0);  // unseen keys
+          clear<V>(row_p + c1, round_up(keys, W) - c1), clear<V>(row_ds + c1, round_up(keys, W) - c1);
+        }
+        if (tile.first >= tile.last) continue;
+        product<V, false>(rows, dim, tile.last - tile.first, {ds + i * stride + tile.first, stride},
+                          {k + tile.first * dim, G, dim}, dq + (q0 - task.start + i) * dim, dim, true);
+      }
+      for (int64_t j = 0, rows = 0; j < keys; j += rows) {
+        rows = tile_rows(keys - j, V::product_rows);
+        const int64_t i0 = larger(q0, k0 + j - in.window) - q0, i1 = smaller(q1, k0 + j + rows + in.window) - q0;
+        if (i0 >= i1) continue;
+        product<V, true>(rows, dim, i1 - i0, {p + i0 * stride + j, stride}, {g + i0 * dim, G, dim}, dv + j * dim, dim,
+                         true);
+        product<V, true>(rows, dim, i1 - i0, {ds + i0 * stride + j, stride}, {q + i0 * dim, G, dim}, dk + j * dim, dim,
+                         true);
+      }
+    }
+    const int64_t at = (k0 * in.heads + task.head) * in.head_dim, to = in.heads * in.head_dim;
+    unpack<V>(dk, dim, keys, in.head_dim, 1.0f, static_cast<T*>(grads.grad_k) + at, to);
+    unpack<V>(dv, dim, keys, in.head_dim, 1.0f, static_cast<T*>(grads.grad_v) + at, to);
+  }
+  unpack<V>(dq, dim, length, in.head_dim, in.scale,
+            static_cast<T*>(grads.grad_q) + (task.start * in.heads + task.head) * in.head_dim, in.heads * in.head_dim);
+}
+
+}  // namespace

@@ -1,0 +1,61 @@
+// attention_varlen: attention inside each text of a packed batch, and its gradients.
+//
+//     out_i = sum_j drop(softmax_j(scale * q_i . k_j)) v_j      j in the text of i, |i - j| <= window
+//
+// Nothing of size tokens * tokens is stored: a thread's scratch is a few hundred KB forward, and backward also one
+// text's dq of one head in fp32. Kernels trust their caller: the inputs are checked where Python enters
+// (glimodern/ops/).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace glimodern {
+
+struct AttentionRows {  // [tokens, heads, head_dim], the last dimension contiguous, the others' strides in elements
+  const void* data;
+  int64_t row, head;
+};
+
+struct AttentionInputs {
+  AttentionRows q, k, v;
+  bool bf16;                  // what every [tokens, heads, head_dim] is stored in; else fp32
+  const int32_t* cu_seqlens;  // [texts + 1]
+  int64_t texts, heads, head_dim;
+  int64_t window;  // at least the longest text: none
+  float scale;
+  bool dropout;         // whether probabilities are dropped at all
+  uint32_t drop_below;  // one whose hash is below this is dropped: floor(p * 2^32)
+  float keep_scale;     // 1 / (1 - p)
+  uint32_t seed;        // low 32 bits
+
+  int64_t tokens() const { return cu_seqlens[texts]; }
+};
+
+struct AttentionGrads {
+  AttentionRows grad_out, out;
+  const float* lse;                // [heads, tokens]: logsumexp_j(scale * q_i . k_j)
+  void *grad_q, *grad_k, *grad_v;  // [tokens, heads, head_dim], contiguous
+};
+
+// Queries [q0, q1) of the text [start, end), one head; token numbers count in the whole batch.
+struct AttentionTask {
+  int64_t start, end, q0, q1, head;
+};
+
+struct AttentionKernels {
+  // out [tokens, heads, head_dim] contiguous, lse [heads, tokens]: the task's rows. scratch: forward_scratch floats.
+  void (*forward)(const AttentionInputs&, const AttentionTask&, void* out, float* lse, float* scratch);
+  // The task's whole text: rows of grad_q, grad_k and grad_v. scratch: backward_scratch floats.
+  void (*backward)(const AttentionInputs&, const AttentionTask&, const AttentionGrads&, float* scratch);
+  size_t (*forward_scratch)(const AttentionInputs&, int64_t longest);  // of 64-byte aligned scratch, a thread
+  size_t (*backward_scratch)(const AttentionInputs&, int64_t longest);
+};
+
+const AttentionKernels& attention_kernels();  // of current_isa()
+
+// Both deterministic: a task's bits depend on nothing but its inputs, whatever the number of threads.
+void attention_varlen_forward(const AttentionInputs&, void* out, float* lse, int threads);
+void attention_varlen_backward(const AttentionInputs&, const AttentionGrads&, int threads);
+
+}  // namespace glimodern

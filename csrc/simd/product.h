@@ -1,0 +1,96 @@
+// C <- A B (or C + A B) of small fp32 matrices in scratch memory, for every vector class V: tiles of V::product_rows
+// rows and V::product_vectors vectors of C in registers, two FMAs a cycle where B's rows lie in the first caches.
+#pragma once
+
+#include <cstdint>
+
+namespace {
+
+// A [rows, steps]: element (m, k) at m * stride + k, or, by columns, at k * stride + m.
+struct Left {
+  const float* data;
+  int64_t stride;
+};
+
+// B [steps, columns] in groups of V::product_vectors vectors of columns: group n's row k at n * group + k * step.
+// Aligned.
+struct Right {
+  const float* data;
+  int64_t group, step;
+};
+
+template <class V>
+constexpr int64_t group_columns() {
+  return V::product_vectors * V::width;
+}
+
+template <class V, int R, int N, bool kByColumns>
+void product_tile(const float* a, int64_t stride, const float* b, int64_t step, int64_t steps, float* c,
+                  int64_t c_stride, bool add) {
+  using F = typename V::F;
+  F sum[R * N];
+#pragma GCC unroll 64
+  for (int n = 0; n < R * N; ++n) sum[n] = V::zero();
+  for (int64_t k = 0; k < steps; ++k) {
+    F row[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) row[n] = V::load(b + n * V::width);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const F x = V::set1(kByColumns ? a[r] : a[r * stride]);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) sum[r * N + n] = V::fma(x, row[n], sum[r * N + n]);
+    }
+    a += kByColumns ? stride : 1;
+    b += step;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      float* to = c + r * c_stride + n * V::width;
+      V::store(to, add ? V::add(V::load(to), sum[r * N + n]) : sum[r * N + n]);
+    }
+  }
+}
+
+template <class V, int R, bool kByColumns>
+struct ProductRows {  // run(): all columns of R rows, R known at run time, 1 <= rows <= R
+  static void run(int rows, const float* a, int64_t stride, Right b, int64_t steps, int64_t columns, float* c,
+                  int64_t c_stride, bool add) {
+    if (rows != R) {
+      return ProductRows<V, R - 1, kByColumns>::run(rows, a, stride, b, steps, columns, c, c_stride, add);
+    }
+    static_assert(V::product_vectors == 2, "a last group is one vector or two");
+    for (; columns > V::width; columns -= group_columns<V>()) {
+      product_tile<V, R, 2, kByColumns>(a, stride, b.data, b.step, steps, c, c_stride, add);
+      b.data += b.group;
+      c += group_columns<V>();
+    }
+    if (columns > 0) product_tile<V, R, 1, kByColumns>(a, stride, b.data, b.step, steps, c, c_stride, add);
+  }
+};
+template <class V, bool kByColumns>
+struct ProductRows<V, 0, kByColumns> {
+  static void run(int, const float*, int64_t, Right, int64_t, int64_t, float*, int64_t, bool) {}
+};
+
+// How many of `rows` rows the next tile takes: tiles of at most `most`, as equal as can be.
+inline int tile_rows(int64_t rows, int most) {
+  const int64_t tiles = (rows + most - 1) / most;
+  return static_cast<int>((rows + tiles - 1) / tiles);
+}
+
+// c [rows, columns] row-major, rows c_stride apart, aligned; columns a multiple of V::width. add: onto what is there.
+template <class V, bool kByColumns>
+void product(int64_t rows, int64_t columns, int64_t steps, Left a, Right b, float* c, int64_t c_stride, bool add) {
+  while (rows > 0) {
+    const int tile = tile_rows(rows, V::product_rows);
+    ProductRows<V, V::product_rows, kByColumns>::run(tile, a.data, a.stride, b, steps, columns, c, c_stride, add);
+    a.data += kByColumns ? tile : tile * a.stride;
+    c += tile * c_stride;
+    rows -= tile;
+  }
+}
+
+}  // namespace
