@@ -3,6 +3,7 @@
 fp64 in -> fp64 out. Nothing here is fast; the kernels are tested against it. This package imports torch only.
 """
 
+from glimodern.reference.encoder import add_layer_norm, geglu, rotary
 from glimodern.reference.span import (
     dropout_keep,
     dropout_threshold,
@@ -16,11 +17,14 @@ from glimodern.reference.span import (
 )
 
 __all__ = [
+    "add_layer_norm",
     "dropout_keep",
     "dropout_threshold",
     "focal_bce",
+    "geglu",
     "loss_of_scores",
     "mix32",
+    "rotary",
     "span_hidden",
     "span_loss",
     "span_scores",
