@@ -31,8 +31,8 @@ def _forward_impl(
         with torch.no_grad():
             total = x if residual is None else (x.to(wide) + residual.to(wide)).to(x.dtype)
             normed, _ = reference.add_layer_norm(total.to(wide), None, weight, bias, eps)
-            variance, mean = torch.var_mean(total.to(wide), -1, correction=0)
-            rstd = (variance + eps).rsqrt()
+            mean = total.mean(-1, dtype=wide)
+            rstd = ((total.to(wide) - mean[..., None]).square().mean(-1) + eps).rsqrt()
             return normed.to(x.dtype), total if store_sum else x.new_empty(0), mean, rstd
     x, weight = x.contiguous(), weight.contiguous()
     residual = None if residual is None else residual.contiguous()
@@ -212,7 +212,8 @@ def add_layer_norm(
 
     Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes and devices.
     """
-    check_floats("add_layer_norm", {"x": x, "residual": residual, "weight": weight, "bias": bias})
+    optional = {name: y for name, y in (("residual", residual), ("bias", bias)) if y is not None}
+    check_floats("add_layer_norm", {"x": x, "weight": weight, **optional})
     if x.ndim < 1 or (residual is not None and residual.shape != x.shape):
         raise ValueError(
             f"add_layer_norm: x and residual must both be [..., d], got {tuple(x.shape)} and "

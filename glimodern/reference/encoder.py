@@ -11,11 +11,14 @@ def geglu(x: Tensor) -> Tensor:
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [n, ..., heads, 2h], cos and sin [n, h] -> [x1 cos - x2 sin | x2 cos + x1 sin], with [x1 | x2] = x."""
+    """x [n, ..., heads, 2h], cos and sin [n, h] -> [x1 cos - x2 sin | x2 cos + x1 sin], with [x1 | x2] = x.
+
+    The dtype of x is kept; products are in the wider of the dtypes of x and cos.
+    """
     shape = (len(x), *(1,) * (x.ndim - 2), cos.shape[-1])
-    c, s = cos.to(x.dtype).view(shape), sin.to(x.dtype).view(shape)
+    c, s = cos.view(shape), sin.view(shape)
     x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat([x1 * c - x2 * s, x2 * c + x1 * s], dim=-1)
+    return torch.cat([x1 * c - x2 * s, x2 * c + x1 * s], dim=-1).to(x.dtype)
 
 
 def add_layer_norm(
