@@ -1,29 +1,37 @@
-// bf16 storage: the upper half of an fp32.
+// Storage in bf16: the upper half of an fp32 number.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-namespace {
+namespace glimodern {
 
 struct Bf16 {
   uint16_t bits;
 };
 
-inline float to_float(float x) { return x; }
-inline float to_float(Bf16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+}  // namespace glimodern
+
+namespace {
+
+using glimodern::Bf16;
+
+inline float widen(float x) { return x; }
+inline double widen(double x) { return x; }
+inline float widen(Bf16 x) {
+  const uint32_t bits = uint32_t{x.bits} << 16;
   float y;
   std::memcpy(&y, &bits, sizeof y);
   return y;
 }
 
-inline void from_float(float x, float* to) { *to = x; }
-inline void from_float(float x, Bf16* to) {  // to nearest, ties to even; NaN stays NaN
+inline void narrow(float x, float* y) { *y = x; }
+inline void narrow(double x, double* y) { *y = x; }
+inline void narrow(float x, Bf16* y) {  // to nearest, ties to even; NaN stays NaN
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
-  bits += 0x7FFFu + (bits >> 16 & 1u);
-  to->bits = x != x ? uint16_t{0x7FC0} : static_cast<uint16_t>(bits >> 16);
+  const bool nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
+  y->bits = static_cast<uint16_t>(nan ? 0x7FC0u : (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
 
 }  // namespace

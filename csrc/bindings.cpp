@@ -27,4 +27,5 @@ NB_MODULE(_C, m) {
   bind_dropout(m);
   bind_span(m);
   bind_attention_varlen(m);
+  bind_encoder(m);
 }

@@ -24,5 +24,6 @@ inline int checked_threads(int threads) {
 void bind_dropout(nanobind::module_&);
 void bind_span(nanobind::module_&);
 void bind_attention_varlen(nanobind::module_&);
+void bind_encoder(nanobind::module_&);
 
 }  // namespace glimodern

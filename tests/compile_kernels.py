@@ -21,7 +21,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 import triton
-from glimodern.kernels import span_loss, span_scores
+from glimodern.kernels import add_layer_norm, geglu, rotary, span_loss, span_scores
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -81,6 +81,23 @@ def launchers(dtype: torch.dtype, dropout_p: float, shape: str) -> Iterator[Call
     yield lambda: span_scores.span_scores_forward(*text, max_width, dropout_p, 5)
     yield lambda: span_loss.span_loss_forward(*text, positives, max_width, 0.0, 1.0, None, False, dropout_p, 5, False)
     yield lambda: span_loss.span_loss_forward(*text, positives, max_width, 2.0, 1.0, 0.75, True, dropout_p, 5, True)
+    yield from encoder_launchers(dtype, sum(words), hidden)
+
+
+def encoder_launchers(dtype: torch.dtype, tokens: int, width: int) -> Iterator[Callable[[], object]]:
+    """geglu, rotary and add_layer_norm on so many tokens."""
+    x, wide = torch.zeros(tokens, width, dtype=dtype), torch.zeros(tokens, 2 * width, dtype=dtype)
+    vector, column = torch.zeros(width), torch.zeros(tokens)
+    yield lambda: geglu.geglu_forward(wide, x)
+    yield lambda: geglu.geglu_backward(x, wide, wide)
+    heads = max(1, width // 64)
+    qk = torch.zeros(tokens, 3, heads, 64, dtype=dtype)[:, :2]
+    for inverse in (False, True):
+        yield lambda inverse=inverse: rotary.rotary(qk, *torch.zeros(2, tokens, 32), torch.zeros_like(qk), inverse)
+    yield lambda: add_layer_norm.add_layer_norm_forward(x, None, vector, None, 1e-5, x, None, column[:0], column[:0])
+    yield lambda: add_layer_norm.add_layer_norm_forward(x, x, vector, vector, 1e-5, x, x, column, column)
+    yield lambda: add_layer_norm.add_layer_norm_backward(x, x, x, vector, column, column, x, vector, vector)
+    yield lambda: add_layer_norm.add_layer_norm_backward(x, None, x, vector, column, column, x, vector[:0], vector[:0])
 
 
 def registers_and_stack(cubin: bytes) -> tuple[int, int]:

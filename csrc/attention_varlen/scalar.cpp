@@ -17,7 +17,7 @@ const T* row_of(const AttentionRows& rows, int64_t token, int64_t head) {
 template <class T>
 double dot(const T* x, const T* y, int64_t n) {
   double sum = 0.0;
-  for (int64_t h = 0; h < n; ++h) sum += static_cast<double>(to_float(x[h])) * to_float(y[h]);
+  for (int64_t h = 0; h < n; ++h) sum += static_cast<double>(widen(x[h])) * widen(y[h]);
   return sum;
 }
 
@@ -57,9 +57,9 @@ void forward(const AttentionInputs& in, const AttentionTask& task, T* out, float
       double value = 0.0;
       for (int64_t j = keys.first; j < keys.last; ++j) {
         const double p = scores[j - keys.first] * keep_factor(in, task, i, j);
-        value += p * to_float(row_of<T>(in.v, j, task.head)[h]);
+        value += p * widen(row_of<T>(in.v, j, task.head)[h]);
       }
-      from_float(static_cast<float>(value / sum), to + h);
+      narrow(static_cast<float>(value / sum), to + h);
     }
   }
 }
@@ -82,9 +82,9 @@ void backward(const AttentionInputs& in, const AttentionTask& task, const Attent
       const float ds = static_cast<float>(p * (keep * dot(grad, v, in.head_dim) - delta)) * in.scale;
       float *dk_j = dk + (j - task.start) * in.head_dim, *dv_j = dv + (j - task.start) * in.head_dim;
       for (int64_t h = 0; h < in.head_dim; ++h) {
-        dq_i[h] += ds * to_float(k[h]);
-        dk_j[h] += ds * to_float(q[h]);
-        dv_j[h] += p * keep * to_float(grad[h]);
+        dq_i[h] += ds * widen(k[h]);
+        dk_j[h] += ds * widen(q[h]);
+        dv_j[h] += p * keep * widen(grad[h]);
       }
     }
   }
@@ -93,7 +93,7 @@ void backward(const AttentionInputs& in, const AttentionTask& task, const Attent
     for (int64_t n = 0; n < size; ++n) {
       const int64_t token = task.start + n / in.head_dim;
       T* to = static_cast<T*>(targets[part]) + (token * in.heads + task.head) * in.head_dim;
-      from_float(scratch[part * size + n], to + n % in.head_dim);
+      narrow(scratch[part * size + n], to + n % in.head_dim);
     }
   }
 }

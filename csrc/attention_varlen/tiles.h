@@ -78,7 +78,7 @@ void pack(const T* from, int64_t stride, int64_t rows, int64_t dim, int64_t padd
   for (int64_t r = 0; r < rows; ++r, from += stride, to += padded) {
     int64_t h = 0;
     for (; h + V::width <= dim; h += V::width) V::store(to + h, V::mul(scale, V::loadu(from + h)));
-    for (; h < dim; ++h) to[h] = factor * to_float(from[h]);
+    for (; h < dim; ++h) to[h] = factor * widen(from[h]);
     for (; h < padded; ++h) to[h] = 0.0f;
   }
 }
@@ -107,7 +107,7 @@ void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t dim, i
       for (int r = 0; r < W; ++r) V::store(group + (h + r) * G, x[r]);
     }
     for (; h < dim; ++h) {
-      for (int64_t r = 0; r < W; ++r) group[h * G + r] = r < count ? to_float(from[(r0 + r) * stride + h]) : 0.0f;
+      for (int64_t r = 0; r < W; ++r) group[h * G + r] = r < count ? widen(from[(r0 + r) * stride + h]) : 0.0f;
     }
   }
 }
@@ -118,7 +118,7 @@ void unpack(const float* from, int64_t padded, int64_t rows, int64_t dim, float 
   for (int64_t r = 0; r < rows; ++r, from += padded, to += stride) {
     int64_t h = 0;
     for (; h + V::width <= dim; h += V::width) V::storeu(to + h, V::mul(scale, V::load(from + h)));
-    for (; h < dim; ++h) from_float(factor * from[h], to + h);
+    for (; h < dim; ++h) narrow(factor * from[h], to + h);
   }
 }
 

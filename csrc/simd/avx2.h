@@ -25,6 +25,19 @@ struct Avx2 {
   static F loadu(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, F x) { _mm256_store_ps(p, x); }
   static void storeu(float* p, F x) { _mm256_storeu_ps(p, x); }
+  static F loadu(const Bf16* p) {
+    const I bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+  }
+  static void storeu(Bf16* p, F x) {
+    const I bits = _mm256_srli_epi32(to_bf16(x), 16);
+    const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
+  }
+  static F rounded(F x, float*) { return x; }  // as a store to such memory and a load would
+  static F rounded(F x, Bf16*) {
+    return _mm256_castsi256_ps(_mm256_and_si256(to_bf16(x), _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
+  }
   static F set1(float x) { return _mm256_set1_ps(x); }
   static F zero() { return _mm256_setzero_ps(); }
   static F local_zero() {  // one that compilers do not keep in a register across a loop's steps
@@ -39,6 +52,7 @@ struct Avx2 {
   static F fma(F x, F y, F z) { return _mm256_fmadd_ps(x, y, z); }
   static F max(F x, F y) { return _mm256_max_ps(x, y); }  // y if either is NaN
   static F min(F x, F y) { return _mm256_min_ps(x, y); }  // y if either is NaN
+  static F abs(F x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
   static F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F neg_abs(F x) { return _mm256_or_ps(x, _mm256_set1_ps(-0.0f)); }
   static F where_negative(F x, F yes, F no) { return _mm256_blendv_ps(no, yes, x); }
@@ -100,17 +114,13 @@ struct Avx2 {
     }
   }
 
-  static F loadu(const Bf16* p) {
-    return _mm256_castsi256_ps(
-        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
-  }
-  static void storeu(Bf16* p, F x) {  // to nearest, ties to even
-    const I bits = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const I rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))), 16);
+ private:
+  static I to_bf16(F x) {  // in the upper halves; to nearest, ties to even; NaN stays NaN
+    const I bits = _mm256_castps_si256(x);
+    const I odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const I nearest = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
     const I nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    const I y = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7FC0), nan);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                     _mm_packus_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1)));
+    return _mm256_blendv_epi8(nearest, _mm256_set1_epi32(0x7FC00000), nan);
   }
 };
 

@@ -24,6 +24,18 @@ struct Avx512 {
   static F loadu(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, F x) { _mm512_store_ps(p, x); }
   static void storeu(float* p, F x) { _mm512_storeu_ps(p, x); }
+  static F loadu(const Bf16* p) {
+    const I bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+  }
+  static void storeu(Bf16* p, F x) {
+    const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32(to_bf16(x), 16));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
+  }
+  static F rounded(F x, float*) { return x; }  // as a store to such memory and a load would
+  static F rounded(F x, Bf16*) {
+    return _mm512_castsi512_ps(_mm512_and_si512(to_bf16(x), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
+  }
   static F set1(float x) { return _mm512_set1_ps(x); }
   static F zero() { return _mm512_setzero_ps(); }
   static F local_zero() {  // one that compilers do not keep in a register across a loop's steps
@@ -38,6 +50,7 @@ struct Avx512 {
   static F fma(F x, F y, F z) { return _mm512_fmadd_ps(x, y, z); }
   static F max(F x, F y) { return _mm512_max_ps(x, y); }  // y if either is NaN
   static F min(F x, F y) { return _mm512_min_ps(x, y); }  // y if either is NaN
+  static F abs(F x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x); }
   static F round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F neg_abs(F x) { return _mm512_or_ps(x, _mm512_set1_ps(-0.0f)); }
   static F where_negative(F x, F yes, F no) {
@@ -105,15 +118,12 @@ struct Avx512 {
     }
   }
 
-  static F loadu(const Bf16* p) {
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
-  }
-  static void storeu(Bf16* p, F x) {  // to nearest, ties to even
-    const I bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const I rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF))), 16);
-    const I y = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7FC0));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(y));
+ private:
+  static I to_bf16(F x) {  // in the upper halves; to nearest, ties to even; NaN stays NaN
+    const I bits = _mm512_castps_si512(x);
+    const I odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const I nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+    return _mm512_mask_mov_epi32(nearest, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7FC00000));
   }
 };
 

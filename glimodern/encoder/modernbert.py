@@ -5,6 +5,9 @@
     x = x + Wo (act(y1) * y2),   [y1 | y2] = Wi mlp_norm(x)     act is the exact GELU unless the config says otherwise
     hidden = final_norm(x)
 
+Every addition to x is one operator with the norm after it (`ops.add_layer_norm`), so a layer takes and gives x and the
+branch still to be added to it.
+
 Layers are global ("full_attention") or see |i - j| <= local_attention / 2 ("sliding_attention"), each kind with its own
 rotary base. Model: https://arxiv.org/abs/2412.13663; parity with transformers' ModernBertModel is a test.
 """
@@ -17,10 +20,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from glimodern import ops
+
 from .attention import Packing, packed_attention
 from .base import Encoder
 from .dropout import Dropout
-from .rotary import rotary_table, rotate
+from .rotary import rotary_table
 
 if TYPE_CHECKING:
     from transformers import ModernBertConfig
@@ -28,15 +33,26 @@ if TYPE_CHECKING:
 RotaryTable = tuple[Tensor, Tensor]  # cos and sin, fp32 [N, head_dim / 2]
 
 
-def _norm(config: ModernBertConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+class _Norm(nn.LayerNorm):
+    """The layer norm of a sum; parameters and their names are `nn.LayerNorm`'s."""
+
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+
+    def forward(self, branch: Tensor, stream: Tensor | None = None) -> Tensor:
+        """norm(branch + stream) [n, hidden_size]; stream None counts as zero."""
+        return ops.add_layer_norm(branch, stream, self.weight, self.bias, self.eps, return_sum=False)
+
+    def both(self, branch: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm(branch + stream), branch + stream)."""
+        return ops.add_layer_norm(branch, stream, self.weight, self.bias, self.eps)
 
 
 class _Embeddings(nn.Module):
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.norm = _norm(config)
+        self.norm = _Norm(config)
         self.drop = Dropout(config.embedding_dropout)
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -59,7 +75,7 @@ class _Attention(nn.Module):
         n, d = x.shape
         qkv = self.Wqkv(x).view(n, 3, self.heads, d // self.heads)
         qk, v = qkv.split((2, 1), dim=1)
-        q, k = rotate(qk, *rotary).unbind(1)
+        q, k = ops.rotary(qk, *rotary).unbind(1)
         dropout_p = self.dropout_p if self.training else 0.0
         out = packed_attention(q, k, v.squeeze(1), packing, window=self.window, dropout_p=dropout_p)
         mixed: Tensor = self.out_drop(self.Wo(out.reshape(n, d)))
@@ -71,14 +87,20 @@ class _Mlp(nn.Module):
         from transformers.activations import ACT2FN
 
         super().__init__()
+        self.gelu = config.hidden_activation == "gelu"
         self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
         self.act = ACT2FN[config.hidden_activation]
         self.drop = Dropout(config.mlp_dropout)
         self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.Wi(x).chunk(2, dim=-1)
-        out: Tensor = self.Wo(self.drop(self.act(value) * gate))
+        both = self.Wi(x)
+        if self.gelu:
+            gated = ops.geglu(both)
+        else:
+            value, gate = both.chunk(2, dim=-1)
+            gated = self.act(value) * gate
+        out: Tensor = self.Wo(self.drop(gated))
         return out
 
 
@@ -86,15 +108,19 @@ class _Layer(nn.Module):
     def __init__(self, config: ModernBertConfig, layer_type: str, first: bool) -> None:
         super().__init__()
         self.layer_type = layer_type
-        self.attn_norm = nn.Identity() if first else _norm(config)
+        self.attn_norm = nn.Identity() if first else _Norm(config)
         self.attn = _Attention(config, self.layer_type)
-        self.mlp_norm = _norm(config)
+        self.mlp_norm = _Norm(config)
         self.mlp = _Mlp(config)
 
-    def forward(self, x: Tensor, packing: Packing, rotary: RotaryTable) -> Tensor:
-        x = x + self.attn(self.attn_norm(x), packing, rotary)
-        out: Tensor = x + self.mlp(self.mlp_norm(x))
-        return out
+    def forward(self, branch: Tensor | None, x: Tensor, packing: Packing, rotary: RotaryTable) -> tuple[Tensor, Tensor]:
+        """(branch, x), to be added, -> (the MLP's branch, x with all before it added); branch None: the first layer."""
+        if branch is None:
+            normed = x
+        else:
+            normed, x = cast(_Norm, self.attn_norm).both(branch, x)
+        normed, x = self.mlp_norm.both(self.attn(normed, packing, rotary), x)
+        return self.mlp(normed), x
 
 
 class ModernBert(nn.Module):
@@ -132,7 +158,7 @@ class ModernBert(nn.Module):
             self.rotary_base[layer_type] = float(rope["rope_theta"])
         self.embeddings = _Embeddings(config)
         self.layers = nn.ModuleList([_Layer(config, kind, i == 0) for i, kind in enumerate(layer_types)])
-        self.final_norm = _norm(config)
+        self.final_norm = _Norm(config)
         self._reset_parameters()
 
     @torch.no_grad()
@@ -169,10 +195,10 @@ class ModernBert(nn.Module):
         """input_ids int64 [N] -> hidden [N, hidden_size] in the parameters' dtype (or autocast's)."""
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         rotary = {t: rotary_table(packing.position_ids, head_dim, base) for t, base in self.rotary_base.items()}
-        x = self.embeddings(input_ids)
+        branch, x = None, self.embeddings(input_ids)
         for layer in self.layers:
-            x = layer(x, packing, rotary[cast(_Layer, layer).layer_type])
-        hidden: Tensor = self.final_norm(x)
+            branch, x = layer(branch, x, packing, rotary[cast(_Layer, layer).layer_type])
+        hidden: Tensor = self.final_norm(x) if branch is None else self.final_norm(branch, x)
         return hidden
 
 

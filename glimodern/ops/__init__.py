@@ -6,11 +6,25 @@ elsewhere. `backend_info` says which runs and why; `use_backend` forces one. Whe
 for the registered op, the public functions call the backend directly.
 """
 
+from glimodern.ops._add_layer_norm import add_layer_norm
 from glimodern.ops._attention_varlen import attention_varlen
 from glimodern.ops._dropout import dropout
+from glimodern.ops._geglu import geglu
+from glimodern.ops._rotary import rotary
 from glimodern.ops._span import split_scores
 from glimodern.ops._span_loss import span_loss
 from glimodern.ops._span_scores import span_scores
 from glimodern.ops.dispatch import backend_info, use_backend
 
-__all__ = ["attention_varlen", "backend_info", "dropout", "span_loss", "span_scores", "split_scores", "use_backend"]
+__all__ = [
+    "add_layer_norm",
+    "attention_varlen",
+    "backend_info",
+    "dropout",
+    "geglu",
+    "rotary",
+    "span_loss",
+    "span_scores",
+    "split_scores",
+    "use_backend",
+]

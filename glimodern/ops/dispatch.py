@@ -42,9 +42,12 @@ OPERATORS: dict[str, Kernels] = {
     "span_scores": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
     "span_loss": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
     "attention_varlen": Kernels(cpp=(FP32, FP16, BF16), flash=(FP16, BF16)),
+    "geglu": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
+    "rotary": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
+    "add_layer_norm": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
 }
 _BACKENDS = ("cpp", "triton", "flash", "reference")
-_NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}
+NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}
 
 _forced: str | None = None
 
@@ -101,7 +104,7 @@ def _problem(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str
     if not dtypes:
         return f"{op} has no {backend} kernel"
     if dtype not in dtypes:
-        return f"the {backend} kernels of {op} take {', '.join(map(_NAMES.__getitem__, dtypes))}, got {_NAMES[dtype]}"
+        return f"the {backend} kernels of {op} take {', '.join(map(NAMES.__getitem__, dtypes))}, got {NAMES[dtype]}"
     return _PROBLEMS[backend](device_type)
 
 

@@ -4,6 +4,7 @@ fp64 in -> fp64 out. Nothing here is fast; the kernels are tested against it. Th
 """
 
 from glimodern.reference.attention_varlen import attention_keep, attention_varlen
+from glimodern.reference.encoder import add_layer_norm, geglu, rotary
 from glimodern.reference.span import (
     dropout,
     dropout_keep,
@@ -21,11 +22,14 @@ __all__ = [
     "dropout",
     "attention_keep",
     "attention_varlen",
+    "add_layer_norm",
     "dropout_keep",
     "dropout_threshold",
     "focal_bce",
+    "geglu",
     "loss_of_scores",
     "mix32",
+    "rotary",
     "span_hidden",
     "span_loss",
     "span_scores",

@@ -1,0 +1,78 @@
+// add_layer_norm for every vector class V (csrc/simd/) and storage type T.
+#pragma once
+
+#include "add_layer_norm/kernels.h"
+#include "simd/rows.h"
+
+namespace {
+
+template <class V, class T>
+void forward(const glimodern::NormForward<T>& in, int64_t begin, int64_t end, float* row) {
+  using F = typename V::F;
+  const int64_t width = in.width;
+  for (int64_t i = begin; i < end; ++i) {
+    const T* x = in.x + i * width;
+    const T* residual = in.residual == nullptr ? nullptr : in.residual + i * width;
+    T* sum = in.sum == nullptr ? nullptr : in.sum + i * width;
+    T* normed = in.normed + i * width;
+    F total = V::zero(), squares = V::zero();
+    for_row<V>(width, [&](int64_t j, auto io) {
+      F s = io.load(x + j);
+      if (residual != nullptr) s = V::rounded(V::add(s, io.load(residual + j)), normed);
+      if (sum != nullptr) io.store(sum + j, s);
+      V::storeu(row + j, s);
+      total = V::add(total, s);
+    });
+    const float mean = static_cast<float>(V::sum(total) / static_cast<double>(width));
+    const F center = V::set1(mean);
+    for_row<V>(width, [&](int64_t j, auto io) {
+      const F d = io.only(V::sub(V::loadu(row + j), center));
+      squares = V::fma(d, d, squares);
+    });
+    const double variance = V::sum(squares) / static_cast<double>(width);
+    const float rstd = static_cast<float>(1.0 / __builtin_sqrt(variance + in.eps));
+    const F scale = V::set1(rstd);
+    for_row<V>(width, [&](int64_t j, auto io) {
+      const F xhat = V::mul(V::sub(V::loadu(row + j), center), scale);
+      const F shift = in.bias == nullptr ? V::zero() : io.load(in.bias + j);
+      io.store(normed + j, V::fma(xhat, io.load(in.weight + j), shift));
+    });
+    if (in.mean != nullptr) {
+      in.mean[i] = mean;
+      in.rstd[i] = rstd;
+    }
+  }
+}
+
+template <class V, class T>
+void backward(const glimodern::NormBackward<T>& in, int64_t begin, int64_t end, float* grad_weight, float* grad_bias) {
+  using F = typename V::F;
+  const int64_t width = in.width;
+  for (int64_t i = begin; i < end; ++i) {
+    const T* grad = in.grad_normed + i * width;
+    const T* sum = in.sum + i * width;
+    const T* grad_sum = in.grad_sum == nullptr ? nullptr : in.grad_sum + i * width;
+    const F mean = V::set1(in.mean[i]), rstd = V::set1(in.rstd[i]);
+    const auto xhat = [&](F s) { return V::mul(V::sub(s, mean), rstd); };
+    F total_g = V::zero(), total_gx = V::zero();
+    for_row<V>(width, [&](int64_t j, auto io) {  // lanes that do not exist have dy = 0
+      const F dy = io.load(grad + j), x = xhat(io.load(sum + j)), g = V::mul(dy, io.load(in.weight + j));
+      total_g = V::add(total_g, g);
+      total_gx = V::fma(g, x, total_gx);
+      if (grad_weight != nullptr) V::storeu(grad_weight + j, V::fma(dy, x, V::loadu(grad_weight + j)));
+      if (grad_bias != nullptr) V::storeu(grad_bias + j, V::add(dy, V::loadu(grad_bias + j)));
+    });
+    if (in.grad_x == nullptr) continue;
+    const F mean_g = V::set1(static_cast<float>(V::sum(total_g) / static_cast<double>(width)));
+    const F minus_mean_gx = V::set1(static_cast<float>(-V::sum(total_gx) / static_cast<double>(width)));
+    T* grad_x = in.grad_x + i * width;
+    for_row<V>(width, [&](int64_t j, auto io) {
+      const F g = V::mul(io.load(grad + j), io.load(in.weight + j));
+      const F inner = V::fma(xhat(io.load(sum + j)), minus_mean_gx, V::sub(g, mean_g));
+      const F outer = grad_sum == nullptr ? V::zero() : io.load(grad_sum + j);
+      io.store(grad_x + j, V::fma(rstd, inner, outer));
+    });
+  }
+}
+
+}  // namespace

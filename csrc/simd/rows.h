@@ -1,0 +1,54 @@
+// Rows of any length, vector by vector, for every vector class V (csrc/simd/).
+#pragma once
+
+#include <cstdint>
+
+#include "bf16.h"
+
+namespace {
+
+template <class V>
+struct Whole {
+  template <class T>
+  typename V::F load(const T* p) const {
+    return V::loadu(p);
+  }
+  template <class T>
+  void store(T* p, typename V::F x) const {
+    V::storeu(p, x);
+  }
+  typename V::F only(typename V::F x) const { return x; }  // x, with zeros in lanes that do not exist
+};
+
+template <class V>
+struct Part {
+  int64_t n;  // lanes that exist, fewer than V::width; the others are loaded as zeros
+
+  template <class T>
+  typename V::F load(const T* p) const {
+    alignas(64) float lanes[V::width] = {};
+    for (int64_t lane = 0; lane < n; ++lane) lanes[lane] = widen(p[lane]);
+    return V::load(lanes);
+  }
+  template <class T>
+  void store(T* p, typename V::F x) const {
+    alignas(64) float lanes[V::width];
+    V::store(lanes, x);
+    for (int64_t lane = 0; lane < n; ++lane) narrow(lanes[lane], p + lane);
+  }
+  typename V::F only(typename V::F x) const {
+    alignas(64) float lanes[V::width];
+    V::store(lanes, x);
+    return load(lanes);
+  }
+};
+
+// body(j, io) for every vector of a row of n numbers; io is Whole, or Part for what is left at the end.
+template <class V, class Body>
+inline __attribute__((always_inline)) void for_row(int64_t n, Body body) {
+  int64_t j = 0;
+  for (; j + V::width <= n; j += V::width) body(j, Whole<V>{});
+  if (j < n) body(j, Part<V>{n - j});
+}
+
+}  // namespace
