@@ -25,4 +25,5 @@ NB_MODULE(_C, m) {
 #endif
   });
   bind_span(m);
+  bind_span_vectors(m);
 }

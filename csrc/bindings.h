@@ -22,5 +22,6 @@ inline int checked_threads(int threads) {
 
 // One an operator (or family), in its folder's bindings.cpp.
 void bind_span(nanobind::module_&);
+void bind_span_vectors(nanobind::module_&);
 
 }  // namespace glimodern

@@ -7,8 +7,12 @@ for the registered op, the public functions call the backend directly.
 """
 
 from glimodern.ops._span import split_scores
+from glimodern.ops._span_entities import SpanEntities, span_entities
 from glimodern.ops._span_loss import span_loss
 from glimodern.ops._span_scores import span_scores
+from glimodern.ops._span_vectors import span_vectors
 from glimodern.ops.dispatch import backend_info, use_backend
 
-__all__ = ["backend_info", "span_loss", "span_scores", "split_scores", "use_backend"]
+__all__ = [
+    "SpanEntities", "backend_info", "span_entities", "span_loss", "span_scores", "span_vectors", "split_scores", "use_backend",
+]

@@ -36,6 +36,8 @@ class Kernels(NamedTuple):
 OPERATORS: dict[str, Kernels] = {
     "span_scores": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
     "span_loss": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
+    "span_entities": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
+    "span_vectors": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
 }
 _BACKENDS = ("cpp", "triton", "reference")
 _NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}

@@ -14,6 +14,8 @@ from glimodern.reference.span import (
     span_scores,
     textbook_scores,
 )
+from glimodern.reference.span_entities import probability, span_entities
+from glimodern.reference.span_vectors import span_vectors
 
 __all__ = [
     "dropout_keep",
@@ -21,8 +23,11 @@ __all__ = [
     "focal_bce",
     "loss_of_scores",
     "mix32",
+    "probability",
+    "span_entities",
     "span_hidden",
     "span_loss",
     "span_scores",
+    "span_vectors",
     "textbook_scores",
 ]
