@@ -65,10 +65,9 @@ void bind_span(nb::module_& m) {
   });
   nb::class_<SpanEntities>(m, "SpanEntities")
       .def("__len__", &SpanEntities::count)
-      .def("copy_to",
-           [](const SpanEntities& found, uintptr_t word, uintptr_t width, uintptr_t type, uintptr_t logit) {
-             found.copy_to(at<int64_t>(word), at<int64_t>(width), at<int64_t>(type), at<float>(logit));
-           });
+      .def("copy_to", [](const SpanEntities& found, uintptr_t word, uintptr_t width, uintptr_t type, uintptr_t logit) {
+        found.copy_to(at<int64_t>(word), at<int64_t>(width), at<int64_t>(type), at<float>(logit));
+      });
   m.def("span_entities", [](SPAN_PARAMETERS, uintptr_t bounds, int threads) {
     nb::gil_scoped_release release;
     return span_entities(inputs(SPAN_ARGUMENTS), at<const float>(bounds), checked_threads(threads));

@@ -46,7 +46,7 @@ def entities_kernel(
     HIDDEN: tl.constexpr,
     TYPES: tl.constexpr,
 ):
-    """Grid (row tiles, type splits): counts or writes the candidates of ROWS spans among a run of their texts' types."""
+    """Grid (row tiles, type splits): counts or writes the candidates of ROWS spans among a run of their types."""
     row0 = tl.program_id(0).to(tl.int64) * ROWS
     word0 = row0 // WIDTH
     row = tl.arange(0, ROWS)

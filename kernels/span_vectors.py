@@ -5,8 +5,8 @@ a, b [n, H], w2 [d, H], b2 [d] (fp32, fp16 or bf16, all the same; fp32 accumulat
 glimodern.reference.dropout_keep with the span's number start * K + end - start -> S [R, d] in the same dtype.
 
 Forward is one kernel: the hidden values exist only tile by tile in registers, on their way into the tensor cores.
-Backward, from G = dL/dS, works on a chunk of rows at a time (glimodern/ops/_span_vectors.py), whose two products are the
-matrix library's; the kernels here compute x again and bring dx = G W2 back to the words:
+Backward, from G = dL/dS, works on a chunk of rows at a time (glimodern/ops/_span_vectors.py), whose two products are
+the matrix library's; the kernels here compute x again and bring dx = G W2 back to the words:
 
     dW2 = G^T x     db2 = sum of G     da_i = sum over rows with start i of dx [x > 0] / (1 - p)     db_j: over end j
 
@@ -88,7 +88,7 @@ def hidden_kernel(
     end = tl.load(end_ptr + row0 + row, mask=exists, other=-1).to(tl.int64)
     key = dropout_key(start * WIDTH + end - start, seed)
     column = tl.program_id(1) * HIDDEN + tl.arange(0, HIDDEN)
-    x = hidden_tile(a_ptr, b_ptr, start, end, end >= 0, key, column, hidden, THRESHOLD)
+    x = hidden_tile(a_ptr, b_ptr, start, end, end >= 0, key, column, hidden, THRESHOLD).to(tl.float32)
     place = (row * hidden)[:, None] + column[None, :]
     tl.store(x_ptr + row0 * hidden + place, x * scale, mask=exists[:, None] & (column < hidden)[None, :])
 
@@ -111,7 +111,7 @@ def hidden_grads_kernel(
     total = tl.zeros((COLUMNS,), tl.float32)
     for p in range(tl.load(begin_ptr + word), tl.load(begin_ptr + word + 1)):
         row = tl.load(order_ptr + p) * hidden
-        x = tl.load(x_ptr + row + column, mask=in_row, other=0.0)
+        x = tl.load(x_ptr + row + column, mask=in_row, other=0.0).to(tl.float32)
         dx = tl.load(dx_ptr + row + column, mask=in_row, other=0.0).to(tl.float32)
         total += tl.where(x > 0.0, dx, 0.0)
     place = out_ptr + word * hidden + column

@@ -21,7 +21,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 import triton
-from glimodern.kernels import span_loss, span_scores
+from glimodern.kernels import span_entities, span_loss, span_scores, span_vectors
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -81,6 +81,21 @@ def launchers(dtype: torch.dtype, dropout_p: float, shape: str) -> Iterator[Call
     yield lambda: span_scores.span_scores_forward(*text, max_width, dropout_p, 5)
     yield lambda: span_loss.span_loss_forward(*text, positives, max_width, 0.0, 1.0, None, False, dropout_p, 5, False)
     yield lambda: span_loss.span_loss_forward(*text, positives, max_width, 2.0, 1.0, 0.75, True, dropout_p, 5, True)
+
+
+def launch_span_entities(dtype: torch.dtype, shape: str) -> None:
+    """Both passes: at threshold NaN the recorder's counts stand for candidates."""
+    words, types, hidden, max_width = SHAPES[shape]
+    cu_words, cu_types = (torch.tensor([0, *itertools.accumulate(x)], dtype=torch.int32) for x in (words, types))
+    a, u, c = (torch.zeros(x, dtype=dtype) for x in ((sum(words), hidden), (sum(types), hidden), (sum(types),)))
+    span_entities.span_entities_forward(a, a, u, c, cu_words, cu_types, torch.zeros(sum(types)), max_width)
+
+
+def launch_span_vectors(dtype: torch.dtype, dropout_p: float, shape: str) -> None:
+    words, _, hidden, max_width = SHAPES[shape]
+    a, w2, b2 = torch.zeros(sum(words), hidden, dtype=dtype), torch.zeros(hidden // 4 or 1, hidden, dtype=dtype), 0
+    rows = torch.zeros(sum(words) * max_width, dtype=torch.int32)
+    raise NotImplementedError
 
 
 def registers_and_stack(cubin: bytes) -> tuple[int, int]:

@@ -35,13 +35,13 @@ void bind_span_vectors(nb::module_& m) {
     span_hidden(rows_of(a, b, start, end, rows, hidden, max_width, dropout_p, seed), at<float>(x),
                 checked_threads(threads));
   });
-  m.def("span_hidden_backward", [](uintptr_t a, uintptr_t b, uintptr_t start, uintptr_t end, int64_t rows,
-                                   int64_t hidden, int64_t max_width, double dropout_p, uint64_t seed, uintptr_t x,
-                                   uintptr_t dx, uintptr_t da, uintptr_t db, int threads) {
-    nb::gil_scoped_release release;
-    span_hidden_backward(rows_of(a, b, start, end, rows, hidden, max_width, dropout_p, seed), at<const float>(x),
-                         at<const float>(dx), at<float>(da), at<float>(db), checked_threads(threads));
-  });
+  m.def("span_hidden_backward",
+        [](uintptr_t a, uintptr_t b, uintptr_t start, uintptr_t end, int64_t rows, int64_t hidden, int64_t max_width,
+           double dropout_p, uint64_t seed, uintptr_t x, uintptr_t dx, uintptr_t da, uintptr_t db, int threads) {
+          nb::gil_scoped_release release;
+          span_hidden_backward(rows_of(a, b, start, end, rows, hidden, max_width, dropout_p, seed), at<const float>(x),
+                               at<const float>(dx), at<float>(da), at<float>(db), checked_threads(threads));
+        });
 }
 
 }  // namespace glimodern

@@ -5,10 +5,10 @@
 
 namespace glimodern {
 
-#define GLIMODERN_DECLARE_SPAN_VECTORS(isa)                                                                \
-  void hidden_row_##isa(const SpanRows&, int64_t row, float* x);                                           \
-  void hidden_slice_backward_##isa(const SpanRows&, const float* x, const float* dx, int64_t column,       \
-                                   int64_t columns, float* da, float* db);
+#define GLIMODERN_DECLARE_SPAN_VECTORS(isa)                                                                           \
+  void hidden_row_##isa(const SpanRows&, int64_t row, float* x);                                                      \
+  void hidden_slice_backward_##isa(const SpanRows&, const float* x, const float* dx, int64_t column, int64_t columns, \
+                                   float* da, float* db);
 
 GLIMODERN_DECLARE_SPAN_VECTORS(scalar)
 GLIMODERN_DECLARE_SPAN_VECTORS(avx2)

@@ -6,6 +6,7 @@ elsewhere. `backend_info` says which runs and why; `use_backend` forces one. Whe
 for the registered op, the public functions call the backend directly.
 """
 
+from glimodern.ops._cost import head_entities, head_scores
 from glimodern.ops._span import split_scores
 from glimodern.ops._span_entities import SpanEntities, span_entities
 from glimodern.ops._span_loss import span_loss
@@ -14,5 +15,14 @@ from glimodern.ops._span_vectors import span_vectors
 from glimodern.ops.dispatch import backend_info, use_backend
 
 __all__ = [
-    "SpanEntities", "backend_info", "span_entities", "span_loss", "span_scores", "span_vectors", "split_scores", "use_backend",
+    "SpanEntities",
+    "backend_info",
+    "head_entities",
+    "head_scores",
+    "span_entities",
+    "span_loss",
+    "span_scores",
+    "span_vectors",
+    "split_scores",
+    "use_backend",
 ]

@@ -44,9 +44,9 @@ def check_threshold(op: str, threshold: float | Tensor, types: int, device: torc
 def logit_bounds(threshold: Tensor) -> Tensor:
     """fp32 [m] probabilities -> fp32 [m], the largest logit whose reference.probability is not above each.
 
-    So kernels compare logits alone, with the same result as comparing probabilities. A probability is above t if, before
-    it is rounded to fp32, it is above the middle of t and its successor (or in it, which the rounding of ties decides):
-    the logit of the middle is right to an ulp, and of its neighbours the probability itself decides.
+    So kernels compare logits alone, with the same result as comparing probabilities. A probability is above t if, not
+    yet rounded to fp32, it is above the middle of t and its successor (or in it, where the rounding of ties decides):
+    the middle's logit is right to an ulp, and among it and its neighbours the probability itself decides.
     """
     above = torch.nextafter(threshold, torch.full_like(threshold, 2.0))
     middle = (threshold.double() + above.double()) / 2

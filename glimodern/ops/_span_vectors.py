@@ -73,7 +73,7 @@ def _rows(words: int, cu_words: Tensor, spans: Tensor | None, max_width: int) ->
 
 
 class _Hidden:
-    """x = drop(relu(a_start + b_end)) of a tile of spans and its way back, by one backend; a, b in what it computes in."""
+    """x = drop(relu(a_start + b_end)) of a tile of spans and its way back, by one backend and in its dtype."""
 
     def __init__(self, chosen: str, a: Tensor, b: Tensor, max_width: int, dropout_p: float, seed: int) -> None:
         self.chosen, self.a, self.b = chosen, a, b
@@ -170,7 +170,7 @@ def _vectors_backward_impl(
     with torch.no_grad():
         wide_a, wide_b, wide_w2, rows = _computing(chosen, a, b, w2, grad.reshape(len(start), len(w2)).to(a.dtype))
         hidden = _Hidden(chosen, wide_a, wide_b, max_width, dropout_p, seed)
-        da, db, dw2, db2 = (torch.zeros_like(x, dtype=wide_dtype(x)) for x in (a, b, w2, b2))
+        da, db, dw2, db2 = (x.new_zeros(x.shape, dtype=wide_dtype(x)) for x in (a, b, w2, b2))
         for tile in _tiles(len(start), a.device):
             known = (end[tile] >= 0)[:, None]
             dvectors = torch.where(known, rows[tile], 0.0)  # a span that leaves its text has no gradient
