@@ -33,8 +33,7 @@ def entities_kernel(
     cu_types_ptr,  # [texts + 1]
     count_ptr,  # int32 [n * K, splits] candidates of a span among a split's types: written, or read if WRITE
     place_ptr,  # int64 [n * K, splits] where the first of them goes (WRITE)
-    word_ptr,  # int64 [count] (WRITE)
-    width_ptr,  # int64 [count] (WRITE)
+    span_ptr,  # int64 [count] the span's number i * K + k (WRITE)
     type_ptr,  # int64 [count] (WRITE)
     logit_ptr,  # fp32 [count] (WRITE)
     words,
@@ -58,11 +57,13 @@ def entities_kernel(
     exists = start < words - word0
     first_text = text_of(cu_words_ptr, word0, texts)
     stop_text = text_of(cu_words_ptr, tl.minimum((row0 + ROWS - 1) // WIDTH, words - 1), texts) + 1
-    place = tl.zeros((ROWS,), tl.int64)
+    base = tl.full((), 0, tl.int64)
+    place = tl.zeros((ROWS,), tl.int32)
     if WRITE:
         expected = tl.sum(tl.load(count_ptr + cell, mask=exists, other=0))
         stop_text = tl.where(expected > 0, stop_text, first_text)
-        place = tl.load(place_ptr + cell, mask=exists, other=0)
+        base = tl.load(place_ptr + row0 * splits + split)
+        place = (tl.load(place_ptr + cell, mask=exists, other=0) - base).to(tl.int32)
     count = tl.zeros((ROWS,), tl.int32)
     for text in range(first_text, stop_text):
         _, begin, stop, first_type, types = text_frame(cu_words_ptr, cu_types_ptr, text, word0)
@@ -81,13 +82,38 @@ def entities_kernel(
             hit = (passed & inside[:, None] & live[None, :]).to(tl.int32)
             if WRITE:
                 target = (place + count)[:, None] + tl.cumsum(hit, 1) - 1
-                tl.store(word_ptr + target, (word0 + start)[:, None] + tl.zeros_like(target), mask=hit > 0)
-                tl.store(width_ptr + target, (end - start)[:, None] + tl.zeros_like(target), mask=hit > 0)
-                tl.store(type_ptr + target, (first_type + kind)[None, :] + tl.zeros_like(target), mask=hit > 0)
-                tl.store(logit_ptr + target, logits, mask=hit > 0)
+                tl.store(span_ptr + base + target, (row0 + row)[:, None] + tl.zeros_like(target), mask=hit > 0)
+                tl.store(type_ptr + base + target, (first_type + kind)[None, :] + tl.zeros_like(target), mask=hit > 0)
+                tl.store(logit_ptr + base + target, logits, mask=hit > 0)
             count += tl.sum(hit, 1)
     if not WRITE:
         tl.store(count_ptr + cell, count, mask=exists)
+
+
+def entities_pass(
+    a: Tensor,
+    b: Tensor,
+    u: Tensor,
+    c: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    bounds: Tensor,
+    max_width: int,
+    counts: Tensor,
+    places: Tensor | None,
+    found: tuple[Tensor, ...],
+) -> None:
+    """Fills counts int32 [n * K, splits]; or, given places int64 like it, the columns of found:
+    the spans' numbers i * K + k and types, int64, and logits, fp32."""
+    texts, (words, hidden) = len(cu_words) - 1, a.shape
+    types = TILES.types(len(u), texts)
+    with torch.cuda.device_of(a):
+        entities_kernel[triton.cdiv(words * max_width, TILES.rows), counts.shape[1]](
+            a, b, u, c, bounds, cu_words, cu_types, counts, found[0] if places is None else places, *found, words,
+            texts, hidden,
+            WRITE=places is not None, WIDTH=max_width, ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
+            num_warps=TILES.warps(types), num_stages=TILES.stages(a.dtype),
+        )  # fmt: skip
 
 
 def span_entities_forward(
@@ -105,30 +131,23 @@ def span_entities_forward(
     Holds 12 bytes a span and split of its types meanwhile (one split, unless the batch is small).
     """
     a, b, u, c, bounds = (x.contiguous() for x in (a, b, u, c, bounds))
-    texts, (words, hidden) = len(cu_words) - 1, a.shape
-    types = TILES.types(len(u), max(texts, 1))
-    row_tiles = triton.cdiv(words * max_width, TILES.rows)
-    splits = TILES.splits(row_tiles, triton.cdiv(len(u), types))
-    grid = (row_tiles, splits)
-    counts = torch.empty((words * max_width, splits), dtype=torch.int32, device=a.device)
-    options = dict(
-        WIDTH=max_width, ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types, num_warps=TILES.warps(types),
-        num_stages=TILES.stages(a.dtype),
-    )  # fmt: skip
+    spans = len(a) * max_width
 
     def columns(count: int) -> tuple[Tensor, ...]:
-        integers = (torch.empty(count, dtype=torch.int64, device=a.device) for _ in range(3))
+        integers = (torch.empty(count, dtype=torch.int64, device=a.device) for _ in range(2))
         return *integers, torch.empty(count, dtype=torch.float32, device=a.device)
 
-    if not (words and len(u)):
-        return columns(0)
-    inputs = (a, b, u, c, bounds, cu_words, cu_types, counts)
-    with torch.cuda.device_of(a):
-        unread = columns(0)
-        entities_kernel[grid](*inputs, unread[0], *unread, words, texts, hidden, WRITE=False, **options)
-        ends = counts.view(-1).cumsum(0)
-        found = columns(int(ends[-1]))
-        if len(found[0]):
-            places = ends - counts.view(-1)
-            entities_kernel[grid](*inputs, places, *found, words, texts, hidden, WRITE=True, **options)
-    return found
+    found = columns(0)
+    if not (spans and len(u)):
+        return found[0], *found
+    types = TILES.types(len(u), len(cu_words) - 1)
+    splits = TILES.splits(triton.cdiv(spans, TILES.rows), triton.cdiv(len(u), types))
+    counts = torch.empty((spans, splits), dtype=torch.int32, device=a.device)
+    batch = (a, b, u, c, cu_words, cu_types, bounds, max_width, counts)
+    entities_pass(*batch, None, found)
+    ends = counts.view(-1).cumsum(0)
+    found = columns(int(ends[-1]))
+    if len(found[0]):
+        entities_pass(*batch, (ends - counts.view(-1)).view_as(counts), found)
+    span, kind, logit = found
+    return span // max_width, span % max_width, kind, logit

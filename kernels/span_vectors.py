@@ -21,7 +21,9 @@ from torch import Tensor
 
 from glimodern.reference import dropout_threshold
 
-_COLUMNS = 64  # of S a program of the forward computes; more would spill in fp32
+# Columns of S that a program of the forward computes: the hidden values are computed once for so many. Twice as many
+# would spill.
+_COLUMNS = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}
 _WORD_COLUMNS = 256  # of da or db a program sums
 
 
@@ -130,14 +132,14 @@ def span_vectors_forward(
     seed: int,
 ) -> Tensor:
     """S [R, d] in a's dtype, from contiguous inputs. Never waits for the device."""
-    rows, hidden, width = len(start), a.shape[1], len(w2)
+    rows, hidden, width, columns = len(start), a.shape[1], len(w2), _COLUMNS[a.dtype]
     out = a.new_empty(rows, width)
     if out.numel():
         with torch.cuda.device_of(a):
-            vectors_kernel[triton.cdiv(rows, TILES.rows), triton.cdiv(width, _COLUMNS)](
+            vectors_kernel[triton.cdiv(rows, TILES.rows), triton.cdiv(width, columns)](
                 a, b, w2, b2, start, end, out, rows, hidden, width, as_int32(seed), 1.0 / (1.0 - dropout_p),
                 WIDTH=max_width, THRESHOLD=dropout_threshold(dropout_p), ROWS=TILES.rows, HIDDEN=TILES.hidden,
-                COLUMNS=_COLUMNS, num_warps=8, num_stages=2,
+                COLUMNS=columns, num_warps=8, num_stages=2,
             )  # fmt: skip
     return out
 

@@ -81,21 +81,30 @@ def launchers(dtype: torch.dtype, dropout_p: float, shape: str) -> Iterator[Call
     yield lambda: span_scores.span_scores_forward(*text, max_width, dropout_p, 5)
     yield lambda: span_loss.span_loss_forward(*text, positives, max_width, 0.0, 1.0, None, False, dropout_p, 5, False)
     yield lambda: span_loss.span_loss_forward(*text, positives, max_width, 2.0, 1.0, 0.75, True, dropout_p, 5, True)
+    yield lambda: launch_span_entities(dtype, shape)
+    yield lambda: launch_span_vectors(dtype, dropout_p, shape)
 
 
 def launch_span_entities(dtype: torch.dtype, shape: str) -> None:
-    """Both passes: at threshold NaN the recorder's counts stand for candidates."""
+    """Both passes; how many candidates there are, the kernels that do not run cannot tell."""
     words, types, hidden, max_width = SHAPES[shape]
     cu_words, cu_types = (torch.tensor([0, *itertools.accumulate(x)], dtype=torch.int32) for x in (words, types))
     a, u, c = (torch.zeros(x, dtype=dtype) for x in ((sum(words), hidden), (sum(types), hidden), (sum(types),)))
-    span_entities.span_entities_forward(a, a, u, c, cu_words, cu_types, torch.zeros(sum(types)), max_width)
+    counts = torch.zeros(sum(words) * max_width, 2 if sum(types) > 1 else 1, dtype=torch.int32)
+    batch = (a, a, u, c, cu_words, cu_types, torch.zeros(sum(types)), max_width, counts)
+    found = (*torch.zeros(2, 16, dtype=torch.int64), torch.zeros(16))
+    span_entities.entities_pass(*batch, None, found)
+    span_entities.entities_pass(*batch, counts.long(), found)
 
 
 def launch_span_vectors(dtype: torch.dtype, dropout_p: float, shape: str) -> None:
+    """Forward, and what a backward pass launches for a chunk of rows."""
     words, _, hidden, max_width = SHAPES[shape]
-    a, w2, b2 = torch.zeros(sum(words), hidden, dtype=dtype), torch.zeros(hidden // 4 or 1, hidden, dtype=dtype), 0
+    a, w2 = torch.zeros(sum(words), hidden, dtype=dtype), torch.zeros(max(hidden // 4, 1), hidden, dtype=dtype)
     rows = torch.zeros(sum(words) * max_width, dtype=torch.int32)
-    raise NotImplementedError
+    span_vectors.span_vectors_forward(a, a, w2, w2[:, 0].contiguous(), rows, rows, max_width, dropout_p, 5)
+    x, grad = span_vectors.span_hidden(a, a, rows, rows, max_width, dropout_p, 5), torch.zeros(a.shape)
+    span_vectors.span_hidden_backward(rows, rows, x, x, grad, grad, dropout_p)
 
 
 def registers_and_stack(cubin: bytes) -> tuple[int, int]:
