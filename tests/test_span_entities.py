@@ -173,7 +173,8 @@ def test_opcheck(backend):
     batch = PLAIN.build()
     with running(backend):
         torch.library.opcheck(
-            torch.ops.glimodern.span_entities.default, (*batch.floats, *batch.bounds, thresholds(5), batch.max_width)
+            torch.ops.glimodern.span_entities.default,
+            (*batch.floats, *batch.bounds, 0.0, thresholds(5), batch.max_width),
         )
 
 

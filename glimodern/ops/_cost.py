@@ -23,7 +23,7 @@ from torch import Tensor
 
 from glimodern import reference
 from glimodern.ops._span import text_bounds
-from glimodern.ops._span_entities import SpanEntities, check_threshold, logit_bounds, span_entities
+from glimodern.ops._span_entities import SpanEntities, check_threshold, span_entities, type_bounds
 from glimodern.ops._span_scores import span_scores
 from glimodern.ops._span_vectors import span_vectors
 
@@ -67,10 +67,10 @@ def _vector_logits(
     max_width: int,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(text, spans int64 [s, 2] of it, their logits [s, the text's types]), all spans inside their texts, in order."""
-    word_bounds, type_bounds = text_bounds("cu_words", cu_words, len(a)), text_bounds("cu_types", cu_types, len(q))
+    word_bounds, first_types = text_bounds("cu_words", cu_words, len(a)), text_bounds("cu_types", cu_types, len(q))
     widths = torch.arange(max_width, device=a.device)
     for text, (w0, w1) in enumerate(zip(word_bounds, word_bounds[1:], strict=False)):
-        kinds = q[type_bounds[text] : type_bounds[text + 1]]
+        kinds = q[first_types[text] : first_types[text + 1]]
         if not len(kinds):
             continue
         spans = torch.cartesian_prod(torch.arange(w0, w1, device=a.device), widths)
@@ -121,14 +121,14 @@ def head_entities(
     """
     if not vectors_are_cheaper(len(a), len(q), len(cu_words) - 1, max_width, a.shape[1], len(w2)):
         return span_entities(a, b, q @ w2, q @ b2, cu_words, cu_types, max_width, threshold)
-    bounds = logit_bounds(check_threshold("head_entities", threshold, len(q), a.device))
-    type_bounds = cu_types.tolist()
+    bounds = type_bounds(*check_threshold("head_entities", threshold, len(q), a.device), len(q), a.device)
+    first_types = cu_types.tolist()
     found = []
     with torch.no_grad():
         for text, spans, part in _vector_logits(a, b, w2, b2, q, cu_words, cu_types, max_width):
             logits = part.float()
-            passed = ~(logits <= bounds[type_bounds[text] : type_bounds[text + 1]])  # above, or NaN
+            passed = ~(logits <= bounds[first_types[text] : first_types[text + 1]])  # above, or NaN
             row, kind = passed.nonzero().unbind(1)
             word, width = spans[row].unbind(1)
-            found.append((word, width, kind + type_bounds[text], reference.probability(logits[row, kind])))
+            found.append((word, width, kind + first_types[text], reference.probability(logits[row, kind])))
     return SpanEntities(*(torch.cat(column) for column in zip(*found, strict=True)))

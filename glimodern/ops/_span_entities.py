@@ -1,5 +1,6 @@
 """span_entities: the spans and types above a threshold, without stored logits."""
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -24,13 +25,14 @@ class SpanEntities(NamedTuple):
     """fp32: the probability."""
 
 
-def check_threshold(op: str, threshold: float | Tensor, types: int, device: torch.device) -> Tensor:
-    """fp32 [types], each in [0, 1] (on the CPU: checked)."""
+def check_threshold(
+    op: str, threshold: float | Tensor, types: int, device: torch.device
+) -> tuple[float, Tensor | None]:
+    """(the number, None), in [0, 1]; or (0, fp32 [types]), on the CPU each in [0, 1]."""
     if not isinstance(threshold, Tensor):
-        limit = float(threshold)
-        if not 0.0 <= limit <= 1.0:
+        if not 0.0 <= threshold <= 1.0:
             raise ValueError(f"{op}: threshold must be in [0, 1] (a probability), got {threshold}")
-        return torch.full((types,), limit, dtype=torch.float32, device=device)
+        return float(threshold), None
     if threshold.shape != (types,) or not threshold.is_floating_point():
         raise ValueError(
             f"{op}: threshold must be a float or a float tensor [{types}] (one a type), got {threshold.dtype}"
@@ -38,7 +40,7 @@ def check_threshold(op: str, threshold: float | Tensor, types: int, device: torc
         )
     if threshold.device != device:
         raise ValueError(f"{op}: threshold is on {threshold.device}, a on {device}; move it with .to(a.device)")
-    return threshold.detach().to(torch.float32)
+    return 0.0, threshold.detach().to(torch.float32)
 
 
 def logit_bounds(threshold: Tensor) -> Tensor:
@@ -61,10 +63,22 @@ def logit_bounds(threshold: Tensor) -> Tensor:
     return bounds
 
 
-def _check_range(threshold: Tensor) -> None:
-    bad = ~((threshold >= 0.0) & (threshold <= 1.0))
+@functools.cache
+def _logit_bound(threshold: float) -> float:
+    return float(logit_bounds(torch.tensor([threshold])))
+
+
+def type_bounds(threshold: float, thresholds: Tensor | None, types: int, device: torch.device) -> Tensor:
+    """What check_threshold returns -> the bound of each type, fp32 [types]."""
+    if thresholds is None:
+        return torch.full((types,), _logit_bound(threshold), dtype=torch.float32, device=device)
+    return logit_bounds(thresholds)
+
+
+def _check_range(thresholds: Tensor) -> None:
+    bad = ~((thresholds >= 0.0) & (thresholds <= 1.0))
     if bool(bad.any()):
-        raise ValueError(f"threshold must be in [0, 1] (probabilities), got {float(threshold[bad][0])}")
+        raise ValueError(f"threshold must be in [0, 1] (probabilities), got {float(thresholds[bad][0])}")
 
 
 def _entities_impl(
@@ -74,30 +88,33 @@ def _entities_impl(
     c: Tensor,
     cu_words: Tensor,
     cu_types: Tensor,
-    threshold: Tensor,
+    threshold: float,
+    thresholds: Tensor | None,
     max_width: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     chosen = backend("span_entities", a)
     if a.device.type == "cpu":
         text_bounds("cu_words", cu_words, len(a)), text_bounds("cu_types", cu_types, len(u))
-        _check_range(threshold)
+        if thresholds is not None:
+            _check_range(thresholds)
     if chosen == "cpp":
         inputs = CppInputs((a, b, u, c), cu_words, cu_types, max_width, 0.0, 0)
-        bounds = logit_bounds(threshold)
+        bounds = type_bounds(threshold, thresholds, len(u), a.device)
         found = dispatch.extension.span_entities(*inputs.arguments, bounds.data_ptr(), torch.get_num_threads())
         word, width, kind = (torch.empty(len(found), dtype=torch.int64) for _ in range(3))
         logit = torch.empty(len(found), dtype=torch.float32)
         found.copy_to(*(x.data_ptr() for x in (word, width, kind, logit)))
     elif chosen == "triton":
         launch = triton_kernels("span_entities").span_entities_forward
-        bounds = logit_bounds(threshold)
+        bounds = type_bounds(threshold, thresholds, len(u), a.device)
         word, width, kind, logit = launch(
             a, b, u, c, cu_words.to(torch.int32), cu_types.to(torch.int32), bounds, max_width
         )
     else:
         with torch.no_grad():
+            limits = u.new_full((len(u),), threshold, dtype=torch.float32) if thresholds is None else thresholds
             wide = widen(a, b, u, c)
-            word, width, kind, logit = reference.span_entities(*wide, cu_words, cu_types, max_width, threshold)
+            word, width, kind, logit = reference.span_entities(*wide, cu_words, cu_types, max_width, limits)
     return word, width, kind, reference.probability(logit)
 
 
@@ -109,14 +126,15 @@ def _entities_op(
     c: Tensor,
     cu_words: Tensor,
     cu_types: Tensor,
-    threshold: Tensor,
+    threshold: float,
+    thresholds: Tensor | None,
     max_width: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _entities_impl(a, b, u, c, cu_words, cu_types, threshold, max_width)
+    return _entities_impl(a, b, u, c, cu_words, cu_types, threshold, thresholds, max_width)
 
 
 @_entities_op.register_fake
-def _(a, b, u, c, cu_words, cu_types, threshold, max_width):  # type: ignore[no-untyped-def]
+def _(a, b, u, c, cu_words, cu_types, threshold, thresholds, max_width):  # type: ignore[no-untyped-def]
     count = torch.library.get_ctx().new_dynamic_size()
     places = (a.new_empty(count, dtype=torch.int64) for _ in range(3))
     return *places, a.new_empty(count, dtype=torch.float32)
@@ -143,7 +161,7 @@ def span_entities(
     Raises ValueError or TypeError as `span_scores` does, and for a threshold outside [0, 1] (a tensor's, on the CPU).
     """
     check_span_inputs("span_entities", a, b, u, c, cu_words, cu_types, max_width, 0.0)
-    limits = check_threshold("span_entities", threshold, len(u), a.device)
+    number, each = check_threshold("span_entities", threshold, len(u), a.device)
     a, b, u, c = (x.detach() for x in promote(a, b, u, c))
     run = _entities_impl if direct(False, (a, b, u, c)) else _entities_op
-    return SpanEntities(*run(a, b, u, c, cu_words, cu_types, limits, int(max_width)))
+    return SpanEntities(*run(a, b, u, c, cu_words, cu_types, number, each, int(max_width)))
