@@ -172,10 +172,9 @@ def test_same_result_for_every_number_of_threads(backend):
 def test_opcheck(backend):
     batch = PLAIN.build()
     with running(backend):
-        torch.library.opcheck(
-            torch.ops.glimodern.span_entities.default,
-            (*batch.floats, *batch.bounds, 0.0, thresholds(5), batch.max_width),
-        )
+        for threshold, each in ((0.5, None), (0.0, thresholds(5))):
+            arguments = (*batch.floats, *batch.bounds, threshold, each, batch.max_width)
+            torch.library.opcheck(torch.ops.glimodern.span_entities.default, arguments)
 
 
 def test_compiles_without_a_graph_break():

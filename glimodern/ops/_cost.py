@@ -95,6 +95,20 @@ def head_scores(
     """
     if not vectors_are_cheaper(len(a), len(q), len(cu_words) - 1, max_width, a.shape[1], len(w2)):
         return span_scores(a, b, q @ w2, q @ b2, cu_words, cu_types, max_width)
+    return scores_by_vectors(a, b, w2, b2, q, cu_words, cu_types, max_width)
+
+
+def scores_by_vectors(
+    a: Tensor,
+    b: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    q: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    max_width: int,
+) -> Tensor:
+    """What head_scores returns, by span vectors whatever they cost."""
     sizes = (cu_words.diff().long() * cu_types.diff() * max_width).tolist()
     offsets = [0, *accumulate(sizes)]
     logits = q.new_full((offsets[-1],), -torch.inf)

@@ -11,9 +11,10 @@ from glimodern.ops import dispatch
 from glimodern.ops._span import Grads, text_bounds
 from glimodern.ops.dispatch import FLOATS, backend, direct, needs_grad, promote, triton_kernels, wide_dtype
 
-# Spans whose hidden values [rows, H] exist at a time. CPU: 3 MB at H = 3,072, which stays in the cache between the
-# kernel that writes them and the matrix product that reads them. CUDA: enough for a product at full speed.
-_TILE_ROWS = {"cpu": 256, "cuda": 16_384}
+# Spans whose hidden values [rows, H] exist at a time. CPU: 6 MB at H = 3,072, which mostly stay in the cache between
+# the kernel that writes them and the matrix product that reads them; fewer rows slow that product (docs/LOG.md).
+# CUDA: enough for a product at full speed.
+_TILE_ROWS = {"cpu": 512, "cuda": 16_384}
 
 
 def _check(
