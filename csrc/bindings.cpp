@@ -28,4 +28,5 @@ NB_MODULE(_C, m) {
   bind_span(m);
   bind_attention_varlen(m);
   bind_encoder(m);
+  bind_span_vectors(m);
 }

@@ -25,5 +25,6 @@ void bind_dropout(nanobind::module_&);
 void bind_span(nanobind::module_&);
 void bind_attention_varlen(nanobind::module_&);
 void bind_encoder(nanobind::module_&);
+void bind_span_vectors(nanobind::module_&);
 
 }  // namespace glimodern

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "glimodern/span_entities.h"
 #include "glimodern/span_loss.h"
 #include "glimodern/span_scores.h"
 
@@ -61,6 +62,15 @@ void bind_span(nb::module_& m) {
     const SpanGrads out = grads(da, db, du, dc);
     return span_loss(inputs(SPAN_ARGUMENTS), at<const int64_t>(positives), count,
                      {gamma, positive_weight, negative_weight}, with_grads ? &out : nullptr, checked_threads(threads));
+  });
+  nb::class_<SpanEntities>(m, "SpanEntities")
+      .def("__len__", &SpanEntities::count)
+      .def("copy_to", [](const SpanEntities& found, uintptr_t word, uintptr_t width, uintptr_t type, uintptr_t logit) {
+        found.copy_to(at<int64_t>(word), at<int64_t>(width), at<int64_t>(type), at<float>(logit));
+      });
+  m.def("span_entities", [](SPAN_PARAMETERS, uintptr_t bounds, int threads) {
+    nb::gil_scoped_release release;
+    return span_entities(inputs(SPAN_ARGUMENTS), at<const float>(bounds), checked_threads(threads));
   });
 }
 

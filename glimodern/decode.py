@@ -1,64 +1,43 @@
-"""From the logits of one text to its entities: candidates above a threshold, then greedy search.
+"""From the candidates of a batch to the entities of its texts, by greedy search.
 
 The results, ties included, are those of the public gliner package (its ``decoding/decoder.py``, 0.2.29,
 https://github.com/urchade/GLiNER); tests/test_decode.py runs both side by side. There every candidate is compared with
 every span kept so far; here an array over the words answers the same question, so the work grows with
-candidates x span width.
+candidates x span width, and one search serves a whole batch, as words are numbered in it and no span leaves its text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
-import torch
+from torch import Tensor
+
+from glimodern.ops import SpanEntities
+
+Entity = tuple[int, int, int, float]
 
 
-class Candidates(NamedTuple):
-    """Spans of one text whose score passed the threshold, all [count], ordered by (start, end, type)."""
+def decode_batch(
+    found: SpanEntities, cu_words: Tensor, cu_types: Tensor, *, flat: bool = True, multi_label: bool = False
+) -> dict[int, list[Entity]]:
+    """The entities that `greedy_decode` keeps, of each text that has any: (first word, last word, type, score).
 
-    start: npt.NDArray[np.int64]
-    """First word."""
-    end: npt.NDArray[np.int64]
-    """Last word, inclusive."""
-    type: npt.NDArray[np.int64]
-    """Index of the entity type."""
-    score: npt.NDArray[np.float32]
-    """Probability, sigmoid of the logit in float32."""
-
-
-def find_candidates(logits: torch.Tensor, threshold: float | Sequence[float]) -> Candidates:
-    """The spans of one text with sigmoid(logit) strictly above the threshold.
-
-    logits [words, K, types], any float dtype and device; logits[i, k, t] scores words i..i+k for type t. Entries whose
-    span would leave the text are ignored, whatever they hold. threshold is one number in [0, 1] or one a type; the
-    comparison is made in float32. Raises ValueError on a wrong shape, on a threshold outside [0, 1] and on NaN logits.
+    found: of ops.span_entities, on any device; cu_words, cu_types int32 [texts + 1] on the CPU. Words and types of the
+    result count from their text's first, the last word is inclusive; ordered as greedy_decode's. Raises ValueError on a
+    NaN score.
     """
-    if logits.dim() != 3 or not logits.is_floating_point():
-        raise ValueError(
-            f"logits: wanted a float tensor [words, K, types], got {logits.dtype} {list(logits.shape)}; "
-            "pass one text at a time (ops.split_scores gives them)"
-        )
-    words, max_width, types = logits.shape
-    limits = np.asarray(threshold, dtype=np.float32)
-    if limits.shape not in ((), (types,)):
-        raise ValueError(
-            f"threshold: wanted one number or one for each of the {types} types, got shape {list(limits.shape)}"
-        )
-    if not ((limits >= 0) & (limits <= 1)).all():
-        raise ValueError(f"threshold: wanted probabilities in [0, 1], got {threshold}")
-
-    probabilities = torch.sigmoid(logits.float())
-    chosen = ~(probabilities <= torch.from_numpy(limits).to(logits.device))  # above, or NaN
-    index = chosen.flatten().nonzero()[:, 0]  # row-major: by start, width, type
-    score = probabilities.flatten()[index].cpu().numpy()
-    start, width, kind = np.unravel_index(index.cpu().numpy(), (words, max_width, types))
-    inside = start + width < words
-    if np.isnan(score[inside]).any():
-        raise ValueError("logits: wanted numbers, got NaN; the model's weights or its input are broken")
-    return Candidates(start[inside], (start + width)[inside], kind[inside], score[inside])
+    start, width, kind, score = (column.cpu().numpy() for column in found)
+    if np.isnan(score).any():
+        raise ValueError("scores: wanted numbers, got NaN; the model's weights or its input are broken")
+    kept = greedy_decode(start, start + width, kind, score, flat=flat, multi_label=multi_label)
+    start, width, kind, score = start[kept], width[kept], kind[kept], score[kept]
+    text = np.searchsorted(cu_words.numpy(), start, side="right") - 1
+    start, kind = start - cu_words.numpy()[text], kind - cu_types.numpy()[text]
+    texts: dict[int, list[Entity]] = {}
+    columns = (start, start + width, kind, score)
+    for index, *entity in zip(text.tolist(), *(column.tolist() for column in columns), strict=True):
+        texts.setdefault(index, []).append(tuple(entity))
+    return texts
 
 
 def greedy_decode(
@@ -70,7 +49,7 @@ def greedy_decode(
     flat: bool = True,
     multi_label: bool = False,
 ) -> npt.NDArray[np.int64]:
-    """Indices of the candidates to keep, in output order: ``greedy_decode(*find_candidates(logits, 0.5))``.
+    """Indices of the candidates to keep, in output order.
 
     starts, ends (inclusive word indices), types, scores: [count]. Candidates are taken by falling score, equal scores
     in the order given; one is dropped when it conflicts with one already kept. The same words twice conflict unless

@@ -32,6 +32,16 @@ class Fold(NamedTuple):
     c: Tensor
 
 
+class SpanFactors(NamedTuple):
+    """What head_scores and head_entities take: a, b [n, H], w2 [d, H], b2 [d], q [m, d]."""
+
+    a: Tensor
+    b: Tensor
+    w2: Tensor
+    b2: Tensor
+    q: Tensor
+
+
 class SpanParts(NamedTuple):
     """What the textbook form takes: start and end inputs [n, d], the span FFN's w1 [H, 2d], b1 [H], w2 [d, H], b2 [d],
     and the type vectors q [m, d]."""
@@ -75,8 +85,13 @@ class SpanHead(nn.Module):
         w2, b2 = self.span.get_parameter("3.weight"), self.span.get_parameter("3.bias")
         return SpanParts(starts, ends, w1, b1, w2, b2, self.prompt(prompts))
 
-    def fold(self, words: Tensor, prompts: Tensor) -> Fold:
-        """words [n, d], prompts [m, d] -> a, b [n, 4d], u [m, 4d], c [m]; exact, in training too."""
+    def factors(self, words: Tensor, prompts: Tensor) -> SpanFactors:
+        """words [n, d], prompts [m, d] -> the first Linear once a word, the second beside the types: a, b [n, 4d]."""
         starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
         w1_start, w1_end = w1[:, : self.width], w1[:, self.width :]
-        return Fold(F.linear(starts, w1_start, b1), F.linear(ends, w1_end), q @ w2, q @ b2)
+        return SpanFactors(F.linear(starts, w1_start, b1), F.linear(ends, w1_end), w2, b2, q)
+
+    def fold(self, words: Tensor, prompts: Tensor) -> Fold:
+        """words [n, d], prompts [m, d] -> a, b [n, 4d], u [m, 4d], c [m]; exact, in training too."""
+        a, b, w2, b2, q = self.factors(words, prompts)
+        return Fold(a, b, q @ w2, q @ b2)

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from glimodern import ops, reference
 from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
-from glimodern.decode import find_candidates, greedy_decode
+from glimodern.decode import decode_batch
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.head import SpanHead
 from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
@@ -271,10 +271,15 @@ class GLiModern(nn.Module):
     def scores(self, batch: PackedBatch) -> list[Tensor]:
         """Logits of every span and type, one tensor [words, max_width, types] per text; -inf where a span leaves it."""
         words, prompts = self.encode(batch)
-        logits = ops.span_scores(*self.head.fold(words, prompts), batch.cu_words, batch.cu_types, self.config.max_width)
+        factors = self.head.factors(words, prompts)
+        logits = ops.head_scores(*factors, batch.cu_words, batch.cu_types, self.config.max_width)
         return ops.split_scores(logits, batch.cu_words, batch.cu_types, self.config.max_width)
 
     # predicting
+
+    def _candidates(self, batch: PackedBatch, threshold: float) -> ops.SpanEntities:
+        factors = self.head.factors(*self.encode(batch))
+        return ops.head_entities(*factors, batch.cu_words, batch.cu_types, self.config.max_width, threshold)
 
     @torch.no_grad()
     def predict_words(
@@ -298,11 +303,13 @@ class GLiModern(nn.Module):
         try:
             for group in self._batches(texts, types, batch_tokens):
                 batch = self.packer.pack([texts[i] for i in group], [types[i] for i in group])
-                for i, cut, logits in zip(group, batch.words_cut, self.scores(batch.to(self.device)), strict=True):
+                for i, cut in zip(group, batch.words_cut, strict=True):
                     words_cut[i] = cut
-                    starts, ends, kinds, scores = find_candidates(logits, threshold)
-                    kept = greedy_decode(starts, ends, kinds, scores, flat=flat, multi_label=multi_label)
-                    found[i] = [(int(starts[j]), int(ends[j]), types[i][int(kinds[j])], float(scores[j])) for j in kept]
+                candidates = self._candidates(batch.to(self.device), threshold)
+                decoded = decode_batch(candidates, batch.cu_words, batch.cu_types, flat=flat, multi_label=multi_label)
+                for text, entities in decoded.items():
+                    asked = types[group[text]]
+                    found[group[text]] = [(start, end, asked[kind], score) for start, end, kind, score in entities]
         finally:
             self.train(was_training)
         if any(words_cut):

@@ -1,4 +1,7 @@
-"""glimodern.decode against the public gliner package's own greedy search, and against a quadratic one written here."""
+"""glimodern.decode against the public gliner package's own greedy search, and against a quadratic one written here.
+
+What is a candidate, tests/test_span_entities.py tests.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimodern.decode import Candidates, find_candidates, greedy_decode
+from glimodern.decode import decode_batch, greedy_decode
+from glimodern.ops import SpanEntities
 
 MODES = list(product((True, False), repeat=2))
 
@@ -37,6 +41,21 @@ def quadratic_greedy(spans, flat, multi_label):
 def decode(spans, flat, multi_label):
     columns = [list(column) for column in zip(*spans, strict=True)] if spans else [[], [], [], []]
     return greedy_decode(*columns, flat=flat, multi_label=multi_label).tolist()
+
+
+def entities_of(logits: list[torch.Tensor], threshold: float) -> tuple[SpanEntities, torch.Tensor, torch.Tensor]:
+    """The candidates of texts' logits [words, K, types], plainly, with cu_words and cu_types."""
+    columns, words, types = [], 0, 0
+    for part in logits:
+        word, width, kind = torch.where(part.sigmoid() > threshold)
+        inside = word + width < len(part)
+        word, width, kind = word[inside], width[inside], kind[inside]
+        columns.append((word + words, width, kind + types, part.sigmoid()[word, width, kind]))
+        words, types = words + len(part), types + part.shape[2]
+    found = SpanEntities(*(torch.cat(column) for column in zip(*columns, strict=True)))
+    lengths = torch.tensor([[len(part), part.shape[2]] for part in logits])
+    cu_words, cu_types = torch.nn.functional.pad(lengths.cumsum(0), (0, 0, 1, 0)).to(torch.int32).unbind(1)
+    return found, cu_words, cu_types
 
 
 def random_spans(rng: random.Random) -> list[tuple[int, int, int, float]]:
@@ -67,21 +86,25 @@ def test_equal_to_the_public_decoder_from_logits(flat, multi_label, threshold):
     decoder = pytest.importorskip("gliner.decoding.decoder", reason="needs the extra peers (the public gliner package)")
     public = decoder.SpanDecoder(config=None)
     generator = torch.Generator().manual_seed(3)
-    for words, max_width, types in [(1, 12, 1), (5, 12, 3), (30, 12, 7), (9, 1, 2)]:
-        # halves tie often; sigmoid(0) is 0.5 exactly, which a strict threshold of 0.5 excludes
-        logits = (torch.randn(words, max_width, types, generator=generator) * 4).round() / 2
+    # halves tie often; sigmoid(0) is 0.5 exactly, which a strict threshold of 0.5 excludes
+    logits = [
+        (torch.randn(words, max_width, types, generator=generator) * 4).round() / 2
+        for words, max_width, types in [(1, 12, 1), (5, 12, 3), (0, 12, 2), (30, 12, 7), (9, 1, 2)]
+    ]
+    ours = decode_batch(*entities_of(logits, threshold), flat=flat, multi_label=multi_label)
+    assert list(ours) == sorted(ours)
+    for text, part in enumerate(logits):
+        words, _, types = part.shape
         theirs = public.decode(
             tokens=[["w"] * words],
             id_to_classes={t + 1: str(t) for t in range(types)},
-            model_output=logits[None],
+            model_output=part[None],
             flat_ner=flat,
             threshold=threshold,
             multi_label=multi_label,
         )[0]
-        found = find_candidates(logits, threshold)
-        kept = greedy_decode(*found, flat=flat, multi_label=multi_label)
-        ours = list(zip(*(column[kept].tolist() for column in found), strict=True))
-        assert ours == [(span.start, span.end, int(span.entity_type), span.score) for span in theirs]
+        wanted = [(span.start, span.end, int(span.entity_type), span.score) for span in theirs]
+        assert ours.get(text, []) == wanted
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -110,64 +133,30 @@ def test_first_of_equal_scores_wins():
     assert decode(spans[::-1], flat=True, multi_label=False) == [0]
 
 
-def test_candidates_are_those_of_torch_where():
-    logits = torch.randn(20, 6, 5, generator=torch.Generator().manual_seed(0))
-    found = find_candidates(logits, 0.4)
-    start, width, label = torch.where(logits.sigmoid() > 0.4)
-    inside = start + width < 20
-    assert found.start.tolist() == start[inside].tolist()
-    assert found.end.tolist() == (start + width)[inside].tolist()
-    assert found.type.tolist() == label[inside].tolist()
-    assert found.score.tolist() == logits.sigmoid()[start, width, label][inside].tolist()
-    assert found.score.dtype == np.float32
+def test_texts_without_candidates_are_left_out():
+    logits = [torch.full((2, 1, 1), -9.0), torch.full((1, 1, 2), 9.0), torch.zeros(0, 1, 1)]
+    entities = decode_batch(*entities_of(logits, 0.5), multi_label=True)
+    assert [(text, [entity[:3] for entity in found]) for text, found in entities.items()] == [
+        (1, [(0, 0, 0), (0, 0, 1)])
+    ]
+    assert decode_batch(*entities_of(logits[:1], 0.5)) == {}
 
 
-def test_threshold_is_strict_and_compared_in_float32():
-    probability = torch.tensor(0.3, dtype=torch.float64)
-    logits = torch.logit(probability).float().reshape(1, 1, 1)
-    score = logits.sigmoid().item()
-    assert len(find_candidates(logits, score).start) == 0
-    assert len(find_candidates(logits, math.nextafter(score, 0)).start) == 0  # the same float32
-    assert len(find_candidates(logits, float(np.nextafter(np.float32(score), np.float32(0)))).start) == 1
-
-
-def test_threshold_for_each_type():
-    logits = torch.zeros(2, 1, 3)
-    found = find_candidates(logits, [0.4, 0.5, 0.2])
-    assert found.type.tolist() == [0, 2, 0, 2]
-    assert find_candidates(logits[:, :, :0], 0.5).start.size == 0
-    assert find_candidates(logits[:0], [0.4, 0.5, 0.2]).start.size == 0
-
-
-def test_half_precision_logits_are_scored_in_float32():
-    logits = torch.randn(8, 3, 2, generator=torch.Generator().manual_seed(1)).bfloat16()
-    halves, singles = find_candidates(logits, 0.5), find_candidates(logits.float(), 0.5)
-    for half, single in zip(halves, singles, strict=True):
-        assert half.tolist() == single.tolist()
-
-
-def test_entries_outside_the_text_are_ignored_and_inputs_unchanged():
-    logits = torch.full((3, 4, 1), 5.0)
-    logits[2, 1:] = math.nan
-    logits[1, 2:] = math.inf
-    before = logits.clone()
-    found = find_candidates(logits, 0.5)
-    assert isinstance(found, Candidates)
-    assert list(zip(found.start.tolist(), found.end.tolist(), strict=True)) == [
-        (0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2),
-    ]  # fmt: skip
-    assert torch.equal(logits.nan_to_num(), before.nan_to_num())
+def test_nan_scores_are_an_error():
+    found, *bounds = entities_of([torch.zeros(2, 1, 1)], 0.4)
+    with pytest.raises(ValueError, match="the model's weights or its input are broken"):
+        decode_batch(found._replace(score=found.score * math.nan), *bounds)
 
 
 def test_many_candidates_stay_near_linear():
     """100,000 candidates: the public search compares each with every kept span, this one with its own words."""
     words, max_width, types = 2000, 10, 5
     logits = torch.randn(words, max_width, types, generator=torch.Generator().manual_seed(2))
-    found = find_candidates(logits, 0.0)
+    found, *bounds = entities_of([logits], 0.0)
     for flat, multi_label in MODES:
-        kept = greedy_decode(*found, flat=flat, multi_label=multi_label)
+        kept = decode_batch(found, *bounds, flat=flat, multi_label=multi_label)[0]
         assert len(kept) >= words / max_width
-        assert (np.diff(found.start[kept]) >= 0).all()
+        assert (np.diff([entity[0] for entity in kept]) >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -183,19 +172,3 @@ def test_many_candidates_stay_near_linear():
 def test_bad_candidates(arguments, message):
     with pytest.raises(ValueError, match=message):
         greedy_decode(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("logits", "threshold", "message"),
-    [
-        (torch.zeros(2, 3), 0.5, r"\[words, K, types\]"),
-        (torch.zeros(2, 3, 4, dtype=torch.int64), 0.5, "float tensor"),
-        (torch.zeros(2, 3, 4), [0.5, 0.5], "each of the 4 types"),
-        (torch.zeros(2, 3, 4), 1.5, r"in \[0, 1\]"),
-        (torch.zeros(2, 3, 4), math.nan, r"in \[0, 1\]"),
-        (torch.full((2, 3, 4), math.nan), 0.5, "NaN"),
-    ],
-)
-def test_bad_logits_or_threshold(logits, threshold, message):
-    with pytest.raises(ValueError, match=message):
-        find_candidates(logits, threshold)

@@ -11,9 +11,12 @@ from glimodern.ops._attention_varlen import attention_varlen
 from glimodern.ops._dropout import dropout
 from glimodern.ops._geglu import geglu
 from glimodern.ops._rotary import rotary
+from glimodern.ops._cost import head_entities, head_scores
 from glimodern.ops._span import split_scores
+from glimodern.ops._span_entities import SpanEntities, span_entities
 from glimodern.ops._span_loss import span_loss
 from glimodern.ops._span_scores import span_scores
+from glimodern.ops._span_vectors import span_vectors
 from glimodern.ops.dispatch import backend_info, use_backend
 
 __all__ = [
@@ -22,9 +25,14 @@ __all__ = [
     "backend_info",
     "dropout",
     "geglu",
+    "head_entities",
+    "head_scores",
     "rotary",
+    "span_entities",
     "span_loss",
     "span_scores",
+    "span_vectors",
+    "SpanEntities",
     "split_scores",
     "use_backend",
 ]

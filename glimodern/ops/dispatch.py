@@ -45,6 +45,8 @@ OPERATORS: dict[str, Kernels] = {
     "geglu": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "rotary": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "add_layer_norm": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
+    "span_entities": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
+    "span_vectors": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
 }
 _BACKENDS = ("cpp", "triton", "flash", "reference")
 NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}

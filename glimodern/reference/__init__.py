@@ -17,21 +17,26 @@ from glimodern.reference.span import (
     span_scores,
     textbook_scores,
 )
+from glimodern.reference.span_entities import probability, span_entities
+from glimodern.reference.span_vectors import span_vectors
 
 __all__ = [
-    "dropout",
+    "add_layer_norm",
     "attention_keep",
     "attention_varlen",
-    "add_layer_norm",
+    "dropout",
     "dropout_keep",
     "dropout_threshold",
     "focal_bce",
     "geglu",
     "loss_of_scores",
     "mix32",
+    "probability",
     "rotary",
+    "span_entities",
     "span_hidden",
     "span_loss",
     "span_scores",
+    "span_vectors",
     "textbook_scores",
 ]

@@ -1,0 +1,148 @@
+"""Fold or span vectors: what scoring costs either way, and scoring by the cheaper one.
+
+A head that ends in a Linear (W2, b2) and a product with type vectors q can be scored in two exact ways. Multiply-adds
+of the products, for s spans and m types a text, widths H (hidden) and d (of the vectors):
+
+    fold       u = q W2, c = q b2, then relu(a_i + b_j) . u_t + c_t        m d H + s m H
+    vectors    S = relu(a_i + b_j) W2^T + b2, then S . q_t                 s H d + s m d
+
+Few types: the fold, and no vector exists. Beyond m = d H / (H - d + d H / s), which is 4d/3 for H = 4d and long texts:
+the vectors. Measured on two Zen 3 cores (docs/LOG.md), 300 words, K = 12: equal at about 500 types for d = 384 and at
+about 750 for d = 768; three times faster by vectors at 5,000. Both run near a matrix product's rate, so multiply-adds
+decide, and predict the measured ratio to a tenth.
+
+Training asks a few dozen types of a sentence and stays on the fold (`span_loss`), whose backward pass stores nothing.
+"""
+
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from glimodern import reference
+from glimodern.ops._span import text_bounds
+from glimodern.ops._span_entities import SpanEntities, check_threshold, span_entities, type_bounds
+from glimodern.ops._span_scores import span_scores
+from glimodern.ops._span_vectors import span_vectors
+
+_TILE_LOGITS = 1 << 22  # that exist at a time, of a text scored by vectors: 16 MB in fp32
+_LEAST_GAIN = 1.1  # vectors are made span tile by span tile in Python: not for a gain that this would eat
+
+
+class ScoringCost(NamedTuple):
+    """Multiply-adds of a batch's scoring."""
+
+    fold: float
+    vectors: float
+
+
+def scoring_cost(words: int, types: int, texts: int, max_width: int, hidden: int, width: int) -> ScoringCost:
+    """The two costs of a batch of n words and m types in so many texts, H and d; from the texts' mean, so that shapes
+    alone decide and nothing waits for the device."""
+    mean_words = words / max(texts, 1)
+    widths = min(max_width, mean_words)
+    spans = words * widths - texts * widths * (widths - 1) / 2
+    pairs = spans * types / max(texts, 1)
+    return ScoringCost(
+        fold=types * width * hidden + pairs * hidden,
+        vectors=spans * hidden * width + pairs * width,
+    )
+
+
+def vectors_are_cheaper(words: int, types: int, texts: int, max_width: int, hidden: int, width: int) -> bool:
+    cost = scoring_cost(words, types, texts, max_width, hidden, width)
+    return cost.fold > _LEAST_GAIN * cost.vectors
+
+
+def _vector_logits(
+    a: Tensor,
+    b: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    q: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    max_width: int,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(text, spans int64 [s, 2] of it, their logits [s, the text's types]), all spans inside their texts, in order."""
+    word_bounds, first_types = text_bounds("cu_words", cu_words, len(a)), text_bounds("cu_types", cu_types, len(q))
+    widths = torch.arange(max_width, device=a.device)
+    for text, (w0, w1) in enumerate(zip(word_bounds, word_bounds[1:], strict=False)):
+        kinds = q[first_types[text] : first_types[text + 1]]
+        if not len(kinds):
+            continue
+        spans = torch.cartesian_prod(torch.arange(w0, w1, device=a.device), widths)
+        spans = spans[spans.sum(1) < w1]
+        for tile in spans.split(max(1, _TILE_LOGITS // len(kinds))):
+            yield text, tile, span_vectors(a, b, w2, b2, cu_words, max_width, tile) @ kinds.T
+
+
+def head_scores(
+    a: Tensor,
+    b: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    q: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    max_width: int,
+) -> Tensor:
+    """`span_scores` of a head whose w2 [d, H], b2 [d] and type vectors q [m, d] are known: by fold or by span vectors.
+
+    a, b [n, H], cu_words, cu_types, max_width and the result as in `span_scores`; differentiable.
+    """
+    if not vectors_are_cheaper(len(a), len(q), len(cu_words) - 1, max_width, a.shape[1], len(w2)):
+        return span_scores(a, b, q @ w2, q @ b2, cu_words, cu_types, max_width)
+    return scores_by_vectors(a, b, w2, b2, q, cu_words, cu_types, max_width)
+
+
+def scores_by_vectors(
+    a: Tensor,
+    b: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    q: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    max_width: int,
+) -> Tensor:
+    """What head_scores returns, by span vectors whatever they cost."""
+    sizes = (cu_words.diff().long() * cu_types.diff() * max_width).tolist()
+    offsets = [0, *accumulate(sizes)]
+    logits = q.new_full((offsets[-1],), -torch.inf)
+    for text, spans, part in _vector_logits(a, b, w2, b2, q, cu_words, cu_types, max_width):
+        rows = (spans[:, 0] - cu_words[text]) * max_width + spans[:, 1]
+        logits[offsets[text] : offsets[text + 1]].view(-1, part.shape[1]).index_copy_(0, rows, part)
+    return logits
+
+
+def head_entities(
+    a: Tensor,
+    b: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    q: Tensor,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    max_width: int,
+    threshold: float | Tensor,
+) -> SpanEntities:
+    """`span_entities` of a head whose w2 [d, H], b2 [d] and type vectors q [m, d] are known: by fold or span vectors.
+
+    a, b [n, H], cu_words, cu_types, max_width, threshold and the result as in `span_entities`.
+    """
+    if not vectors_are_cheaper(len(a), len(q), len(cu_words) - 1, max_width, a.shape[1], len(w2)):
+        return span_entities(a, b, q @ w2, q @ b2, cu_words, cu_types, max_width, threshold)
+    bounds = type_bounds(*check_threshold("head_entities", threshold, len(q), a.device), len(q), a.device)
+    first_types = cu_types.tolist()
+    found = []
+    with torch.no_grad():
+        for text, spans, part in _vector_logits(a, b, w2, b2, q, cu_words, cu_types, max_width):
+            logits = part.float()
+            passed = ~(logits <= bounds[first_types[text] : first_types[text + 1]])  # above, or NaN
+            row, kind = passed.nonzero().unbind(1)
+            word, width = spans[row].unbind(1)
+            found.append((word, width, kind + first_types[text], reference.probability(logits[row, kind])))
+    return SpanEntities(*(torch.cat(column) for column in zip(*found, strict=True)))
