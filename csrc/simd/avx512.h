@@ -11,14 +11,18 @@ struct Avx512 {
   using F = __m512;   // floats
   using I = __m512i;  // uint32 lanes
   static constexpr int width = 16;
-  // Spans of a score tile, by its number of types: spans * types accumulators, the shorter side, one vector of the
-  // longer side and a zero fill the 32 registers.
+  // Spans of a panel, by the number of types if one tile holds them all, the last entry otherwise: spans * types
+  // accumulators, the shorter side, one vector of the longer side and a zero fill the 32 registers.
   static constexpr int max_tile_types = 9;
   static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 8, 8, 6, 5, 4, 3, 3, 3};
   static constexpr int grad_rows = 6, grad_vectors = 4;
 
   static F load(const float* p) { return _mm512_load_ps(p); }
   static F loadu(const float* p) { return _mm512_loadu_ps(p); }
+  static F load_bf16(const uint16_t* p) {  // sixteen of them, at any address
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+  }
   static void store(float* p, F x) { _mm512_store_ps(p, x); }
   static void storeu(float* p, F x) { _mm512_storeu_ps(p, x); }
   static F set1(float x) { return _mm512_set1_ps(x); }

@@ -34,8 +34,8 @@ class Kernels(NamedTuple):
 
 # One line an operator.
 OPERATORS: dict[str, Kernels] = {
-    "span_scores": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
-    "span_loss": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
+    "span_scores": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
+    "span_loss": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
 }
 _BACKENDS = ("cpp", "triton", "reference")
 _NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}
@@ -106,14 +106,16 @@ def backend_info(
     """Per operator what would run on such tensors: {"backend": cpp | triton | reference, "isa", "why"}.
 
     device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
-    (scalar, avx2, avx512; the environment variable GLIMODERN_ISA forces one), empty for the other backends.
+    (scalar, avx2, avx512; the environment variable GLIMODERN_ISA forces one; always scalar for fp64), empty for the
+    other backends.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     info = {}
     for op in OPERATORS:
         name, why = choose(op, torch.device(device).type, dtype)
-        info[op] = {"backend": name, "isa": extension.current_isa() if name == "cpp" else "", "why": why}
+        isa = ("scalar" if dtype == FP64 else extension.current_isa()) if name == "cpp" else ""
+        info[op] = {"backend": name, "isa": isa, "why": why}
     return info
 
 
