@@ -78,9 +78,8 @@ def test_other_dtypes(backend, dtype, case):
     torch.testing.assert_close(loss.double(), truth, rtol=8 * torch.finfo(loss.dtype).eps, atol=0)
     for name, got, true_grad in zip("abuc", grads, true_grads, strict=True):
         assert got.dtype == dtype
-        assert_accurate(
-            got, true_grad, true_grad.to(dtype), what=f"d{name}", ulps=16.0 if dtype == torch.float64 else 4.0
-        )
+        ulps = 32.0 if dtype == torch.float64 else 4.0  # where the truth is no more precise than the kernel
+        assert_accurate(got, true_grad, true_grad.to(dtype), ulps=ulps, what=f"d{name}")
 
 
 @pytest.mark.parametrize("backend", ["reference", *CPP])

@@ -41,7 +41,9 @@ def eager(batch: SpanBatch, upstream: Tensor, dropout_p: float = 0.0, seed: int 
     return logits.detach(), grads
 
 
-def assert_matches(backend: str, batch: SpanBatch, dropout_p: float = 0.0, seed: int = 0) -> None:
+def assert_matches(
+    backend: str, batch: SpanBatch, dropout_p: float = 0.0, seed: int = 0, *, ulps: float = 4.0
+) -> None:
     skip_unless_runs(backend)
     size = int((batch.cu_words.diff() * batch.cu_types.diff()).sum()) * batch.max_width
     upstream = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(batch.a.dtype)
@@ -49,9 +51,9 @@ def assert_matches(backend: str, batch: SpanBatch, dropout_p: float = 0.0, seed:
     plain, plain_grads = eager(batch, upstream, dropout_p, seed)
     with running(backend) as device:
         logits, grads = run(batch.on(device), upstream.to(device), dropout_p, seed)
-    assert_accurate(logits.cpu(), truth, plain, what="logits")
+    assert_accurate(logits.cpu(), truth, plain, ulps=ulps, what="logits")
     for name, got, true_grad, plain_grad in zip("abuc", grads, true_grads, plain_grads, strict=True):
-        assert_accurate(got.cpu(), true_grad, plain_grad, what=f"d{name}")
+        assert_accurate(got.cpu(), true_grad, plain_grad, ulps=ulps, what=f"d{name}")
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.4])
@@ -106,7 +108,8 @@ def test_gradcheck_in_fp64(backend, dropout_p):
 @pytest.mark.parametrize("case", SPAN_CASES, ids=case_id)
 @pytest.mark.parametrize("backend", FP64_BACKENDS)
 def test_fp64(backend, case):
-    assert_matches(backend, case.build(dtype=torch.float64), 0.2, seed=5)
+    """The truth is no more precise than the kernel: both may be off by the rounding of up to 1,100 additions."""
+    assert_matches(backend, case.build(dtype=torch.float64), 0.2, seed=5, ulps=32.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
