@@ -5,6 +5,8 @@ VENV ?= .venv
 CONFIG ?= configs/demo.yaml
 TRAIN_ARGS ?=
 PYTEST_ARGS ?=
+# The tests of the C++ operators, run by `make sanitize`: one name an operator.
+OPERATOR_TESTS := tests/test_span_scores.py tests/test_span_loss.py
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -12,7 +14,7 @@ CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.hpp')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test bench lint format clean
+.PHONY: help train test bench lint format sanitize clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +38,22 @@ format: $(VENV)/.installed-lint ## let ruff and clang-format rewrite the files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CPP)
+
+# A build of its own, installed beside the usual one. The interpreter runs without the environment's .pth files, and without
+# this folder in its path, else the editable install or the source tree would come first. No leak check: CPython and PyTorch leave memory to the end of the process.
+SANITIZED := build/sanitize
+SANITIZE_FLAGS := -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+sanitize: $(VENV)/.installed-test ## the operators' tests on an ASan + UBSan build of the extension (PYTEST_ARGS=)
+	rm -rf $(SANITIZED)/site
+	CXXFLAGS="$(SANITIZE_FLAGS)" $(PIP) --no-build-isolation --no-deps --target $(SANITIZED)/site \
+		--config-settings=build-dir=$(SANITIZED)/cmake --config-settings=install.strip=false .
+	PYTHONPATH="$(SANITIZED)/site:$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 HF_HUB_OFFLINE=1 \
+	"$$($(BIN)/python -c 'import sys; print(sys._base_executable)')" -c 'import sys; sys.path.pop(0); import glimodern._C as c, pytest; \
+	assert "$(SANITIZED)" in c.__file__, c.__file__; sys.exit(pytest.main(sys.argv[1:]))' \
+		-p no:cacheprovider -k "not triton" $(OPERATOR_TESTS) $(PYTEST_ARGS)
 
 clean: ## remove the environment, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "glimodern/dtype.h"
 #include "glimodern/isa.h"
 
 using namespace glimodern;
@@ -24,6 +25,7 @@ NB_MODULE(_C, m) {
     return false;
 #endif
   });
+  nanobind::enum_<Dtype>(m, "Dtype").value("fp32", Dtype::fp32).value("bf16", Dtype::bf16).value("fp64", Dtype::fp64);
   bind_dropout(m);
   bind_span(m);
   bind_attention_varlen(m);

@@ -8,7 +8,6 @@ namespace nb = nanobind;
 namespace glimodern {
 
 void bind_encoder(nb::module_& m) {
-  nb::enum_<Dtype>(m, "Dtype").value("fp32", Dtype::fp32).value("bf16", Dtype::bf16).value("fp64", Dtype::fp64);
   m.def("geglu_forward", [](Dtype dtype, uintptr_t x, uintptr_t y, int64_t rows, int64_t width, int threads) {
     nb::gil_scoped_release release;
     geglu_forward(dtype, at<const void>(x), at<void>(y), rows, width, checked_threads(threads));

@@ -11,7 +11,8 @@
 namespace glimodern {
 
 const SpanKernels& span_kernels() {
-  static const SpanKernels scalar{score_block_scalar, grad_slice_scalar, focal_negatives_scalar, 0};
+  static const SpanKernels scalar{score_block_scalar<float>, grad_slice_scalar<float>, focal_negatives_scalar<float>,
+                                  0};
 #if defined(GLIMODERN_X86)
   static const SpanKernels avx2{score_block_avx2, grad_slice_avx2, focal_negatives_avx2, span_scratch_floats_avx2()};
   static const SpanKernels avx512{score_block_avx512, grad_slice_avx512, focal_negatives_avx512,
@@ -23,6 +24,12 @@ const SpanKernels& span_kernels() {
   return scalar;
 }
 
+const SpanKernelsOf<double>& span_kernels(double) {
+  static const SpanKernelsOf<double> scalar{score_block_scalar<double>, grad_slice_scalar<double>,
+                                            focal_negatives_scalar<double>, 0};
+  return scalar;
+}
+
 std::vector<WordBlock> word_blocks(const SpanInputs& in, int64_t words, int64_t values, bool packed) {
   std::vector<WordBlock> blocks;
   int64_t text_offset = 0;
@@ -31,8 +38,10 @@ std::vector<WordBlock> word_blocks(const SpanInputs& in, int64_t words, int64_t 
     const int64_t first_type = in.cu_types[text], types = in.cu_types[text + 1] - first_type;
     const int64_t stride = (packed ? std::min(in.max_width, end - first) : in.max_width) * types;
     if (types == 0) continue;
-    const int64_t step =
+    const int64_t most =
         std::max<int64_t>(1, std::min(std::min(words, kBlockWords), values / std::max<int64_t>(1, stride)));
+    const int64_t parts = (end - first + most - 1) / most;  // of nearly equal size
+    const int64_t step = parts > 0 ? (end - first + parts - 1) / parts : 1;
     for (int64_t word = first; word < end; word += step) {
       const int64_t offset = packed ? 0 : text_offset + (word - first) * stride;
       blocks.push_back({word, std::min(word + step, end), end, first_type, types, offset, stride});
@@ -42,23 +51,30 @@ std::vector<WordBlock> word_blocks(const SpanInputs& in, int64_t words, int64_t 
   return blocks;
 }
 
-void grad_bias(const SpanInputs& in, const WordBlock* blocks, int64_t count, const float* values, float* grad_c) {
+namespace {
+
+// grad_c += sums of the blocks' values over spans.
+template <class W>
+void grad_bias(const SpanInputs& in, const WordBlock* blocks, int64_t count, const W* values, W* grad_c) {
   std::vector<double> sums;
   for (const WordBlock* block = blocks; block != blocks + count; ++block) {
     sums.assign(static_cast<size_t>(block->types), 0.0);
     for (int64_t i = block->first; i < block->last; ++i) {
-      const float* g = values + block->offset + (i - block->first) * block->stride;
+      const W* g = values + block->offset + (i - block->first) * block->stride;
       for (int64_t k = 0; k < block->widths(i, in.max_width); ++k, g += block->types) {
         for (int64_t t = 0; t < block->types; ++t) sums[t] += g[t];
       }
     }
-    for (int64_t t = 0; t < block->types; ++t) grad_c[block->first_type + t] += static_cast<float>(sums[t]);
+    for (int64_t t = 0; t < block->types; ++t) grad_c[block->first_type + t] += static_cast<W>(sums[t]);
   }
 }
 
+}  // namespace
+
+template <class W>
 void span_gradients(const SpanInputs& in, const std::vector<WordBlock>& blocks, size_t begin, size_t end,
-                    const float* values, const SpanGrads& grads, float* scratch, int threads) {
-  const SpanKernels& kernels = span_kernels();
+                    const W* values, const SpanGradsOf<W>& grads, float* scratch, int threads) {
+  const SpanKernelsOf<W>& kernels = span_kernels(W{});
   const size_t stride = whole_lines(kernels.scratch_floats);
   const int64_t count = static_cast<int64_t>(end - begin);
   const int64_t slices = (in.hidden + kSliceColumns - 1) / kSliceColumns;
@@ -72,5 +88,10 @@ void span_gradients(const SpanInputs& in, const std::vector<WordBlock>& blocks, 
     }
   }
 }
+
+template void span_gradients(const SpanInputs&, const std::vector<WordBlock>&, size_t, size_t, const float*,
+                             const SpanGrads&, float*, int);
+template void span_gradients(const SpanInputs&, const std::vector<WordBlock>&, size_t, size_t, const double*,
+                             const SpanGradsOf<double>&, float*, int);
 
 }  // namespace glimodern

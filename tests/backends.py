@@ -6,7 +6,7 @@ Without a GPU, Triton runs by its interpreter (tests/conftest.py sets TRITON_INT
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ except ImportError:
 
 CPP = tuple(f"cpp-{isa}" for isa in ("scalar", "avx2", "avx512"))
 BACKENDS = ("reference", *CPP, "triton")
+FP64_BACKENDS = ("reference", "cpp-scalar")
 
 
 def skip_unless_runs(name: str) -> None:
@@ -33,6 +34,35 @@ def skip_unless_runs(name: str) -> None:
             pytest.skip("Triton is not installed")
         if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
             pytest.skip("no CUDA device, and TRITON_INTERPRET is not 1")
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """torch.empty and its kin hold NaN (or the largest integer): whoever reads before writing is found out."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def outputs_by_threads(function: Callable[[], Sequence[torch.Tensor]]) -> list[Sequence[torch.Tensor]]:
+    """function's tensors with 1, 2 and 5 threads of PyTorch, for comparison bit by bit."""
+    before = torch.get_num_threads()
+    outputs = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            outputs.append(function())
+    finally:
+        torch.set_num_threads(before)
+    return outputs
+
+
+def assert_same_bits(first: Sequence[torch.Tensor], *others: Sequence[torch.Tensor]) -> None:
+    for other in others:
+        assert all(torch.equal(x, y) for x, y in zip(first, other, strict=True))
 
 
 @contextlib.contextmanager

@@ -5,12 +5,22 @@ import math
 import pytest
 import torch
 from accuracy import assert_accurate
-from backends import BACKENDS, CPP, running, skip_unless_runs
+from backends import (
+    BACKENDS,
+    CPP,
+    FP64_BACKENDS,
+    assert_same_bits,
+    outputs_by_threads,
+    poisoned,
+    running,
+    skip_unless_runs,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
 
 from glimodern import ops, reference
+from glimodern.ops.dispatch import wide_dtype
 
 OPTIONS = {
     "plain": {},
@@ -37,8 +47,8 @@ def assert_matches(backend: str, batch: SpanBatch, **options) -> None:
     plain, plain_grads = run(batch, reference.span_loss, **options)
     with running(backend) as device:
         loss, grads = run(batch.on(device), **options)
-    assert loss.dtype == torch.float32 and loss.ndim == 0
-    assert_accurate(loss.cpu(), truth, plain.float(), what="loss")
+    assert loss.dtype == wide_dtype(batch.a) and loss.ndim == 0
+    assert_accurate(loss.cpu(), truth, plain.to(loss.dtype), what="loss")
     for name, got, true_grad, plain_grad in zip("abuc", grads, true_grads, plain_grads, strict=True):
         assert_accurate(got.cpu(), true_grad, plain_grad, what=f"d{name}")
 
@@ -55,15 +65,53 @@ def test_kernels_are_as_accurate_as_eager(backend, case, options):
     assert_matches(backend, case.build(), **options)
 
 
-def test_bfloat16_on_the_cpu_gives_an_fp32_loss():
-    batch = SPAN_CASES[0].build(dtype=torch.bfloat16)
-    truth, true_grads = run(batch.to(torch.float64), reference.span_loss)
-    loss, grads = run(batch)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss.double(), truth, rtol=1e-6, atol=0)
-    for got, true_grad in zip(grads, true_grads, strict=True):
-        assert got.dtype == torch.bfloat16
-        assert_accurate(got, true_grad, true_grad.bfloat16())
+@pytest.mark.parametrize("case", [SPAN_CASES[0], SPAN_CASES[10], SPAN_CASES[14]], ids=case_id)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("backend", ["reference", *CPP])
+def test_other_dtypes(backend, dtype, case):
+    """Halves are rounded once, in the gradients; their loss is fp32, and as exact as that of fp32 inputs."""
+    batch = case.build(dtype=dtype)
+    truth, true_grads = run(batch.to(torch.float64), reference.span_loss, **OPTIONS["any-gamma"])
+    with running(backend):
+        loss, grads = run(batch, **OPTIONS["any-gamma"])
+    assert loss.dtype == wide_dtype(batch.a)
+    torch.testing.assert_close(loss.double(), truth, rtol=8 * torch.finfo(loss.dtype).eps, atol=0)
+    for name, got, true_grad in zip("abuc", grads, true_grads, strict=True):
+        assert got.dtype == dtype
+        ulps = 32.0 if dtype == torch.float64 else 4.0  # where the truth is no more precise than the kernel
+        assert_accurate(got, true_grad, true_grad.to(dtype), ulps=ulps, what=f"d{name}")
+
+
+@pytest.mark.parametrize("backend", ["reference", *CPP])
+def test_five_thousand_types(backend):
+    assert_matches(backend, SpanCase("", (3, 2), (5000, 1), 24, 2).build(), **OPTIONS["paper"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_poisoned_memory(backend):
+    batch = SPAN_CASES[2].build()
+    with running(backend) as device:
+        clean = run(batch.on(device), **OPTIONS["any-gamma"])
+        with poisoned():
+            other = run(batch.on(device), **OPTIONS["any-gamma"])
+    assert_same_bits((clean[0], *clean[1]), (other[0], *other[1]))
+
+
+@pytest.mark.parametrize("backend", ["reference", *CPP])
+def test_the_loss_drops_what_span_scores_drops(backend):
+    """Loss and gradients are those of span_scores' logits with the same seed, and of no other."""
+    batch = SPAN_CASES[0].build()
+    with running(backend):
+        loss, grads = run(batch, dropout_p=0.4, seed=8)
+        leaves = batch.leaves()
+        logits = ops.span_scores(*leaves.floats, *leaves.bounds, batch.max_width, dropout_p=0.4, seed=8)
+        same = reference.loss_of_scores(logits, *batch.bounds, batch.positives, batch.max_width)
+        wanted = torch.autograd.grad(same * UPSTREAM, leaves.floats)
+        other, _ = run(batch, dropout_p=0.4, seed=9)
+    torch.testing.assert_close(loss, same.detach())
+    for got, grad in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(got, grad)
+    assert not torch.isclose(loss, other)
 
 
 @pytest.mark.parametrize("backend", CPP[1:])
@@ -87,14 +135,16 @@ def test_many_panels(backend):
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_gradcheck_in_fp64(options):
+@pytest.mark.parametrize("backend", FP64_BACKENDS)
+def test_gradcheck_in_fp64(backend, options):
     batch = SpanCase("", (3, 0, 2), (2, 1, 3), 5, 2).build(dtype=torch.float64).leaves()
 
     def loss(*floats):
         return ops.span_loss(*floats, *batch.bounds, batch.positives, batch.max_width, **options)
 
-    assert loss(*batch.floats).dtype == torch.float64
-    assert torch.autograd.gradcheck(loss, batch.floats, nondet_tol=0.0)
+    with running(backend):
+        assert loss(*batch.floats).dtype == torch.float64
+        assert torch.autograd.gradcheck(loss, batch.floats, nondet_tol=0.0)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
@@ -127,26 +177,20 @@ def test_same_bits_every_time(backend):
     batch = SPAN_CASES[0].build()
     with running(backend) as device:
         first, second = (run(batch.on(device), focal_gamma=2.0, dropout_p=0.2, seed=9) for _ in range(2))
-    assert torch.equal(first[0], second[0])
-    assert all(torch.equal(x, y) for x, y in zip(first[1], second[1], strict=True))
+    assert_same_bits((first[0], *first[1]), (second[0], *second[1]))
 
 
 @pytest.mark.parametrize("backend", CPP)
 def test_same_bits_for_every_number_of_threads(backend):
     skip_unless_runs(backend)
     batch = next(case for case in SPAN_CASES if case.name.startswith("longer")).build()
-    before = torch.get_num_threads()
-    outputs = []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            with running(backend):
-                loss, grads = run(batch, focal_gamma=2.0, dropout_p=0.2, seed=9)
-            outputs.append((loss, *grads))
-    finally:
-        torch.set_num_threads(before)
-    for other in outputs[1:]:
-        assert all(torch.equal(x, y) for x, y in zip(outputs[0], other, strict=True))
+
+    def outputs():
+        with running(backend):
+            loss, grads = run(batch, focal_gamma=2.0, dropout_p=0.2, seed=9)
+        return loss, *grads
+
+    assert_same_bits(*outputs_by_threads(outputs))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -13,9 +13,9 @@ struct Avx2 {
   using F = __m256;   // floats
   using I = __m256i;  // uint32 lanes
   static constexpr int width = 8;
-  // Spans of a score tile, by its number of types: spans * types accumulators, the shorter side, one vector of the
-  // longer side and a zero fill the 16 registers, and at least 8 accumulators hide the latency of 2 FMAs a cycle. Tiles
-  // of 2 spans x 5 or 6 types make too many loads (measured on Zen 3: 72 GFLOP/s a core, 97 for 3 x 4, 89 for 3 x 3).
+  // Spans of a panel, by the number of types if one tile holds them all, the last entry otherwise: spans * types
+  // accumulators, the shorter side, one vector of the longer side and a zero fill the 16 registers, and at least 8
+  // accumulators hide the latency of 2 FMAs a cycle.
   static constexpr int max_tile_types = 4;
   static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 6, 3, 3};
   static constexpr int grad_rows = 6, grad_vectors = 2;

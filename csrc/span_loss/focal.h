@@ -44,14 +44,15 @@ typename V::F focal_vector(typename V::F x, float gamma, typename V::F* slope) {
 template <class V, Power kPower>
 double focal_row(float* z, int64_t n, const glimodern::FocalParams& params, bool with_grad) {
   using F = typename V::F;
-  const F weight = V::set1(params.negative_weight);
+  const F weight = V::set1(static_cast<float>(params.negative_weight));
+  const float gamma = static_cast<float>(params.gamma);
   double total = 0.0;
   int64_t j = 0;
   while (j + V::width <= n) {
     F partial = V::zero();  // of at most 16 vectors, so that few fp32 additions meet
     for (int step = 0; step < 16 && j + V::width <= n; ++step, j += V::width) {
       F slope;
-      partial = V::add(partial, focal_vector<V, kPower>(V::loadu(z + j), params.gamma, &slope));
+      partial = V::add(partial, focal_vector<V, kPower>(V::loadu(z + j), gamma, &slope));
       if (with_grad) V::storeu(z + j, V::mul(weight, slope));
     }
     total += V::sum(partial);
@@ -60,7 +61,7 @@ double focal_row(float* z, int64_t n, const glimodern::FocalParams& params, bool
     alignas(64) float rest[V::width];
     for (int lane = 0; lane < V::width; ++lane) rest[lane] = j + lane < n ? z[j + lane] : -__builtin_inff();
     F slope;
-    total += V::sum(focal_vector<V, kPower>(V::load(rest), params.gamma, &slope));
+    total += V::sum(focal_vector<V, kPower>(V::load(rest), gamma, &slope));
     V::store(rest, V::mul(weight, slope));
     for (int lane = 0; with_grad && j + lane < n; ++lane) z[j + lane] = rest[lane];
   }
@@ -69,8 +70,8 @@ double focal_row(float* z, int64_t n, const glimodern::FocalParams& params, bool
 
 template <class V>
 double focal_negatives(float* z, int64_t n, const glimodern::FocalParams& params, bool with_grad) {
-  if (params.gamma == 0.0f) return focal_row<V, Power::zero>(z, n, params, with_grad);
-  if (params.gamma == 2.0f) return focal_row<V, Power::two>(z, n, params, with_grad);
+  if (params.gamma == 0.0) return focal_row<V, Power::zero>(z, n, params, with_grad);
+  if (params.gamma == 2.0) return focal_row<V, Power::two>(z, n, params, with_grad);
   return focal_row<V, Power::any>(z, n, params, with_grad);
 }
 

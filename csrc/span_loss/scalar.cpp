@@ -5,26 +5,34 @@
 namespace glimodern {
 
 // loss = s^gamma * softplus(x), s = sigmoid(x);   slope = s^gamma * (gamma * (1 - s) * softplus(x) + s)
-FocalPoint focal_point(float x, float gamma) {
-  const float e = std::exp(-std::fabs(x));
-  const float log1p_e = std::log1p(e);
-  const float softplus = (x < 0.0f ? 0.0f : x) + log1p_e;  // keeps NaN
-  const float s = (x < 0.0f ? e : 1.0f) / (1.0f + e);
-  if (gamma == 0.0f) return {softplus, s};
-  const float rest = (x < 0.0f ? 1.0f : e) / (1.0f + e);  // 1 - s without cancellation
-  const float log_s = (x < 0.0f ? x : 0.0f) - log1p_e;
-  const float power = std::exp(gamma * log_s);
-  return {power * softplus, power * (gamma * rest * softplus + s)};
+template <class W>
+FocalPoint<W> focal_point(W x, double gamma) {
+  const W one = 1, zero = 0;
+  const W e = std::exp(-std::fabs(x));
+  const W log1p_e = std::log1p(e);
+  const W softplus = (x < zero ? zero : x) + log1p_e;  // keeps NaN
+  const W s = (x < zero ? e : one) / (one + e);
+  if (gamma == 0.0) return {softplus, s};
+  const W rest = (x < zero ? one : e) / (one + e);  // 1 - s without cancellation
+  const W log_s = (x < zero ? x : zero) - log1p_e;
+  const W power = std::exp(static_cast<W>(gamma) * log_s);
+  return {power * softplus, power * (static_cast<W>(gamma) * rest * softplus + s)};
 }
 
-double focal_negatives_scalar(float* z, int64_t n, const FocalParams& params, bool with_grad) {
+template <class W>
+double focal_negatives_scalar(W* z, int64_t n, const FocalParams& params, bool with_grad) {
   double total = 0.0;
   for (int64_t j = 0; j < n; ++j) {
-    const FocalPoint point = focal_point(z[j], params.gamma);
+    const FocalPoint<W> point = focal_point(z[j], params.gamma);
     total += point.loss;
-    if (with_grad) z[j] = params.negative_weight * point.slope;
+    if (with_grad) z[j] = static_cast<W>(params.negative_weight * point.slope);
   }
   return params.negative_weight * total;
 }
+
+template FocalPoint<float> focal_point(float, double);
+template FocalPoint<double> focal_point(double, double);
+template double focal_negatives_scalar(float*, int64_t, const FocalParams&, bool);
+template double focal_negatives_scalar(double*, int64_t, const FocalParams&, bool);
 
 }  // namespace glimodern

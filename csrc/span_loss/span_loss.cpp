@@ -50,16 +50,17 @@ Positives sort_positives(const SpanInputs& in, const int64_t* rows, int64_t coun
 
 // z [widths, types] of one word -> its loss; with_grad: z <- d loss / d z. Positives are taken out before the
 // negatives' pass (the loss and slope of a negative with logit -inf are 0) and put back after it.
-double word_loss(const SpanKernels& kernels, const WordBlock& block, int64_t widths, const Positive* begin,
-                 const Positive* end, const FocalParams& params, bool with_grad, float* z, std::vector<float>& slopes) {
+template <class W>
+double word_loss(const SpanKernelsOf<W>& kernels, const WordBlock& block, int64_t widths, const Positive* begin,
+                 const Positive* end, const FocalParams& params, bool with_grad, W* z, std::vector<W>& slopes) {
   double loss = 0.0;
   slopes.clear();
   for (const Positive* p = begin; p != end; ++p) {
-    float& logit = z[p->k * block.types + p->type - block.first_type];
-    const FocalPoint point = focal_point(-logit, params.gamma);
-    loss += static_cast<double>(params.positive_weight) * point.loss;
-    slopes.push_back(-params.positive_weight * point.slope);
-    logit = -std::numeric_limits<float>::infinity();
+    W& logit = z[p->k * block.types + p->type - block.first_type];
+    const FocalPoint<W> point = focal_point(-logit, params.gamma);
+    loss += params.positive_weight * point.loss;
+    slopes.push_back(static_cast<W>(-params.positive_weight * point.slope));
+    logit = -std::numeric_limits<W>::infinity();
   }
   loss += kernels.focal_negatives(z, widths * block.types, params, with_grad);
   for (const Positive* p = begin; with_grad && p != end; ++p) {
@@ -70,9 +71,10 @@ double word_loss(const SpanKernels& kernels, const WordBlock& block, int64_t wid
 
 }  // namespace
 
+template <class W>
 double span_loss(const SpanInputs& in, const int64_t* rows, int64_t count, const FocalParams& params,
-                 const SpanGrads* grads, int threads) {
-  const SpanKernels& kernels = span_kernels();
+                 const SpanGradsOf<W>* grads, int threads) {
+  const SpanKernelsOf<W>& kernels = span_kernels(W{});
   const Positives positives = sort_positives(in, rows, count);
   std::vector<WordBlock> blocks = word_blocks(in, kBlockWords, kBlockValues, true);
 
@@ -91,10 +93,10 @@ double span_loss(const SpanInputs& in, const int64_t* rows, int64_t count, const
   }
   panels.push_back(blocks.size());
 
-  const Scratch values = make_scratch(static_cast<size_t>(most));
+  std::unique_ptr<W[]> values(new W[static_cast<size_t>(most)]);
   const size_t stride = whole_lines(kernels.scratch_floats);
   const Scratch scratch = make_scratch(stride * static_cast<size_t>(threads));
-  std::vector<std::vector<float>> slopes(static_cast<size_t>(threads));
+  std::vector<std::vector<W>> slopes(static_cast<size_t>(threads));
   int64_t most_positives = 0;
   for (int64_t i = 0; i < in.words; ++i) {
     most_positives = std::max(most_positives,
@@ -126,5 +128,9 @@ double span_loss(const SpanInputs& in, const int64_t* rows, int64_t count, const
   for (double loss : losses) total += loss;
   return total;
 }
+
+template double span_loss(const SpanInputs&, const int64_t*, int64_t, const FocalParams&, const SpanGrads*, int);
+template double span_loss(const SpanInputs&, const int64_t*, int64_t, const FocalParams&, const SpanGradsOf<double>*,
+                          int);
 
 }  // namespace glimodern

@@ -1,3 +1,5 @@
+// The readable truth of the span kernels: one loop a symbol, no blocking, sums in fp64 where they are local. Every
+// other instruction set must agree.
 #include "span_scores/scalar.h"
 
 #include <algorithm>
@@ -5,42 +7,77 @@
 #include "span_scores/kernels.h"
 
 namespace glimodern {
+namespace {
 
-void score_block_scalar(const SpanInputs& in, const WordBlock& block, float* values, float*) {
+template <class S, class W>
+void score(const SpanInputs& in, const WordBlock& block, W* values) {
   for (int64_t i = block.first; i < block.last; ++i) {
     for (int64_t k = 0; k < block.widths(i, in.max_width); ++k) {
       for (int64_t t = 0; t < block.types; ++t) {
-        const float* u = in.u + (block.first_type + t) * in.hidden;
-        double logit = in.c[block.first_type + t];
-        for (int64_t h = 0; h < in.hidden; ++h) logit += static_cast<double>(span_element(in, i, k, h)) * u[h];
-        values[block.offset + (i - block.first) * block.stride + k * block.types + t] = static_cast<float>(logit);
+        const int64_t type = block.first_type + t;
+        double logit = static_cast<const W*>(in.c)[type];
+        for (int64_t h = 0; h < in.hidden; ++h) {
+          logit += static_cast<double>(span_element<S, W>(in, i, k, h)) * element<S, W>(in.u, type * in.hidden + h);
+        }
+        values[block.offset + (i - block.first) * block.stride + k * block.types + t] = static_cast<W>(logit);
       }
     }
   }
 }
 
-void grad_slice_scalar(const SpanInputs& in, const WordBlock* blocks, int64_t count, const float* values,
-                       int64_t column, const SpanGrads& grads, float*) {
+template <class S, class W>
+void grad(const SpanInputs& in, const WordBlock& block, const W* values, int64_t column, const SpanGradsOf<W>& grads) {
   const int64_t end = std::min(column + kSliceColumns, in.hidden);
-  for (const WordBlock* block = blocks; block != blocks + count; ++block) {
-    for (int64_t i = block->first; i < block->last; ++i) {
-      for (int64_t k = 0; k < block->widths(i, in.max_width); ++k) {
-        const float* g = values + block->offset + (i - block->first) * block->stride + k * block->types;
-        for (int64_t h = column; h < end; ++h) {
-          const float x = span_element(in, i, k, h);
-          double dx = 0.0;
-          for (int64_t t = 0; t < block->types; ++t) {
-            const int64_t at = (block->first_type + t) * in.hidden + h;
-            dx += static_cast<double>(g[t]) * in.u[at];
-            grads.u[at] += g[t] * x;
-          }
-          if (!(x > 0.0f)) continue;
-          if (in.dropout) dx *= in.keep_scale;
-          grads.a[i * in.hidden + h] += static_cast<float>(dx);
-          grads.b[(i + k) * in.hidden + h] += static_cast<float>(dx);
+  for (int64_t i = block.first; i < block.last; ++i) {
+    for (int64_t k = 0; k < block.widths(i, in.max_width); ++k) {
+      const W* g = values + block.offset + (i - block.first) * block.stride + k * block.types;
+      for (int64_t h = column; h < end; ++h) {
+        const W x = span_element<S, W>(in, i, k, h);
+        double dx = 0.0;
+        for (int64_t t = 0; t < block.types; ++t) {
+          const int64_t at = (block.first_type + t) * in.hidden + h;
+          dx += static_cast<double>(g[t]) * element<S, W>(in.u, at);
+          grads.u[at] += g[t] * x;
         }
+        if (!(x > 0)) continue;
+        if (in.dropout) dx *= in.keep_scale;
+        grads.a[i * in.hidden + h] += static_cast<W>(dx);
+        grads.b[(i + k) * in.hidden + h] += static_cast<W>(dx);
       }
     }
+  }
+}
+
+}  // namespace
+
+template <>
+void score_block_scalar(const SpanInputs& in, const WordBlock& block, float* values, float*) {
+  if (in.dtype == Dtype::bf16) return score<Bf16>(in, block, values);
+  score<float>(in, block, values);
+}
+
+template <>
+void score_block_scalar(const SpanInputs& in, const WordBlock& block, double* values, float*) {
+  score<double>(in, block, values);
+}
+
+template <>
+void grad_slice_scalar(const SpanInputs& in, const WordBlock* blocks, int64_t count, const float* values,
+                       int64_t column, const SpanGrads& grads, float*) {
+  for (const WordBlock* block = blocks; block != blocks + count; ++block) {
+    if (in.dtype == Dtype::bf16) {
+      grad<Bf16>(in, *block, values, column, grads);
+    } else {
+      grad<float>(in, *block, values, column, grads);
+    }
+  }
+}
+
+template <>
+void grad_slice_scalar(const SpanInputs& in, const WordBlock* blocks, int64_t count, const double* values,
+                       int64_t column, const SpanGradsOf<double>& grads, float*) {
+  for (const WordBlock* block = blocks; block != blocks + count; ++block) {
+    grad<double>(in, *block, values, column, grads);
   }
 }
 

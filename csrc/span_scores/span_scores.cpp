@@ -8,8 +8,9 @@
 
 namespace glimodern {
 
-void span_scores_forward(const SpanInputs& in, float* logits, int threads) {
-  const SpanKernels& kernels = span_kernels();
+template <class W>
+void span_scores_forward(const SpanInputs& in, W* logits, int threads) {
+  const SpanKernelsOf<W>& kernels = span_kernels(W{});
   const int64_t share = in.words / (4 * threads) + 1;  // a logit's bits do not depend on the blocks it is computed in
   const auto blocks = word_blocks(in, std::max<int64_t>(share, 4), std::numeric_limits<int64_t>::max(), false);
   const int64_t count = static_cast<int64_t>(blocks.size());
@@ -20,18 +21,24 @@ void span_scores_forward(const SpanInputs& in, float* logits, int threads) {
   for (int64_t n = 0; n < count; ++n) {
     const WordBlock& block = blocks[static_cast<size_t>(n)];
     for (int64_t i = block.first; i < block.last; ++i) {
-      float* row = logits + block.offset + (i - block.first) * block.stride;
+      W* row = logits + block.offset + (i - block.first) * block.stride;
       std::fill(row + block.widths(i, in.max_width) * block.types, row + block.stride,
-                -std::numeric_limits<float>::infinity());
+                -std::numeric_limits<W>::infinity());
     }
     kernels.score_block(in, block, logits, scratch.get() + stride * static_cast<size_t>(thread_index()));
   }
 }
 
-void span_scores_backward(const SpanInputs& in, const float* grad_logits, const SpanGrads& grads, int threads) {
+template <class W>
+void span_scores_backward(const SpanInputs& in, const W* grad_logits, const SpanGradsOf<W>& grads, int threads) {
   const auto blocks = word_blocks(in, kBlockWords, std::numeric_limits<int64_t>::max(), false);
-  const Scratch scratch = make_scratch(whole_lines(span_kernels().scratch_floats) * static_cast<size_t>(threads));
+  const Scratch scratch = make_scratch(whole_lines(span_kernels(W{}).scratch_floats) * static_cast<size_t>(threads));
   span_gradients(in, blocks, 0, blocks.size(), grad_logits, grads, scratch.get(), threads);
 }
+
+template void span_scores_forward(const SpanInputs&, float*, int);
+template void span_scores_forward(const SpanInputs&, double*, int);
+template void span_scores_backward(const SpanInputs&, const float*, const SpanGrads&, int);
+template void span_scores_backward(const SpanInputs&, const double*, const SpanGradsOf<double>&, int);
 
 }  // namespace glimodern

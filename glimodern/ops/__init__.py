@@ -8,10 +8,10 @@ for the registered op, the public functions call the backend directly.
 
 from glimodern.ops._add_layer_norm import add_layer_norm
 from glimodern.ops._attention_varlen import attention_varlen
+from glimodern.ops._cost import head_entities, head_scores
 from glimodern.ops._dropout import dropout
 from glimodern.ops._geglu import geglu
 from glimodern.ops._rotary import rotary
-from glimodern.ops._cost import head_entities, head_scores
 from glimodern.ops._span import split_scores
 from glimodern.ops._span_entities import SpanEntities, span_entities
 from glimodern.ops._span_loss import span_loss

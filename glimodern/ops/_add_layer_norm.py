@@ -7,8 +7,8 @@ from torch import Tensor
 
 from glimodern import reference
 from glimodern.ops import dispatch
-from glimodern.ops._encoder import address, check_floats, storage
-from glimodern.ops.dispatch import backend, direct, needs_grad, promote, triton_kernels, wide_dtype
+from glimodern.ops._encoder import address, check_floats
+from glimodern.ops.dispatch import backend, direct, needs_grad, promote, storage, triton_kernels, wide_dtype
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]  # normed, sum (empty if not stored), mean, rstd
 
@@ -49,7 +49,7 @@ def _forward_impl(
         tensors = (x, residual, weight, bias)
         stored = (total if store_sum else None, *((mean, rstd) if store_statistics else (None, None)))
         dispatch.extension.add_layer_norm_forward(
-            storage(x), *map(address, tensors), eps, normed.data_ptr(), *map(address, stored), x.numel() // width,
+            storage(x.dtype), *map(address, tensors), eps, normed.data_ptr(), *map(address, stored), x.numel() // width,
             width, torch.get_num_threads(),
         )  # fmt: skip
     return normed, total, mean, rstd
@@ -91,7 +91,7 @@ def _backward_impl(
             inputs = (grad_normed, grad_sum, total, weight, mean, rstd)
             outputs = (y if y.numel() else None for y in (dx, dweight, dbias))
             dispatch.extension.add_layer_norm_backward(
-                storage(total), *map(address, (*inputs, *outputs)), total.numel() // width, width,
+                storage(total.dtype), *map(address, (*inputs, *outputs)), total.numel() // width, width,
                 torch.get_num_threads(),
             )  # fmt: skip
     return dx, dweight, dbias

@@ -1,10 +1,7 @@
 """What geglu, rotary and add_layer_norm share."""
 
-from typing import Any
-
 from torch import Tensor
 
-from glimodern.ops import dispatch
 from glimodern.ops.dispatch import FLOATS
 
 
@@ -22,8 +19,3 @@ def check_floats(op: str, tensors: dict[str, Tensor]) -> None:
 
 def address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
-
-
-def storage(x: Tensor) -> Any:
-    """The extension's name for the dtype of x."""
-    return getattr(dispatch.extension.Dtype, dispatch.NAMES[x.dtype])

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from glimodern import reference
 from glimodern.ops import dispatch
-from glimodern.ops._encoder import check_floats, storage
-from glimodern.ops.dispatch import backend, direct, needs_grad, triton_kernels, wide_dtype
+from glimodern.ops._encoder import check_floats
+from glimodern.ops.dispatch import backend, direct, needs_grad, storage, triton_kernels, wide_dtype
 
 
 def _forward_impl(x: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def _forward_impl(x: Tensor) -> Tensor:
         triton_kernels("geglu").geglu_forward(x, y)
     else:
         rows, threads = y.numel() // width, torch.get_num_threads()
-        dispatch.extension.geglu_forward(storage(x), x.data_ptr(), y.data_ptr(), rows, width, threads)
+        dispatch.extension.geglu_forward(storage(x.dtype), x.data_ptr(), y.data_ptr(), rows, width, threads)
     return y
 
 
@@ -46,7 +46,7 @@ def _backward_impl(grad: Tensor, x: Tensor) -> Tensor:
         width = grad.shape[-1]
         addresses = (grad.data_ptr(), x.data_ptr(), dx.data_ptr())
         rows, threads = grad.numel() // width, torch.get_num_threads()
-        dispatch.extension.geglu_backward(storage(x), *addresses, rows, width, threads)
+        dispatch.extension.geglu_backward(storage(x.dtype), *addresses, rows, width, threads)
     return dx
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from glimodern import reference
 from glimodern.ops import dispatch
-from glimodern.ops._encoder import check_floats, storage
-from glimodern.ops.dispatch import backend, direct, needs_grad, triton_kernels, wide_dtype
+from glimodern.ops._encoder import check_floats
+from glimodern.ops.dispatch import backend, direct, needs_grad, storage, triton_kernels, wide_dtype
 
 
 def _impl(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
@@ -30,7 +30,7 @@ def _impl(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
         tokens, groups, heads, head_dim = grouped.shape
         addresses = (grouped.data_ptr(), cos.data_ptr(), sin.data_ptr(), y.data_ptr())
         dispatch.extension.rotary(
-            storage(x), *addresses, tokens, groups, heads, head_dim // 2, *grouped.stride()[:3], inverse,
+            storage(x.dtype), *addresses, tokens, groups, heads, head_dim // 2, *grouped.stride()[:3], inverse,
             torch.get_num_threads(),
         )  # fmt: skip
     return y

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops.dispatch import FLOATS, wide_dtype
+from glimodern.ops.dispatch import BF16, FLOATS, storage, wide_dtype
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor]  # of, or like, a, b, u, c
 
@@ -63,7 +63,8 @@ def text_bounds(name: str, cu: Tensor, rows: int) -> list[int]:
 
 
 class CppInputs:
-    """Contiguous fp32 copies where needed, kept alive while the extension reads their addresses."""
+    """What the extension reads, kept alive while it does: a, b, u as they are stored (fp32, bf16 or fp64; fp16 as
+    fp32), c in `wide`, the dtype of all that is computed (fp32, or fp64 for fp64)."""
 
     def __init__(
         self,
@@ -74,15 +75,18 @@ class CppInputs:
         dropout_p: float,
         seed: int,
     ) -> None:
-        self.floats = [x.detach().to(torch.float32).contiguous() for x in floats]
+        self.wide = wide_dtype(floats[0])
+        stored = floats[0].dtype if floats[0].dtype == BF16 else self.wide
+        dtypes = (stored, stored, stored, self.wide)
+        self.floats = [x.detach().to(dtype).contiguous() for x, dtype in zip(floats, dtypes, strict=True)]
         self.cu = [x.to(torch.int32).contiguous() for x in (cu_words, cu_types)]
         a, _, u, _ = self.floats
         addresses = [x.data_ptr() for x in (*self.floats, *self.cu)]
         sizes = (len(self.cu[0]) - 1, a.shape[0], u.shape[0], a.shape[1], max_width)
-        self.arguments = (*addresses, *sizes, dropout_p, seed & 0xFFFFFFFF)
+        self.arguments = (*addresses, *sizes, dropout_p, seed & 0xFFFFFFFF, storage(stored))
 
     def zero_grads(self) -> list[Tensor]:
-        return [torch.zeros_like(x) for x in self.floats]
+        return [torch.zeros_like(x, dtype=self.wide) for x in self.floats]
 
 
 def plain_grads(

@@ -30,7 +30,7 @@ def _scores_impl(
         size = sum((w1 - w0) * (t1 - t0) for (w0, w1), (t0, t1) in pairs) * max_width
     if chosen == "cpp":
         inputs = CppInputs((a, b, u, c), cu_words, cu_types, max_width, dropout_p, seed)
-        logits = torch.empty(size, dtype=torch.float32)
+        logits = torch.empty(size, dtype=inputs.wide)
         dispatch.extension.span_scores_forward(*inputs.arguments, logits.data_ptr(), torch.get_num_threads())
         return logits.to(a.dtype)
     if chosen == "triton":
@@ -56,7 +56,7 @@ def _scores_backward_impl(
     chosen = backend("span_scores", a)
     if chosen == "cpp":
         inputs = CppInputs((a, b, u, c), cu_words, cu_types, max_width, dropout_p, seed)
-        upstream, grads = grad_logits.to(torch.float32).contiguous(), inputs.zero_grads()
+        upstream, grads = grad_logits.to(inputs.wide).contiguous(), inputs.zero_grads()
         addresses = [x.data_ptr() for x in (upstream, *grads)]
         dispatch.extension.span_scores_backward(*inputs.arguments, *addresses, torch.get_num_threads())
         return narrow(a, *grads)

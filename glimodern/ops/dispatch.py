@@ -39,14 +39,14 @@ class Kernels(NamedTuple):
 # One line an operator.
 OPERATORS: dict[str, Kernels] = {
     "dropout": Kernels(cpp=(FP32,), triton=()),
-    "span_scores": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
-    "span_loss": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
     "attention_varlen": Kernels(cpp=(FP32, FP16, BF16), flash=(FP16, BF16)),
     "geglu": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "rotary": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "add_layer_norm": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "span_entities": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
     "span_vectors": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
+    "span_scores": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
+    "span_loss": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
 }
 _BACKENDS = ("cpp", "triton", "flash", "reference")
 NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}
@@ -143,14 +143,16 @@ def backend_info(
     """Per operator what would run on such tensors: {"backend": cpp | triton | flash | reference, "isa", "why"}.
 
     device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
-    (scalar, avx2, avx512; the environment variable GLIMODERN_ISA forces one), empty for the other backends.
+    (scalar, avx2, avx512; the environment variable GLIMODERN_ISA forces one; always scalar for fp64), empty for the
+    other backends.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     info = {}
     for op in OPERATORS:
         name, why = choose(op, torch.device(device).type, dtype)
-        info[op] = {"backend": name, "isa": extension.current_isa() if name == "cpp" else "", "why": why}
+        isa = ("scalar" if dtype == FP64 else extension.current_isa()) if name == "cpp" else ""
+        info[op] = {"backend": name, "isa": isa, "why": why}
     return info
 
 
@@ -183,6 +185,11 @@ def use_backend(name: str | None) -> Iterator[None]:
 def triton_kernels(op: str) -> Any:
     """The module kernels/OP.py."""
     return importlib.import_module(f"glimodern.kernels.{op}")
+
+
+def storage(dtype: torch.dtype) -> Any:
+    """The extension's name for a dtype."""
+    return getattr(extension.Dtype, NAMES[dtype])
 
 
 def promote(*floats: Tensor) -> list[Tensor]:

@@ -12,7 +12,8 @@ namespace glimodern {
 // positives [count, 3]: (word, k, type), word and type counted in the whole batch; repeats count once. Each must be a
 // span inside one text with a type of that text. grads null: the loss only. Deterministic: the same bits for every
 // number of threads.
-double span_loss(const SpanInputs&, const int64_t* positives, int64_t count, const FocalParams&, const SpanGrads* grads,
-                 int threads);
+template <class W>
+double span_loss(const SpanInputs&, const int64_t* positives, int64_t count, const FocalParams&,
+                 const SpanGradsOf<W>* grads, int threads);
 
 }  // namespace glimodern
