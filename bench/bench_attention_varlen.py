@@ -36,7 +36,9 @@ sdpa = torch.nn.functional.scaled_dot_product_attention
 def text_by_text(q: Tensor, k: Tensor, v: Tensor, setting: Setting, dropout_p: float = 0.0) -> Tensor:
     """SDPA, one call a text; a windowed one has a mask [L, L]."""
     texts = zip(*(x.transpose(0, 1).split(setting.lengths, 1) for x in (q, k, v)), strict=True)
-    return torch.cat([sdpa(*(x[None] for x in text), _band(setting), dropout_p)[0] for text in texts], 1).transpose(0, 1)
+    return torch.cat([sdpa(*(x[None] for x in text), _band(setting), dropout_p)[0] for text in texts], 1).transpose(
+        0, 1
+    )
 
 
 def padded(q: Tensor, k: Tensor, v: Tensor, setting: Setting) -> Tensor:
@@ -78,7 +80,9 @@ def bench_forward(benchmark, record_flops, problem, backend):
     setting, qkv, truth, plain = problem
     if backend == "SDPA padded" and len(setting.lengths) == 1:
         pytest.skip("one text: nothing to pad")
-    benchmark.group = f"attention_varlen forward, {len(setting.lengths)} texts, window {setting.window}, {setting.dtype}"
+    benchmark.group = (
+        f"attention_varlen forward, {len(setting.lengths)} texts, window {setting.window}, {setting.dtype}"
+    )
     if backend in PEERS:
         rounds = dict(rounds=5, iterations=1, warmup_rounds=1)
         assert_accurate(PEERS[backend](*qkv, setting), truth, plain)

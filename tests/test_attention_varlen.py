@@ -385,7 +385,11 @@ def test_bad_input_is_a_clear_error(changes, error, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dropout_p": 1.0}, "dropout_p must be"), ({"dropout_p": math.nan}, "dropout_p"), ({"window": -1}, "window must")],
+    [
+        ({"dropout_p": 1.0}, "dropout_p must be"),
+        ({"dropout_p": math.nan}, "dropout_p"),
+        ({"window": -1}, "window must"),
+    ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -29,9 +29,10 @@ using glimodern::AttentionTask;
 constexpr int64_t kForwardKeys = 128, kWindowKeys = 512;
 constexpr int64_t kBackwardKeys = 128;    // in scratch at a time ...
 constexpr int64_t kBackwardQueries = 64;  // ... with so many queries: 290 KB with 64 dimensions
-constexpr int kRowTiles = 5;  // tiles of queries that share a pass over the keys; one with a window: it covers what any sees
-constexpr int64_t kPieces = 12;           // of scratch at most, each rounded up to 16 floats
-constexpr int64_t kSkew = 16;             // floats between rows of scores, so that they do not share cache sets
+constexpr int kRowTiles =
+    5;  // tiles of queries that share a pass over the keys; one with a window: it covers what any sees
+constexpr int64_t kPieces = 12;  // of scratch at most, each rounded up to 16 floats
+constexpr int64_t kSkew = 16;    // floats between rows of scores, so that they do not share cache sets
 
 inline int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
 inline int64_t larger(int64_t x, int64_t y) { return x > y ? x : y; }

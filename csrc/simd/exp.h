@@ -20,9 +20,10 @@ typename V::F exp_nonpositive(typename V::F x) {
   return V::where_less(x, V::set1(-87.3f), V::zero(), y);
 }
 
-// e^x for x <= 0 (and for the few units of rounding above) as softmax needs it: absolute error below 2 ulp of 1, relative
-// error below (|x| + 2) ulp; 0 below -88.03; NaN stays NaN. e^x = 2^n 2^r, n = round(x / ln 2), |r| <= 1/2, and the
-// polynomial of degree 6 with the smallest relative error (2e-9). n >= -127, where r = 0 and 2^-127 comes out as 0.
+// e^x for x <= 0 (and for the few units of rounding above) as softmax needs it: absolute error below 2 ulp of 1,
+// relative error below (|x| + 2) ulp; 0 below -88.03; NaN stays NaN. e^x = 2^n 2^r, n = round(x / ln 2), |r| <= 1/2,
+// and the polynomial of degree 6 with the smallest relative error (2e-9). n >= -127, where r = 0 and 2^-127 comes out
+// as 0.
 template <class V>
 typename V::F exp_weight(typename V::F x) {
   using F = typename V::F;

@@ -191,9 +191,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
 
 
 def _autograd(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Any, ...]:
-    saved = ctx.saved_tensors
-    run = _backward_impl if direct(needs_grad(grad_out, *saved), (grad_out, *saved)) else _backward_op
-    grads = run(grad_out, *saved, *ctx.options)
+    grads = _backward_op(grad_out, *ctx.saved_tensors, *ctx.options)
     wanted = (grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=False))
     return (*wanted, None, None, None, None, None, None)
 
@@ -235,8 +233,8 @@ def attention_varlen(
             flash = cast(Callable[..., Tensor], dispatch.flash_attention())
             return flash(q, k, v, cu_seqlens.to(torch.int32), int(max_seqlen), scale, window)
         dispatch.warn_once(
-            f"attention_varlen runs in plain PyTorch, slowly: FlashAttention takes no dropout mask of ours, and head dims"
-            f" of 8, 16 .. {_FLASH_MAX_DIM} only, got dropout_p {dropout_p} and head_dim {dim}"
+            f"attention_varlen runs in plain PyTorch, slowly: FlashAttention takes no dropout mask of ours, and head"
+            f" dims of 8, 16 .. {_FLASH_MAX_DIM} only, got dropout_p {dropout_p} and head_dim {dim}"
         )
     run = _forward_impl if direct(needs_grad(q, k, v), (q, k, v)) else _forward_op
     return run(q, k, v, cu_seqlens, int(max_seqlen), window, scale, float(dropout_p), int(seed))[0]
