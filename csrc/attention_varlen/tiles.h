@@ -24,11 +24,15 @@ using glimodern::AttentionInputs;
 using glimodern::AttentionRows;
 using glimodern::AttentionTask;
 
-constexpr int64_t kForwardKeys = 512;     // in scratch at a time: 256 KB of K and V with 64 dimensions
+// Keys in scratch at a time forward: few, so that a product finds its operands in the first cache, but all of a task's
+// if a window limits what each query sees.
+constexpr int64_t kForwardKeys = 128, kWindowKeys = 512;
 constexpr int64_t kBackwardKeys = 128;    // in scratch at a time ...
 constexpr int64_t kBackwardQueries = 64;  // ... with so many queries: 290 KB with 64 dimensions
-constexpr int64_t kPieces = 12;           // of scratch at most, each rounded up to 16 floats
-constexpr int64_t kSkew = 16;             // floats between rows of scores, so that they do not share cache sets
+constexpr int kRowTiles =
+    5;  // tiles of queries that share a pass over the keys; one with a window: it covers what any sees
+constexpr int64_t kPieces = 12;  // of scratch at most, each rounded up to 16 floats
+constexpr int64_t kSkew = 16;    // floats between rows of scores, so that they do not share cache sets
 
 inline int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
 inline int64_t larger(int64_t x, int64_t y) { return x > y ? x : y; }
@@ -43,8 +47,8 @@ int64_t padded_dim(const AttentionInputs& in) {
 template <class V>
 size_t forward_scratch(const AttentionInputs& in, int64_t longest) {
   const int64_t dim = padded_dim<V>(in), queries = smaller(longest, glimodern::kTaskQueries);
-  const int64_t keys = round_up(smaller(longest, kForwardKeys), group_columns<V>());
-  return static_cast<size_t>(queries * (2 * dim + 2) + 2 * keys * dim + V::product_rows * (keys + kSkew) +
+  const int64_t keys = round_up(smaller(longest, in.window < longest ? kWindowKeys : kForwardKeys), group_columns<V>());
+  return static_cast<size_t>(queries * (2 * dim + 2) + 2 * keys * dim + kRowTiles * V::product_rows * (keys + kSkew) +
                              V::width * dim + 16 * kPieces);
 }
 
@@ -69,6 +73,14 @@ struct Pieces {
 template <class T>
 const T* first_row(const AttentionRows& rows, int64_t token, int64_t head) {
   return static_cast<const T*>(rows.data) + token * rows.row + head * rows.head;
+}
+
+// Asks for a token's elements of one head: the next task's, so that they are near when it packs them (rows lie pages
+// apart, which no hardware prefetcher follows), or (kWrite) the task's own results.
+template <class T, bool kWrite>
+void fetch(const AttentionRows& from, int64_t token, int64_t head, int64_t dim) {
+  const T* p = first_row<T>(from, token, head);
+  for (int64_t h = 0; h < dim; h += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + h, kWrite, 2);
 }
 
 // `rows` rows of `dim` elements -> fp32 [rows, padded], times factor, zero-padded.
@@ -122,6 +134,16 @@ void unpack(const float* from, int64_t padded, int64_t rows, int64_t dim, float 
   }
 }
 
+template <class V, class T>
+float dot(const float* x, const T* y, int64_t n) {
+  auto sum = V::zero();
+  int64_t h = 0;
+  for (; h + V::width <= n; h += V::width) sum = V::fma(V::load(x + h), V::loadu(y + h), sum);
+  double rest = 0.0;
+  for (; h < n; ++h) rest += x[h] * to_float(y[h]);
+  return static_cast<float>(V::sum(sum) + rest);
+}
+
 template <class V>
 void clear(float* p, int64_t n) {
   for (int64_t h = 0; h < n; h += V::width) V::store(p + h, V::zero());
@@ -137,13 +159,18 @@ inline Columns seen(const AttentionInputs& in, int64_t q0, int64_t q1, int64_t k
   return {larger(k0, q0 - in.window) - k0, smaller(k1, q1 + in.window) - k0};
 }
 
-// x in lanes whose column j + lane is seen, `other` elsewhere.
+// row[j] <- -inf for columns j of [c0, c1) that are not seen. c0 and c1 are multiples of V::width.
 template <class V>
-typename V::F where_seen(const Columns& see, int64_t j, typename V::F x, typename V::F other) {
-  if (j >= see.first && j + V::width <= see.last) return x;
-  const auto lane = V::add(V::lanes(), V::set1(static_cast<uint32_t>(j - see.first)));
-  return V::where_below(lane, V::set1(static_cast<uint32_t>(see.last > see.first ? see.last - see.first : 0)), x,
-                        other);
+void hide(const Columns& see, int64_t c0, int64_t c1, float* row) {
+  const auto count = V::set1(static_cast<uint32_t>(larger(see.last - see.first, 0)));
+  const auto lanes = V::add(V::lanes(), V::set1(static_cast<uint32_t>(-see.first)));
+  const auto nothing = V::set1(-__builtin_inff());
+  const auto edge = [&](int64_t j) {
+    const auto column = V::add(lanes, V::set1(static_cast<uint32_t>(j)));
+    V::store(row + j, V::where_below(column, count, V::load(row + j), nothing));
+  };
+  for (int64_t j = c0; j < smaller(see.first, c1); j += V::width) edge(j);
+  for (int64_t j = larger(c0, see.last / V::width * V::width); j < c1; j += V::width) edge(j);
 }
 
 // Which probabilities of one query are kept: the vector of columns j .. j + width - 1.
@@ -171,7 +198,9 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
   constexpr int64_t W = V::width, G = group_columns<V>();
   const int64_t dim = padded_dim<V>(in), queries = task.q1 - task.q0;
   const int64_t lo = larger(task.start, task.q0 - in.window), hi = smaller(task.end, task.q1 + in.window);
-  const int64_t blocks = parts_of(hi - lo, kForwardKeys);
+  const bool windowed = in.window < task.end - task.start;
+  const int64_t blocks = parts_of(hi - lo, windowed ? kWindowKeys : kForwardKeys);
+  const int batch = V::product_rows * (windowed ? 1 : kRowTiles);
   const int64_t widest = round_up(parts_of(hi - lo, blocks), G), stride = widest + kSkew;
   Pieces pieces{scratch};
   float* q = pieces.take(queries * dim);
@@ -180,9 +209,11 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
   float* total = pieces.take(queries);
   float* kt = pieces.take(widest * dim);
   float* v = pieces.take(widest * dim);
-  float* s = pieces.take(V::product_rows * stride);
+  float* s = pieces.take(batch * stride);
   float* rest = pieces.take(W * dim);
 
+  const AttentionRows* const nexts[] = {&in.q, &in.k, &in.v};
+  const AttentionRows results{out, in.heads * in.head_dim, in.head_dim};
   pack<V>(first_row<T>(in.q, task.q0, task.head), in.q.row, queries, in.head_dim, dim, in.scale, q);
   for (int64_t i = 0; i < queries; ++i) {
     max[i] = -__builtin_inff();
@@ -194,7 +225,7 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
     pack_transposed<V>(first_row<T>(in.k, k0, task.head), in.k.row, k1 - k0, in.head_dim, dim, rest, kt);
     pack<V>(first_row<T>(in.v, k0, task.head), in.v.row, k1 - k0, in.head_dim, dim, 1.0f, v);
     for (int64_t i = 0, rows = 0; i < queries; i += rows) {
-      rows = tile_rows(queries - i, V::product_rows);
+      rows = tile_rows(queries - i, batch);
       const Columns tile = seen(in, task.q0 + i, task.q0 + i + rows, k0, k1);
       if (tile.first >= tile.last) continue;
       const int64_t c0 = tile.first / G * G, c1 = round_up(tile.last, W);
@@ -202,18 +233,20 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
                         s + c0, stride, false);
       for (int64_t r = i; r < i + rows; ++r) {
         float* row = s + (r - i) * stride;
-        const Columns see = seen(in, task.q0 + r, task.q0 + r + 1, k0, k1);
-        auto most = V::set1(max[r]);
-        for (int64_t j = c0; j < c1; j += W) {
-          const auto x = where_seen<V>(see, j, V::load(row + j), V::set1(-__builtin_inff()));
-          V::store(row + j, x);
-          most = V::max(most, x);
+        if (block == 0) {
+          fetch<T, true>(results, task.q0 + r, task.head, in.head_dim);
+          for (const AttentionRows* next : nexts) {
+            if (task.head + 1 < in.heads) fetch<T, false>(*next, task.q0 + r, task.head + 1, in.head_dim);
+          }
         }
+        hide<V>(seen(in, task.q0 + r, task.q0 + r + 1, k0, k1), c0, c1, row);
+        auto most = V::set1(max[r]);
+        for (int64_t j = c0; j < c1; j += W) most = V::max(most, V::load(row + j));
         const float largest = V::largest(most);
         const auto shift = V::set1(largest == -__builtin_inff() ? 0.0f : largest);  // no key of this block is seen
         auto sum = V::zero();
         for (int64_t j = c0; j < c1; j += W) {
-          const auto p = exp_nonpositive<V>(V::sub(V::load(row + j), shift));
+          const auto p = exp_weight<V>(V::sub(V::load(row + j), shift));
           sum = V::add(sum, p);
           V::store(row + j, p);
         }
@@ -247,16 +280,17 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
 template <class V>
 void slopes(const AttentionInputs& in, const Keep<V>& keep, const Columns& see, int64_t c0, int64_t c1, float lse,
             float delta, float* p, float* ds) {
+  hide<V>(see, c0, c1, p);
   const auto shift = V::set1(lse), mean = V::set1(delta), scale = V::set1(in.keep_scale);
   for (int64_t j = c0; j < c1; j += V::width) {
-    const auto x = where_seen<V>(see, j, exp_nonpositive<V>(V::sub(V::load(p + j), shift)), V::zero());
+    const auto x = exp_weight<V>(V::sub(V::load(p + j), shift));
     auto kept = x, dx = V::load(ds + j);
     if (in.dropout) {
       kept = keep.kept(j, V::mul(scale, x));
       dx = keep.kept(j, V::mul(scale, dx));
     }
     V::store(p + j, kept);
-    V::store(ds + j, where_seen<V>(see, j, V::mul(x, V::sub(dx, mean)), V::zero()));
+    V::store(ds + j, V::mul(x, V::sub(dx, mean)));
   }
 }
 
@@ -266,6 +300,7 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
   constexpr int64_t W = V::width, G = group_columns<V>();
   const int64_t dim = padded_dim<V>(in), length = task.end - task.start, tokens = in.tokens();
   const int64_t blocks = parts_of(length, kBackwardKeys);
+  const int batch = in.window < length ? V::product_rows : static_cast<int>(kBackwardKeys);  // rows of a product
   const int64_t widest = round_up(parts_of(length, blocks), G), stride = widest + kSkew;
   const int64_t tallest = smaller(length, kBackwardQueries);
   Pieces pieces{scratch};
@@ -282,7 +317,8 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
   float* ds = pieces.take(tallest * stride);
   float* rest = pieces.take(W * dim);
 
-  clear<V>(dq, length * dim);
+  const AttentionRows* const nexts[] = {&in.q, &in.k, &in.v, &grads.grad_out, &grads.out};
+  if (blocks > 1) clear<V>(dq, length * dim);
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t k0 = task.start + length * block / blocks, k1 = task.start + length * (block + 1) / blocks;
     const int64_t keys = k1 - k0;
@@ -290,22 +326,18 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
     pack<V>(first_key, in.k.row, keys, in.head_dim, dim, 1.0f, k);
     pack_transposed<V>(first_key, in.k.row, keys, in.head_dim, dim, rest, kt);
     pack_transposed<V>(first_row<T>(in.v, k0, task.head), in.v.row, keys, in.head_dim, dim, rest, vt);
-    clear<V>(dk, keys * dim);
-    clear<V>(dv, keys * dim);
     const int64_t lo = larger(task.start, k0 - in.window), hi = smaller(task.end, k1 + in.window);
     const int64_t parts = parts_of(hi - lo, kBackwardQueries);
+    if (parts > 1) clear<V>(dk, keys * dim), clear<V>(dv, keys * dim);
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t q0 = lo + (hi - lo) * part / parts, q1 = lo + (hi - lo) * (part + 1) / parts, queries = q1 - q0;
       pack<V>(first_row<T>(in.q, q0, task.head), in.q.row, queries, in.head_dim, dim, in.scale, q);
       pack<V>(first_row<T>(grads.grad_out, q0, task.head), grads.grad_out.row, queries, in.head_dim, dim, 1.0f, g);
       for (int64_t i = 0; i < queries; ++i) {
-        pack<V>(first_row<T>(grads.out, q0 + i, task.head), 0, 1, in.head_dim, dim, 1.0f, rest);
-        auto sum = V::zero();
-        for (int64_t h = 0; h < dim; h += W) sum = V::fma(V::load(g + i * dim + h), V::load(rest + h), sum);
-        delta[i] = static_cast<float>(V::sum(sum));
+        delta[i] = dot<V>(g + i * dim, first_row<T>(grads.out, q0 + i, task.head), in.head_dim);
       }
       for (int64_t i = 0, rows = 0; i < queries; i += rows) {
-        rows = tile_rows(queries - i, V::product_rows);
+        rows = tile_rows(queries - i, batch);
         const Columns tile = seen(in, q0 + i, q0 + i + rows, k0, k1);
         float *row_p = p + i * stride, *row_ds = ds + i * stride;
         const int64_t c0 = larger(tile.first, 0) / G * G, c1 = round_up(larger(tile.last, 0), W);
@@ -317,6 +349,9 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
         }
         for (int64_t r = 0; r < rows; ++r, row_p += stride, row_ds += stride) {
           const int64_t query = q0 + i + r;
+          for (const AttentionRows* next : nexts) {
+            if (block == 0 && task.head + 1 < in.heads) fetch<T, false>(*next, query, task.head + 1, in.head_dim);
+          }
           if (tile.first >= tile.last) {
             clear<V>(row_p, round_up(keys, W));
             clear<V>(row_ds, round_up(keys, W));
@@ -329,16 +364,18 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
         }
         if (tile.first >= tile.last) continue;
         product<V, false>(rows, dim, tile.last - tile.first, {ds + i * stride + tile.first, stride},
-                          {k + tile.first * dim, G, dim}, dq + (q0 - task.start + i) * dim, dim, true);
+                          {k + tile.first * dim, G, dim}, dq + (q0 - task.start + i) * dim, dim, blocks > 1);
       }
-      for (int64_t j = 0, rows = 0; j < keys; j += rows) {
-        rows = tile_rows(keys - j, V::product_rows);
-        const int64_t i0 = larger(q0, k0 + j - in.window) - q0, i1 = smaller(q1, k0 + j + rows + in.window) - q0;
-        if (i0 >= i1) continue;
-        product<V, true>(rows, dim, i1 - i0, {p + i0 * stride + j, stride}, {g + i0 * dim, G, dim}, dv + j * dim, dim,
-                         true);
-        product<V, true>(rows, dim, i1 - i0, {ds + i0 * stride + j, stride}, {q + i0 * dim, G, dim}, dk + j * dim, dim,
-                         true);
+      for (int side = 0; side < 2; ++side) {  // one after the other: each finds its right side in the first cache
+        const float *left = side == 0 ? p : ds, *right = side == 0 ? g : q;
+        float* sums = side == 0 ? dv : dk;
+        for (int64_t j = 0, rows = 0; j < keys; j += rows) {
+          rows = tile_rows(keys - j, batch);
+          const int64_t i0 = larger(q0, k0 + j - in.window) - q0, i1 = smaller(q1, k0 + j + rows + in.window) - q0;
+          if (i0 >= i1) continue;
+          product<V, true>(rows, dim, i1 - i0, {left + i0 * stride + j, stride}, {right + i0 * dim, G, dim},
+                           sums + j * dim, dim, parts > 1);
+        }
       }
     }
     const int64_t at = (k0 * in.heads + task.head) * in.head_dim, to = in.heads * in.head_dim;

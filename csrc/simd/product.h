@@ -54,25 +54,17 @@ void product_tile(const float* a, int64_t stride, const float* b, int64_t step, 
   }
 }
 
-template <class V, int R, bool kByColumns>
-struct ProductRows {  // run(): all columns of R rows, R known at run time, 1 <= rows <= R
-  static void run(int rows, const float* a, int64_t stride, Right b, int64_t steps, int64_t columns, float* c,
+template <class V, int R, int N, bool kByColumns>
+struct ProductRows {  // run(): product_tile of R rows known at run time, 1 <= rows <= R
+  static void run(int rows, const float* a, int64_t stride, const float* b, int64_t step, int64_t steps, float* c,
                   int64_t c_stride, bool add) {
-    if (rows != R) {
-      return ProductRows<V, R - 1, kByColumns>::run(rows, a, stride, b, steps, columns, c, c_stride, add);
-    }
-    static_assert(V::product_vectors == 2, "a last group is one vector or two");
-    for (; columns > V::width; columns -= group_columns<V>()) {
-      product_tile<V, R, 2, kByColumns>(a, stride, b.data, b.step, steps, c, c_stride, add);
-      b.data += b.group;
-      c += group_columns<V>();
-    }
-    if (columns > 0) product_tile<V, R, 1, kByColumns>(a, stride, b.data, b.step, steps, c, c_stride, add);
+    if (rows == R) return product_tile<V, R, N, kByColumns>(a, stride, b, step, steps, c, c_stride, add);
+    ProductRows<V, R - 1, N, kByColumns>::run(rows, a, stride, b, step, steps, c, c_stride, add);
   }
 };
-template <class V, bool kByColumns>
-struct ProductRows<V, 0, kByColumns> {
-  static void run(int, const float*, int64_t, Right, int64_t, int64_t, float*, int64_t, bool) {}
+template <class V, int N, bool kByColumns>
+struct ProductRows<V, 0, N, kByColumns> {
+  static void run(int, const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t, bool) {}
 };
 
 // How many of `rows` rows the next tile takes: tiles of at most `most`, as equal as can be.
@@ -81,16 +73,29 @@ inline int tile_rows(int64_t rows, int most) {
   return static_cast<int>((rows + tiles - 1) / tiles);
 }
 
-// c [rows, columns] row-major, rows c_stride apart, aligned; columns a multiple of V::width. add: onto what is there.
-template <class V, bool kByColumns>
-void product(int64_t rows, int64_t columns, int64_t steps, Left a, Right b, float* c, int64_t c_stride, bool add) {
+// All rows of a group of columns, so that the group stays in the first cache.
+template <class V, int N, bool kByColumns>
+void product_group(int64_t rows, int64_t steps, Left a, const float* b, int64_t step, float* c, int64_t c_stride,
+                   bool add) {
   while (rows > 0) {
     const int tile = tile_rows(rows, V::product_rows);
-    ProductRows<V, V::product_rows, kByColumns>::run(tile, a.data, a.stride, b, steps, columns, c, c_stride, add);
+    ProductRows<V, V::product_rows, N, kByColumns>::run(tile, a.data, a.stride, b, step, steps, c, c_stride, add);
     a.data += kByColumns ? tile : tile * a.stride;
     c += tile * c_stride;
     rows -= tile;
   }
+}
+
+// c [rows, columns] row-major, rows c_stride apart, aligned; columns a multiple of V::width. add: onto what is there.
+template <class V, bool kByColumns>
+void product(int64_t rows, int64_t columns, int64_t steps, Left a, Right b, float* c, int64_t c_stride, bool add) {
+  static_assert(V::product_vectors == 2, "a last group is one vector or two");
+  for (; columns > V::width; columns -= group_columns<V>()) {
+    product_group<V, 2, kByColumns>(rows, steps, a, b.data, b.step, c, c_stride, add);
+    b.data += b.group;
+    c += group_columns<V>();
+  }
+  if (columns > 0) product_group<V, 1, kByColumns>(rows, steps, a, b.data, b.step, c, c_stride, add);
 }
 
 }  // namespace

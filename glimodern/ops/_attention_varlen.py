@@ -83,7 +83,7 @@ class _CppInputs:
 
 
 def _in_tiles(run: Callable[..., tuple[Tensor, ...]], *rows: Tensor, **rest: Any) -> list[Tensor]:
-    """run, of _attention_tiles, on head-major views of rows [tokens, heads, head_dim]; [heads, N, head_dim] back."""
+    """run, of _attention_tiles, on head-major views of rows [tokens, heads, head_dim]; its results token-major."""
     device = rows[0].device.type
     with torch.no_grad(), torch.autocast(device, enabled=False):  # the tensors have the dtype to compute in
         outs = run(*(x.transpose(0, 1) for x in rows), **rest)
@@ -233,8 +233,8 @@ def attention_varlen(
             flash = cast(Callable[..., Tensor], dispatch.flash_attention())
             return flash(q, k, v, cu_seqlens.to(torch.int32), int(max_seqlen), scale, window)
         dispatch.warn_once(
-            f"attention_varlen runs in plain PyTorch, slowly: FlashAttention takes head dims of 8, 16 .. {_FLASH_MAX_DIM}"
-            f" and our dropout mask not at all, got head_dim {dim} and dropout_p {dropout_p}"
+            f"attention_varlen runs in plain PyTorch, slowly: FlashAttention takes no dropout mask of ours, and head"
+            f" dims of 8, 16 .. {_FLASH_MAX_DIM} only, got dropout_p {dropout_p} and head_dim {dim}"
         )
     run = _forward_impl if direct(needs_grad(q, k, v), (q, k, v)) else _forward_op
     return run(q, k, v, cu_seqlens, int(max_seqlen), window, scale, float(dropout_p), int(seed))[0]

@@ -71,7 +71,7 @@ def _cpp_problem(device_type: str) -> str:
 
 @functools.cache
 def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Tensor, int, float, int | None], Tensor] | None:
-    """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention by flash-attn, else by PyTorch, None without both."""
+    """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention, by flash-attn or else PyTorch; None: neither."""
     name, wanted = "flash_attn", "flash_attn_varlen_func"
     if importlib.util.find_spec(name) is None:
         name, wanted = "torch.nn.attention.varlen", "varlen_attn"
@@ -158,7 +158,7 @@ def backend_info(
 
 @contextlib.contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Forces the backend "cpp", "triton", "flash" or "reference" for all threads of the process while the context lasts.
+    """Forces the backend cpp, triton, flash or reference for all threads of the process while the context lasts.
 
     None lifts an outer force. Raises RuntimeError if the backend cannot run on this machine, and so does every operator
     given tensors that the forced backend cannot take: nothing falls back.
