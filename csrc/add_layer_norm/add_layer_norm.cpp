@@ -14,10 +14,8 @@ namespace {
 // the blocks: bounds the scratch, and does not depend on the number of threads.
 constexpr int64_t kBlockRows = 16, kMostBlocks = 128;
 
-template <class F>
-int64_t padded(int64_t width) {  // in numbers of type F
-  return static_cast<int64_t>(whole_lines(static_cast<size_t>(width)));
-}
+// A row of scratch: whole vectors of every instruction set, two by two, and whole lines.
+int64_t padded(int64_t width) { return (width + 31) / 32 * 32; }
 
 template <class F>
 Scratch make_wide_scratch(int64_t numbers) {
@@ -49,7 +47,7 @@ void add_layer_norm_forward(Dtype dtype, const AddLayerNormForward& args, int th
                             static_cast<F*>(args.mean),
                             static_cast<F*>(args.rstd),
                             args.width};
-    const int64_t stride = padded<F>(args.width);
+    const int64_t stride = padded(args.width);
     const Scratch scratch = make_wide_scratch<F>(stride * threads);
     parallel_rows(args.rows, args.width, threads, [&](int64_t begin, int64_t end) {
       F* row = reinterpret_cast<F*>(scratch.get()) + stride * thread_index();
@@ -72,7 +70,7 @@ void add_layer_norm_backward(Dtype dtype, const AddLayerNormBackward& args, int 
                              static_cast<const F*>(args.rstd),
                              static_cast<T*>(args.grad_x),
                              args.width};
-    const int64_t stride = padded<F>(args.width);
+    const int64_t stride = padded(args.width);
     const Scratch scratch = make_wide_scratch<F>(2 * blocks * stride);
     F* const partial = reinterpret_cast<F*>(scratch.get());
     parallel_rows(blocks, args.rows * args.width / std::max<int64_t>(blocks, 1), threads,

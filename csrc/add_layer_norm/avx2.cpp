@@ -6,11 +6,11 @@ namespace glimodern {
 
 #define GLIMODERN_DEFINE(T)                                                                                \
   void add_layer_norm_forward_avx2(const NormForward<T>& in, int64_t begin, int64_t end, float* row) {     \
-    forward<Avx2>(in, begin, end, row);                                                                    \
+    forward<Pair<Avx2>>(in, begin, end, row);                                                              \
   }                                                                                                        \
   void add_layer_norm_backward_avx2(const NormBackward<T>& in, int64_t begin, int64_t end, float* dweight, \
                                     float* dbias) {                                                        \
-    backward<Avx2>(in, begin, end, dweight, dbias);                                                        \
+    backward<Pair<Avx2>>(in, begin, end, dweight, dbias);                                                  \
   }
 
 GLIMODERN_DEFINE(float)

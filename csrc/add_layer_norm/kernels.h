@@ -24,8 +24,8 @@ struct NormBackward {  // as AddLayerNormBackward
   int64_t width;
 };
 
-// row: scratch for `width` numbers, rounded up to whole lines. grad_weight and grad_bias (or null): the same length;
-// the rows' share is added.
+// row: scratch for `width` numbers, rounded up to a multiple of 32. grad_weight and grad_bias (or null): the same
+// length; the rows' share is added.
 #define GLIMODERN_DECLARE_ADD_LAYER_NORM(isa, T)                                                               \
   void add_layer_norm_forward_##isa(const NormForward<T>&, int64_t begin, int64_t end, Wide<T>* row);          \
   void add_layer_norm_backward_##isa(const NormBackward<T>&, int64_t begin, int64_t end, Wide<T>* grad_weight, \

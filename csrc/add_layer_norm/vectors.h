@@ -2,6 +2,7 @@
 #pragma once
 
 #include "add_layer_norm/kernels.h"
+#include "simd/pair.h"
 #include "simd/rows.h"
 
 namespace {
@@ -18,8 +19,9 @@ void forward(const glimodern::NormForward<T>& in, int64_t begin, int64_t end, fl
     F total = V::zero(), squares = V::zero();
     for_row<V>(width, [&](int64_t j, auto io) {
       F s = io.load(x + j);
-      if (residual != nullptr) s = V::rounded(V::add(s, io.load(residual + j)), normed);
+      if (residual != nullptr) s = V::add(s, io.load(residual + j));
       if (sum != nullptr) io.store(sum + j, s);
+      if (residual != nullptr) s = V::rounded(s, normed);
       V::storeu(row + j, s);
       total = V::add(total, s);
     });

@@ -140,7 +140,7 @@ float dot(const float* x, const T* y, int64_t n) {
   int64_t h = 0;
   for (; h + V::width <= n; h += V::width) sum = V::fma(V::load(x + h), V::loadu(y + h), sum);
   double rest = 0.0;
-  for (; h < n; ++h) rest += x[h] * to_float(y[h]);
+  for (; h < n; ++h) rest += x[h] * widen(y[h]);
   return static_cast<float>(V::sum(sum) + rest);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "rotary/kernels.h"
+#include "simd/pair.h"
 #include "simd/rows.h"
 
 namespace {

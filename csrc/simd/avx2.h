@@ -34,6 +34,10 @@ struct Avx2 {
     const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
   }
+  static void storeu(Bf16* p, F x, F y) {  // x, then y
+    const I packed = _mm256_packus_epi32(_mm256_srli_epi32(to_bf16(x), 16), _mm256_srli_epi32(to_bf16(y), 16));
+    _mm256_storeu_si256(reinterpret_cast<I*>(p), _mm256_permute4x64_epi64(packed, 0xD8));
+  }
   static F rounded(F x, float*) { return x; }  // as a store to such memory and a load would
   static F rounded(F x, Bf16*) {
     return _mm256_castsi256_ps(_mm256_and_si256(to_bf16(x), _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
@@ -50,6 +54,7 @@ struct Avx2 {
   static F mul(F x, F y) { return _mm256_mul_ps(x, y); }
   static F div(F x, F y) { return _mm256_div_ps(x, y); }
   static F fma(F x, F y, F z) { return _mm256_fmadd_ps(x, y, z); }
+  static F fms(F x, F y, F z) { return _mm256_fmsub_ps(x, y, z); }
   static F max(F x, F y) { return _mm256_max_ps(x, y); }  // y if either is NaN
   static F min(F x, F y) { return _mm256_min_ps(x, y); }  // y if either is NaN
   static F abs(F x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }

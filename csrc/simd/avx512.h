@@ -32,6 +32,7 @@ struct Avx512 {
     const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32(to_bf16(x), 16));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
   }
+  static void storeu(Bf16* p, F x, F y) { storeu(p, x), storeu(p + width, y); }
   static F rounded(F x, float*) { return x; }  // as a store to such memory and a load would
   static F rounded(F x, Bf16*) {
     return _mm512_castsi512_ps(_mm512_and_si512(to_bf16(x), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
@@ -48,6 +49,7 @@ struct Avx512 {
   static F mul(F x, F y) { return _mm512_mul_ps(x, y); }
   static F div(F x, F y) { return _mm512_div_ps(x, y); }
   static F fma(F x, F y, F z) { return _mm512_fmadd_ps(x, y, z); }
+  static F fms(F x, F y, F z) { return _mm512_fmsub_ps(x, y, z); }
   static F max(F x, F y) { return _mm512_max_ps(x, y); }  // y if either is NaN
   static F min(F x, F y) { return _mm512_min_ps(x, y); }  // y if either is NaN
   static F abs(F x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x); }

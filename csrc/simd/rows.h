@@ -25,13 +25,13 @@ struct Part {
   int64_t n;  // lanes that exist, fewer than V::width; the others are loaded as zeros
 
   template <class T>
-  typename V::F load(const T* p) const {
+  __attribute__((noinline)) typename V::F load(const T* p) const {
     alignas(64) float lanes[V::width] = {};
     for (int64_t lane = 0; lane < n; ++lane) lanes[lane] = widen(p[lane]);
     return V::load(lanes);
   }
   template <class T>
-  void store(T* p, typename V::F x) const {
+  __attribute__((noinline)) void store(T* p, typename V::F x) const {
     alignas(64) float lanes[V::width];
     V::store(lanes, x);
     for (int64_t lane = 0; lane < n; ++lane) narrow(lanes[lane], p + lane);

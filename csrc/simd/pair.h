@@ -1,0 +1,47 @@
+// Two vectors of class V side by side, for chains of dependent operations: two chains in flight hide each other's
+// latency where the processor's scheduler is too short to find the next vector's by itself.
+#pragma once
+
+#include "bf16.h"
+
+namespace {
+
+template <class V>
+struct Pair {
+  struct F {
+    typename V::F x, y;
+  };
+  static constexpr int width = 2 * V::width;
+
+  static F load(const float* p) { return {V::load(p), V::load(p + V::width)}; }
+  static void store(float* p, F a) { V::store(p, a.x), V::store(p + V::width, a.y); }
+  template <class T>
+  static F loadu(const T* p) {
+    return {V::loadu(p), V::loadu(p + V::width)};
+  }
+  static void storeu(float* p, F a) { V::storeu(p, a.x), V::storeu(p + V::width, a.y); }
+  static void storeu(Bf16* p, F a) { V::storeu(p, a.x, a.y); }
+  template <class T>
+  static F rounded(F a, T* p) {
+    return {V::rounded(a.x, p), V::rounded(a.y, p)};
+  }
+  static F set1(float a) { return {V::set1(a), V::set1(a)}; }
+  static F zero() { return {V::zero(), V::zero()}; }
+  static F add(F a, F b) { return {V::add(a.x, b.x), V::add(a.y, b.y)}; }
+  static F sub(F a, F b) { return {V::sub(a.x, b.x), V::sub(a.y, b.y)}; }
+  static F mul(F a, F b) { return {V::mul(a.x, b.x), V::mul(a.y, b.y)}; }
+  static double sum(F a) { return V::sum(V::add(a.x, a.y)); }
+  static F div(F a, F b) { return {V::div(a.x, b.x), V::div(a.y, b.y)}; }
+  static F fma(F a, F b, F c) { return {V::fma(a.x, b.x, c.x), V::fma(a.y, b.y, c.y)}; }
+  static F fms(F a, F b, F c) { return {V::fms(a.x, b.x, c.x), V::fms(a.y, b.y, c.y)}; }
+  static F min(F a, F b) { return {V::min(a.x, b.x), V::min(a.y, b.y)}; }
+  static F abs(F a) { return {V::abs(a.x), V::abs(a.y)}; }
+  static F round(F a) { return {V::round(a.x), V::round(a.y)}; }
+  static F where_negative(F a, F yes, F no) {
+    return {V::where_negative(a.x, yes.x, no.x), V::where_negative(a.y, yes.y, no.y)};
+  }
+  static F where_positive(F a, F b) { return {V::where_positive(a.x, b.x), V::where_positive(a.y, b.y)}; }
+  static F times_power_of_two(F a, F n) { return {V::times_power_of_two(a.x, n.x), V::times_power_of_two(a.y, n.y)}; }
+};
+
+}  // namespace
