@@ -79,6 +79,7 @@ class _Hidden:
     def __init__(self, chosen: str, a: Tensor, b: Tensor, max_width: int, dropout_p: float, seed: int) -> None:
         self.chosen, self.a, self.b = chosen, a, b
         self.options = (max_width, dropout_p, seed)
+        self.buffer = a.new_empty(0)
 
     def _cpp(self, start: Tensor, end: Tensor) -> tuple[Any, ...]:
         max_width, dropout_p, seed = self.options
@@ -86,10 +87,12 @@ class _Hidden:
         return (*addresses, len(start), self.a.shape[1], max_width, dropout_p, seed & 0xFFFFFFFF)
 
     def forward(self, start: Tensor, end: Tensor) -> Tensor:
-        """int32 [r], int32 [r] -> x [r, H]."""
+        """int32 [r], int32 [r] -> x [r, H], which the next call may overwrite."""
         max_width, dropout_p, seed = self.options
         if self.chosen == "cpp":
-            x = self.a.new_empty(len(start), self.a.shape[1])
+            if len(self.buffer) < len(start):
+                self.buffer = self.a.new_empty(len(start), self.a.shape[1])  # once: fresh pages cost as much as a tile
+            x = self.buffer[: len(start)]
             dispatch.extension.span_hidden(*self._cpp(start, end), x.data_ptr(), torch.get_num_threads())
             return x
         if self.chosen == "triton":
@@ -117,8 +120,12 @@ class _Hidden:
         db.index_add_(0, end[known].long(), passed)
 
 
+def _tile_rows(device: torch.device) -> int:
+    return _TILE_ROWS["cuda" if device.type == "cuda" else "cpu"]
+
+
 def _tiles(rows: int, device: torch.device) -> Iterator[slice]:
-    step = _TILE_ROWS["cuda" if device.type == "cuda" else "cpu"]
+    step = _tile_rows(device)
     return (slice(first, min(first + step, rows)) for first in range(0, rows, step))
 
 
@@ -172,13 +179,18 @@ def _vectors_backward_impl(
         wide_a, wide_b, wide_w2, rows = _computing(chosen, a, b, w2, grad.reshape(len(start), len(w2)).to(a.dtype))
         hidden = _Hidden(chosen, wide_a, wide_b, max_width, dropout_p, seed)
         da, db, dw2, db2 = (x.new_zeros(x.shape, dtype=wide_dtype(x)) for x in (a, b, w2, b2))
+        buffer = wide_a.new_empty(min(len(start), _tile_rows(a.device)), a.shape[1])
         for tile in _tiles(len(start), a.device):
             known = (end[tile] >= 0)[:, None]
             dvectors = torch.where(known, rows[tile], 0.0)  # a span that leaves its text has no gradient
             x = hidden.forward(start[tile], end[tile])
-            dw2 += dvectors.T @ x
+            dx = torch.mm(dvectors, wide_w2, out=buffer[: len(x)])
+            if x.dtype == dw2.dtype:
+                dw2.addmm_(dvectors.T, x)
+            else:
+                dw2 += dvectors.T @ x
             db2 += dvectors.sum(0, dtype=db2.dtype)
-            hidden.backward(start[tile], end[tile], x, dvectors @ wide_w2, da, db)
+            hidden.backward(start[tile], end[tile], x, dx, da, db)
         return da.to(a.dtype), db.to(a.dtype), dw2.to(a.dtype), db2.to(a.dtype)
 
 
