@@ -41,9 +41,7 @@ def eager(batch: SpanBatch, upstream: Tensor, dropout_p: float = 0.0, seed: int 
     return logits.detach(), grads
 
 
-def assert_matches(
-    backend: str, batch: SpanBatch, dropout_p: float = 0.0, seed: int = 0, *, ulps: float = 4.0
-) -> None:
+def assert_matches(backend: str, batch: SpanBatch, dropout_p: float = 0.0, seed: int = 0, *, ulps: float = 4.0) -> None:
     skip_unless_runs(backend)
     size = int((batch.cu_words.diff() * batch.cu_types.diff()).sum()) * batch.max_width
     upstream = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(batch.a.dtype)
