@@ -43,7 +43,7 @@ def bench_loss_and_gradients(benchmark, record_flops, checked, backend):
 
 @pytest.mark.parametrize("backend", ("textbook", *CPP[1:]))
 def bench_head_and_loss(benchmark, record_flops, backend):
-    """Forward and backward of one text's head, d 768: words and prompts in, the gradients of both and of the weights."""
+    """Forward and backward of one text: words and prompts in, the gradients of both and of the weights."""
     batch, width = span_batch(1, 512, 25, 8, 12), 768
     torch.manual_seed(0)
     head = SpanHead(width, 0.0, "markerV0")
