@@ -2,24 +2,9 @@
 #pragma once
 
 #include "glimodern/span.h"
+#include "simd/exp.h"
 
 namespace {
-
-// e^x for x <= 0, relative error below 2 ulp; 0 below -87.3 (fp32's smallest normal number).
-// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2, and Taylor's series to r^7.
-template <class V>
-typename V::F exp_nonpositive(typename V::F x) {
-  using F = typename V::F;
-  const F clamped = V::max(V::set1(-87.3f), x);
-  const F n = V::round(V::mul(clamped, V::set1(1.44269504f)));
-  F r = V::fma(n, V::set1(-0.693359375f), clamped);  // ln 2 = 0.693359375 - 2.12194440e-4: exact, then the rest
-  r = V::fma(n, V::set1(2.12194440e-4f), r);
-  F y = V::set1(1.0f / 5040.0f);
-  for (float term : {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f})
-    y = V::fma(y, r, V::set1(term));
-  y = V::times_power_of_two(y, n);
-  return V::where_less(x, V::set1(-87.3f), V::zero(), y);
-}
 
 // log(1 + e) for 0 <= e <= 1, relative error a few ulp: 2 atanh(q), q = e / (2 + e) <= 1/3, odd series to q^15.
 template <class V>
