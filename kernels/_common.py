@@ -15,17 +15,20 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.target_info import is_hip
 
-# fp32 products run on the tensor cores as three TF32 products of split operands: a few ulps of error (TF32 alone keeps
-# 10 bits), where "ieee" would leave the tensor cores. Half-precision operands ignore this and multiply natively.
-PRECISION = tl.constexpr("tf32x3")
+# fp32 products run on NVIDIA's tensor cores as three TF32 products of split operands: a few ulps of error (TF32 alone
+# keeps 10 bits), where "ieee" would leave the tensor cores. For AMD Triton has no "tf32x3": CDNA's matrix cores take
+# fp32 natively ("ieee"), RDNA's not at all. Half precision ignores both and multiplies natively.
+NVIDIA_PRECISION = tl.constexpr("tf32x3")
+AMD_PRECISION = tl.constexpr("ieee")
 
 
 @dataclass(frozen=True)
 class Tiles:
     """Tile sizes of every span kernel; fixed, because an autotuner would stall the first step of each new shape.
 
-    Argued from the machine code that tests/compile_kernels.py reads (registers, no spills), not yet measured on a GPU.
+    Argued from the machine code that bench/resources.py reads (registers, no spills), not yet measured on a GPU.
 
     rows: spans a program scores at once: one Hopper warpgroup's MMA height, and only 5 words at K = 12, so that short
         texts fill their tiles. hidden: columns a step; an fp32 row's 128-byte line (64 would spill in fp32).
@@ -110,9 +113,11 @@ def dropout_keep(key, column, THRESHOLD: tl.constexpr):
 def product(x, y, total):
     """total + x @ y on the tensor cores, accumulated in fp32."""
     if INTERPRETED:  # Triton 3.9's interpreter multiplies the bits of bf16 as integers
-        x = x.to(tl.float32)
-        y = y.to(tl.float32)
-    return tl.dot(x, y, total, input_precision=PRECISION)
+        return tl.dot(x.to(tl.float32), y.to(tl.float32), total)
+    elif is_hip():
+        return tl.dot(x, y, total, input_precision=AMD_PRECISION)
+    else:
+        return tl.dot(x, y, total, input_precision=NVIDIA_PRECISION)
 
 
 @triton.jit
