@@ -32,6 +32,7 @@ class Tiles:
 
     rows: spans a program scores at once: one Hopper warpgroup's MMA height, and only 5 words at K = 12, so that short
         texts fill their tiles. hidden: columns a step; an fp32 row's 128-byte line (64 would spill in fp32).
+    score_warps: one warpgroup also for 32 types: two would each compute all hidden values, for half of the types.
     words, columns: the tile of the gradients of a and b: low, because a tile is computed once for each text it meets.
     programs: the number of programs to aim for by splitting the loop over types or rows when the batch is small
         (about four for each multiprocessor of an H100).
@@ -39,6 +40,7 @@ class Tiles:
 
     rows: int = 64
     hidden: int = 32
+    score_warps: int = 4
     words: int = 16
     columns: int = 64
     word_warps: int = 4
@@ -154,14 +156,21 @@ def text_frame(cu_words_ptr, cu_types_ptr, text, word0):
 def hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD: tl.constexpr):
     """keep * relu(a_start + b_end), zero where not inside: [rows, columns] in a's dtype; 1 / (1 - p) is the caller's.
 
-    a_ptr and b_ptr point at the row of the tile's first word; start, end int32 [rows] count from that word.
+    a_ptr and b_ptr point at the row of the tile's first word; start, end int32 [rows] count from that word. The sum is
+    rounded to a's dtype, which the product needs, in any case: adding in that dtype rounds no more, and packs two half
+    precision values an instruction. A word is read for up to K spans: ".ca" keeps its line in the first cache, which
+    asynchronous copies of 16 bytes pass by otherwise.
     """
     mask = inside[:, None] & (column < hidden)[None, :]
-    x = tl.load(a_ptr + (start * hidden)[:, None] + column[None, :], mask=mask, other=0.0).to(tl.float32)
-    x += tl.load(b_ptr + (end * hidden)[:, None] + column[None, :], mask=mask, other=0.0).to(tl.float32)
-    x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    x = tl.load(a_ptr + (start * hidden)[:, None] + column[None, :], mask=mask, other=0.0, cache_modifier=".ca")
+    y = tl.load(b_ptr + (end * hidden)[:, None] + column[None, :], mask=mask, other=0.0, cache_modifier=".ca")
+    if INTERPRETED:  # as in product
+        x = x.to(tl.float32)
+        y = y.to(tl.float32)
+    zero = tl.full((1, 1), 0.0, x.dtype)
+    x = tl.maximum(x + y, zero, propagate_nan=tl.PropagateNan.ALL)
     if THRESHOLD > 0:
-        x = tl.where(dropout_keep(key, column, THRESHOLD), x, 0.0)
+        x = tl.where(dropout_keep(key, column, THRESHOLD), x, zero)
     return x.to(a_ptr.dtype.element_ty)
 
 

@@ -233,7 +233,7 @@ def span_scores_forward(
             a, b, u, c, cu_words, cu_types, offsets, logits, len(a), texts, hidden, as_int32(seed),
             1.0 / (1.0 - dropout_p),
             WIDTH=max_width, THRESHOLD=dropout_threshold(dropout_p), ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
-            num_warps=TILES.warps(types), num_stages=TILES.stages(a.dtype),
+            num_warps=TILES.score_warps, num_stages=TILES.stages(a.dtype),
         )  # fmt: skip
     return logits
 

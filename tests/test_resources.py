@@ -36,8 +36,8 @@ def check_nvidia(status: int, entries: list[dict[str, Any]], output: str) -> Non
     assert status == 0, output
     assert [entry for entry in entries if entry["spills"]] == []
     assert [entry for entry in entries if entry["contraction"] and not entry["tensor_core"]] == []
-    # Two blocks at least: one alone leaves a multiprocessor idle at every barrier.
-    assert [entry for entry in entries if entry["occupancy"] < 2 * entry["warps"] / 64] == []
+    # Two warps a scheduler: one alone leaves it idle at every wait.
+    assert [entry for entry in entries if entry["occupancy"] < 8 / 64] == []
 
 
 @pytest.fixture(scope="module")
