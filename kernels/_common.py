@@ -175,6 +175,15 @@ def hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD
 
 
 @triton.jit
+def positive_sum(x, y):
+    """x + y > 0, by the same sum as hidden_tile's."""
+    if INTERPRETED:  # as in product
+        return x.to(tl.float32) + y.to(tl.float32) > 0.0
+    else:
+        return x + y > tl.full((1, 1), 0.0, x.dtype)
+
+
+@triton.jit
 def logit_tile(
     a_ptr,  # [*, H] from the row of the tile's first word
     b_ptr,  # [*, H] from the row of the tile's first word
