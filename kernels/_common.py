@@ -15,20 +15,24 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.target_info import is_hip
 
-# fp32 products run on the tensor cores as three TF32 products of split operands: a few ulps of error (TF32 alone keeps
-# 10 bits), where "ieee" would leave the tensor cores. Half-precision operands ignore this and multiply natively.
-PRECISION = tl.constexpr("tf32x3")
+# fp32 products run on NVIDIA's tensor cores as three TF32 products of split operands: a few ulps of error (TF32 alone
+# keeps 10 bits), where "ieee" would leave the tensor cores. For AMD Triton has no "tf32x3": CDNA's matrix cores take
+# fp32 natively ("ieee"), RDNA's not at all. Half precision ignores both and multiplies natively.
+NVIDIA_PRECISION = tl.constexpr("tf32x3")
+AMD_PRECISION = tl.constexpr("ieee")
 
 
 @dataclass(frozen=True)
 class Tiles:
     """Tile sizes of every span kernel; fixed, because an autotuner would stall the first step of each new shape.
 
-    Argued from the machine code that tests/compile_kernels.py reads (registers, no spills), not yet measured on a GPU.
+    Argued from the machine code that bench/resources.py reads (registers, no spills), not yet measured on a GPU.
 
     rows: spans a program scores at once: one Hopper warpgroup's MMA height, and only 5 words at K = 12, so that short
         texts fill their tiles. hidden: columns a step; an fp32 row's 128-byte line (64 would spill in fp32).
+    score_warps: one warpgroup also for 32 types: two would each compute all hidden values, for half of the types.
     words, columns: the tile of the gradients of a and b: low, because a tile is computed once for each text it meets.
     programs: the number of programs to aim for by splitting the loop over types or rows when the batch is small
         (about four for each multiprocessor of an H100).
@@ -36,6 +40,7 @@ class Tiles:
 
     rows: int = 64
     hidden: int = 32
+    score_warps: int = 4
     words: int = 16
     columns: int = 64
     word_warps: int = 4
@@ -110,9 +115,11 @@ def dropout_keep(key, column, THRESHOLD: tl.constexpr):
 def product(x, y, total):
     """total + x @ y on the tensor cores, accumulated in fp32."""
     if INTERPRETED:  # Triton 3.9's interpreter multiplies the bits of bf16 as integers
-        x = x.to(tl.float32)
-        y = y.to(tl.float32)
-    return tl.dot(x, y, total, input_precision=PRECISION)
+        return tl.dot(x.to(tl.float32), y.to(tl.float32), total)
+    elif is_hip():
+        return tl.dot(x, y, total, input_precision=AMD_PRECISION)
+    else:
+        return tl.dot(x, y, total, input_precision=NVIDIA_PRECISION)
 
 
 @triton.jit
@@ -149,15 +156,31 @@ def text_frame(cu_words_ptr, cu_types_ptr, text, word0):
 def hidden_tile(a_ptr, b_ptr, start, end, inside, key, column, hidden, THRESHOLD: tl.constexpr):
     """keep * relu(a_start + b_end), zero where not inside: [rows, columns] in a's dtype; 1 / (1 - p) is the caller's.
 
-    a_ptr and b_ptr point at the row of the tile's first word; start, end int32 [rows] count from that word.
+    a_ptr and b_ptr point at the row of the tile's first word; start, end int32 [rows] count from that word. The sum is
+    rounded to a's dtype, which the product needs, in any case: adding in that dtype rounds no more, and packs two half
+    precision values an instruction. A word is read for up to K spans: ".ca" keeps its line in the first cache, which
+    asynchronous copies of 16 bytes pass by otherwise.
     """
     mask = inside[:, None] & (column < hidden)[None, :]
-    x = tl.load(a_ptr + (start * hidden)[:, None] + column[None, :], mask=mask, other=0.0).to(tl.float32)
-    x += tl.load(b_ptr + (end * hidden)[:, None] + column[None, :], mask=mask, other=0.0).to(tl.float32)
-    x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    x = tl.load(a_ptr + (start * hidden)[:, None] + column[None, :], mask=mask, other=0.0, cache_modifier=".ca")
+    y = tl.load(b_ptr + (end * hidden)[:, None] + column[None, :], mask=mask, other=0.0, cache_modifier=".ca")
+    if INTERPRETED:  # as in product
+        x = x.to(tl.float32)
+        y = y.to(tl.float32)
+    zero = tl.full((1, 1), 0.0, x.dtype)
+    x = tl.maximum(x + y, zero, propagate_nan=tl.PropagateNan.ALL)
     if THRESHOLD > 0:
-        x = tl.where(dropout_keep(key, column, THRESHOLD), x, 0.0)
+        x = tl.where(dropout_keep(key, column, THRESHOLD), x, zero)
     return x.to(a_ptr.dtype.element_ty)
+
+
+@triton.jit
+def positive_sum(x, y):
+    """x + y > 0, by the same sum as hidden_tile's."""
+    if INTERPRETED:  # as in product
+        return x.to(tl.float32) + y.to(tl.float32) > 0.0
+    else:
+        return x + y > tl.full((1, 1), 0.0, x.dtype)
 
 
 @triton.jit

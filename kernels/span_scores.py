@@ -26,6 +26,7 @@ from glimodern.kernels._common import (
     hidden_tile,
     logit_offsets,
     logit_tile,
+    positive_sum,
     product,
     text_frame,
     text_of,
@@ -113,32 +114,29 @@ def word_grads_kernel(
     in_tile = (word < words - word0)[:, None] & in_row
     own_ptr = b_ptr if ENDS else a_ptr
     other_ptr = a_ptr if ENDS else b_ptr
-    own = tl.load(own_ptr + word0 * hidden + tile, mask=in_tile, other=0.0).to(tl.float32)
+    own = tl.load(own_ptr + word0 * hidden + tile, mask=in_tile, other=0.0)
     total = tl.zeros((WORDS, HIDDEN), tl.float32)
     last_word = tl.minimum(word0 + WORDS, words) - 1
     for text in range(text_of(cu_words_ptr, word0, texts), text_of(cu_words_ptr, last_word, texts) + 1):
         first_word, begin, stop, first_type, types = text_frame(cu_words_ptr, cu_types_ptr, text, word0)
-        text_row = first_word * WIDTH
-        for k in range(0, WIDTH):
-            shift = -k if ENDS else k
-            row0 = (word0 - k if ENDS else word0) * WIDTH + k
-            other = word + shift
-            inside = (word >= begin) & (word < stop) & (other >= begin) & (other < stop)
-            tile_ptr = grad_ptr + tl.load(offset_ptr + text) + (row0 - text_row) * types
-            grad_x = tl.zeros((WORDS, HIDDEN), tl.float32)
-            for first in range(0, types, TYPES):
-                kind = first + tl.arange(0, TYPES)
-                live = kind < types
-                place = (word * WIDTH * types)[:, None] + kind[None, :]
-                grad = tl.load(tile_ptr + place, mask=inside[:, None] & live[None, :], other=0.0)
-                u_tile = (tl.arange(0, TYPES) * hidden)[:, None] + column[None, :]
-                u = tl.load(u_ptr + (first_type + first) * hidden + u_tile, mask=live[:, None] & in_row, other=0.0)
-                grad_x = product(grad, u, grad_x)
-            x = tl.load(other_ptr + (word0 + shift) * hidden + tile, mask=inside[:, None] & in_row, other=0.0)
-            passes = own + x.to(tl.float32) > 0.0
-            if THRESHOLD > 0:
-                passes &= dropout_keep(dropout_key(row0 + word * WIDTH, seed), column, THRESHOLD)
-            total += tl.where(passes, grad_x, 0.0)
+        text_grad_ptr = grad_ptr + tl.load(offset_ptr + text) - first_word * WIDTH * types
+        for first in range(0, types, TYPES):
+            kind = first + tl.arange(0, TYPES)
+            live = kind < types
+            u_tile = (tl.arange(0, TYPES) * hidden)[:, None] + column[None, :]
+            u = tl.load(u_ptr + (first_type + first) * hidden + u_tile, mask=live[:, None] & in_row, other=0.0)
+            place = (word * WIDTH * types)[:, None] + kind[None, :]
+            for k in range(0, WIDTH):
+                shift = -k if ENDS else k
+                row0 = (word0 - k if ENDS else word0) * WIDTH + k
+                other = word + shift
+                inside = (word >= begin) & (word < stop) & (other >= begin) & (other < stop)
+                grad = tl.load(text_grad_ptr + row0 * types + place, mask=inside[:, None] & live[None, :], other=0.0)
+                x = tl.load(other_ptr + (word0 + shift) * hidden + tile, mask=inside[:, None] & in_row, other=0.0)
+                passes = positive_sum(own, x)
+                if THRESHOLD > 0:
+                    passes &= dropout_keep(dropout_key(row0 + word * WIDTH, seed), column, THRESHOLD)
+                total += tl.where(passes, product(grad, u, tl.zeros((WORDS, HIDDEN), tl.float32)), 0.0)
     total *= tl.load(factor_ptr) * scale
     tl.store(out_ptr + word0 * hidden + tile, total, mask=in_tile)
 
@@ -233,7 +231,7 @@ def span_scores_forward(
             a, b, u, c, cu_words, cu_types, offsets, logits, len(a), texts, hidden, as_int32(seed),
             1.0 / (1.0 - dropout_p),
             WIDTH=max_width, THRESHOLD=dropout_threshold(dropout_p), ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
-            num_warps=TILES.warps(types), num_stages=TILES.stages(a.dtype),
+            num_warps=TILES.score_warps, num_stages=TILES.stages(a.dtype),
         )  # fmt: skip
     return logits
 

@@ -11,6 +11,22 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests of Triton kernels `gpu`: they run on a GPU if there is one, else in the interpreter.
+
+    `-m gpu` asks for the GPU, and skips them where there is none.
+    """
+    asked = config.option.markexpr == "gpu" and not torch.cuda.is_available()
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        if item.path.stem == "test_kernels" or (parameters and "triton" in parameters.params.values()):
+            item.add_marker(pytest.mark.gpu)
+            if asked:
+                item.add_marker(pytest.mark.skip(reason="-m gpu: this machine has no CUDA device"))
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -1,7 +1,7 @@
 """The Triton kernels against the oracle: on the GPU if there is one, else in Triton's interpreter on CPU tensors.
 
 The interpreter runs the kernels' own program but not their machine code: it cannot show a wrong layout, a race or the
-tensor cores' rounding. tests/test_kernels_compile.py compiles them; the same tests on a GPU run the compiled code.
+tensor cores' rounding. tests/test_resources.py compiles them; the same tests on a GPU run the compiled code.
 """
 
 import math
