@@ -1,52 +1,71 @@
-"""span_scores: C++ (each instruction set) against eager PyTorch, forward and backward, accuracy asserted first."""
+"""span_scores: ours against the eager reference, and against the stored-hidden fold, eager and compiled.
+
+The reference loops over texts, and its gradient with it: of the two plain forms the stored-hidden one is the faster.
+"""
 
 import pytest
 import torch
-from accuracy import assert_accurate
-from backends import CPP, running
-from measure import span_batch, span_pairs
+from conftest import Wanted
+from measure import DEVICE
+from sides import BACKWARD, BOTH, DIRECTIONS, FORWARD, Problem, compile_side, costs
+from span_sides import SpanSize, stored_hidden
 
 from glimodern import ops, reference
 
-SHAPES = {"74x35 words, 9 types": (74, 35, 9, 3072, 12), "16x32 words, 25 types": (16, 32, 25, 3072, 12)}
-BACKENDS = ("eager", *CPP[1:])
+SIZES = (SpanSize(2590, 64, 9), SpanSize(512, 1, 25))
+DTYPES = (torch.float32,) if DEVICE.type == "cpu" else (torch.float32, torch.bfloat16)
+WANTED = {
+    FORWARD: (Wanted("share", "", 0.7), Wanted("time", "stored hidden", 3.0), Wanted("time", "stored hidden, compiled", 3.0)),
+    BACKWARD: (),
+    BOTH: (),
+}  # fmt: skip
+SWEEPS = {
+    "words": [SpanSize(words, words // 64, 9) for words in (64, 256, 512, 1024, 2048)],
+    "types": [SpanSize(512, 1, types) for types in (1, 4, 16, 64, 256)],
+    "K": [SpanSize(512, 8, 9, max_width=width) for width in (1, 4, 8, 16, 32)],
+}
 
 
-@pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES)
-def batch(request):
-    return span_batch(*request.param)
-
-
-@pytest.fixture(scope="module")
-def checked(batch):
-    """Truth and eager's result, once a shape."""
-    double = batch.to(torch.float64)
-    truth = reference.span_scores(*double.floats, *batch.bounds, batch.max_width)
-    return truth, reference.span_scores(*batch.floats, *batch.bounds, batch.max_width)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def bench_forward(benchmark, record_flops, batch, checked, backend):
-    truth, plain = checked
-    arguments = (*batch.floats, *batch.bounds, batch.max_width)
-    benchmark.group = f"span_scores forward, {len(batch.a)} words, {len(batch.u)} types in all"
-    if backend == "eager":
-        benchmark(reference.span_scores, *arguments)
+def problem(size: SpanSize, dtype: torch.dtype = torch.float32, sweep: tuple[str, int] | None = None) -> Problem:
+    batch = size.batch(dtype)
+    peer = stored_hidden(batch)
+    peers = {"stored hidden": peer}
+    compiled = None
+    if sweep is not None:
+        compiled = "each point of a sweep would compile anew"
     else:
-        with running(backend):
-            assert_accurate(ops.span_scores(*arguments), truth, plain)
-            benchmark(ops.span_scores, *arguments)
-    record_flops(2 * batch.a.shape[1] * span_pairs(batch), backend=backend, shape=str(tuple(batch.a.shape)))
+        peers["stored hidden, compiled"] = compile_side(peer)
+        if size.texts > 1:
+            compiled = "unrolls over texts: minutes of compilation"
+    return Problem(
+        "span_scores",
+        str(size),
+        batch.floats,
+        lambda *x: ops.span_scores(*x, *batch.bounds, size.max_width),
+        lambda *x: reference.span_scores(*x, *batch.bounds, size.max_width),
+        costs("span_scores", size.shape(dtype)),
+        peers,
+        compiled,
+        sweep,
+    )
 
 
-@pytest.mark.parametrize("backend", CPP[1:])
-def bench_backward(benchmark, record_flops, batch, checked, backend):
-    """Its accuracy is asserted by bench_span_loss.py, whose gradients are the same kernel's."""
-    _, plain = checked
-    leaves = batch.leaves()
-    upstream = torch.where(plain.isfinite(), torch.randn(plain.shape, generator=torch.Generator().manual_seed(0)), 0.0)
-    benchmark.group = f"span_scores backward, {len(batch.a)} words, {len(batch.u)} types in all"
-    with running(backend):
-        logits = ops.span_scores(*leaves.floats, *leaves.bounds, leaves.max_width)
-        benchmark(torch.autograd.grad, logits, leaves.floats, upstream, retain_graph=True)
-    record_flops(4 * batch.a.shape[1] * span_pairs(batch), backend=backend, shape=str(tuple(batch.a.shape)))
+@pytest.fixture(scope="module", params=[(size, dtype) for dtype in DTYPES for size in SIZES], ids=str)
+def sized(request):
+    size, dtype = request.param
+    return size, problem(size, dtype)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def bench_scores(compare, sized, direction):
+    size, sides = sized
+    compare(sides, direction, WANTED[direction] if size is SIZES[0] else ())
+
+
+@pytest.mark.parametrize(
+    ("axis", "size"), [(axis, size) for axis, sizes in SWEEPS.items() for size in sizes], ids=str
+)
+def bench_sweep(compare, axis, size):
+    """Points of the plots."""
+    at = {"words": size.words, "types": size.types, "K": size.max_width}[axis]
+    compare(problem(size, sweep=(axis, at)), FORWARD)

@@ -1,0 +1,159 @@
+"""Tables and plots of the benchmarks' JSON.
+
+    pytest bench --benchmark-only --benchmark-json=runs/bench.json
+    python bench/report.py runs/bench.json [MORE.json ...] [--plots DIR] [--markdown docs/PERFORMANCE.md]
+
+Prints a table an operator, what issue 3 asks of the figures, and which sides did not run. Writes PNGs (needs the extra plots)
+into --plots, by default a folder of the JSON's name: span_scores-words.png, -types.png, -K.png (time of each side) and
+roofline.png (GFLOP/s against FLOP/byte, under the ceilings that the run measured). --markdown writes the same tables
+to a file. Nothing here is measured: every figure is in the JSON.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]  # extra_info of a bench (bench/conftest.py)
+Cells = list[list[str]]
+
+EXPLANATION = """\
+Median of one call; "/ ours" is that side's median over ours, all sides timed in turns in one run. GFLOP/s and GB/s
+are of the operator's least work (bench/roofline.py: matrix products where it has any, each operand moved once), whatever a side
+really does. "ceiling" is the part of the time that a GEMM's rate and a large copy's, measured in the same run, make unavoidable;
+operands that stay in the caches can pass 100 %. MiB: what a call adds to the memory in use at its peak. error: RMS of
+the difference from the fp64 reference over its RMS, of the worst output or gradient. "compiled" is torch.compile of the eager reference; "stored hidden" the fold in plain PyTorch with
+its hidden tensor in memory (https://github.com/fastino-ai/GLiNER2/pull/143); "gliner" the public package's own layers."""
+SIDES = ("case", "direction", "dtype", "side", "ms", "/ ours", "GFLOP/s", "GB/s", "ceiling", "MiB", "error")
+WANTED = ("case", "direction", "measure", "wanted", "measured", "")
+
+
+def load(files: Iterable[Path]) -> tuple[list[Row], list[Row]]:
+    """(rows, whole documents) of pytest-benchmark's JSON files."""
+    documents = [json.loads(file.read_text()) for file in files]
+    rows = [bench["extra_info"] for document in documents for bench in document["benchmarks"] if bench["extra_info"]]
+    if not rows:
+        raise SystemExit("report.py: the files hold no benchmark of this repository's `compare`")
+    return rows, documents
+
+
+def our_side(row: Row) -> Row:
+    return next(side for side in row["sides"] if side["ours"])
+
+
+def by_op(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
+    for op, group in groupby(sorted(rows, key=lambda row: row["op"]), key=lambda row: row["op"]):
+        yield op, list(group)
+
+
+def side_cells(rows: Iterable[Row]) -> Cells:
+    cells = []
+    for row in rows:
+        ours = our_side(row)["median_seconds"]
+        for n, side in enumerate(row["sides"]):
+            cells.append(
+                [
+                    *((row["case"], row["direction"], row["dtype"]) if n == 0 else ("", "", "")),
+                    side["name"],
+                    f"{1e3 * side['median_seconds']:.3g}" if side["median_seconds"] < 1 else f"{1e3 * side['median_seconds']:,.0f}",
+                    "" if side["ours"] else f"{side['median_seconds'] / ours:.2f}",
+                    f"{side['gflops']:.1f}",
+                    f"{side['gbs']:.1f}",
+                    f"{100 * side['share']:.0f} %",
+                    "-" if side["peak_mib"] is None else f"{side['peak_mib']:,.0f}",
+                    f"{side['error']:.1e}",
+                ]
+            )
+    return cells
+
+
+def measured(row: Row, measure: str, side_name: str) -> float | None:
+    """What a goal is about: another side's time or memory over ours, or our share of the ceiling."""
+    ours = our_side(row)
+    if measure == "share":
+        return ours["share"]
+    other = next((side for side in row["sides"] if side["name"] == side_name), None)
+    field = {"time": "median_seconds", "memory": "peak_mib"}[measure]
+    if other is None or not other[field] or not ours[field]:
+        return None
+    return other[field] / ours[field]
+
+
+def wanted_cells(rows: Iterable[Row]) -> Cells:
+    cells = []
+    for row in rows:
+        for goal in row["wanted"]:
+            value = measured(row, goal["measure"], goal["side"])
+            share = goal["measure"] == "share"
+            what = "share of the ceiling" if share else f"{goal['measure']} of {goal['side']} / ours"
+            shown = [f"{100 * x:.0f} %" if share else f"{x:.1f}" for x in (goal["at_least"], value or 0.0)]
+            verdict = "not measured" if value is None else "yes" if value >= goal["at_least"] else "short"
+            cells.append([f"{row['op']}, {row['case']}", row["direction"], what, *shown, verdict])
+    return cells
+
+
+def skipped_lines(rows: Iterable[Row]) -> list[str]:
+    reasons: dict[tuple[str, str, str], int] = {}
+    for row in rows:
+        for name, why in row["skipped"].items():
+            reasons[row["op"], name, why] = reasons.get((row["op"], name, why), 0) + 1
+    return [f"{op}: {name} did not run in {count}: {why}" for (op, name, why), count in reasons.items()]
+
+
+def header_lines(rows: Sequence[Row], documents: Sequence[Row]) -> list[str]:
+    first = rows[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    lines = [
+        f"machine: {first['machine']}, {first['threads']} threads, device {first['device']}",
+        f"commit {first['commit']}; {versions}",
+    ]
+    for document, row in zip(documents, (d["benchmarks"][0]["extra_info"] for d in documents), strict=True):
+        ceilings = f"GEMM {row['ceilings']['gemm_gflops']:.0f} GFLOP/s, copy {row['ceilings']['copy_gbs']:.1f} GB/s"
+        lines.append(f"{document['datetime'][:16]} UTC: {document['command']} ({ceilings})")
+    return lines
+
+
+def print_tables(rows: list[Row], documents: list[Row]) -> None:
+    console = Console(width=190)
+    for line in header_lines(rows, documents):
+        console.print(line, highlight=False)
+
+    def show(title: str, columns: Sequence[str], cells: Cells) -> None:
+        table = Table(title=title, title_justify="left", row_styles=None)
+        for name in columns:
+            table.add_column(name, justify="left" if name in ("case", "direction", "dtype", "side", "measure", "") else "right")
+        for line in cells:
+            table.add_row(*line)
+        console.print(table)
+
+    for op, group in by_op(rows):
+        show(op, SIDES, side_cells(group))
+    if goals := wanted_cells(rows):
+        show("wanted by issue 3", WANTED, goals)
+    for line in skipped_lines(rows):
+        console.print(line, highlight=False)
+
+
+def markdown(rows: list[Row], documents: list[Row], plots: Sequence[Path]) -> str:
+    def table(columns: Sequence[str], cells: Cells) -> str:
+        lines = [columns, ["---"] * len(columns), *cells]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    parts = [
+        "# Performance",
+        "Written by `python bench/report.py FILE.json --markdown docs/PERFORMANCE.md`; no figure is typed by hand.",
+        "\n".join(f"- {line}" for line in header_lines(rows, documents)),
+        EXPLANATION,
+    ]
+    if goals := wanted_cells(rows):
+        parts += ["## Goals", table(WANTED, goals)]
+    for op, group in by_op(rows):
+        parts += [f"## {op}", table(SIDES, side_cells(group))]
+    if skipped := skipped_lines(rows):
+        parts += ["## Not run", "\n".join(f"- {line}" for line in skipped)]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,190 @@
+"""The least work of every operator: floating-point operations and bytes of memory, as formulas (docs/ROOFLINE.md).
+
+`flops(op, shape, backward)` and `bytes_moved(op, shape, backward)` take an operator's name and its shape, one of the
+dataclasses below; forward and backward add up. A kernel may do more work than this (padded tiles, values computed
+twice, partial sums), never less.
+
+Counted: matrix FLOPs, 2 a multiply-add of a product that a GEMM or tensor core can do; vector FLOPs, 1 for every other
+add, multiply, comparison or transcendental function. Bytes: each input read once, each output written once. Left out,
+all below 0.1 %: cu_seqlens, cu_words, cu_types, the list of positives, thresholds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Cost(NamedTuple):
+    """Least work of one call: FLOPs of matrix products, other FLOPs, bytes of memory read and written."""
+
+    matrix_flops: float
+    vector_flops: float
+    bytes_moved: float
+
+
+@dataclass(frozen=True)
+class Spans:
+    """A batch of the span operators: words and types of each text, H, K, d, bytes an element.
+
+    candidates: how many entries span_entities keeps.
+    """
+
+    words: tuple[int, ...]
+    types: tuple[int, ...]
+    hidden: int = 3072
+    max_width: int = 12
+    width: int = 768
+    itemsize: int = 2
+    candidates: int = 0
+
+    def spans_by_text(self) -> list[int]:
+        """Spans that lie inside their text: w K - K (K - 1) / 2, with K no more than the text's w words."""
+        widths = [min(words, self.max_width) for words in self.words]
+        return [words * width - width * (width - 1) // 2 for words, width in zip(self.words, widths, strict=True)]
+
+    @property
+    def spans(self) -> int:
+        return sum(self.spans_by_text())
+
+    @property
+    def pairs(self) -> int:
+        """(span, type) pairs inside their texts."""
+        return sum(spans * types for spans, types in zip(self.spans_by_text(), self.types, strict=True))
+
+    @property
+    def logits(self) -> int:
+        """Elements of span_scores' result, which has room for the spans that leave their text."""
+        return self.max_width * sum(words * types for words, types in zip(self.words, self.types, strict=True))
+
+    @property
+    def parameters(self) -> int:
+        """Elements of a, b [n, H], u [m, H] and c [m] together; as many again in their gradients."""
+        return 2 * sum(self.words) * self.hidden + sum(self.types) * (self.hidden + 1)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of the elementwise operators: rows, elements a row (geglu: of its result), bytes an element.
+
+    longest and head_dim: rotary's table, fp32 cos and sin [longest, head_dim / 2].
+    """
+
+    tokens: int
+    width: int
+    itemsize: int = 2
+    longest: int = 0
+    head_dim: int = 64
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A batch of attention_varlen: tokens of each text, heads, bytes an element; window: |i - j| <= window, or None."""
+
+    lengths: tuple[int, ...]
+    heads: int = 12
+    head_dim: int = 64
+    window: int | None = None
+    itemsize: int = 2
+
+    @property
+    def pairs(self) -> int:
+        """(query, key) pairs of one head: L (2 w + 1) - w (w + 1), or L^2 where the window covers the text."""
+        w = self.window
+        return sum(x * x if w is None or x <= w else x * (2 * w + 1) - w * (w + 1) for x in self.lengths)
+
+
+Shape = Spans | Tokens | Attention
+
+
+def span_scores(x: Spans, backward: bool) -> Cost:
+    """Forward: add and ReLU a hidden value, product with u, bias. Backward: the same hidden values again, the products
+    with u and with g, then a mask and two sums a hidden value, and one sum a pair."""
+    if not backward:
+        return Cost(2 * x.hidden * x.pairs, 2 * x.hidden * x.spans + x.pairs, x.itemsize * (x.parameters + x.logits))
+    moved = x.itemsize * (2 * x.parameters - sum(x.types) + x.pairs)  # c is not read
+    return Cost(4 * x.hidden * x.pairs, 5 * x.hidden * x.spans + x.pairs, moved)
+
+
+def span_loss(x: Spans, backward: bool) -> Cost:
+    """As span_scores, and 10 a pair for the focal loss, 5 for its slope. Its logits and their gradient g need not leave
+    the chip, and its backward pass can follow at once: it reads nothing and writes the four gradients."""
+    scores = span_scores(x, backward)
+    elementwise = (5 if backward else 10) * x.pairs
+    return Cost(scores.matrix_flops, scores.vector_flops + elementwise, x.itemsize * x.parameters)
+
+
+def span_entities(x: Spans, backward: bool) -> Cost:
+    """As span_scores, and one comparison a pair, in logits. A candidate is word, width, type and score: 16 bytes."""
+    scores = span_scores(x, backward)
+    moved = x.itemsize * x.parameters + 16 * x.candidates
+    return Cost(scores.matrix_flops, scores.vector_flops + x.pairs, moved)
+
+
+def span_vectors(x: Spans, backward: bool) -> Cost:
+    """W2 [d, H] and b2 [d] in place of types: one vector a span inside its text. Backward as span_scores'."""
+    words, weights, results = 2 * sum(x.words) * x.hidden, x.width * (x.hidden + 1), x.spans * x.width
+    products = 2 * x.hidden * results
+    if not backward:
+        return Cost(products, 2 * x.hidden * x.spans + results, x.itemsize * (words + weights + results))
+    moved = x.itemsize * (2 * words + 2 * weights - x.width + results)  # b2 is not read
+    return Cost(2 * products, 5 * x.hidden * x.spans + results, moved)
+
+
+def rotary(x: Tokens, backward: bool) -> Cost:
+    """Two multiplications and a sum an element of q and of k; backward is the rotation by the opposite angle."""
+    elements = 2 * x.tokens * x.width
+    return Cost(0, 3 * elements, 2 * x.itemsize * elements + 4 * x.longest * x.head_dim)
+
+
+def geglu(x: Tokens, backward: bool) -> Cost:
+    """Forward a/2 (1 + erf(a / sqrt 2)) b: 5 an element of the result, which reads 2 and writes 1. Backward gelu again
+    (4), gelu' = Phi + a phi (5), times dy b and dy (3): reads 3, writes 2."""
+    elements = x.tokens * x.width
+    return Cost(0, (12 if backward else 5) * elements, x.itemsize * (5 if backward else 3) * elements)
+
+
+def add_layer_norm(x: Tokens, backward: bool) -> Cost:
+    """Forward: r = x + residual, its mean (1) and variance (2), normalised (2), weighted (1): reads 2, writes r and y.
+    Backward: reads dy, dr, r, writes one gradient for both summands and dw. Mean and 1 / std: fp32, 8 bytes a row."""
+    elements = x.tokens * x.width
+    weights = x.width * (2 if backward else 1)
+    moved = x.itemsize * (4 * elements + weights) + 8 * x.tokens
+    return Cost(0, (13 if backward else 7) * elements, moved)
+
+
+def attention_varlen(x: Attention, backward: bool) -> Cost:
+    """Forward: Q K^T and P V; scale, maximum, difference, exp and sum a pair; log-sum-exp in fp32. Backward: five
+    products (Q K^T again, dO V^T, P^T dO, dS K, dS^T Q) and 6 a pair; reads q, k, v, o, do, writes dq, dk, dv."""
+    pairs, elements = x.heads * x.pairs, sum(x.lengths) * x.heads * x.head_dim
+    sums = 4 * sum(x.lengths) * x.heads
+    if not backward:
+        return Cost(4 * x.head_dim * pairs, 5 * pairs, 4 * x.itemsize * elements + sums)
+    return Cost(10 * x.head_dim * pairs, 6 * pairs, 8 * x.itemsize * elements + sums)
+
+
+COSTS: dict[str, Callable[..., Cost]] = {
+    function.__name__: function
+    for function in (
+        span_scores, span_loss, span_entities, span_vectors, rotary, geglu, add_layer_norm, attention_varlen,
+    )
+}  # fmt: skip
+FORWARD_ONLY = ("span_entities",)
+
+
+def cost(op: str, shape: Shape, backward: bool = False) -> Cost:
+    """The least work of one call. ValueError: no such operator, or it has no backward pass."""
+    if op not in COSTS:
+        raise ValueError(f"cost: wanted one of {', '.join(COSTS)}, got {op!r}")
+    if backward and op in FORWARD_ONLY:
+        raise ValueError(f"cost: {op} has no backward pass; leave out `backward`")
+    return COSTS[op](shape, backward)
+
+
+def flops(op: str, shape: Shape, backward: bool = False) -> float:
+    """Matrix and vector FLOPs. A share of a GEMM's rate wants `cost(...).matrix_flops` where the operator has any."""
+    work = cost(op, shape, backward)
+    return work.matrix_flops + work.vector_flops
+
+
+def bytes_moved(op: str, shape: Shape, backward: bool = False) -> float:
+    return cost(op, shape, backward).bytes_moved
