@@ -5,6 +5,7 @@ VENV ?= .venv
 CONFIG ?= configs/demo.yaml
 TRAIN_ARGS ?=
 PYTEST_ARGS ?=
+REPORT_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -23,8 +24,10 @@ train: $(VENV)/.installed-train ## set up, train and evaluate the demo model int
 test: $(VENV)/.installed-test ## set up and run the tests (PYTEST_ARGS=)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-bench ## set up and run the benchmarks (PYTEST_ARGS=)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
+bench: $(VENV)/.installed-bench ## set up, run the benchmarks, print and plot them (PYTEST_ARGS=, REPORT_ARGS=)
+	@mkdir -p runs
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest bench --benchmark-only --benchmark-json=runs/bench.json $(PYTEST_ARGS)
+	$(BIN)/python bench/report.py runs/bench.json $(REPORT_ARGS)
 
 lint: $(VENV)/.installed-lint ## ruff, mypy, clang-format; changes nothing
 	$(BIN)/ruff check
@@ -59,7 +62,7 @@ endef
 # tools, and its folder can be kept: a second set, or a change in csrc, compiles only what changed.
 EXTRAS_train :=
 EXTRAS_test := [test,peers,minilm]
-EXTRAS_bench := [test,bench,peers,minilm]
+EXTRAS_bench := [test,bench,peers,minilm,plots]
 EXTRAS_lint := [dev]
 
 $(VENV)/.installed-%: $(VENV)/.tools pyproject.toml CMakeLists.txt $(CPP)

@@ -6,13 +6,11 @@ Costs are the fold's: what the head needs at least, whichever form a side takes.
 
 from copy import deepcopy
 
-import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Wanted
 from measure import DEVICE
 from roofline import Cost, cost
-from sides import BOTH, FORWARD, Problem, total
+from sides import BOTH, FORWARD, Problem, Wanted, total
 from span_sides import WIDTH, SpanSize, gliner_layers, stored_hidden
 from torch import Tensor
 
@@ -37,7 +35,7 @@ def head_of(seed: int = 0) -> SpanHead:
 
 
 def fold_cost(size: SpanSize, marker_layers: bool) -> Cost:
-    """Matrix products of the fold (and of the MLPs before it) over words and types, forward; each operand moved once."""
+    """Matrix products of the fold (and of the MLPs before it), forward; each operand moved once."""
     words, types, d = size.words, size.texts * size.types, WIDTH
     products = [(words, 4 * d, d), (words, 4 * d, d), (types, 4 * d, d)]  # a, b, u
     if marker_layers:

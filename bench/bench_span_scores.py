@@ -5,9 +5,8 @@ The reference loops over texts, and its gradient with it: of the two plain forms
 
 import pytest
 import torch
-from conftest import Wanted
 from measure import DEVICE
-from sides import BACKWARD, BOTH, DIRECTIONS, FORWARD, Problem, compile_side, costs
+from sides import BACKWARD, BOTH, DIRECTIONS, FORWARD, Problem, Wanted, compile_side, costs
 from span_sides import SpanSize, stored_hidden
 
 from glimodern import ops, reference
@@ -15,15 +14,19 @@ from glimodern import ops, reference
 SIZES = (SpanSize(2590, 64, 9), SpanSize(512, 1, 25))
 DTYPES = (torch.float32,) if DEVICE.type == "cpu" else (torch.float32, torch.bfloat16)
 WANTED = {
-    FORWARD: (Wanted("share", "", 0.7), Wanted("time", "stored hidden", 3.0), Wanted("time", "stored hidden, compiled", 3.0)),
+    FORWARD: (
+        Wanted("share", "", 0.7),
+        Wanted("time", "stored hidden", 3.0),
+        Wanted("time", "stored hidden, compiled", 3.0),
+    ),
     BACKWARD: (),
     BOTH: (),
-}  # fmt: skip
-SWEEPS = {
-    "words": [SpanSize(words, words // 64, 9) for words in (64, 256, 512, 1024, 2048)],
-    "types": [SpanSize(512, 1, types) for types in (1, 4, 16, 64, 256)],
-    "K": [SpanSize(512, 8, 9, max_width=width) for width in (1, 4, 8, 16, 32)],
 }
+SWEEPS = (
+    *(("words", words, SpanSize(words, words // 64, 9)) for words in (64, 256, 512, 1024, 2048)),
+    *(("types", types, SpanSize(512, 1, types)) for types in (1, 4, 16, 64, 256)),
+    *(("K", width, SpanSize(512, 8, 9, max_width=width)) for width in (1, 4, 8, 16, 32)),
+)
 
 
 def problem(size: SpanSize, dtype: torch.dtype = torch.float32, sweep: tuple[str, int] | None = None) -> Problem:
@@ -62,10 +65,8 @@ def bench_scores(compare, sized, direction):
     compare(sides, direction, WANTED[direction] if size is SIZES[0] else ())
 
 
-@pytest.mark.parametrize(
-    ("axis", "size"), [(axis, size) for axis, sizes in SWEEPS.items() for size in sizes], ids=str
-)
-def bench_sweep(compare, axis, size):
+@pytest.mark.parametrize("point", SWEEPS, ids=lambda point: f"{point[0]}-{point[1]}")
+def bench_sweep(compare, point):
     """Points of the plots."""
-    at = {"words": size.words, "types": size.types, "K": size.max_width}[axis]
+    axis, at, size = point
     compare(problem(size, sweep=(axis, at)), FORWARD)

@@ -1,36 +1,26 @@
 """`compare`, the fixture of every benchmark: checks, then times, all sides of one problem.
 
-A bench function is one comparison. All its sides first compute the bench's own input and are held to tests/accuracy.py's
-rule (peers to a wider one), which warms them up. They are then timed in turns, one call of each a round (measure.in_turns), so that a slow spell of the
-machine meets all alike; ratios are of medians of one such run. pytest-benchmark times benches one after the other
-instead: it is handed the seconds of our side, by way of a clock that only they move, and its JSON carries every side
-in `extra_info`, from which bench/report.py makes tables and plots. --benchmark-max-time bounds the seconds a side,
---benchmark-min-rounds the rounds.
+A bench function is one comparison. All its sides first compute the bench's own input and are held to the rule of
+tests/accuracy.py (peers to a wider one), which warms them up. They are then timed in turns, one call of each a round
+(measure.in_turns), so that a slow spell of the machine meets all alike; ratios are of medians of one such run.
+pytest-benchmark times benches one after the other instead: it is handed the seconds of our side, by way of a clock that
+only they move, and its JSON carries every side in `extra_info`, from which bench/report.py makes tables and plots.
+--benchmark-max-time bounds the seconds a side, --benchmark-min-rounds the rounds.
 
-extra_info: op, case, direction, dtype, shape, sweep; sides: name, ours, seconds (median, fastest, all), GFLOP/s, GB/s and share of the
-ceiling for the operator's least work (bench/roofline.py), peak MiB, relative error; skipped: reasons; wanted: what issue 3 asks; the ceilings measured in this session,
-device, machine, threads, versions, commit.
+extra_info: op, case, direction, dtype, shape, sweep; sides: name, ours, seconds (median, fastest), rounds, GFLOP/s,
+GB/s and share of the ceiling for the operator's least work (bench/roofline.py), peak MiB, relative error; skipped:
+reasons; wanted: what issue 3 asks; the ceilings measured in this session, device, machine, threads, versions, commit.
 """
 
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import NamedTuple
 
 import pytest
 from accuracy import assert_accurate
 from measure import DTYPE_NAMES, copy_gbs, gemm_gflops, in_turns, peak_mib, session_info
 from roofline import Cost
-from sides import Problem
+from sides import Problem, Wanted
 from torch import Tensor
-
-
-class Wanted(NamedTuple):
-    """A goal: this measure ("time" or "memory": the side's / ours; "share": of the ceiling) is at least so much."""
-
-    measure: str
-    side: str
-    at_least: float
-
 
 # Of eager's error: peers have to compute the same thing, not to round as well. Inductor sums the gradient of c over
 # 6,000 spans one by one in fp32, with 39 times eager's error.

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: seconds in turns, the memory a call adds, the machine's ceilings, what is known of a run."""
+"""How the benchmarks measure: seconds in turns, memory a call adds, this machine's ceilings, a run's circumstances."""
 
 import ctypes
 import functools
@@ -40,16 +40,16 @@ def seconds_of(call: Call) -> float:
     return first.elapsed_time(last) / 1e3
 
 
-def in_turns(calls: Mapping[str, Call], max_seconds: float, min_rounds: int, max_rounds: int = 200) -> dict[str, list[float]]:
+def in_turns(calls: Mapping[str, Call], max_seconds: float, min_rounds: int) -> dict[str, list[float]]:
     """Seconds of every call, each once a round, the order reversed every other round; rounds for about max_seconds a
-    call, at least min_rounds. The calls have been warmed up."""
+    call, at least min_rounds and at most 200. The calls have been warmed up."""
     rounds = max_seconds * len(calls) / max(sum(map(seconds_of, calls.values())), 1e-9)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     gc.collect()
     gc.disable()
     try:
-        for _ in range(min(max(int(rounds), min_rounds), max_rounds)):
+        for _ in range(min(max(int(rounds), min_rounds), 200)):
             for name in order:
                 seconds[name].append(seconds_of(calls[name]))
             order.reverse()

@@ -3,14 +3,15 @@
     pytest bench --benchmark-only --benchmark-json=runs/bench.json
     python bench/report.py runs/bench.json [MORE.json ...] [--plots DIR] [--markdown docs/PERFORMANCE.md]
 
-Prints a table an operator, what issue 3 asks of the figures, and which sides did not run. Writes PNGs (needs the extra plots)
+Prints what issue 3 asks of the figures, a table an operator, and which sides did not run. Writes PNGs (extra plots)
 into --plots, by default a folder of the JSON's name: span_scores-words.png, -types.png, -K.png (time of each side) and
-roofline.png (GFLOP/s against FLOP/byte, under the ceilings that the run measured). --markdown writes the same tables
-to a file. Nothing here is measured: every figure is in the JSON.
+roofline.png (GFLOP/s against FLOP/byte, under the ceilings that the run measured). --markdown writes the same tables to
+a file. Nothing is measured here: every figure is in the JSON.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -23,14 +24,16 @@ Row = dict[str, Any]  # extra_info of a bench (bench/conftest.py)
 Cells = list[list[str]]
 
 EXPLANATION = """\
-Median of one call; "/ ours" is that side's median over ours, all sides timed in turns in one run. GFLOP/s and GB/s
-are of the operator's least work (bench/roofline.py: matrix products where it has any, each operand moved once), whatever a side
-really does. "ceiling" is the part of the time that a GEMM's rate and a large copy's, measured in the same run, make unavoidable;
-operands that stay in the caches can pass 100 %. MiB: what a call adds to the memory in use at its peak. error: RMS of
-the difference from the fp64 reference over its RMS, of the worst output or gradient. "compiled" is torch.compile of the eager reference; "stored hidden" the fold in plain PyTorch with
-its hidden tensor in memory (https://github.com/fastino-ai/GLiNER2/pull/143); "gliner" the public package's own layers."""
+Milliseconds are medians of one call, all sides of a comparison timed in turns; "/ ours" is a side's over ours. GFLOP/s
+and GB/s are of the operator's least work (bench/roofline.py: matrix products where it has any, operands moved once),
+whatever a side really does. "ceiling" is the part of the time that the rates of a GEMM and of a large copy, measured in
+the same run, make unavoidable; operands that stay in caches can pass 100 %. MiB: what a call adds at its peak to
+the memory in use. error: RMS of the difference from the fp64 reference over that one's RMS, of the worst output or
+gradient. Sides: "compiled" is torch.compile of the eager reference, "stored hidden" the fold in plain PyTorch with its
+hidden tensor in memory (https://github.com/fastino-ai/GLiNER2/pull/143), "gliner" the public package's own layers."""
 SIDES = ("case", "direction", "dtype", "side", "ms", "/ ours", "GFLOP/s", "GB/s", "ceiling", "MiB", "error")
-WANTED = ("case", "direction", "measure", "wanted", "measured", "")
+WANTED = ("case", "direction", "measure", "wanted", "measured", "reached")
+TEXT_COLUMNS = ("case", "direction", "dtype", "side", "measure", "reached")
 
 
 def load(files: Iterable[Path]) -> tuple[list[Row], list[Row]]:
@@ -51,6 +54,11 @@ def by_op(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
         yield op, list(group)
 
 
+def milliseconds(side: Row) -> str:
+    value = 1e3 * side["median_seconds"]
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
 def side_cells(rows: Iterable[Row]) -> Cells:
     cells = []
     for row in rows:
@@ -60,7 +68,7 @@ def side_cells(rows: Iterable[Row]) -> Cells:
                 [
                     *((row["case"], row["direction"], row["dtype"]) if n == 0 else ("", "", "")),
                     side["name"],
-                    f"{1e3 * side['median_seconds']:.3g}" if side["median_seconds"] < 1 else f"{1e3 * side['median_seconds']:,.0f}",
+                    milliseconds(side),
                     "" if side["ours"] else f"{side['median_seconds'] / ours:.2f}",
                     f"{side['gflops']:.1f}",
                     f"{side['gbs']:.1f}",
@@ -70,6 +78,21 @@ def side_cells(rows: Iterable[Row]) -> Cells:
                 ]
             )
     return cells
+
+
+def sweep_tables(rows: Iterable[Row]) -> Iterator[tuple[str, list[str], Cells]]:
+    """(title, columns, cells): milliseconds of every side, a line a point."""
+
+    def key(row: Row) -> tuple[str, str]:
+        return row["op"], row["sweep"][0]
+
+    for (op, axis), group in groupby(sorted((row for row in rows if row["sweep"]), key=key), key):
+        points = sorted(group, key=lambda row: row["sweep"][1])
+        columns = [axis, *(f"{side['name']}, ms" for side in points[0]["sides"]), "case"]
+        cells = [
+            [f"{row['sweep'][1]:,}", *(milliseconds(side) for side in row["sides"]), row["case"]] for row in points
+        ]
+        yield f"{op} against {axis}", columns, cells
 
 
 def measured(row: Row, measure: str, side_name: str) -> float | None:
@@ -118,42 +141,60 @@ def header_lines(rows: Sequence[Row], documents: Sequence[Row]) -> list[str]:
     return lines
 
 
-def print_tables(rows: list[Row], documents: list[Row]) -> None:
-    console = Console(width=190)
-    for line in header_lines(rows, documents):
-        console.print(line, highlight=False)
+def tables(rows: list[Row]) -> Iterator[tuple[str, Sequence[str], Cells]]:
+    """(title, columns, cells) of the whole report."""
+    if goals := wanted_cells(rows):
+        yield "Goals (issue 3)", WANTED, goals
+    for op, group in by_op(row for row in rows if not row["sweep"]):
+        yield op, SIDES, side_cells(group)
+    yield from sweep_tables(rows)
 
-    def show(title: str, columns: Sequence[str], cells: Cells) -> None:
-        table = Table(title=title, title_justify="left", row_styles=None)
+
+def print_report(rows: list[Row], documents: list[Row]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+    console.print("\n".join(header_lines(rows, documents)), soft_wrap=True)
+    for title, columns, cells in tables(rows):
+        table = Table(title=title, title_justify="left")
         for name in columns:
-            table.add_column(name, justify="left" if name in ("case", "direction", "dtype", "side", "measure", "") else "right")
+            table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right")
         for line in cells:
             table.add_row(*line)
         console.print(table)
-
-    for op, group in by_op(rows):
-        show(op, SIDES, side_cells(group))
-    if goals := wanted_cells(rows):
-        show("wanted by issue 3", WANTED, goals)
-    for line in skipped_lines(rows):
-        console.print(line, highlight=False)
+    console.print("\n".join(skipped_lines(rows)), soft_wrap=True)
 
 
-def markdown(rows: list[Row], documents: list[Row], plots: Sequence[Path]) -> str:
-    def table(columns: Sequence[str], cells: Cells) -> str:
-        lines = [columns, ["---"] * len(columns), *cells]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
+def markdown(rows: list[Row], documents: list[Row]) -> str:
     parts = [
         "# Performance",
-        "Written by `python bench/report.py FILE.json --markdown docs/PERFORMANCE.md`; no figure is typed by hand.",
+        'Written by bench/report.py from a run\'s JSON (`make bench REPORT_ARGS="--markdown docs/PERFORMANCE.md"`).',
         "\n".join(f"- {line}" for line in header_lines(rows, documents)),
         EXPLANATION,
     ]
-    if goals := wanted_cells(rows):
-        parts += ["## Goals", table(WANTED, goals)]
-    for op, group in by_op(rows):
-        parts += [f"## {op}", table(SIDES, side_cells(group))]
+    for title, columns, cells in tables(rows):
+        rule = ["---" if name in TEXT_COLUMNS else "--:" for name in columns]
+        parts += [f"## {title}", "\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *cells))]
     if skipped := skipped_lines(rows):
         parts += ["## Not run", "\n".join(f"- {line}" for line in skipped)]
     return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--plots", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    rows, documents = load(options.files)
+    print_report(rows, documents)
+    try:
+        from plots import write_plots
+    except ImportError as error:
+        print(f"no plots: {error} (install the extra plots)")
+    else:
+        print("plots:", *write_plots(rows, options.plots or options.files[0].with_suffix("")))
+    if options.markdown:
+        options.markdown.write_text(markdown(rows, documents), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

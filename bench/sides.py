@@ -1,8 +1,8 @@
 """What a benchmark compares: one operator on one input (`Problem`), and the sides that compute it.
 
 A side is a function of the problem's floating-point inputs alone. Every problem has ours, on the backend that `ops`
-chooses for the input (C++ with this machine's best instruction set on a CPU, Triton on a GPU: its interpreter is never timed),
-the eager reference and the compiled reference; a bench adds peers.
+chooses for the input (C++ with this machine's best instruction set on a CPU, Triton on a GPU: its interpreter is never
+timed), the eager reference and the compiled reference; a bench adds peers.
 """
 
 import os
@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from measure import DEVICE
@@ -33,6 +34,14 @@ def costs(op: str, shape: Shape) -> dict[str, Cost]:
 
 def total(*parts: Cost) -> Cost:
     return Cost(*map(sum, zip(*parts, strict=True)))
+
+
+class Wanted(NamedTuple):
+    """A goal: this measure ("time" or "memory": the side's / ours; "share": of the ceiling) is at least so much."""
+
+    measure: str
+    side: str
+    at_least: float
 
 
 @dataclass
