@@ -42,14 +42,15 @@ def seconds_of(call: Call) -> float:
 
 def in_turns(calls: Mapping[str, Call], max_seconds: float, min_rounds: int) -> dict[str, list[float]]:
     """Seconds of every call, each once a round, the order reversed every other round; rounds for about max_seconds a
-    call, at least min_rounds and at most 200. The calls have been warmed up."""
-    rounds = max_seconds * len(calls) / max(sum(map(seconds_of, calls.values())), 1e-9)
+    call, at most 200 and at least min_rounds, of which 3 do where a round takes 3 seconds. The calls are warmed up."""
+    once = sum(map(seconds_of, calls.values()))
+    rounds = max(int(max_seconds * len(calls) / once), min_rounds if once < 3.0 else min(min_rounds, 3))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     gc.collect()
     gc.disable()
     try:
-        for _ in range(min(max(int(rounds), min_rounds), 200)):
+        for _ in range(min(rounds, 200)):
             for name in order:
                 seconds[name].append(seconds_of(calls[name]))
             order.reverse()

@@ -49,9 +49,9 @@ class Problem:
     """One operator on one input.
 
     floats: the inputs that gradients are asked for. ours, reference and peers take them, and close over the rest; the
-    reference in the floats' dtype is the eager side, in fp64 the truth. A peer, or `compiled` in place of the compiled
-    reference, may be the reason why it does not run. cost: by direction, the least work (bench/roofline.py).
-    sweep: ("words", 512) makes this a point of the plot of time against words.
+    reference in the floats' dtype is the eager side, in fp64 the truth (unless `oracle` is given). A peer, or
+    `compiled` in place of the compiled reference, may be the reason why it does not run. cost: by direction, the least
+    work (bench/roofline.py). sweep: ("words", 512) makes this a point of the plot of time against words.
     """
 
     op: str
@@ -63,11 +63,13 @@ class Problem:
     peers: Mapping[str, Function | str] = field(default_factory=dict)
     compiled: Function | str | None = None
     sweep: tuple[str, int] | None = None
+    oracle: Function | None = None
 
     @property
     def our_name(self) -> str:
         info = ops.backend_info(DEVICE, self.floats[0].dtype)[self.op]
-        return {"cpp": f"C++ {info['isa']}", "triton": "Triton", "reference": "ours without kernel"}[info["backend"]]
+        names = {"cpp": f"C++ {info['isa']}", "triton": "Triton", "reference": "ours without kernel"}
+        return names.get(info["backend"], info["backend"])
 
     def sides(self) -> dict[str, Function | str]:
         """By name, ours first, then eager; a string says why a side does not run."""
@@ -86,9 +88,9 @@ class Problem:
         return run(function, self.floats, direction, () if direction == FORWARD else self.upstream)
 
     def truth(self, direction: str) -> tuple[Tensor, ...]:
-        """The reference's outputs (forward) or gradients in fp64."""
+        """Outputs (forward) or gradients in fp64."""
         upstream = () if direction == FORWARD else tuple(x.double() for x in self.upstream)
-        return run(self.reference, tuple(x.double() for x in self.floats), direction, upstream)()
+        return run(self.oracle or self.reference, tuple(x.double() for x in self.floats), direction, upstream)()
 
 
 def _tuple(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -38,9 +38,9 @@ class SpanSize:
         case = SpanCase("", even(self.words, self.texts), (self.types,) * self.texts, self.hidden, self.max_width)
         return case.build(dtype=dtype).on(DEVICE)
 
-    def shape(self, dtype: torch.dtype = torch.float32) -> Spans:
+    def shape(self, dtype: torch.dtype = torch.float32, candidates: int = 0) -> Spans:
         words, types = even(self.words, self.texts), (self.types,) * self.texts
-        return Spans(words, types, self.hidden, self.max_width, itemsize=dtype.itemsize)
+        return Spans(words, types, self.hidden, self.max_width, itemsize=dtype.itemsize, candidates=candidates)
 
 
 class Padding:
