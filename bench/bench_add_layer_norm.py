@@ -4,7 +4,7 @@ import pytest
 from measure import DTYPE_NAMES
 from roofline import Tokens
 from sides import DIRECTIONS, Problem, costs
-from token_sides import DTYPES, TOKENS, WIDTH, draw, wanted
+from token_sides import COMPILED, DTYPES, TOKENS, WIDTH, draw, wanted
 
 from glimodern import ops, reference
 
@@ -22,6 +22,7 @@ def sides(request):
         lambda x, residual, weight: ops.add_layer_norm(x, residual, weight, None, EPS),
         lambda x, residual, weight: reference.add_layer_norm(x, residual, weight, None, EPS),
         costs("add_layer_norm", Tokens(TOKENS, WIDTH, dtype.itemsize)),
+        compiled=COMPILED[dtype],
     )
 
 

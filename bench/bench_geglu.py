@@ -4,16 +4,23 @@ import pytest
 from measure import DTYPE_NAMES
 from roofline import Tokens
 from sides import DIRECTIONS, Problem, costs
-from token_sides import DTYPES, FFN, TOKENS, draw, wanted
+from token_sides import COMPILED, DTYPES, FFN, TOKENS, draw, wanted
 
 from glimodern import ops, reference
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPE_NAMES.get)
 def sides(request):
-    x = draw(TOKENS, 2 * FFN, dtype=request.param)
-    cost = costs("geglu", Tokens(TOKENS, FFN, request.param.itemsize))
-    return Problem("geglu", f"{TOKENS:,} tokens, 2 x {FFN:,}", (x,), ops.geglu, reference.geglu, cost)
+    dtype = request.param
+    return Problem(
+        "geglu",
+        f"{TOKENS:,} tokens, 2 x {FFN:,}",
+        (draw(TOKENS, 2 * FFN, dtype=dtype),),
+        ops.geglu,
+        reference.geglu,
+        costs("geglu", Tokens(TOKENS, FFN, dtype.itemsize)),
+        compiled=COMPILED[dtype],
+    )
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

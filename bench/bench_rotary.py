@@ -5,7 +5,7 @@ import torch
 from measure import DEVICE, DTYPE_NAMES
 from roofline import Tokens
 from sides import DIRECTIONS, Problem, costs
-from token_sides import DTYPES, HEAD_DIM, HEADS, TOKENS, draw, wanted
+from token_sides import COMPILED, DTYPES, HEAD_DIM, HEADS, TOKENS, draw, wanted
 
 from glimodern import ops, reference
 
@@ -26,6 +26,7 @@ def sides(request):
         lambda x: ops.rotary(x, cos, sin),
         lambda x: reference.rotary(x, cos, sin),
         costs("rotary", Tokens(TOKENS, HEADS * HEAD_DIM, dtype.itemsize, longest=TOKENS, head_dim=HEAD_DIM)),
+        compiled=COMPILED[dtype],
     )
 
 

@@ -32,10 +32,9 @@ def problem(size: SpanSize, dtype: torch.dtype = torch.float32, sweep: tuple[str
     compiled = None
     if sweep is not None:
         compiled = "each point of a sweep would compile anew"
-    else:
+    elif size.texts > 1:
+        compiled = "unrolls over texts: minutes of compilation"
         peers["stored hidden, compiled"] = compile_side(peer)
-        if size.texts > 1:
-            compiled = "unrolls over texts: minutes of compilation"
     return Problem(
         "span_scores",
         str(size),

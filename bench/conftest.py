@@ -5,7 +5,7 @@ tests/accuracy.py (peers to a wider one), which warms them up. They are then tim
 (measure.in_turns), so that a slow spell of the machine meets all alike; ratios are of medians of one such run.
 pytest-benchmark times benches one after the other instead: it is handed the seconds of our side, by way of a clock that
 only they move, and its JSON carries every side in `extra_info`, from which bench/report.py makes tables and plots.
---benchmark-max-time bounds the seconds a side, --benchmark-min-rounds the rounds.
+--benchmark-max-time bounds a comparison's seconds, --benchmark-min-rounds comes first.
 
 extra_info: op, case, direction, dtype, shape, sweep; sides: name, ours, seconds (median, fastest), rounds, GFLOP/s,
 GB/s and share of the ceiling for the operator's least work (bench/roofline.py), peak MiB, relative error; skipped:
@@ -82,7 +82,7 @@ def compare(benchmark, request):  # type: ignore[no-untyped-def]
         truth, plain = problem.truth(direction), calls["eager"]()
         errors = {}
         for name, call in calls.items():
-            results = list(zip(call(), truth, plain, strict=True))
+            results = list(zip(plain if name == "eager" else call(), truth, plain, strict=True))
             for n, values in enumerate(results):
                 c = 2.0 if name == problem.our_name else PEERS_FACTOR
                 assert_accurate(*values, c=c, what=f"{name}, {direction}, tensor {n}")

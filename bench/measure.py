@@ -41,10 +41,10 @@ def seconds_of(call: Call) -> float:
 
 
 def in_turns(calls: Mapping[str, Call], max_seconds: float, min_rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call, each once a round, the order reversed every other round; rounds for about max_seconds a
-    call, at most 200 and at least min_rounds, of which 3 do where a round takes 3 seconds. The calls are warmed up."""
+    """Seconds of every call, each once a round, the order reversed every other round; rounds for about max_seconds, at
+    most 200 and at least min_rounds, of which 3 do where a round takes 3 seconds. The calls have been warmed up."""
     once = sum(map(seconds_of, calls.values()))
-    rounds = max(int(max_seconds * len(calls) / once), min_rounds if once < 3.0 else min(min_rounds, 3))
+    rounds = max(int(max_seconds / once), min_rounds if once < 3.0 else min(min_rounds, 3))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     gc.collect()
