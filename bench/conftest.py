@@ -17,7 +17,7 @@ from statistics import median
 
 import pytest
 from accuracy import assert_accurate
-from measure import DTYPE_NAMES, copy_gbs, gemm_gflops, in_turns, peak_mib, session_info
+from measure import DTYPE_NAMES, copy_gbs, fma_gflops, gemm_gflops, in_turns, peak_mib, session_info
 from roofline import Cost
 from sides import Problem, Wanted
 from torch import Tensor
@@ -59,11 +59,12 @@ def _relative_error(got: Tensor, truth: Tensor) -> float:
     return float(error.norm() / truth[finite].norm().clamp(min=1e-300))
 
 
-def _rates(cost: Cost, ceilings: dict[str, float], seconds: float) -> dict[str, float]:
+def _rates(cost: Cost, ceilings: dict[str, float | None], seconds: float) -> dict[str, float]:
     """Of the least work: GFLOP/s (of matrix products, where there are any), GB/s, and which part of the seconds the
     ceilings make unavoidable."""
     flops = cost.matrix_flops or cost.vector_flops
-    least = max(cost.matrix_flops / ceilings["gemm_gflops"], cost.bytes_moved / ceilings["copy_gbs"]) / 1e9
+    peak = ceilings["fma_gflops"] or ceilings["gemm_gflops"]
+    least = max(cost.matrix_flops / peak, cost.bytes_moved / ceilings["copy_gbs"]) / 1e9
     return {
         "gflops": flops / seconds / 1e9,
         "gbs": cost.bytes_moved / seconds / 1e9,
@@ -95,7 +96,7 @@ def compare(benchmark, request):  # type: ignore[no-untyped-def]
         option = request.config.getoption
         seconds = in_turns(calls, float(option("benchmark_max_time")), option("benchmark_min_rounds"))
         cost, dtype = problem.cost[direction], problem.floats[0].dtype
-        ceilings = {"gemm_gflops": gemm_gflops(dtype), "copy_gbs": copy_gbs()}
+        ceilings = {"fma_gflops": fma_gflops(), "gemm_gflops": gemm_gflops(dtype), "copy_gbs": copy_gbs()}
         benchmark.group = f"{problem.op} {direction}"
         benchmark.extra_info.update(
             op=problem.op,

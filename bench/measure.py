@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from backends import extension
 
 Call = Callable[[], object]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -100,6 +101,15 @@ def gemm_gflops(dtype: torch.dtype) -> float:
     size, dtype = (8192, dtype) if DEVICE.type == "cuda" else (1536, torch.float32)
     x, y = (torch.randn(size, size, device=DEVICE).to(dtype) for _ in range(2))
     return _best_rate(2 * size**3, lambda: x @ y)
+
+
+@functools.cache
+def fma_gflops() -> float | None:
+    """GFLOP/s of FMAs on registers alone (csrc/fma_ceiling/), in fp32 vectors; None on a GPU or without such vectors."""
+    if DEVICE.type != "cpu" or extension is None or extension.fma_loop(1, 1) == 0.0:
+        return None
+    steps, threads = 10**7, torch.get_num_threads()
+    return _best_rate(extension.fma_loop(steps, threads), lambda: extension.fma_loop(steps, threads))
 
 
 @functools.cache

@@ -65,7 +65,11 @@ def roofline_plot(rows: Sequence[Row], folder: Path) -> Path:
         dtypes = ", ".join(sorted({row["dtype"] for row in rows if row["ceilings"]["gemm_gflops"] == gemm}))
         ridge = gemm / copy
         axes.plot([left, ridge, max(right, ridge)], [left * copy, gemm, gemm], color="black", linewidth=1)
-        axes.text(right, gemm * 1.05, f"GEMM {gemm:,.0f} GFLOP/s ({dtypes})", ha="right", fontsize=8)
+        axes.text(right, gemm * 0.88, f"GEMM {gemm:,.0f} GFLOP/s ({dtypes})", ha="right", fontsize=8)
+    if fma := rows[0]["ceilings"]["fma_gflops"]:
+        axes.plot([fma / copy, max(right, fma / copy)], [fma, fma], color="black", linewidth=1, linestyle="--")
+        axes.plot([left, fma / copy], [left * copy, fma], color="black", linewidth=1)
+        axes.text(right, fma * 1.05, f"FMA {fma:,.0f} GFLOP/s", ha="right", fontsize=8)
     axes.text(left * 1.1, left * copy * 0.75, f"copy {copy:,.1f} GB/s", fontsize=8)
     colours = _colours([row["op"] for row in rows])
     labelled = set()

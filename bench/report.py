@@ -26,8 +26,8 @@ Cells = list[list[str]]
 EXPLANATION = """\
 Milliseconds are medians of one call, all sides of a comparison timed in turns; "/ ours" is a side's over ours. GFLOP/s
 and GB/s are of the operator's least work (bench/roofline.py: matrix products where it has any, operands moved once),
-whatever a side really does. "ceiling" is the part of the time that the rates of a GEMM and of a large copy, measured in
-the same run, make unavoidable; operands that stay in caches can pass 100 %. MiB: what a call adds at its peak to
+whatever a side really does. "ceiling" is the part of the time that the rates of FMAs on registers (on a GPU: of a GEMM)
+and of a large copy, measured in the same run, make unavoidable; operands that stay in caches can pass 100 %. MiB: what a call adds at its peak to
 the memory in use. error: RMS of the difference from the fp64 reference over that one's RMS, of the worst output or
 gradient. Sides: "compiled" is torch.compile of the eager reference, "stored hidden" the fold in plain PyTorch with its
 hidden tensor in memory (https://github.com/fastino-ai/GLiNER2/pull/143), "gliner" the public package's own layers."""
@@ -136,8 +136,11 @@ def header_lines(rows: Sequence[Row], documents: Sequence[Row]) -> list[str]:
         f"commit {first['commit']}; {versions}",
     ]
     for document, row in zip(documents, (d["benchmarks"][0]["extra_info"] for d in documents), strict=True):
-        ceilings = f"GEMM {row['ceilings']['gemm_gflops']:.0f} GFLOP/s, copy {row['ceilings']['copy_gbs']:.1f} GB/s"
-        lines.append(f"{document['datetime'][:16]} UTC: {document['command']} ({ceilings})")
+        measured = row["ceilings"]
+        ceilings = f"GEMM {measured['gemm_gflops']:.0f} GFLOP/s, copy {measured['copy_gbs']:.1f} GB/s"
+        if measured["fma_gflops"]:
+            ceilings = f"FMA {measured['fma_gflops']:.0f} GFLOP/s, {ceilings}"
+        lines.append(f"{document['datetime'][:16]} UTC, `{document['command']}`: {ceilings}")
     return lines
 
 

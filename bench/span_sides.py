@@ -32,7 +32,8 @@ class SpanSize:
 
     def __str__(self) -> str:
         texts = "1 text" if self.texts == 1 else f"{self.texts} texts"
-        return f"{self.words:,} words in {texts}, {self.types} types, K {self.max_width}, H {self.hidden:,}"
+        types = "1 type" if self.types == 1 else f"{self.types} types"
+        return f"{self.words:,} words in {texts}, {types}, K {self.max_width}, H {self.hidden:,}"
 
     def batch(self, dtype: torch.dtype = torch.float32) -> SpanBatch:
         case = SpanCase("", even(self.words, self.texts), (self.types,) * self.texts, self.hidden, self.max_width)

@@ -24,5 +24,6 @@ NB_MODULE(_C, m) {
     return false;
 #endif
   });
+  bind_fma_ceiling(m);
   bind_span(m);
 }

@@ -21,6 +21,7 @@ inline int checked_threads(int threads) {
 }
 
 // One an operator (or family), in its folder's bindings.cpp.
+void bind_fma_ceiling(nanobind::module_&);
 void bind_span(nanobind::module_&);
 
 }  // namespace glimodern
