@@ -105,7 +105,7 @@ def gemm_gflops(dtype: torch.dtype) -> float:
 
 @functools.cache
 def fma_gflops() -> float | None:
-    """GFLOP/s of FMAs on registers alone (csrc/fma_ceiling/), in fp32 vectors; None on a GPU or without such vectors."""
+    """GFLOP/s of FMAs on registers alone (csrc/fma_ceiling/), in fp32 vectors; None on a GPU or without vectors."""
     if DEVICE.type != "cpu" or extension is None or extension.fma_loop(1, 1) == 0.0:
         return None
     steps, threads = 10**7, torch.get_num_threads()

@@ -27,10 +27,11 @@ EXPLANATION = """\
 Milliseconds are medians of one call, all sides of a comparison timed in turns; "/ ours" is a side's over ours. GFLOP/s
 and GB/s are of the operator's least work (bench/roofline.py: matrix products where it has any, operands moved once),
 whatever a side really does. "ceiling" is the part of the time that the rates of FMAs on registers (on a GPU: of a GEMM)
-and of a large copy, measured in the same run, make unavoidable; operands that stay in caches can pass 100 %. MiB: what a call adds at its peak to
-the memory in use. error: RMS of the difference from the fp64 reference over that one's RMS, of the worst output or
-gradient. Sides: "compiled" is torch.compile of the eager reference, "stored hidden" the fold in plain PyTorch with its
-hidden tensor in memory (https://github.com/fastino-ai/GLiNER2/pull/143), "gliner" the public package's own layers."""
+and of a large copy, measured in the same run, make unavoidable; operands that stay in caches can pass 100 %. MiB: what
+a call adds at its peak to the memory in use. error: RMS of the difference from the fp64 reference over that one's RMS,
+of the worst output or gradient. Sides: "compiled" is torch.compile of the eager reference, "stored hidden" the fold in
+plain PyTorch with its hidden tensor in memory (https://github.com/fastino-ai/GLiNER2/pull/143), "gliner" the public
+package's own layers."""
 SIDES = ("case", "direction", "dtype", "side", "ms", "/ ours", "GFLOP/s", "GB/s", "ceiling", "MiB", "error")
 WANTED = ("case", "direction", "measure", "wanted", "measured", "reached")
 TEXT_COLUMNS = ("case", "direction", "dtype", "side", "measure", "reached")
