@@ -1,5 +1,7 @@
 """The least work of every operator: floating-point operations and bytes of memory, as formulas (docs/ROOFLINE.md).
 
+    python bench/roofline.py      prints that document's tables
+
 `flops(op, shape, backward)` and `bytes_moved(op, shape, backward)` take an operator's name and its shape, one of the
 dataclasses below; forward and backward add up. A kernel may do more work than this (padded tiles, values computed
 twice, partial sums), never less.
@@ -188,3 +190,118 @@ def flops(op: str, shape: Shape, backward: bool = False) -> float:
 
 def bytes_moved(op: str, shape: Shape, backward: bool = False) -> float:
     return cost(op, shape, backward).bytes_moved
+
+
+class Device(NamedTuple):
+    """Peak rates a second: bytes of memory, matrix FLOPs at 16 bits, single vector operations, warp instructions."""
+
+    memory: float
+    matrix: float
+    vector: float
+    issue: float
+
+
+# H100 SXM5, from NVIDIA's data sheet (https://www.nvidia.com/en-us/data-center/h100/): 3.35 TB/s; bf16 989.4 TFLOP/s
+# without sparsity; fp32 66.9 TFLOP/s, which counts a fused multiply-add as two. A warp instruction is 32 lanes.
+H100 = Device(3.35e12, 989.4e12, 66.9e12 / 2, 66.9e12 / 2 / 32)
+WORKED: dict[str, Shape] = {
+    **dict.fromkeys(("span_scores", "span_loss"), Spans((35,) * 74, (9,) * 74)),
+    "span_entities": Spans((35,) * 74, (9,) * 74, candidates=500),
+    "span_vectors": Spans((35,) * 74, (9,) * 74),
+    "rotary": Tokens(4500, 768, longest=75),
+    "geglu": Tokens(4500, 1152),
+    "add_layer_norm": Tokens(4500, 768),
+    "attention_varlen": Attention((75,) * 60, window=64),
+}
+
+
+def floors(work: Cost, device: Device = H100) -> dict[str, float]:
+    """Seconds below which memory, tensor cores and vector lanes cannot be, each alone, in bf16."""
+    return {
+        "memory": work.bytes_moved / device.memory,
+        "matrix": work.matrix_flops / device.matrix,
+        "vector": work.vector_flops / device.vector,
+    }
+
+
+def pieces(lengths: tuple[int, ...], tile: int) -> int:
+    """(tile, text) pairs, where rows of all texts are cut into tiles without regard to texts."""
+    count, begin = 0, 0
+    for length in lengths:
+        end = begin + length
+        count += (-(-end // tile) - begin // tile) if length else 0
+        begin = end
+    return count
+
+
+def warp_instructions(x: Spans) -> dict[str, int]:
+    """Instructions that our span kernels issue in bf16 with up to 16 types a text: what is inside their loops, times
+    the times these run, times 4 warps. Instructions by loop, innermost first: `loops` of `python bench/resources.py
+    --json` for cuda:90 with Triton 3.9.0; tiles as kernels/_common.py has them."""
+    rows = pieces(tuple(words * x.max_width for words in x.words), 64)
+    words = pieces(x.words, 16)
+    steps, columns = -(-x.hidden // 32), -(-x.hidden // 64)
+    row_steps = sum(-(-words * x.max_width // 64) for words in x.words)
+
+    def scored(inner: int, text: int) -> int:
+        return 4 * rows * (steps * inner + text - inner)
+
+    def word_grads(inner: int, text: int) -> int:
+        return 4 * words * columns * (x.max_width * inner + text - inner)
+
+    return {
+        "`scores_kernel`": scored(95, 408),
+        "`loss_kernel`, loss only": scored(99, 897),
+        "`loss_kernel` with gradients": scored(99, 1195),
+        "`word_grads_kernel`, da and db": word_grads(78, 194) + word_grads(82, 199),
+        "`type_grads_kernel`": 4 * steps * (row_steps * 324 + len(x.words) * (478 - 324)),
+    }
+
+
+def floor_table() -> str:
+    lines = [
+        "| operator | MB | matrix GFLOP | vector GFLOP | memory µs | matrix µs | vector µs |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for op, shape in WORKED.items():
+        for backward in (False, True)[: 1 if op in FORWARD_ONLY else 2]:
+            work = cost(op, shape, backward)
+            flop = [f"{work.matrix_flops / 1e9:.2f}", f"{work.vector_flops / 1e9:.3f}"]
+            times = [f"{1e6 * seconds:.1f}" for seconds in floors(work).values()]
+            numbers = " | ".join((f"{work.bytes_moved / 1e6:.1f}", *flop, *times))
+            lines.append(f"| `{op}` {'backward' if backward else 'forward'} | {numbers} |")
+    return "\n".join(lines)
+
+
+def issue_table(spans: Spans) -> str:
+    lines = ["| kernel | million warp instructions | issue µs |", "|---|---:|---:|"]
+    for name, count in warp_instructions(spans).items():
+        lines.append(f"| {name} | {count / 1e6:.1f} | {1e6 * count / H100.issue:.0f} |")
+    return "\n".join(lines)
+
+
+def prediction_table(spans: Spans) -> str:
+    """Expected: between three quarters and a half of the clocks issue an instruction."""
+    scores, loss, loss_grads, *backward = warp_instructions(spans).values()
+    lines = ["| | floor µs | issue µs | expected µs |", "|---|---:|---:|---:|"]
+    for name, op, directions, count in (
+        ("`span_scores` forward", "span_scores", (False,), scores),
+        ("`span_scores` backward", "span_scores", (True,), sum(backward)),
+        ("`span_loss`, loss only", "span_loss", (False,), loss),
+        ("`span_loss` with gradients", "span_loss", (False, True), loss_grads + sum(backward)),
+    ):
+        floor = 1e6 * sum(bytes_moved(op, spans, direction) for direction in directions) / H100.memory
+        issue = 1e6 * count / H100.issue
+        lines.append(f"| {name} | {floor:.1f} | {issue:.0f} | {issue * 4 / 3:.0f} to {issue * 2:.0f} |")
+    return "\n".join(lines)
+
+
+def tables() -> list[str]:
+    """The computed tables of docs/ROOFLINE.md, in Markdown."""
+    spans = WORKED["span_scores"]
+    assert isinstance(spans, Spans)
+    return [floor_table(), issue_table(spans), prediction_table(spans)]
+
+
+if __name__ == "__main__":
+    print("\n\n".join(tables()))
