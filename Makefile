@@ -6,7 +6,9 @@ CONFIG ?= configs/demo.yaml
 TRAIN_ARGS ?=
 PYTEST_ARGS ?=
 # The tests of the C++ operators, run by `make sanitize`: one name an operator.
-OPERATOR_TESTS := tests/test_span_scores.py tests/test_span_loss.py
+OPERATOR_TESTS := $(patsubst %,tests/test_%.py,span_scores span_loss span_entities span_vectors attention_varlen dropout \
+	geglu rotary add_layer_norm)
+REPORT_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -25,8 +27,10 @@ train: $(VENV)/.installed-train ## set up, train and evaluate the demo model int
 test: $(VENV)/.installed-test ## set up and run the tests (PYTEST_ARGS=)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-bench ## set up and run the benchmarks (PYTEST_ARGS=)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
+bench: $(VENV)/.installed-bench ## set up, run the benchmarks, print and plot them (PYTEST_ARGS=, REPORT_ARGS=)
+	@mkdir -p runs
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest bench --benchmark-only --benchmark-json=runs/bench.json $(PYTEST_ARGS)
+	$(BIN)/python bench/report.py runs/bench.json $(REPORT_ARGS)
 
 lint: $(VENV)/.installed-lint ## ruff, mypy, clang-format; changes nothing
 	$(BIN)/ruff check
@@ -77,7 +81,7 @@ endef
 # tools, and its folder can be kept: a second set, or a change in csrc, compiles only what changed.
 EXTRAS_train :=
 EXTRAS_test := [test,peers,minilm]
-EXTRAS_bench := [test,bench,peers,minilm]
+EXTRAS_bench := [test,bench,peers,minilm,plots]
 EXTRAS_lint := [dev]
 
 $(VENV)/.installed-%: $(VENV)/.tools pyproject.toml CMakeLists.txt $(CPP)

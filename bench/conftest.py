@@ -1,45 +1,130 @@
-"""What every benchmark shares: the measured ceiling of this machine, and what is recorded of a run."""
+"""`compare`, the fixture of every benchmark: checks, then times, all sides of one problem.
 
-import platform
-import time
-from collections.abc import Callable
+A bench function is one comparison. All its sides first compute the bench's own input and are held to the rule of
+tests/accuracy.py (peers to a wider one), which warms them up. They are then timed in turns, one call of each a round
+(measure.in_turns), so that a slow spell of the machine meets all alike; ratios are of medians of one such run.
+pytest-benchmark times benches one after the other instead: it is handed the seconds of our side, by way of a clock that
+only they move, and its JSON carries every side in `extra_info`, from which bench/report.py makes tables and plots.
+--benchmark-max-time bounds a comparison's seconds, --benchmark-min-rounds comes first.
+
+extra_info: op, case, direction, dtype, shape, sweep; sides: name, ours, seconds (median, fastest), rounds, GFLOP/s,
+GB/s and share of the ceiling for the operator's least work (bench/roofline.py), peak MiB, relative error; skipped:
+reasons; wanted: what issue 3 asks; the ceilings measured in this session, device, machine, threads, versions, commit.
+"""
+
+from collections.abc import Iterator, Sequence
+from statistics import median
 
 import pytest
-import torch
+from accuracy import assert_accurate
+from measure import DTYPE_NAMES, copy_gbs, fma_gflops, gemm_gflops, in_turns, peak_mib, session_info
+from roofline import Cost
+from sides import Problem, Wanted
+from torch import Tensor
+
+# Of eager's error: peers have to compute the same thing, not to round as well. Inductor sums the gradient of c over
+# 6,000 spans one by one in fp32, with 39 times eager's error.
+PEERS_FACTOR = 64.0
 
 
-def _best_seconds(function: Callable[[], object], rounds: int = 7) -> float:
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+class Clock:
+    """pytest-benchmark's timer in these benches: replays the seconds that were measured in turns."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def replay(self, seconds: Iterator[float]) -> None:
+        self.now += next(seconds)
 
 
-@pytest.fixture(scope="session")
-def gemm_gflops() -> float:
-    """fp32 GFLOP/s of a large matrix product here: the ceiling that shares are given of."""
-    x, y = torch.randn(1536, 1536), torch.randn(1536, 1536)
-    return 2 * 1536**3 / _best_seconds(lambda: x @ y) / 1e9
+CLOCK = Clock()
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        if "compare" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.benchmark(timer=CLOCK))
+
+
+def pytest_benchmark_update_json(config, output_json):  # type: ignore[no-untyped-def]
+    output_json["command"] = " ".join(["pytest", *map(str, config.invocation_params.args)])
+
+
+def _relative_error(got: Tensor, truth: Tensor) -> float:
+    """RMS of the error over RMS of the truth, where that is finite."""
+    finite = truth.isfinite()
+    error = (got.double() - truth)[finite]
+    return float(error.norm() / truth[finite].norm().clamp(min=1e-300))
+
+
+def _rates(cost: Cost, ceilings: dict[str, float | None], seconds: float) -> dict[str, float]:
+    """Of the least work: GFLOP/s (of matrix products, where there are any), GB/s, and which part of the seconds the
+    ceilings make unavoidable."""
+    flops = cost.matrix_flops or cost.vector_flops
+    peak = ceilings["fma_gflops"] or ceilings["gemm_gflops"]
+    least = max(cost.matrix_flops / peak, cost.bytes_moved / ceilings["copy_gbs"]) / 1e9
+    return {
+        "gflops": flops / seconds / 1e9,
+        "gbs": cost.bytes_moved / seconds / 1e9,
+        "share": least / seconds,
+    }
 
 
 @pytest.fixture
-def record_flops(benchmark, gemm_gflops):  # type: ignore[no-untyped-def]
-    """Call it with the operations of one round, after benchmark(): fills extra_info."""
+def compare(benchmark, request):  # type: ignore[no-untyped-def]
+    """Call it once a bench: compare(problem, direction, wanted=...)."""
 
-    def record(flops: float, **info: object) -> None:
-        if benchmark.stats is None:  # --benchmark-disable
+    def compare(problem: Problem, direction: str, wanted: Sequence[Wanted] = ()) -> None:
+        sides = problem.sides()
+        skipped = {name: why for name, why in sides.items() if isinstance(why, str)}
+        calls = {name: problem.call(f, direction) for name, f in sides.items() if not isinstance(f, str)}
+        truth, plain = problem.truth(direction), calls["eager"]()
+        errors = {}
+        for name, call in calls.items():
+            results = list(zip(plain if name == "eager" else call(), truth, plain, strict=True))
+            for n, values in enumerate(results):
+                c = 2.0 if name == problem.our_name else PEERS_FACTOR
+                assert_accurate(*values, c=c, what=f"{name}, {direction}, tensor {n}")
+            errors[name] = max(_relative_error(got, true) for got, true, _ in results)
+            del results
+        del truth, plain
+        if benchmark.disabled:
+            benchmark(calls[problem.our_name])
             return
-        rate = flops / benchmark.stats.stats.median / 1e9
+        option = request.config.getoption
+        seconds = in_turns(calls, float(option("benchmark_max_time")), option("benchmark_min_rounds"))
+        cost, dtype = problem.cost[direction], problem.floats[0].dtype
+        ceilings = {"fma_gflops": fma_gflops(), "gemm_gflops": gemm_gflops(dtype), "copy_gbs": copy_gbs()}
+        benchmark.group = f"{problem.op} {direction}"
         benchmark.extra_info.update(
-            gflops=round(rate, 1),
-            share_of_gemm=round(rate / gemm_gflops, 3),
-            gemm_gflops=round(gemm_gflops, 1),
-            threads=torch.get_num_threads(),
-            machine=platform.processor() or platform.machine(),
-            torch=torch.__version__,
-            **info,
+            op=problem.op,
+            case=problem.case,
+            direction=direction,
+            dtype=DTYPE_NAMES[dtype],
+            shape=[list(x.shape) for x in problem.floats],
+            sweep=problem.sweep,
+            intensity=(cost.matrix_flops or cost.vector_flops) / cost.bytes_moved,
+            sides=[
+                {
+                    "name": name,
+                    "ours": name == problem.our_name,
+                    "median_seconds": median(times),
+                    "fastest_seconds": min(times),
+                    "rounds": len(times),
+                    **_rates(cost, ceilings, median(times)),
+                    "peak_mib": peak_mib(calls[name]),
+                    "error": errors[name],
+                }
+                for name, times in seconds.items()
+            ],
+            skipped=skipped,
+            wanted=[goal._asdict() for goal in wanted],
+            ceilings=ceilings,
+            **session_info(),
         )
+        ours = seconds[problem.our_name]
+        benchmark.pedantic(CLOCK.replay, args=(iter(ours),), rounds=len(ours))
 
-    return record
+    return compare

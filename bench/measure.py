@@ -1,50 +1,157 @@
-"""Shapes and their costs, for the benchmarks of the span operators."""
+"""How the benchmarks measure: seconds in turns, memory a call adds, this machine's ceilings, a run's circumstances."""
 
-import math
+import ctypes
+import functools
+import gc
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
 
 import torch
-from shapes import SpanBatch, SpanCase
-from torch import Tensor
+from backends import extension
+
+Call = Callable[[], object]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ROOT = Path(__file__).resolve().parents[1]
+DTYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
 
-def span_batch(texts: int, words: int, types: int, hidden: int, max_width: int) -> SpanBatch:
-    """A batch of `texts` equal texts."""
-    return SpanCase("bench", (words,) * texts, (types,) * texts, hidden, max_width).build()
+@functools.cache
+def _cold() -> torch.Tensor:
+    return torch.empty(256 << 20, dtype=torch.uint8, device=DEVICE)
 
 
-def demo_batch(hidden: int = 3072) -> SpanBatch:
-    """2,590 words in 64 texts of 40 or 41, 9 types each, K 12."""
-    return SpanCase("bench", (41,) * 30 + (40,) * 34, (9,) * 64, hidden, 12).build()
+def seconds_of(call: Call) -> float:
+    """One call's seconds. On a GPU between two events, its L2 cache overwritten before: the launches queue up behind
+    that write, so that their latency counts only where the device has to wait for it."""
+    if DEVICE.type == "cpu":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    _cold().zero_()
+    first.record()
+    call()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / 1e3
 
 
-def span_pairs(batch: SpanBatch) -> int:
-    """(span, type) pairs inside their texts: each costs 2 H floating-point operations forward and 4 H backward."""
-    words, types = batch.cu_words.diff().long(), batch.cu_types.diff().long()
-    widths = words.clamp(max=batch.max_width)
-    return int(((words * widths - widths * (widths - 1) // 2) * types).sum())
+def in_turns(calls: Mapping[str, Call], max_seconds: float, min_rounds: int) -> dict[str, list[float]]:
+    """Seconds of every call, each once a round, the order reversed every other round; rounds for about max_seconds, at
+    most 200 and at least min_rounds, of which 3 do where a round takes 3 seconds. The calls have been warmed up."""
+    once = sum(map(seconds_of, calls.values()))
+    rounds = max(int(max_seconds / once), min_rounds if once < 3.0 else min(min_rounds, 3))
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(min(rounds, 200)):
+            for name in order:
+                seconds[name].append(seconds_of(calls[name]))
+            order.reverse()
+    finally:
+        gc.enable()
+    return seconds
 
 
-def span_index(batch: SpanBatch) -> Tensor:
-    """[texts, longest text * max_width, 2]: first and last word of every span, counted in the text, texts padded; a
-    span that leaves its text is (0, 0), as in the public package's batches."""
-    lengths = batch.cu_words.diff().long()
-    start = torch.arange(int(lengths.max())).repeat_interleave(batch.max_width)
-    end = start + torch.arange(batch.max_width).repeat(int(lengths.max()))
-    inside = end[None, :, None] < lengths[:, None, None]
-    return torch.where(inside, torch.stack([start, end], -1)[None], 0)
+def _status_mib(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def pad_words(rows: Tensor, batch: SpanBatch) -> Tensor:
-    """[words, d] -> [texts, longest text, d]."""
-    return torch.nn.utils.rnn.pad_sequence(list(rows.split(batch.cu_words.diff().tolist())), batch_first=True)
+def peak_mib(call: Call) -> float | None:
+    """MiB that a call has in use at most, beyond what was in use before it; None where that cannot be read.
+
+    On a GPU of PyTorch's allocator. On Linux of the resident set, whose high-water mark is reset by way of
+    /proc/self/clear_refs after glibc has given its free memory back: scratch of C++ kernels counts too, what a library
+    keeps from its first call does not.
+    """
+    gc.collect()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status_mib("VmRSS")
+    except (AttributeError, OSError):  # no glibc, no /proc, or a sandbox that forbids it
+        return None
+    call()
+    return _status_mib("VmHWM") - before
 
 
-def ragged_logits(padded: Tensor, batch: SpanBatch) -> Tensor:
-    """[texts, longest * max_width, types], the same number of types each -> span_scores' layout."""
-    lengths, types = batch.cu_words.diff().long(), padded.shape[-1]
-    parts = []
-    for row, length in zip(padded, lengths.tolist(), strict=True):
-        part = row[: length * batch.max_width].view(length, batch.max_width, types)
-        ends = torch.arange(length)[:, None] + torch.arange(batch.max_width)[None, :]
-        parts.append(part.masked_fill((ends >= length)[..., None], -math.inf).reshape(-1))
-    return torch.cat(parts)
+def _best_rate(work: float, call: Call) -> float:
+    call()
+    return work / min(seconds_of(call) for _ in range(7)) / 1e9
+
+
+@functools.cache
+def gemm_gflops(dtype: torch.dtype) -> float:
+    """GFLOP/s of a large matrix product. On a CPU always of fp32, in which the C++ kernels compute."""
+    size, dtype = (8192, dtype) if DEVICE.type == "cuda" else (1536, torch.float32)
+    x, y = (torch.randn(size, size, device=DEVICE).to(dtype) for _ in range(2))
+    return _best_rate(2 * size**3, lambda: x @ y)
+
+
+@functools.cache
+def fma_gflops() -> float | None:
+    """GFLOP/s of FMAs on registers alone (csrc/fma_ceiling/), in fp32 vectors; None on a GPU or without vectors."""
+    if DEVICE.type != "cpu" or extension is None or extension.fma_loop(1, 1) == 0.0:
+        return None
+    steps, threads = 10**7, torch.get_num_threads()
+    return _best_rate(extension.fma_loop(steps, threads), lambda: extension.fma_loop(steps, threads))
+
+
+@functools.cache
+def copy_gbs() -> float:
+    """GB/s, read and written, of a copy far larger than the caches."""
+    x = torch.zeros((1 << 30) if DEVICE.type == "cuda" else (1 << 27), dtype=torch.uint8, device=DEVICE)
+    y = torch.zeros_like(x)
+    return _best_rate(2 * x.numel(), lambda: y.copy_(x))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _machine() -> str:
+    if DEVICE.type == "cuda":
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@functools.cache
+def session_info() -> dict[str, object]:
+    """Of every row: device, machine, threads, versions, commit."""
+    packages = ("torch", "triton", "gliner", "glimodern")
+    return {
+        "device": DEVICE.type,
+        "machine": _machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "commit": _commit(),
+    }

@@ -22,6 +22,7 @@ inline int checked_threads(int threads) {
 
 // One an operator (or family), in its folder's bindings.cpp.
 void bind_dropout(nanobind::module_&);
+void bind_fma_ceiling(nanobind::module_&);
 void bind_span(nanobind::module_&);
 void bind_attention_varlen(nanobind::module_&);
 void bind_encoder(nanobind::module_&);

@@ -1,0 +1,20 @@
+"""What the benches of the encoder's elementwise operators share: 4,500 tokens of ModernBERT-base, bf16 and fp32."""
+
+import torch
+from measure import DEVICE
+from sides import BACKWARD, BOTH, FORWARD, Wanted
+from torch import Tensor
+
+TOKENS, WIDTH, FFN, HEADS, HEAD_DIM = 4500, 768, 1152, 12, 64
+DTYPES = (torch.bfloat16, torch.float32)
+COMPILED = {torch.bfloat16: None, torch.float32: "compiling takes longer than all else: in bf16 only"}
+# Of issue 3, in bf16; the gradient alone has no goal of its own.
+WANTED = {FORWARD: [Wanted("time", "eager", 2.0)], BACKWARD: [], BOTH: [Wanted("time", "eager", 2.0)]}
+
+
+def draw(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def wanted(dtype: torch.dtype, direction: str) -> list[Wanted]:
+    return WANTED[direction] if dtype == torch.bfloat16 else []
