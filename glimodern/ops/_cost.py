@@ -21,7 +21,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from glimodern import reference
 from glimodern.ops._span import text_bounds
 from glimodern.ops._span_entities import SpanEntities, check_threshold, span_entities, type_bounds
 from glimodern.ops._span_scores import span_scores
@@ -144,5 +143,5 @@ def head_entities(
             passed = ~(logits <= bounds[first_types[text] : first_types[text + 1]])  # above, or NaN
             row, kind = passed.nonzero().unbind(1)
             word, width = spans[row].unbind(1)
-            found.append((word, width, kind + first_types[text], reference.probability(logits[row, kind])))
+            found.append((word, width, kind + first_types[text], torch.sigmoid(logits[row, kind])))
     return SpanEntities(*(torch.cat(column) for column in zip(*found, strict=True)))

@@ -115,7 +115,7 @@ def _entities_impl(
             limits = u.new_full((len(u),), threshold, dtype=torch.float32) if thresholds is None else thresholds
             wide = widen(a, b, u, c)
             word, width, kind, logit = reference.span_entities(*wide, cu_words, cu_types, max_width, limits)
-    return word, width, kind, reference.probability(logit)
+    return word, width, kind, torch.sigmoid(logit.float())
 
 
 @torch.library.custom_op("glimodern::span_entities", mutates_args=())
@@ -153,9 +153,10 @@ def span_entities(
     """The spans and types whose probability is above a threshold: sigmoid(relu(a_i + b_{i+k}) . u_t + c_t) > threshold.
 
     a .. max_width as in `span_scores`; threshold a probability in [0, 1], or a float tensor [m] of one a type, compared
-    strictly, in fp32. -> SpanEntities, ordered by (text, word, width, type). The score is the sigmoid of the fp32 logit
-    computed in fp64 and rounded to fp32, so that every backend and number of threads decides alike about a logit. A NaN
-    logit is a candidate with the score NaN: broken weights do not look like "nothing found". No gradients; the logits
+    strictly. -> SpanEntities, ordered by (text, word, width, type). What is above is decided by the sigmoid of the fp32
+    logit computed in fp64 and rounded to fp32, alike on every backend and number of threads; the score is PyTorch's
+    fp32 sigmoid, at most an ulp or two away, in which scores tie as the public package's do. A NaN logit is a candidate
+    with the score NaN: broken weights do not look like "nothing found". No gradients; the logits
     exist for one block of words at a time.
 
     Raises ValueError or TypeError as `span_scores` does, and for a threshold outside [0, 1] (a tensor's, on the CPU).
