@@ -9,15 +9,17 @@ only they move, and its JSON carries every side in `extra_info`, from which benc
 
 extra_info: op, case, direction, dtype, shape, sweep; sides: name, ours, seconds (median, fastest), rounds, GFLOP/s,
 GB/s and share of the ceiling for the operator's least work (bench/roofline.py), peak MiB, relative error; skipped:
-reasons; wanted: what issue 3 asks; the ceilings measured in this session, device, machine, threads, versions, commit.
+reasons; others_cores: how many cores other processes kept busy meanwhile; wanted: goals; the ceilings
+measured in this session, device, machine, threads, versions, commit.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from statistics import median
 
 import pytest
 from accuracy import assert_accurate
-from measure import DTYPE_NAMES, copy_gbs, fma_gflops, gemm_gflops, in_turns, peak_mib, session_info
+from measure import DTYPE_NAMES, copy_gbs, fma_gflops, gemm_gflops, in_turns, others_seconds, peak_mib, session_info
 from roofline import Cost
 from sides import Problem, Wanted
 from torch import Tensor
@@ -94,7 +96,9 @@ def compare(benchmark, request):  # type: ignore[no-untyped-def]
             benchmark(calls[problem.our_name])
             return
         option = request.config.getoption
+        began, others = time.perf_counter(), others_seconds()
         seconds = in_turns(calls, float(option("benchmark_max_time")), option("benchmark_min_rounds"))
+        others = (others_seconds() - others) / (time.perf_counter() - began)
         cost, dtype = problem.cost[direction], problem.floats[0].dtype
         ceilings = {"fma_gflops": fma_gflops(), "gemm_gflops": gemm_gflops(dtype), "copy_gbs": copy_gbs()}
         benchmark.group = f"{problem.op} {direction}"
@@ -120,6 +124,7 @@ def compare(benchmark, request):  # type: ignore[no-untyped-def]
                 for name, times in seconds.items()
             ],
             skipped=skipped,
+            others_cores=max(others, 0.0),
             wanted=[goal._asdict() for goal in wanted],
             ceilings=ceilings,
             **session_info(),

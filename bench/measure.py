@@ -60,6 +60,16 @@ def in_turns(calls: Mapping[str, Call], max_seconds: float, min_rounds: int) -> 
     return seconds
 
 
+def others_seconds() -> float:
+    """CPU seconds, from some fixed moment on, of all else on the machine than this process; 0 without /proc."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split()[1:9])
+    ticks = user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
 def _status_mib(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024

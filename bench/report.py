@@ -34,6 +34,7 @@ plain PyTorch with its hidden tensor in memory (https://github.com/fastino-ai/GL
 package's own layers."""
 SIDES = ("case", "direction", "dtype", "side", "ms", "/ ours", "GFLOP/s", "GB/s", "ceiling", "MiB", "error")
 WANTED = ("case", "direction", "measure", "wanted", "measured", "reached")
+DISTURBED_CORES = 0.1
 TEXT_COLUMNS = ("case", "direction", "dtype", "side", "measure", "reached")
 
 
@@ -129,6 +130,16 @@ def skipped_lines(rows: Iterable[Row]) -> list[str]:
     return [f"{op}: {name} did not run in {count}: {why}" for (op, name, why), count in reasons.items()]
 
 
+def disturbed_lines(rows: Iterable[Row]) -> list[str]:
+    """Comparisons beside which other processes ran: their figures are worth nothing."""
+    return [
+        f"DISTURBED: other processes kept {row['others_cores']:.1f} cores busy during {row['op']}, {row['case']},"
+        f" {row['direction']}"
+        for row in rows
+        if row["others_cores"] > DISTURBED_CORES
+    ]
+
+
 def header_lines(rows: Sequence[Row], documents: Sequence[Row]) -> list[str]:
     first = rows[0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
@@ -142,7 +153,7 @@ def header_lines(rows: Sequence[Row], documents: Sequence[Row]) -> list[str]:
         if measured["fma_gflops"]:
             ceilings = f"FMA {measured['fma_gflops']:.0f} GFLOP/s, {ceilings}"
         lines.append(f"{document['datetime'][:16]} UTC, `{document['command']}`: {ceilings}")
-    return lines
+    return lines + disturbed_lines(rows)
 
 
 def tables(rows: list[Row]) -> Iterator[tuple[str, Sequence[str], Cells]]:
