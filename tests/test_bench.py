@@ -1,6 +1,7 @@
 """A small bench through the harness, and the report of its JSON."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*command: object) -> str:
-    answer = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    # pytest-benchmark times nothing where it sees a worker of pytest-xdist
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    started = [sys.executable, *map(str, command)]
+    answer = subprocess.run(started, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout
 

@@ -71,14 +71,15 @@ class _Attention(nn.Module):
         self.Wo = nn.Linear(d, d, bias=config.attention_bias)
         self.out_drop = Dropout(config.attention_dropout)
 
-    def forward(self, x: Tensor, packing: Packing, rotary: RotaryTable) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, rotary: RotaryTable, rows: Tensor | None) -> Tensor:
         n, d = x.shape
         qkv = self.Wqkv(x).view(n, 3, self.heads, d // self.heads)
         qk, v = qkv.split((2, 1), dim=1)
         q, k = ops.rotary(qk, *rotary).unbind(1)
         dropout_p = self.dropout_p if self.training else 0.0
         out = packed_attention(q, k, v.squeeze(1), packing, window=self.window, dropout_p=dropout_p)
-        mixed: Tensor = self.out_drop(self.Wo(out.reshape(n, d)))
+        out = out.reshape(n, d)
+        mixed: Tensor = self.out_drop(self.Wo(out if rows is None else out.index_select(0, rows)))
         return mixed
 
 
@@ -113,13 +114,19 @@ class _Layer(nn.Module):
         self.mlp_norm = _Norm(config)
         self.mlp = _Mlp(config)
 
-    def forward(self, branch: Tensor | None, x: Tensor, packing: Packing, rotary: RotaryTable) -> tuple[Tensor, Tensor]:
-        """(branch, x), to be added, -> (the MLP's branch, x with all before it added); branch None: the first layer."""
+    def forward(
+        self, branch: Tensor | None, x: Tensor, packing: Packing, rotary: RotaryTable, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(branch, x), to be added, -> (the MLP's branch, x with all before it added); branch None: the first layer.
+
+        rows: the tokens that come out, None for all.
+        """
         if branch is None:
             normed = x
         else:
             normed, x = cast(_Norm, self.attn_norm).both(branch, x)
-        normed, x = self.mlp_norm.both(self.attn(normed, packing, rotary), x)
+        mixed = self.attn(normed, packing, rotary, rows)
+        normed, x = self.mlp_norm.both(mixed, x if rows is None else x.index_select(0, rows))
         return self.mlp(normed), x
 
 
@@ -191,15 +198,17 @@ class ModernBert(nn.Module):
         self.embeddings.tok_embeddings = new
         self.config.vocab_size = size
 
-    def forward(self, input_ids: Tensor, packing: Packing) -> Tensor:
-        """input_ids int64 [N] -> hidden [N, hidden_size] in the parameters' dtype (or autocast's)."""
+    def forward(self, input_ids: Tensor, packing: Packing, rows: Tensor | None = None) -> Tensor:
+        """input_ids int64 [N], rows int64 [r] or None (all N) -> hidden [r, hidden_size] in the parameters' dtype (or
+        autocast's)."""
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         rotary = {t: rotary_table(packing.position_ids, head_dim, base) for t, base in self.rotary_base.items()}
         branch, x = None, self.embeddings(input_ids)
-        for layer in self.layers:
-            branch, x = layer(branch, x, packing, rotary[cast(_Layer, layer).layer_type])
+        for number, layer in enumerate(self.layers, 1):
+            wanted = rows if number == len(self.layers) else None
+            branch, x = layer(branch, x, packing, rotary[cast(_Layer, layer).layer_type], wanted)
         hidden: Tensor = self.final_norm(x) if branch is None else self.final_norm(branch, x)
-        return hidden
+        return hidden if rows is None or len(self.layers) else hidden.index_select(0, rows)
 
 
 class ModernBertEncoder(Encoder):
@@ -215,8 +224,8 @@ class ModernBertEncoder(Encoder):
 
     def encode(self, input_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
         """input_ids int64 [N], rows int64 [r] or None (all N) -> hidden [r, hidden_size]."""
-        hidden: Tensor = self.model(input_ids, packing)
-        return hidden if rows is None else hidden.index_select(0, rows)
+        hidden: Tensor = self.model(input_ids, packing, rows)
+        return hidden
 
     def resize_token_embeddings(self, size: int) -> None:
         """Make the vocabulary `size` tokens; new rows are drawn as all embeddings are at the start."""
