@@ -153,7 +153,9 @@ def _autograd(ctx: Any, grad_normed: Tensor | None, grad_sum: Tensor | None, *_:
     if grad_normed is None:
         return grad_sum, grad_sum if need_residual else None, None, None, None, None
     needed = (need_x or need_residual, need_weight, need_bias)
-    dx, dweight, dbias = _backward_op(grad_normed, grad_sum, total, weight, mean, rstd, *needed)
+    given = [x for x in (grad_normed, grad_sum, total, weight) if x is not None]
+    run = _backward_impl if direct(needs_grad(*given), given) else _backward_op
+    dx, dweight, dbias = run(grad_normed, grad_sum, total, weight, mean, rstd, *needed)
     return (
         dx if need_x else None,
         dx if need_residual else None,

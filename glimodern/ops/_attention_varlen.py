@@ -191,7 +191,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
 
 
 def _autograd(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Any, ...]:
-    grads = _backward_op(grad_out, *ctx.saved_tensors, *ctx.options)
+    tensors = (grad_out, *ctx.saved_tensors)
+    run = _backward_impl if direct(needs_grad(*tensors), tensors) else _backward_op
+    grads = run(*tensors, *ctx.options)
     wanted = (grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=False))
     return (*wanted, None, None, None, None, None, None)
 

@@ -76,7 +76,7 @@ def _setup(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
 
 def _autograd(ctx: Any, grad: Tensor) -> Tensor:
     (x,) = ctx.saved_tensors
-    dx: Tensor = _backward_op(grad, x)
+    dx: Tensor = (_backward_impl if direct(needs_grad(grad, x), (grad, x)) else _backward_op)(grad, x)
     return dx
 
 
