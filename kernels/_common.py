@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.target_info import is_hip
+from triton.runtime import driver
 
 # fp32 products run on NVIDIA's tensor cores as three TF32 products of split operands: a few ulps of error (TF32 alone
 # keeps 10 bits), where "ieee" would leave the tensor cores. For AMD Triton has no "tf32x3": CDNA's matrix cores take
@@ -72,6 +73,15 @@ class Tiles:
 
 
 TILES = Tiles()
+
+
+def no_spills() -> dict[str, int]:
+    """Launch options that let ptxas take the registers a kernel needs. Left to itself it spills 8 to 24 bytes of
+    word_grads_kernel to fit one program more on a multiprocessor; which is faster, no GPU has been asked. AMD's
+    compiler has no such option."""
+    if INTERPRETED or driver.active.get_current_target().backend != "cuda":
+        return {}
+    return {"maxnreg": 255}
 
 
 def as_int32(value: int) -> int:

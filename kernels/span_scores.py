@@ -26,6 +26,7 @@ from glimodern.kernels._common import (
     hidden_tile,
     logit_offsets,
     logit_tile,
+    no_spills,
     positive_sum,
     product,
     text_frame,
@@ -274,7 +275,7 @@ def span_scores_backward(
                 grad_logits, a, b, u, cu_words, cu_types, offsets, factor, out, words, texts, hidden, as_int32(seed),
                 scale,
                 ENDS=ends, WIDTH=max_width, THRESHOLD=threshold, WORDS=TILES.words, HIDDEN=TILES.columns, TYPES=types,
-                num_warps=TILES.word_warps, num_stages=TILES.word_stages(a.dtype),
+                num_warps=TILES.word_warps, num_stages=TILES.word_stages(a.dtype), **no_spills(),
             )  # fmt: skip
         type_grads_kernel[texts, column_tiles, row_splits * type_splits](
             grad_logits, a, b, cu_words, cu_types, offsets, factor, du, dc, len(u), hidden, type_splits, row_splits,
