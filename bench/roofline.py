@@ -253,7 +253,7 @@ def warp_instructions(x: Spans) -> dict[str, int]:
         "`scores_kernel`": scored(95, 408),
         "`loss_kernel`, loss only": scored(99, 897),
         "`loss_kernel` with gradients": scored(99, 1195),
-        "`word_grads_kernel`, da and db": word_grads(78, 194) + word_grads(82, 199),
+        "`word_grads_kernel`, da and db": word_grads(78, 167) + word_grads(78, 169),
         "`type_grads_kernel`": 4 * steps * (row_steps * 324 + len(x.words) * (478 - 324)),
     }
 
