@@ -84,7 +84,7 @@ EXTRAS_test := [test,bench,peers,minilm,plots]
 EXTRAS_bench := [test,bench,peers,minilm,plots]
 EXTRAS_lint := [dev]
 
-$(VENV)/.installed-%: $(VENV)/.tools pyproject.toml CMakeLists.txt $(CPP)
+$(VENV)/.installed-%: $(VENV)/.tools pyproject.toml CMakeLists.txt Makefile $(CPP)
 	$(PIP) --no-build-isolation --config-settings=build-dir=build/{wheel_tag} --editable ".$(EXTRAS_$*)"
 	@$(BIN)/python -c 'import glimodern._C' 2>/dev/null || $(NO_EXTENSION)
 	touch $@
