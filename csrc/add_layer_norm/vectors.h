@@ -16,6 +16,7 @@ void forward(const glimodern::NormForward<T>& in, int64_t begin, int64_t end, fl
     const T* residual = in.residual == nullptr ? nullptr : in.residual + i * width;
     T* sum = in.sum == nullptr ? nullptr : in.sum + i * width;
     T* normed = in.normed + i * width;
+    const bool ahead = i + 1 < end;  // the next row is fetched while this one is in registers and scratch
     F total = V::zero(), squares = V::zero();
     for_row<V>(width, [&](int64_t j, auto io) {
       F s = io.load(x + j);
@@ -28,6 +29,7 @@ void forward(const glimodern::NormForward<T>& in, int64_t begin, int64_t end, fl
     const float mean = static_cast<float>(V::sum(total) / static_cast<double>(width));
     const F center = V::set1(mean);
     for_row<V>(width, [&](int64_t j, auto io) {
+      if (ahead) __builtin_prefetch(x + width + j, 0, 3);
       const F d = io.only(V::sub(V::loadu(row + j), center));
       squares = V::fma(d, d, squares);
     });
@@ -35,6 +37,7 @@ void forward(const glimodern::NormForward<T>& in, int64_t begin, int64_t end, fl
     const float rstd = static_cast<float>(1.0 / __builtin_sqrt(variance + in.eps));
     const F scale = V::set1(rstd);
     for_row<V>(width, [&](int64_t j, auto io) {
+      if (ahead && residual != nullptr) __builtin_prefetch(residual + width + j, 0, 3);
       const F xhat = V::mul(V::sub(V::loadu(row + j), center), scale);
       const F shift = in.bias == nullptr ? V::zero() : io.load(in.bias + j);
       io.store(normed + j, V::fma(xhat, io.load(in.weight + j), shift));
