@@ -15,6 +15,23 @@ inline uint32_t mix32(uint32_t x) {
   return x ^ (x >> 16);
 }
 
+// mix32 of every lane of vector class V.
+template <class V>
+typename V::I mix32_lanes(typename V::I x) {
+  x = V::mul(V::template xor_shift<16>(x), V::set1(0x7FEB352Du));
+  x = V::mul(V::template xor_shift<15>(x), V::set1(0x846CA68Bu));
+  return V::template xor_shift<16>(x);
+}
+
+// key + h * kGolden for columns h = column .. column + V::width - 1.
+template <class V>
+typename V::I column_counters(uint32_t key, int64_t column) {
+  return V::add(V::set1(key + static_cast<uint32_t>(column) * kGolden), V::mul(V::lanes(), V::set1(kGolden)));
+}
+
+// floor(p * 2^32), p in [0, 1).
+inline uint32_t dropout_threshold(double p) { return static_cast<uint32_t>(p * 4294967296.0); }
+
 // row: the span's number i * K + k, i counted in the whole batch. Column h is kept if mix32(key + h * kGolden) >=
 // floor(p * 2^32).
 inline uint32_t dropout_key(uint64_t row, uint32_t seed) { return mix32(mix32(static_cast<uint32_t>(row)) ^ seed); }

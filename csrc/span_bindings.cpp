@@ -1,6 +1,5 @@
 #include "bindings.h"
-
-#include <cmath>
+#include "dropout.h"
 
 #include "glimodern/span_entities.h"
 #include "glimodern/span_loss.h"
@@ -28,7 +27,7 @@ SpanInputs inputs(uintptr_t a, uintptr_t b, uintptr_t u, uintptr_t c, uintptr_t 
   in.hidden = hidden;
   in.max_width = max_width;
   in.dropout = dropout_p > 0.0;
-  in.drop_below = static_cast<uint32_t>(std::floor(dropout_p * 4294967296.0));
+  in.drop_below = dropout_threshold(dropout_p);
   in.keep_scale = 1.0 / (1.0 - dropout_p);
   in.seed = static_cast<uint32_t>(seed);
   return in;

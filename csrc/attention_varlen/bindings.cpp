@@ -1,6 +1,6 @@
 #include "bindings.h"
+#include "dropout.h"
 
-#include <cmath>
 #include <limits>
 
 #include "glimodern/attention_varlen.h"
@@ -25,7 +25,7 @@ AttentionInputs inputs(AttentionRows q, AttentionRows k, AttentionRows v, bool b
   in.window = window < 0 ? std::numeric_limits<int32_t>::max() : window;
   in.scale = static_cast<float>(scale);
   in.dropout = dropout_p > 0.0;
-  in.drop_below = static_cast<uint32_t>(std::floor(dropout_p * 4294967296.0));
+  in.drop_below = dropout_threshold(dropout_p);
   in.keep_scale = static_cast<float>(1.0 / (1.0 - dropout_p));
   in.seed = static_cast<uint32_t>(seed);
   return in;

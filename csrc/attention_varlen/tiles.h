@@ -181,15 +181,12 @@ struct Keep {
   // k0: the first column's place in its text.
   Keep(const AttentionInputs& in, const AttentionTask& task, int64_t query, int64_t k0)
       : bound(V::set1(in.drop_below)) {
-    const uint32_t key = dropout_key(static_cast<uint64_t>(query * in.heads + task.head), in.seed);
-    first = V::add(V::set1(key + static_cast<uint32_t>(k0) * kGolden), V::mul(V::lanes(), V::set1(kGolden)));
+    first = column_counters<V>(dropout_key(static_cast<uint64_t>(query * in.heads + task.head), in.seed), k0);
   }
 
   typename V::F kept(int64_t j, typename V::F x) const {  // else 0
-    typename V::I hash = V::add(first, V::set1(static_cast<uint32_t>(j) * kGolden));
-    hash = V::mul(V::template xor_shift<16>(hash), V::set1(0x7FEB352Du));
-    hash = V::mul(V::template xor_shift<15>(hash), V::set1(0x846CA68Bu));
-    return V::where_at_least(V::template xor_shift<16>(hash), bound, x);
+    const auto counter = V::add(first, V::set1(static_cast<uint32_t>(j) * kGolden));
+    return V::where_at_least(mix32_lanes<V>(counter), bound, x);
   }
 };
 

@@ -10,19 +10,15 @@ template <class V>
 void drop_rows(const glimodern::DropoutRows& in, int64_t first, int64_t last) {
   using I = typename V::I;
   const I step = V::set1(static_cast<uint32_t>(V::width) * kGolden), bound = V::set1(in.drop_below);
-  const I lanes = V::mul(V::lanes(), V::set1(kGolden));
   const auto scale = V::set1(in.scale);
   for (int64_t r = first; r < last; ++r) {
     const uint32_t key = dropout_key(static_cast<uint64_t>(r), in.seed);
     const float* x = in.x + r * in.columns;
     float* y = in.y + r * in.columns;
-    I counter = V::add(V::set1(key), lanes);
+    I counter = column_counters<V>(key, 0);
     int64_t h = 0;
     for (; h + V::width <= in.columns; h += V::width) {
-      I hash = V::mul(V::template xor_shift<16>(counter), V::set1(0x7FEB352Du));
-      hash = V::mul(V::template xor_shift<15>(hash), V::set1(0x846CA68Bu));
-      hash = V::template xor_shift<16>(hash);
-      V::storeu(y + h, V::where_at_least(hash, bound, V::mul(scale, V::loadu(x + h))));
+      V::storeu(y + h, V::where_at_least(mix32_lanes<V>(counter), bound, V::mul(scale, V::loadu(x + h))));
       counter = V::add(counter, step);
     }
     for (; h < in.columns; ++h) {

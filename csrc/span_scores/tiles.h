@@ -165,17 +165,13 @@ void span_row(const SpanInputs& in, const float* a, const float* b, uint64_t row
     return;
   }
   using I = typename V::I;
-  const uint32_t first = dropout_key(row, in.seed) + static_cast<uint32_t>(column) * kGolden;
-  I counter = V::add(V::set1(first), V::mul(V::lanes(), V::set1(kGolden)));
+  I counter = column_counters<V>(dropout_key(row, in.seed), column);
   const I step = V::set1(static_cast<uint32_t>(V::width) * kGolden);
   const I bound = V::set1(in.drop_below);
   const auto scale = V::set1(static_cast<float>(in.keep_scale));
   for (int64_t h = 0; h < columns; h += V::width, x += vector_step) {
-    I hash = V::mul(V::template xor_shift<16>(counter), V::set1(0x7FEB352Du));
-    hash = V::mul(V::template xor_shift<15>(hash), V::set1(0x846CA68Bu));
-    hash = V::template xor_shift<16>(hash);
     const auto kept = V::mul(scale, V::max(V::zero(), V::add(V::load(a + h), V::load(b + h))));
-    V::store(x, V::where_at_least(hash, bound, kept));
+    V::store(x, V::where_at_least(mix32_lanes<V>(counter), bound, kept));
     counter = V::add(counter, step);
   }
 }

@@ -1,6 +1,5 @@
 #include "bindings.h"
-
-#include <cmath>
+#include "dropout.h"
 
 #include "glimodern/span_vectors.h"
 
@@ -20,7 +19,7 @@ SpanRows rows_of(uintptr_t a, uintptr_t b, uintptr_t start, uintptr_t end, int64
   in.hidden = hidden;
   in.max_width = max_width;
   in.dropout = dropout_p > 0.0;
-  in.drop_below = static_cast<uint32_t>(std::floor(dropout_p * 4294967296.0));
+  in.drop_below = dropout_threshold(dropout_p);
   in.keep_scale = static_cast<float>(1.0 / (1.0 - dropout_p));
   in.seed = static_cast<uint32_t>(seed);
   return in;

@@ -23,16 +23,13 @@ void hidden_row(const SpanRows& in, int64_t row, float* x) {
   const uint32_t key = dropout_key(static_cast<uint64_t>(start * in.max_width + end - start), in.seed);
   if (in.dropout) {
     using I = typename V::I;
-    I counter = V::add(V::set1(key), V::mul(V::lanes(), V::set1(kGolden)));
+    I counter = column_counters<V>(key, 0);
     const I step = V::set1(static_cast<uint32_t>(V::width) * kGolden);
     const I bound = V::set1(in.drop_below);
     const auto scale = V::set1(in.keep_scale);
     for (; h + V::width <= in.hidden; h += V::width) {
-      I hash = V::mul(V::template xor_shift<16>(counter), V::set1(0x7FEB352Du));
-      hash = V::mul(V::template xor_shift<15>(hash), V::set1(0x846CA68Bu));
-      hash = V::template xor_shift<16>(hash);
       const auto kept = V::mul(scale, V::max(V::zero(), V::add(V::loadu(a + h), V::loadu(b + h))));
-      V::storeu(x + h, V::where_at_least(hash, bound, kept));
+      V::storeu(x + h, V::where_at_least(mix32_lanes<V>(counter), bound, kept));
       counter = V::add(counter, step);
     }
   } else {
