@@ -13,11 +13,10 @@ struct Avx2 {
   using F = __m256;   // floats
   using I = __m256i;  // uint32 lanes
   static constexpr int width = 8;
-  // Spans of a panel, by the number of types if one tile holds them all, the last entry otherwise: spans * types
-  // accumulators, the shorter side, one vector of the longer side and a zero fill the 16 registers, and at least 8
-  // accumulators hide the latency of 2 FMAs a cycle.
-  static constexpr int max_tile_types = 4;
-  static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 6, 3, 3};
+  // Spans that a tile takes, by the number of its types: spans * types accumulators, the shorter side, one vector of
+  // the longer side and a zero fit 16 registers, and at least 8 accumulators hide the latency of 2 FMAs a cycle.
+  static constexpr int max_tile_types = 5;
+  static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 6, 3, 2, 2};
   static constexpr int grad_rows = 6, grad_vectors = 2;
   static constexpr int product_rows = 6, product_vectors = 2;  // accumulators of a matrix product's tile
 

@@ -13,10 +13,10 @@ struct Avx512 {
   using F = __m512;   // floats
   using I = __m512i;  // uint32 lanes
   static constexpr int width = 16;
-  // Spans of a panel, by the number of types if one tile holds them all, the last entry otherwise: spans * types
-  // accumulators, the shorter side, one vector of the longer side and a zero fill the 32 registers.
+  // Spans that a tile takes, by the number of its types: spans * types accumulators, the shorter side, one vector of
+  // the longer side and a zero fit 32 registers.
   static constexpr int max_tile_types = 9;
-  static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 8, 8, 6, 5, 4, 3, 3, 3};
+  static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 8, 8, 6, 4, 4, 3, 3, 3};
   static constexpr int grad_rows = 6, grad_vectors = 4;
   static constexpr int product_rows = 12, product_vectors = 2;  // accumulators of a matrix product's tile
 

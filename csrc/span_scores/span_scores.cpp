@@ -17,7 +17,7 @@ void span_scores_forward(const SpanInputs& in, W* logits, int threads) {
   threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
   const size_t stride = whole_lines(kernels.scratch_floats);
   const Scratch scratch = make_scratch(stride * static_cast<size_t>(threads));
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(guided) num_threads(threads)
   for (int64_t n = 0; n < count; ++n) {
     const WordBlock& block = blocks[static_cast<size_t>(n)];
     for (int64_t i = block.first; i < block.last; ++i) {

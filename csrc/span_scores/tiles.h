@@ -3,13 +3,15 @@
 // Everything is in an unnamed namespace: each instruction set's file compiles its own copy with its own flags, and no
 // linker may merge them. For the same reason nothing here instantiates code of the standard library.
 //
-// Forward: for a block of words, columns of a, b and u are copied kScoreColumns at a time into contiguous, zero-padded
-// fp32 scratch (rows of H floats lie at multiples of 4 KB apart and would share cache sets). The unit of work is a
-// panel of R spans: its x = relu(a_i + b_j) are computed once, with the first tile of types, and kept in L1 for the
-// others. A tile of R spans x T types keeps R * T accumulators in registers, lanes over columns. Panels and tiles of u
-// are interleaved, [columns / V::width][R or T][V::width], so that a tile reads two streams whatever R and T are: with
-// one stream a row, L1 delivered 60 % of the FMA ceiling on Zen 3, with two it delivers 95 %. Backward: one task owns
-// kSliceColumns columns, and goes through all words in order: no two tasks write one address.
+// Forward: for a block of words, columns of b and u (and of a, unless it can be read in place) are copied kScoreColumns
+// at a time into contiguous, zero-padded fp32 scratch (rows of H floats lie at multiples of 4 KB apart and would share
+// cache sets). A tile of R spans x T types keeps R * T accumulators in registers, lanes over columns, and computes its
+// x = relu(a_i + b_j) on the way, whatever the number of tiles: on Zen 3 additions and maxima have ports of their own,
+// and x stored with the first tile for the others cost more than it saved. Under dropout, whose hash is dear, x of
+// kGroupSpans spans is computed first. u is interleaved, [columns / V::width][T][V::width], one stream whatever T is.
+// All spans go through one tile of types before the next, so that it and the b of neighbouring spans stay in the first
+// cache. Backward: one task owns kSliceColumns columns, and goes through all words in order: no two tasks write one
+// address.
 #pragma once
 
 #include "dropout.h"
@@ -28,14 +30,14 @@ constexpr int64_t kScoreColumns = 384;
 constexpr int64_t kWidthChunk = 16;                      // widths k at a time, so that b's rows fit the scratch
 constexpr int64_t kEndRows = kBlockWords + kWidthChunk;  // rows of b that a block and a chunk of widths touch
 constexpr int64_t kTypeChunk = 32;                       // types whose u rows lie in scratch together
-constexpr int64_t kPanelRows = 8;                        // spans of a panel at most
+constexpr int64_t kGroupSpans = 24;                      // a multiple of every V::tile_rows
 constexpr int64_t kGradSpans = 24;
 constexpr int64_t kBlockSpans = kBlockWords * kWidthChunk;
 
 template <class V>
 size_t scratch_floats() {
   const int64_t sums = 2 * kBlockSpans * kTypeChunk;  // twice: tiles are padded to whole groups of four
-  const int64_t score = (kBlockWords + kEndRows + kTypeChunk + kPanelRows) * kScoreColumns + sums;
+  const int64_t score = (kBlockWords + kEndRows + kTypeChunk + kGroupSpans) * kScoreColumns + sums;
   const int64_t grad = (2 * kBlockWords + 2 * kEndRows + 2 * kTypeChunk + kGradSpans) * kSliceColumns;
   return static_cast<size_t>(score > grad ? score : grad);
 }
@@ -154,14 +156,18 @@ inline int list_spans(const SpanInputs& in, const WordBlock& block, int64_t k0, 
   return count;
 }
 
-// x <- drop(relu(a + b)) of `columns` (a multiple of V::width) columns, the first of which is in.hidden's `column`;
-// vector v goes to x + v * vector_step.
+// The row of the dropout mask.
+inline uint64_t span_number(const SpanInputs& in, const WordBlock& block, int64_t k0, const Span& span) {
+  return static_cast<uint64_t>((block.first + span.start) * in.max_width + k0 + span.end - span.start);
+}
+
+// x <- drop(relu(a + b)) of `columns` (a multiple of V::width) columns, the first of which is in.hidden's `column`.
 template <class V>
 void span_row(const SpanInputs& in, const float* a, const float* b, uint64_t row, int64_t column, int64_t columns,
-              float* x, int64_t vector_step) {
+              float* x) {
   if (!in.dropout) {
-    for (int64_t h = 0; h < columns; h += V::width, x += vector_step)
-      V::store(x, V::max(V::zero(), V::add(V::load(a + h), V::load(b + h))));
+    for (int64_t h = 0; h < columns; h += V::width)
+      V::store(x + h, V::max(V::zero(), V::add(V::load(a + h), V::load(b + h))));
     return;
   }
   using I = typename V::I;
@@ -169,49 +175,31 @@ void span_row(const SpanInputs& in, const float* a, const float* b, uint64_t row
   const I step = V::set1(static_cast<uint32_t>(V::width) * kGolden);
   const I bound = V::set1(in.drop_below);
   const auto scale = V::set1(static_cast<float>(in.keep_scale));
-  for (int64_t h = 0; h < columns; h += V::width, x += vector_step) {
+  for (int64_t h = 0; h < columns; h += V::width) {
     const auto kept = V::mul(scale, V::max(V::zero(), V::add(V::load(a + h), V::load(b + h))));
-    V::store(x, V::where_at_least(mix32_lanes<V>(counter), bound, kept));
+    V::store(x + h, V::where_at_least(mix32_lanes<V>(counter), bound, kept));
     counter = V::add(counter, step);
   }
 }
 
-// Where a tile's x come from: a + b on the way (the only tile), a + b and into the panel (the first of several), or the
-// panel.
-enum class Source { sums, sums_to_panel, panel };
-
-template <class V, int R, Source kFrom>
-inline void span_vectors(const float* const (&a)[R], const float* const (&b)[R], int64_t h, float* panel,
-                         typename V::F* x) {
-  if (kFrom == Source::panel) {
-#pragma GCC unroll 64
-    for (int r = 0; r < R; ++r) x[r] = V::load(panel + r * V::width);
-    return;
-  }
-  const auto zero = V::local_zero();
-#pragma GCC unroll 64
-  for (int r = 0; r < R; ++r) {
-    x[r] = V::max(zero, V::add(V::load(a[r] + h), V::load(b[r] + h)));
-    if (kFrom == Source::sums_to_panel) V::store(panel + r * V::width, x[r]);
-  }
-}
-
-// sums[r * T + t] += sum over columns of x_r * u_t; u [columns / V::width][T][V::width].
-template <class V, int R, int T, Source kFrom>
-void score_tile(const float* const* starts, const float* const* ends, float* panel, const float* u, int64_t columns,
-                float* sums) {
+// sums[r * T + t] += sum over columns of x_r * u_t, x_r = relu(a_r + b_r), or a_r as it is (kReady); u [columns /
+// V::width][T][V::width].
+template <class V, int R, int T, bool kReady>
+void score_tile(const float* const (&a)[R], const float* const (&b)[R], const float* u, int64_t columns, float* sums) {
   using F = typename V::F;
-  const float* a[R];
-  const float* b[R];
-#pragma GCC unroll 64
-  for (int r = 0; r < R; ++r) a[r] = starts[r], b[r] = ends[r];
+  const auto x_of = [&](int r, int64_t h, F zero) {
+    return kReady ? V::load(a[r] + h) : V::max(zero, V::add(V::loadu(a[r] + h), V::load(b[r] + h)));
+  };
   F sum[R * T];
 #pragma GCC unroll 64
   for (int n = 0; n < R * T; ++n) sum[n] = V::zero();
-  for (int64_t h = 0; h < columns; h += V::width) {
+#pragma GCC unroll 2
+  for (int64_t h = 0; h < columns; h += V::width, u += T * V::width) {
+    const F zero = V::local_zero();
     if (R <= T) {  // the shorter side of the tile stays in registers
       F x[R];
-      span_vectors<V, R, kFrom>(a, b, h, panel, x);
+#pragma GCC unroll 64
+      for (int r = 0; r < R; ++r) x[r] = x_of(r, h, zero);
 #pragma GCC unroll 64
       for (int t = 0; t < T; ++t) {
         const F w = V::load(u + t * V::width);
@@ -224,16 +212,11 @@ void score_tile(const float* const* starts, const float* const* ends, float* pan
       for (int t = 0; t < T; ++t) w[t] = V::load(u + t * V::width);
 #pragma GCC unroll 64
       for (int r = 0; r < R; ++r) {
-        F x[1];
-        const float* const one_a[1] = {a[r]};
-        const float* const one_b[1] = {b[r]};
-        span_vectors<V, 1, kFrom>(one_a, one_b, h, panel + r * V::width, x);
+        const F x = x_of(r, h, zero);
 #pragma GCC unroll 64
-        for (int t = 0; t < T; ++t) sum[r * T + t] = V::fma(x[0], w[t], sum[r * T + t]);
+        for (int t = 0; t < T; ++t) sum[r * T + t] = V::fma(x, w[t], sum[r * T + t]);
       }
     }
-    panel += R * V::width;
-    u += T * V::width;
   }
 #pragma GCC unroll 64
   for (int n = 0; n < R * T; n += 4) {
@@ -244,80 +227,75 @@ void score_tile(const float* const* starts, const float* const* ends, float* pan
   }
 }
 
-// What one pass over the spans works on: `columns` columns of all, in scratch.
+// What one pass over the spans works on: `columns` columns of all.
 struct ScorePass {
-  const SpanInputs& in;
-  const WordBlock& block;
   const Span* spans;
-  int count;
-  int64_t k0, column, columns;
-  const float* a;  // [words, columns], [words + widths - 1, columns]
-  const float* b;
-  const float* u;  // tile after tile
-  float* panel;
-  int types, tiles;
-  const int* tile_at;  // [tiles + 1], the first type of each
-  float* sums;         // panel after panel, tile after tile, R * T in whole groups of four
+  int64_t columns;
+  const float* a;  // rows a_stride apart, of the block's words
+  int64_t a_stride;
+  const float* b;  // [words + widths - 1, columns]
+  const float* x;  // [kGroupSpans, columns]: of a group's spans, if not null
 };
 
 inline int tile_sums(int rows, int types) { return (rows * types + 3) / 4 * 4; }
 
+// Spans [begin, end), R at a time, by a tile of T types. The last R repeat their last span; nobody reads those sums.
 template <class V, int R, int T>
-struct ScoreTile {  // run(): score_tile for a number of types known at run time
-  static void run(int types, Source from, const float* const* starts, const float* const* ends, float* panel,
-                  const float* u, int64_t columns, float* sums) {
-    if (types != T) return ScoreTile<V, R, T - 1>::run(types, from, starts, ends, panel, u, columns, sums);
-    if (from == Source::panel) return score_tile<V, R, T, Source::panel>(starts, ends, panel, u, columns, sums);
-    if (from == Source::sums) return score_tile<V, R, T, Source::sums>(starts, ends, panel, u, columns, sums);
-    score_tile<V, R, T, Source::sums_to_panel>(starts, ends, panel, u, columns, sums);
-  }
-};
-template <class V, int R>
-struct ScoreTile<V, R, 0> {
-  static void run(int, Source, const float* const*, const float* const*, float*, const float*, int64_t, float*) {}
-};
-
-// All panels of R spans, all tiles of at most T types. The last panel repeats its last span; nobody reads those sums.
-template <class V, int R, int T>
-void score_panels(const ScorePass& pass, Prefetch& ahead) {
-  float* sums = pass.sums;
-  for (int first = 0; first < pass.count; first += R) {
+void score_spans(const ScorePass& pass, int begin, int end, const float* u, float* sums, Prefetch& ahead) {
+  static_assert(kGroupSpans % R == 0, "groups are whole panels");
+  for (int first = begin; first < end; first += R) {
     const float* a[R];
     const float* b[R];
+#pragma GCC unroll 64
     for (int r = 0; r < R; ++r) {
-      const Span& span = pass.spans[first + r < pass.count ? first + r : pass.count - 1];
-      a[r] = pass.a + span.start * pass.columns;
-      b[r] = pass.b + span.end * pass.columns;
-      if (!pass.in.dropout) continue;
-      const int64_t row = (pass.block.first + span.start) * pass.in.max_width + pass.k0 + span.end - span.start;
-      span_row<V>(pass.in, a[r], b[r], static_cast<uint64_t>(row), pass.column, pass.columns, pass.panel + r * V::width,
-                  R * V::width);
+      const int s = first + r < end ? first + r : end - 1;
+      a[r] = pass.x ? pass.x + (s - begin) * pass.columns : pass.a + pass.spans[s].start * pass.a_stride;
+      b[r] = pass.b + pass.spans[s].end * pass.columns;
     }
-    Source from = pass.in.dropout ? Source::panel : pass.tiles == 1 ? Source::sums : Source::sums_to_panel;
-    for (int n = 0; n < pass.tiles; ++n) {
-      const int types = pass.tile_at[n + 1] - pass.tile_at[n];
-      ScoreTile<V, R, T>::run(types, from, a, b, pass.panel, pass.u + pass.tile_at[n] * pass.columns, pass.columns,
-                              sums);
-      ahead.step();
-      sums += tile_sums(R, types);
-      from = Source::panel;
-    }
+    if (pass.x)
+      score_tile<V, R, T, true>(a, b, u, pass.columns, sums);
+    else
+      score_tile<V, R, T, false>(a, b, u, pass.columns, sums);
+    ahead.step();
+    sums += tile_sums(R, T);
   }
 }
 
 template <class V, int T>
-struct ScorePanels {  // run(): score_panels with the panel that suits the number of types
-  static void run(const ScorePass& pass, Prefetch& ahead) {
-    if (pass.types == T) return score_panels<V, V::tile_rows[T], T>(pass, ahead);
-    ScorePanels<V, T - 1>::run(pass, ahead);
+struct ScoreTypes {  // run(): score_spans by a tile of `types` types
+  static void run(int types, const ScorePass& pass, int begin, int end, const float* u, float* sums, Prefetch& ahead) {
+    if (types == T) return score_spans<V, V::tile_rows[T], T>(pass, begin, end, u, sums, ahead);
+    ScoreTypes<V, T - 1>::run(types, pass, begin, end, u, sums, ahead);
   }
 };
 template <class V>
-struct ScorePanels<V, 0> {
-  static void run(const ScorePass& pass, Prefetch& ahead) {
-    score_panels<V, V::tile_rows[V::max_tile_types], V::max_tile_types>(pass, ahead);
-  }
+struct ScoreTypes<V, 0> {
+  static void run(int, const ScorePass&, int, int, const float*, float*, Prefetch&) {}
 };
+
+// A tile of types: which, how many spans it takes at a time, and where its sums begin: R * T at a time, in whole groups
+// of four.
+struct TypeTile {
+  int first, types, rows, panels;
+  int64_t sums;
+
+  int64_t sums_at(int span) const { return sums + static_cast<int64_t>(span / rows) * tile_sums(rows, types); }
+};
+
+// Cuts `types` into tiles as equal as can be; returns their number.
+template <class V>
+int cut_types(int types, int spans, TypeTile* tiles) {
+  const int count = parts_of(types, V::max_tile_types);
+  int first = 0;
+  int64_t sums = 0;
+  for (int n = 0; n < count; ++n) {
+    const int part = parts_of(types - first, count - n), rows = V::tile_rows[part];
+    tiles[n] = {first, part, rows, parts_of(spans, rows), sums};
+    first += part;
+    sums = tiles[n].sums_at(tiles[n].panels * rows);
+  }
+  return count;
+}
 
 template <class V>
 void score_block(const SpanInputs& in, const WordBlock& block, float* values, float* scratch) {
@@ -325,32 +303,39 @@ void score_block(const SpanInputs& in, const WordBlock& block, float* values, fl
   constexpr int64_t step = kScoreColumns;
   static_assert(step % V::width == 0, "columns are whole vectors");
   const Matrix a{in.a, in.dtype, in.hidden}, b{in.b, in.dtype, in.hidden}, u{in.u, in.dtype, in.hidden};
+  const bool in_place = in.dtype == Dtype::fp32 && in.hidden % V::width == 0 && !in.dropout;
   float* packed_a = scratch;
   float* packed_b = packed_a + kBlockWords * step;
   float* packed_u = packed_b + kEndRows * step;
-  float* panel = packed_u + kTypeChunk * step;
-  float* sums = panel + kPanelRows * step;
+  float* x = packed_u + kTypeChunk * step;
+  float* sums = x + kGroupSpans * step;
   Span spans[kBlockSpans];
+  TypeTile tiles[kTypeChunk];
   for (int64_t k0 = 0; k0 < block.widths(block.first, in.max_width); k0 += kWidthChunk) {
     const int64_t widths = smaller(kWidthChunk, in.max_width - k0);
     const int count = list_spans(in, block, k0, widths, spans);
     const int64_t ends = smaller(words + widths - 1, block.text_end - block.first - k0);
     for (int64_t t0 = 0; t0 < block.types; t0 += kTypeChunk) {
       const int types = static_cast<int>(smaller(kTypeChunk, block.types - t0));
-      const int tiles = parts_of(types, V::max_tile_types);
-      const int rows = V::tile_rows[tiles == 1 ? types : V::max_tile_types];
-      int tile_at[kTypeChunk + 1] = {0};  // parts as equal as can be
-      for (int n = 0; n < tiles; ++n) tile_at[n + 1] = tile_at[n] + parts_of(types - tile_at[n], tiles - n);
-      clear<V>(sums, parts_of(count, rows) * (rows * types + 3 * tiles));
+      const int tile_count = cut_types<V>(types, count, tiles);
+      int panels = 0;
+      for (int n = 0; n < tile_count; ++n) panels += tiles[n].panels;
+      const TypeTile& last = tiles[tile_count - 1];
+      clear<V>(sums, last.sums_at(last.panels * last.rows));
       for (int64_t h = 0; h < in.hidden; h += step) {
         const int64_t columns = smaller(step, in.hidden - h);
         const int64_t vectors = (columns + V::width - 1) / V::width, padded = vectors * V::width;
-        pack<V>(a, block.first, words, h, columns, vectors, packed_a, padded, V::width);
+        ScorePass pass{spans, padded, packed_a, padded, packed_b, in.dropout ? x : nullptr};
+        if (in_place) {
+          pass.a = reinterpret_cast<const float*>(a.address(block.first, h));
+          pass.a_stride = in.hidden;
+        } else {
+          pack<V>(a, block.first, words, h, columns, vectors, packed_a, padded, V::width);
+        }
         pack<V>(b, block.first + k0, ends, h, columns, vectors, packed_b, padded, V::width);
-        for (int n = 0; n < tiles; ++n) {
-          const int part = tile_at[n + 1] - tile_at[n];
-          pack<V>(u, block.first_type + t0 + tile_at[n], part, h, columns, vectors, packed_u + tile_at[n] * padded,
-                  V::width, part * V::width);
+        for (int n = 0; n < tile_count; ++n) {
+          pack<V>(u, block.first_type + t0 + tiles[n].first, tiles[n].types, h, columns, vectors,
+                  packed_u + tiles[n].first * padded, V::width, tiles[n].types * V::width);
         }
         // Next come more columns of the same rows, or the first columns of what follows them in the batch.
         const bool more = h + step < in.hidden;
@@ -365,21 +350,28 @@ void score_block(const SpanInputs& in, const WordBlock& block, float* values, fl
                         {b.address(first_b, next), left_b, line},
                         {u.address(first_u, next), left_u, line}},
                        bytes,
-                       (left_a + left_b + left_u) * parts_of(bytes, 64) / (parts_of(count, rows) * tiles) + 1};
-        ScorePanels<V, V::max_tile_types>::run(
-            {in, block, spans, count, k0, h, padded, packed_a, packed_b, packed_u, panel, types, tiles, tile_at, sums},
-            ahead);
+                       (left_a + left_b + left_u) * parts_of(bytes, 64) / panels + 1};
+        for (int first = 0, group = in.dropout ? kGroupSpans : count; first < count; first += group) {
+          const int end = static_cast<int>(smaller(first + group, count));
+          for (int s = first; in.dropout && s < end; ++s) {
+            span_row<V>(in, packed_a + spans[s].start * padded, packed_b + spans[s].end * padded,
+                        span_number(in, block, k0, spans[s]), h, padded, x + (s - first) * padded);
+          }
+          for (int n = 0; n < tile_count; ++n) {
+            ScoreTypes<V, V::max_tile_types>::run(tiles[n].types, pass, first, end, packed_u + tiles[n].first * padded,
+                                                  sums + tiles[n].sums_at(first), ahead);
+          }
+        }
       }
       const float* bias = static_cast<const float*>(in.c) + block.first_type + t0;
-      const float* sum = sums;
-      for (int first = 0; first < count; first += rows) {
-        for (int n = 0; n < tiles; ++n) {
-          const int part = tile_at[n + 1] - tile_at[n];
-          for (int r = 0; r < rows && first + r < count; ++r) {
-            float* value = values + spans[first + r].value + t0;
-            for (int t = 0; t < part; ++t) value[tile_at[n] + t] = bias[tile_at[n] + t] + sum[r * part + t];
+      for (int n = 0; n < tile_count; ++n) {
+        const TypeTile& tile = tiles[n];
+        const float* sum = sums + tile.sums;
+        for (int first = 0; first < count; first += tile.rows, sum += tile_sums(tile.rows, tile.types)) {
+          for (int r = 0; r < tile.rows && first + r < count; ++r) {
+            float* value = values + spans[first + r].value + t0 + tile.first;
+            for (int t = 0; t < tile.types; ++t) value[t] = bias[tile.first + t] + sum[r * tile.types + t];
           }
-          sum += tile_sums(rows, part);
         }
       }
     }
@@ -509,9 +501,8 @@ void grad_slice(const SpanInputs& in, const WordBlock* blocks, int64_t count, co
           const int group = static_cast<int>(smaller(kGradSpans, listed - s));
           for (int n = 0; n < group; ++n) {
             const Span& span = spans[s + n];
-            const uint64_t row =
-                static_cast<uint64_t>((block->first + span.start) * in.max_width + k0 + span.end - span.start);
-            span_row<V>(in, a + span.start * S, b + span.end * S, row, column, S, x + n * S, V::width);
+            span_row<V>(in, a + span.start * S, b + span.end * S, span_number(in, *block, k0, span), column, S,
+                        x + n * S);
             g[n] = values + span.value + t0;
           }
           for (int64_t h = 0; h < S; h += step) {
