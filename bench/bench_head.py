@@ -72,7 +72,8 @@ def bench_training_step(compare):
 
     def folded(*tensors: Tensor) -> tuple[Tensor, ...]:
         starts, ends, w1, b1, w2, b2, q = tensors
-        return F.linear(starts, w1[:, :WIDTH], b1), F.linear(ends, w1[:, WIDTH:]), q @ w2, q @ b2
+        w1_start, w1_end = w1.chunk(2, dim=1)
+        return F.linear(starts, w1_start, b1), F.linear(ends, w1_end), q @ w2, q @ b2
 
     def ours(*tensors: Tensor) -> Tensor:
         return ops.span_loss(*folded(*tensors), *rest, focal_gamma=2.0)

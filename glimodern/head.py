@@ -88,7 +88,7 @@ class SpanHead(nn.Module):
     def factors(self, words: Tensor, prompts: Tensor) -> SpanFactors:
         """words [n, d], prompts [m, d] -> the first Linear once a word, the second beside the types: a, b [n, 4d]."""
         starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
-        w1_start, w1_end = w1[:, : self.width], w1[:, self.width :]
+        w1_start, w1_end = w1.chunk(2, dim=1)  # its gradient is one concatenation; two slices' are zeros and sums
         return SpanFactors(F.linear(starts, w1_start, b1), F.linear(ends, w1_end), w2, b2, q)
 
     def fold(self, words: Tensor, prompts: Tensor) -> Fold:

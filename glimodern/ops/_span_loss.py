@@ -177,11 +177,11 @@ def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 def _loss_autograd(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Any, ...]:
     if not ctx.compute_grads:
         raise RuntimeError("span_loss ran without compute_grads: it has no gradient; call glimodern.ops.span_loss")
-    wanted = (
-        (grad * upstream).to(grad.dtype) if needed else None
-        for grad, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
-    )
-    return (*wanted, *(None,) * 11)
+    grads = (grad if needed else None for grad, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False))
+    ready = direct(False, (upstream,)) and upstream.device.type == "cpu"  # else reading it would trace, or wait
+    if ready and upstream.item() == 1.0:  # loss.backward(): no copy
+        return (*grads, *(None,) * 11)
+    return (*(None if grad is None else (grad * upstream).to(grad.dtype) for grad in grads), *(None,) * 11)
 
 
 _loss_op.register_autograd(_loss_autograd, setup_context=_loss_setup)
