@@ -23,12 +23,12 @@ class TrainingBatches:
         self.world = world
         self.lengths = [1] * len(dataset)  # without a token budget no length matters
         if config.run.batch_tokens is not None:
-            lengths = packer.token_lengths([example.words for example in dataset])
-            labels = [[packer.ent_token, label] for label in dataset.types]
-            label_tokens = sum(packer.token_lengths(labels)) / max(len(labels), 1)
+            tokens = packer.tokenize([example.words for example in dataset])
+            labels = packer.tokenize([[packer.ent_token, label] for label in dataset.types])
+            label_tokens = sum(len(label.ids) for label in labels) / max(len(labels), 1)
             self.lengths = [
-                length + 3 + round(label_tokens * self._types_asked(example))  # 3: [CLS], <<SEP>>, [SEP]
-                for length, example in zip(lengths, dataset, strict=True)
+                len(text.ids) + 3 + round(label_tokens * self._types_asked(example))  # 3: [CLS], <<SEP>>, [SEP]
+                for text, example in zip(tokens, dataset, strict=True)
             ]
 
     def _types_asked(self, example: Example) -> float:

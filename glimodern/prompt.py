@@ -9,9 +9,10 @@ and the texts of a batch stand one after the other in one row of tokens with `cu
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 Entity = tuple[int, int, str]
+IntArray = npt.NDArray[np.int64]
+
+_NONE = np.empty(0, dtype=np.int64)
+_PROMPTS_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,31 @@ def _int32_offsets(lengths: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32))
 
 
+class TextTokens(NamedTuple):
+    """The sub-tokens of a text's words, without prompt and special tokens.
+
+    ids int64 [n]; starts int64 [words kept], each word's first token, -1 for a word the tokenizer turns into nothing;
+    words: of the whole text, those beyond max_words included.
+    """
+
+    ids: IntArray
+    starts: IntArray
+    words: int
+
+
+class PromptTokens(NamedTuple):
+    """The sub-tokens of a prompt, int64 [n], and the places of its type vectors among them, int64 [types]."""
+
+    ids: IntArray
+    types: IntArray
+
+
 class PromptPacker:
     """Builds packed batches with a `tokenizers.Tokenizer` that knows the two prompt tokens.
 
-    max_words: a text's words beyond this are cut (a checkpoint's `max_len`). max_tokens: what the encoder takes, prompt
-    and special tokens included; None for no limit.
+    A pre-split word is tokenised by itself, whatever stands around it, so texts and prompts are tokenised apart, and
+    the prompts kept. max_words: a text's words beyond this are cut (a checkpoint's `max_len`). max_tokens: what the
+    encoder takes, prompt and special tokens included; None for no limit.
     """
 
     def __init__(
@@ -91,10 +116,16 @@ class PromptPacker:
         self.max_tokens = max_tokens
         self.embed_ent_token = embed_ent_token
         self.tokenizer.no_padding()
-        if max_tokens is None:
-            self.tokenizer.no_truncation()
-        else:
-            self.tokenizer.enable_truncation(max_tokens)
+        self.tokenizer.no_truncation()
+        self._before, self._after = self._special_tokens()
+        self._prompts: dict[tuple[str, ...], PromptTokens] = {}
+
+    def _special_tokens(self) -> tuple[IntArray, IntArray]:
+        """What the tokenizer puts before and after a text."""
+        (encoding,) = self.tokenizer.encode_batch([[self.sep_token]], is_pretokenized=True)
+        inside = [i for i, word in enumerate(encoding.word_ids) if word is not None]
+        ids = np.array(encoding.ids, dtype=np.int64)
+        return ids[: inside[0]], ids[inside[-1] + 1 :]
 
     def prompt_words(self, types: Sequence[str]) -> list[str]:
         """[<<ENT>>, label_1, <<ENT>>, label_2, ..., <<SEP>>]; an empty label is its <<ENT>> alone."""
@@ -106,12 +137,35 @@ class PromptPacker:
         words.append(self.sep_token)
         return words
 
-    def token_lengths(self, texts: Sequence[Sequence[str]]) -> list[int]:
-        """Sub-tokens of each text's words, without prompt and special tokens (for token budgets)."""
-        encodings = self.tokenizer.encode_batch(
-            [list(text[: self.max_words]) for text in texts], is_pretokenized=True, add_special_tokens=False
-        )
-        return [len(encoding) for encoding in encodings]
+    def tokenize(self, texts: Sequence[Sequence[str]]) -> list[TextTokens]:
+        """The sub-tokens of texts given as words, in one call of the tokenizer."""
+        kept = [list(text[: self.max_words]) for text in texts]
+        encodings = self.tokenizer.encode_batch(kept, is_pretokenized=True, add_special_tokens=False)
+        return [
+            TextTokens(np.array(encoding.ids, dtype=np.int64), _word_starts(encoding, len(words)), len(text))
+            for encoding, words, text in zip(encodings, kept, texts, strict=True)
+        ]
+
+    def prompt(self, types: Sequence[str]) -> PromptTokens:
+        """The prompt that asks these types; the last few are kept, as most texts are asked the same."""
+        key = tuple(types)
+        found = self._prompts.get(key)
+        if found is None:
+            words = self.prompt_words(key)
+            (encoding,) = self.tokenizer.encode_batch([words], is_pretokenized=True, add_special_tokens=False)
+            starts = _word_starts(encoding, len(words))
+            entities = [i for i, word in enumerate(words) if word == self.ent_token][: len(key)]
+            shift = 0 if self.embed_ent_token else 1
+            found = PromptTokens(np.array(encoding.ids, dtype=np.int64), starts[entities] + shift)
+            if len(self._prompts) >= _PROMPTS_KEPT:
+                self._prompts.clear()
+            self._prompts[key] = found
+        return found
+
+    def length(self, tokens: TextTokens, types: Sequence[str]) -> int:
+        """Tokens of a text with its prompt, as `pack` cuts it."""
+        length = len(tokens.ids) + len(self.prompt(types).ids) + len(self._before) + len(self._after)
+        return length if self.max_tokens is None else min(length, self.max_tokens)
 
     def pack(
         self,
@@ -125,42 +179,44 @@ class PromptPacker:
         """
         if len(texts) != len(types):
             raise ValueError(f"types: wanted one list of labels per text ({len(texts)}), got {len(types)} lists")
-        prompts = [self.prompt_words(labels) for labels in types]
-        kept = [list(text[: self.max_words]) for text in texts]
-        encodings = self.tokenizer.encode_batch(
-            [prompt + words for prompt, words in zip(prompts, kept, strict=True)], is_pretokenized=True
-        )
-        ids: list[int] = []
+        return self.pack_tokens(self.tokenize(texts), types, entities)
+
+    def pack_tokens(
+        self,
+        texts: Sequence[TextTokens],
+        types: Sequence[Sequence[str]],
+        entities: Sequence[Sequence[Entity]] | None = None,
+    ) -> PackedBatch:
+        """`pack` of texts that are tokenised already."""
+        ids: list[IntArray] = [_NONE]
         token_counts, word_counts, type_counts = [], [], []
-        word_index, type_index, words_cut = [], [], []
+        word_index, type_index, words_cut = [_NONE], [_NONE], []
         positives: set[tuple[int, int, int]] = set()
         first_token = first_word = first_type = lost = 0
-        for i, encoding in enumerate(encodings):
-            starts = self._word_starts(encoding, len(prompts[i]) + len(kept[i]), len(prompts[i]), types[i])
-            words = len(starts) - len(prompts[i])
-            ent_positions = np.array([j for j, word in enumerate(prompts[i]) if word == self.ent_token], dtype=np.int64)
-            shift = 0 if self.embed_ent_token else 1
-            type_index.append(starts[ent_positions[: len(types[i])]] + shift + first_token)
-            body = starts[len(prompts[i]) :]
-            word_index.append(np.where(body < 0, -1, body + first_token))
-            words_cut.append(len(texts[i]) - words)
+        for i, (text, labels) in enumerate(zip(texts, types, strict=True)):
+            prompt = self.prompt(labels)
+            body, starts = self._fit(text, prompt, len(labels))
+            words, before = len(starts), len(self._before) + first_token
+            ids += [self._before, prompt.ids, body, self._after]
+            type_index.append(prompt.types + before)
+            word_index.append(np.where(starts < 0, -1, starts + before + len(prompt.ids)))
+            words_cut.append(text.words - words)
             if entities is not None:
-                lost += self._add_positives(positives, entities[i], types[i], words, first_word, first_type)
-            ids.extend(encoding.ids)
-            token_counts.append(len(encoding.ids))
+                lost += self._add_positives(positives, entities[i], labels, words, first_word, first_type)
+            token_counts.append(len(self._before) + len(prompt.ids) + len(body) + len(self._after))
             word_counts.append(words)
-            type_counts.append(len(types[i]))
+            type_counts.append(len(labels))
             first_token += token_counts[-1]
             first_word += words
-            first_type += len(types[i])
-        packed_words = np.concatenate([np.empty(0, np.int64), *word_index])
+            first_type += len(labels)
+        packed_words = np.concatenate(word_index)
         return PackedBatch(
-            input_ids=torch.tensor(ids, dtype=torch.int64),
+            input_ids=torch.from_numpy(np.concatenate(ids)),
             cu_seqlens=_int32_offsets(token_counts),
             max_seqlen=max(token_counts, default=0),
             word_index=torch.from_numpy(packed_words),
             cu_words=_int32_offsets(word_counts),
-            type_index=torch.from_numpy(np.concatenate([np.empty(0, np.int64), *type_index])),
+            type_index=torch.from_numpy(np.concatenate(type_index)),
             cu_types=_int32_offsets(type_counts),
             positives=torch.tensor(sorted(positives), dtype=torch.int32).reshape(-1, 3),
             words_cut=tuple(words_cut),
@@ -168,21 +224,20 @@ class PromptPacker:
             has_missing_words=bool((packed_words < 0).any()),
         )
 
-    def _word_starts(self, encoding: "Encoding", total: int, prompt: int, types: Sequence[str]) -> np.ndarray:
-        """First token of each word (prompt words included), -1 for none; shortened where the text was cut."""
-        owners = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
-        starts = np.full(total, -1, dtype=np.int64)
-        positions = np.flatnonzero(owners >= 0)
-        starts[owners[positions[::-1]]] = positions[::-1]  # assigned backwards, so the first token stays
-        if not encoding.overflowing:
-            return starts
-        end = int(owners.max(initial=-1)) + 1
-        if end < prompt:
+    def _fit(self, text: TextTokens, prompt: PromptTokens, labels: int) -> tuple[IntArray, IntArray]:
+        """The ids and word starts of what the encoder takes of a text beside its prompt."""
+        if self.max_tokens is None:
+            return text.ids, text.starts
+        room = self.max_tokens - len(self._before) - len(prompt.ids) - len(self._after)
+        if room < 0:
             raise ValueError(
-                f"labels: {len(types)} labels do not fit the prompt: the encoder takes {self.max_tokens} tokens and "
+                f"labels: {labels} labels do not fit the prompt: the encoder takes {self.max_tokens} tokens and "
                 "the labels alone need more; ask for fewer labels at a time"
             )
-        return starts[:end]
+        if len(text.ids) <= room:
+            return text.ids, text.starts
+        inside = np.flatnonzero((text.starts >= 0) & (text.starts < room))
+        return text.ids[:room], text.starts[: inside[-1] + 1 if len(inside) else 0]
 
     def _add_positives(
         self,
@@ -203,6 +258,15 @@ class PromptPacker:
                 continue
             positives.add((first_word + start, end - start, first_type + column[label]))
         return lost
+
+
+def _word_starts(encoding: "Encoding", words: int) -> IntArray:
+    """First token of each word, -1 for none; of an encoding without special tokens, whose words follow each other."""
+    owners = np.array(encoding.word_ids, dtype=np.int64)
+    first = np.flatnonzero(np.diff(owners, prepend=-1))
+    starts = np.full(words, -1, dtype=np.int64)
+    starts[owners[first]] = first
+    return starts
 
 
 def load_tokenizer(path: str, **hub_options: Any) -> Any:
