@@ -28,23 +28,37 @@ void forward(const glimodern::NormForward<T>& in, int64_t begin, int64_t end, fl
     T* sum = in.sum == nullptr ? nullptr : in.sum + i * width;
     T* normed = in.normed + i * width;
     const bool ahead = i + 1 < end;  // the next row is fetched while this one is in scratch
-    F total = V::zero(), squares = V::zero();
+    F first = V::zero();
+    if (width >= V::width) {
+      first = V::loadu(x);
+      if (residual != nullptr) first = V::rounded(V::add(first, V::loadu(residual)));
+    }
+    const float guess = static_cast<float>(V::sum(first) / V::width);
+    F total = V::zero(), squares = V::zero();  // of the distances from a guess of the mean: one pass
+    F center = V::set1(guess);
     for_row<V>(width, [&](int64_t j, auto io) {
+      if (ahead) __builtin_prefetch(x + width + j, 0, 3);
       F s = io.load(x + j);
       if (residual != nullptr) s = V::add(s, io.load(residual + j));
       if (sum != nullptr) io.store(sum + j, s);
       if (residual != nullptr) s = V::rounded(s);
       V::store(row + j, s);
-      total = V::add(total, s);
-    });
-    const float mean = static_cast<float>(V::sum(total) / static_cast<double>(width));
-    const F center = V::set1(mean);
-    for_row<V>(width, [&](int64_t j, auto io) {
-      if (ahead) __builtin_prefetch(x + width + j, 0, 3);
-      const F d = io.only(V::sub(V::load(row + j), center));
+      const F d = io.only(V::sub(s, center));
+      total = V::add(total, d);
       squares = V::fma(d, d, squares);
     });
-    const double variance = V::sum(squares) / static_cast<double>(width);
+    const double off = V::sum(total) / static_cast<double>(width);
+    double variance = V::sum(squares) / static_cast<double>(width) - off * off;
+    const float mean = static_cast<float>(guess + off);
+    center = V::set1(mean);
+    if (off * off > variance) {  // a poor guess: digits cancelled
+      squares = V::zero();
+      for_row<V>(width, [&](int64_t j, auto io) {
+        const F d = io.only(V::sub(V::load(row + j), center));
+        squares = V::fma(d, d, squares);
+      });
+      variance = V::sum(squares) / static_cast<double>(width);
+    }
     const float rstd = static_cast<float>(1.0 / __builtin_sqrt(variance + in.eps));
     const F scale = V::set1(rstd);
     for_row<V>(width, [&](int64_t j, auto io) {
