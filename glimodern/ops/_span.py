@@ -62,6 +62,11 @@ def text_bounds(name: str, cu: Tensor, rows: int) -> list[int]:
     return bounds
 
 
+def stored(x: Tensor) -> Tensor:
+    """x as the extension reads it, contiguous: fp32, bf16 or fp64 as they are, fp16 as fp32."""
+    return x.detach().to(BF16 if x.dtype == BF16 else wide_dtype(x)).contiguous()
+
+
 class CppInputs:
     """What the extension reads, kept alive while it does: a, b, u as they are stored (fp32, bf16 or fp64; fp16 as
     fp32), c in `wide`, the dtype of all that is computed (fp32, or fp64 for fp64)."""
@@ -76,14 +81,12 @@ class CppInputs:
         seed: int,
     ) -> None:
         self.wide = wide_dtype(floats[0])
-        stored = floats[0].dtype if floats[0].dtype == BF16 else self.wide
-        dtypes = (stored, stored, stored, self.wide)
-        self.floats = [x.detach().to(dtype).contiguous() for x, dtype in zip(floats, dtypes, strict=True)]
+        self.floats = [*map(stored, floats[:3]), stored(floats[3].to(self.wide))]
         self.cu = [x.to(torch.int32).contiguous() for x in (cu_words, cu_types)]
         a, _, u, _ = self.floats
         addresses = [x.data_ptr() for x in (*self.floats, *self.cu)]
         sizes = (len(self.cu[0]) - 1, a.shape[0], u.shape[0], a.shape[1], max_width)
-        self.arguments = (*addresses, *sizes, dropout_p, seed & 0xFFFFFFFF, storage(stored))
+        self.arguments = (*addresses, *sizes, dropout_p, seed & 0xFFFFFFFF, storage(a.dtype))
 
     def zero_grads(self) -> list[Tensor]:
         return [torch.zeros_like(x, dtype=self.wide) for x in self.floats]
