@@ -8,8 +8,9 @@ from torch import Tensor
 
 from glimodern import reference
 from glimodern.ops import dispatch
+from glimodern.ops._check import check_dropout, check_offsets, check_tensors
 from glimodern.ops._span import Grads, stored, text_bounds
-from glimodern.ops.dispatch import FLOATS, backend, direct, needs_grad, promote, storage, triton_kernels, wide_dtype
+from glimodern.ops.dispatch import backend, direct, needs_grad, promote, storage, triton_kernels, wide_dtype
 
 # Spans whose hidden values [rows, H] exist at a time. CPU: 6 MB at H = 3,072, which mostly stay in the cache between
 # the kernel that writes them and the matrix product that reads them; fewer rows slow that product (docs/LOG.md).
@@ -20,33 +21,21 @@ _TILE_ROWS = {"cpu": 512, "cuda": 16_384}
 def _check(
     a: Tensor, b: Tensor, w2: Tensor, b2: Tensor, cu_words: Tensor, max_width: int, spans: Tensor | None, p: float
 ) -> None:
-    floats = {"a": a, "b": b, "w2": w2, "b2": b2}
-    others = {"cu_words": cu_words} if spans is None else {"cu_words": cu_words, "spans": spans}
-    for name, x in (*floats.items(), *others.items()):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"span_vectors: {name} must be a tensor, got {type(x).__name__}")
-        if x.device != a.device:
-            raise ValueError(f"span_vectors: {name} is on {x.device}, a on {a.device}; move it with .to(a.device)")
-    for name, x in floats.items():
-        if x.dtype not in FLOATS:
-            raise TypeError(f"span_vectors: {name} must be fp32, fp16, bf16 or fp64, got {x.dtype}; convert it")
-    for name, x in others.items():
-        if x.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"span_vectors: {name} must be int32, got {x.dtype}; use .to(torch.int32)")
+    op = "span_vectors"
+    integers = {"cu_words": cu_words} if spans is None else {"cu_words": cu_words, "spans": spans}
+    check_tensors(op, {"a": a, "b": b, "w2": w2, "b2": b2}, integers)
     if a.ndim != 2 or b.shape != a.shape:
-        raise ValueError(f"span_vectors: a and b must both be [words, H], got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"{op}: a and b must both be [words, H], got {tuple(a.shape)} and {tuple(b.shape)}")
     if w2.ndim != 2 or w2.shape[1] != a.shape[1]:
-        raise ValueError(f"span_vectors: w2 must be [d, {a.shape[1]}] (H as in a), got {tuple(w2.shape)}")
+        raise ValueError(f"{op}: w2 must be [d, {a.shape[1]}] (H as in a), got {tuple(w2.shape)}")
     if b2.shape != w2.shape[:1]:
-        raise ValueError(f"span_vectors: b2 must be [{len(w2)}] (one bias a row of w2), got {tuple(b2.shape)}")
-    if cu_words.ndim != 1 or cu_words.shape[0] < 1:
-        raise ValueError(f"span_vectors: cu_words must be [texts + 1], got {tuple(cu_words.shape)}")
+        raise ValueError(f"{op}: b2 must be [{len(w2)}] (one bias a row of w2), got {tuple(b2.shape)}")
+    check_offsets(op, "cu_words", cu_words)
     if spans is not None and (spans.ndim != 2 or spans.shape[1] != 2):
-        raise ValueError(f"span_vectors: spans must be [s, 2], rows (word, k), got {tuple(spans.shape)}")
+        raise ValueError(f"{op}: spans must be [s, 2], rows (word, k), got {tuple(spans.shape)}")
     if max_width < 1:
-        raise ValueError(f"span_vectors: max_width must be at least 1, got {max_width}")
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"span_vectors: dropout_p must be in [0, 1), got {p}")
+        raise ValueError(f"{op}: max_width must be at least 1, got {max_width}")
+    check_dropout(op, p)
 
 
 def _rows(words: int, cu_words: Tensor, spans: Tensor | None, max_width: int) -> tuple[Tensor, Tensor]:
@@ -96,10 +85,8 @@ class _Hidden:
         """int32 [r], int32 [r] -> x [r, H], which the next call may overwrite."""
         max_width, dropout_p, seed = self.options
         if self.chosen == "cpp":
-            if len(self.buffer) < len(start):
-                self.buffer = self.buffer.new_empty(
-                    len(start), self.a.shape[1]
-                )  # once: fresh pages cost as much as a tile
+            if len(self.buffer) < len(start):  # once: fresh pages cost as much as a tile
+                self.buffer = self.buffer.new_empty(len(start), self.a.shape[1])
             x = self.buffer[: len(start)]
             dispatch.extension.span_hidden(*self._cpp(start, end), x.data_ptr(), torch.get_num_threads())
             return x
