@@ -22,6 +22,8 @@ void forward(const glimodern::NormForward<T>& in, int64_t begin, int64_t end, fl
   float *const row = scratch, *const weight = scratch + stride, *const bias = scratch + 2 * stride;
   arrange<V>(in.weight, width, weight);
   if (in.bias != nullptr) arrange<V>(in.bias, width, bias);
+  const double share = 1.0 / static_cast<double>(width);
+  const bool has_bias = in.bias != nullptr;
   for (int64_t i = begin; i < end; ++i) {
     const T* x = in.x + i * width;
     const T* residual = in.residual == nullptr ? nullptr : in.residual + i * width;
@@ -39,16 +41,15 @@ void forward(const glimodern::NormForward<T>& in, int64_t begin, int64_t end, fl
     for_row<V>(width, [&](int64_t j, auto io) {
       if (ahead) __builtin_prefetch(x + width + j, 0, 3);
       F s = io.load(x + j);
-      if (residual != nullptr) s = V::add(s, io.load(residual + j));
-      if (sum != nullptr) io.store(sum + j, s);
-      if (residual != nullptr) s = V::rounded(s);
+      if (residual != nullptr) s = V::rounded(V::add(s, io.load(residual + j)));
+      if (sum != nullptr) io.store_exact(sum + j, s);
       V::store(row + j, s);
       const F d = io.only(V::sub(s, center));
       total = V::add(total, d);
       squares = V::fma(d, d, squares);
     });
-    const double off = V::sum(total) / static_cast<double>(width);
-    double variance = V::sum(squares) / static_cast<double>(width) - off * off;
+    const double off = V::sum(total) * share;
+    double variance = V::sum(squares) * share - off * off;
     const float mean = static_cast<float>(guess + off);
     center = V::set1(mean);
     if (off * off > variance) {  // a poor guess: digits cancelled
@@ -57,13 +58,13 @@ void forward(const glimodern::NormForward<T>& in, int64_t begin, int64_t end, fl
         const F d = io.only(V::sub(V::load(row + j), center));
         squares = V::fma(d, d, squares);
       });
-      variance = V::sum(squares) / static_cast<double>(width);
+      variance = V::sum(squares) * share;
     }
     const float rstd = static_cast<float>(1.0 / __builtin_sqrt(variance + in.eps));
     const F scale = V::set1(rstd);
     for_row<V>(width, [&](int64_t j, auto io) {
       if (ahead && residual != nullptr) __builtin_prefetch(residual + width + j, 0, 3);
-      const F shift = in.bias == nullptr ? V::zero() : V::load(bias + j);
+      const F shift = has_bias ? V::load(bias + j) : V::zero();
       const F xhat = V::mul(V::sub(V::load(row + j), center), scale);
       io.store(normed + j, V::fma(xhat, V::load(weight + j), shift));
     });

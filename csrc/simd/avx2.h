@@ -45,6 +45,10 @@ struct Avx2 {
     const I low = _mm256_srli_epi32(nearest_bf16(even), 16);
     _mm256_storeu_si256(reinterpret_cast<I*>(p), _mm256_blend_epi16(low, nearest_bf16(odd), 0xAA));
   }
+  static void store_even_odd_exact(Bf16* p, F even, F odd) {  // numbers that bf16 holds
+    const I low = _mm256_srli_epi32(_mm256_castps_si256(even), 16);
+    _mm256_storeu_si256(reinterpret_cast<I*>(p), _mm256_blend_epi16(low, _mm256_castps_si256(odd), 0xAA));
+  }
   static F rounded(F x) { return upper_half(nearest_bf16(x)); }  // as a store in bf16 and a load would
   static void load_even_odd(const float* p, F* even, F* odd) {
     const F x = loadu(p), y = loadu(p + width);

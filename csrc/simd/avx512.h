@@ -43,6 +43,10 @@ struct Avx512 {
     const I low = _mm512_srli_epi32(nearest_bf16(even), 16);
     _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xAAAAAAAA, low, nearest_bf16(odd)));
   }
+  static void store_even_odd_exact(Bf16* p, F even, F odd) {  // numbers that bf16 holds
+    const I low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
+    _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xAAAAAAAA, low, _mm512_castps_si512(odd)));
+  }
   static F rounded(F x) { return upper_half(nearest_bf16(x)); }  // as a store in bf16 and a load would
   static void load_even_odd(const float* p, F* even, F* odd) {
     const I places = _mm512_slli_epi32(lanes(), 1);

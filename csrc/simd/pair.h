@@ -17,7 +17,8 @@ struct Pair {
   static void store(float* p, F a) { V::store(p, a.x), V::store(p + V::width, a.y); }
   static F loadu(const float* p) { return {V::loadu(p), V::loadu(p + V::width)}; }
   static void storeu(float* p, F a) { V::storeu(p, a.x), V::storeu(p + V::width, a.y); }
-  static F rounded(F a) { return a; }  // as a store and a load would
+  static void storeu_exact(float* p, F a) { storeu(p, a); }  // a number that is rounded already
+  static F rounded(F a) { return a; }                        // as a store and a load would
   static F set1(float a) { return {V::set1(a), V::set1(a)}; }
   static F zero() { return {V::zero(), V::zero()}; }
   static F add(F a, F b) { return {V::add(a.x, b.x), V::add(a.y, b.y)}; }
@@ -61,6 +62,7 @@ struct EvenOdd : Pair<V> {
   static void storeu(T* p, F a) {
     V::store_even_odd(p, a.x, a.y);
   }
+  static void storeu_exact(Bf16* p, F a) { V::store_even_odd_exact(p, a.x, a.y); }
   static F set1(float a) { return Pair<V>::set1(a == a ? a : __builtin_nanf("")); }
   static F rounded(F a) { return {V::rounded(a.x), V::rounded(a.y)}; }
 };

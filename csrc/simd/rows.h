@@ -17,6 +17,10 @@ struct Whole {
   void store(T* p, typename V::F x) const {
     V::storeu(p, x);
   }
+  template <class T>
+  void store_exact(T* p, typename V::F x) const {  // numbers that are rounded already
+    V::storeu_exact(p, x);
+  }
   typename V::F only(typename V::F x) const { return x; }  // x, with zeros in lanes that do not exist
 };
 
@@ -35,6 +39,10 @@ struct Part {
     T numbers[V::width];
     V::storeu(numbers, x);
     for (int64_t i = 0; i < n; ++i) p[i] = numbers[i];
+  }
+  template <class T>
+  void store_exact(T* p, typename V::F x) const {
+    store(p, x);
   }
   typename V::F only(typename V::F x) const {
     float numbers[V::width];
