@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "glimodern/dtype.h"
+
 namespace glimodern {
 
 template <class T>
@@ -18,6 +20,12 @@ T* at(uintptr_t address) {
 inline int checked_threads(int threads) {
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
   return threads;
+}
+
+// work(float{}) or, for fp64, work(double{}): the argument's type is the wide one.
+template <class F>
+auto widely(Dtype dtype, F&& work) {
+  return dtype == Dtype::fp64 ? work(double{}) : work(float{});
 }
 
 // One an operator (or family), in its folder's bindings.cpp.

@@ -5,6 +5,8 @@
 #include "glimodern/span_loss.h"
 #include "glimodern/span_scores.h"
 
+#include <utility>
+
 namespace nb = nanobind;
 
 namespace glimodern {
@@ -38,10 +40,14 @@ SpanGradsOf<W> grads(uintptr_t da, uintptr_t db, uintptr_t du, uintptr_t dc) {
   return {at<W>(da), at<W>(db), at<W>(du), at<W>(dc)};
 }
 
-// work(float{}) or, for fp64, work(double{}): the argument's type is the wide one.
-template <class F>
-auto widely(Dtype dtype, F&& work) {
-  return dtype == Dtype::fp64 ? work(double{}) : work(float{});
+template <class W>
+void bind_entities(nb::module_& m, const char* name) {
+  using Found = SpanEntities<W>;
+  nb::class_<Found>(m, name)
+      .def("__len__", &Found::count)
+      .def("copy_to", [](const Found& found, uintptr_t word, uintptr_t width, uintptr_t type, uintptr_t logit) {
+        found.copy_to(at<int64_t>(word), at<int64_t>(width), at<int64_t>(type), at<W>(logit));
+      });
 }
 
 }  // namespace
@@ -78,14 +84,18 @@ void bind_span(nb::module_& m) {
                        checked_threads(threads));
     });
   });
-  nb::class_<SpanEntities>(m, "SpanEntities")
-      .def("__len__", &SpanEntities::count)
-      .def("copy_to", [](const SpanEntities& found, uintptr_t word, uintptr_t width, uintptr_t type, uintptr_t logit) {
-        found.copy_to(at<int64_t>(word), at<int64_t>(width), at<int64_t>(type), at<float>(logit));
-      });
+  bind_entities<float>(m, "SpanEntities");
+  bind_entities<double>(m, "SpanEntities64");
   m.def("span_entities", [](SPAN_PARAMETERS, uintptr_t bounds, int threads) {
-    nb::gil_scoped_release release;
-    return span_entities(inputs(SPAN_ARGUMENTS), at<const float>(bounds), checked_threads(threads));
+    return widely(dtype, [&](auto wide) {
+      using W = decltype(wide);
+      SpanEntities<W> found;
+      {
+        nb::gil_scoped_release release;
+        found = span_entities(inputs(SPAN_ARGUMENTS), at<const W>(bounds), checked_threads(threads));
+      }
+      return nb::cast(std::move(found));
+    });
   });
 }
 

@@ -68,6 +68,17 @@ def assert_matches(
         assert_accurate(values[0].cpu(), *values[1:], c=c, what=f"gradient {number}")
 
 
+def odd_values(dtype: torch.dtype) -> Tensor:
+    """NaN of every kind of bits, infinities, the largest numbers, both zeros: 16 of them."""
+    kinds = {torch.bfloat16: (torch.int16, 16), torch.float32: (torch.int32, 0)}
+    integer, shift = kinds[dtype]
+    bits = [0x7FC00000, 0x7F810000, 0x7FFF0000, 0xFFC00000, 0x7FFFFFFF, 0x7F800001, 0xFFFFFFFF, 0x7F800000]
+    bits += [0xFF800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F7F0000, 0x00000000, 0x80000000, 0x00000001, 0x3F808000]
+    numbers = torch.tensor(bits, dtype=torch.int64)
+    numbers = (numbers >> shift) - torch.where(numbers >= 1 << 31, 1 << (32 - shift), 0)
+    return numbers.to(integer).view(dtype)
+
+
 def assert_same_bits(backend: str, op: Function, floats: Sequence[Tensor | None], constants: Sequence[object] = ()):
     """Twice in a row and, for C++, whatever the number of threads."""
     before = torch.get_num_threads()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from accuracy import assert_accurate
 from backends import BACKENDS, CPP, running
-from elementwise import assert_matches, assert_same_bits, draw
+from elementwise import assert_matches, assert_same_bits, draw, odd_values, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +61,50 @@ def test_tiny_and_huge_values(backend, scale):
     x, residual, weight, bias = inputs((6, 40))
     floats = [scale * x, scale * residual, weight, bias]
     assert_matches(backend, ops.add_layer_norm, reference.add_layer_norm, floats, [1e-12])
+
+
+@pytest.mark.parametrize("where", ["x", "residual", "weight", "bias"])
+@pytest.mark.parametrize("backend", CPP)
+def test_nan_and_infinity_are_eagers(backend, where):
+    """A NaN whatever its bits, an infinity: where eager PyTorch has one, in every result and gradient."""
+    x, residual, weight, bias = inputs((16, 48), torch.bfloat16)
+    floats = {"x": x, "residual": residual, "weight": weight.float(), "bias": bias.float()}
+    changed = floats[where]
+    values = odd_values(changed.dtype)
+    values[9:12] = 1.0  # statistics in fp32 of the largest numbers overflow, in fp64 not: no one answer
+    if changed.ndim == 2:
+        changed[torch.arange(16), torch.arange(16) * 3] = values
+    else:
+        changed[::3] = values
+    upstream = draw((16, 48), (16, 48), seed=1, dtype=torch.bfloat16)
+    expected = run(reference.add_layer_norm, list(floats.values()), [EPS], upstream)
+    with running(backend):
+        got = run(ops.add_layer_norm, list(floats.values()), [EPS], upstream)
+    for mine, eager in zip((*got[0], *got[1]), (*expected[0], *expected[1]), strict=True):
+        assert torch.equal(mine.isnan(), eager.isnan())
+        assert torch.equal(mine[mine.isinf()], eager[eager.isinf()])
+
+
+@pytest.mark.parametrize("backend", CPP)
+def test_the_sum_is_rounded_as_eagers(backend):
+    """Ties, overflow to infinity, NaN."""
+    x = odd_values(torch.bfloat16)[:, None] * torch.ones(48, dtype=torch.bfloat16)
+    (residual,) = draw(x.shape, dtype=torch.bfloat16)
+    residual[:, ::2] = x[:, ::2] / 256  # half a unit in the last place and less
+    residual[:, 1::4] = x[:, 1::4]
+    with running(backend):
+        _, total = ops.add_layer_norm(x, residual, torch.ones(48))
+    torch.testing.assert_close(total, x + residual, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_row_that_begins_unlike_its_mean(backend, dtype):
+    """Statistics in one pass, about a guess from the row's beginning, must not lose digits where it is far off."""
+    floats = inputs((6, 200), dtype)
+    floats[0][:, :32] += 1000.0
+    floats[0][3:, 32:] = 7.0
+    assert_matches(backend, ops.add_layer_norm, reference.add_layer_norm, floats, [EPS])
 
 
 @pytest.mark.parametrize("backend", CPP)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from backends import BACKENDS, CPP, running
-from elementwise import assert_matches, assert_same_bits, draw
+from elementwise import assert_matches, assert_same_bits, draw, odd_values, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +38,20 @@ def test_kernels_are_as_accurate_as_eager(backend, shape, dtype):
 def test_tiny_and_huge_values(backend, scale):
     a, b = draw((4, 40), (4, 40))
     assert_matches(backend, ops.geglu, reference.geglu, [torch.cat([a * scale, b], -1)])
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["a", "b"])
+@pytest.mark.parametrize("backend", CPP)
+def test_nan_and_infinity_are_eagers(backend, which):
+    x, upstream = draw((3, 96), (3, 48), dtype=torch.bfloat16)
+    x.view(3, 2, 48)[:, which, ::3] = odd_values(torch.bfloat16)
+    (expected,), (expected_grad,) = run(reference.geglu, [x.float()], [], [upstream])
+    with running(backend):
+        (got,), (grad,) = run(ops.geglu, [x], [], [upstream])
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.isinf(), expected.bfloat16().isinf())
+    if which:  # of b: the product's; of a: a phi(a) is infinity times zero in eager PyTorch, zero here
+        assert torch.equal(grad.isnan(), expected_grad.isnan())
 
 
 @pytest.mark.parametrize("backend", CPP)

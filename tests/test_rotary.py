@@ -3,7 +3,7 @@
 import pytest
 import torch
 from backends import BACKENDS, CPP, running
-from elementwise import assert_matches, assert_same_bits, draw
+from elementwise import assert_matches, assert_same_bits, draw, odd_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +46,19 @@ def test_the_fused_projection_is_read_in_place(backend):
         return turn(*arguments, rotate=reference.rotary)
 
     assert_matches(backend, turn, oracle, draw((7, 3, 4, 32)), angles(7, 16))
+
+
+@pytest.mark.parametrize("where", ["x", "cos", "sin"])
+@pytest.mark.parametrize("backend", CPP)
+def test_nan_and_infinity_are_eagers(backend, where):
+    x = draw((16, 2, 3, 32), dtype=torch.bfloat16)[0]
+    tensors = {"x": x, **dict(zip(("cos", "sin"), angles(16, 16), strict=True))}
+    tensors[where][..., 5] = odd_values(tensors[where].dtype).view(16, *[1] * (tensors[where].ndim - 2))
+    expected = reference.rotary(x.float(), tensors["cos"], tensors["sin"]).bfloat16()
+    with running(backend):
+        got = ops.rotary(*tensors.values())
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.isinf(), expected.isinf())
 
 
 @pytest.mark.parametrize("backend", CPP)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accuracy import assert_accurate
-from backends import BACKENDS, CPP, running
+from backends import BACKENDS, CPP, FP64_BACKENDS, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
@@ -104,6 +104,19 @@ def test_half_precision_is_scored_in_fp32(backend, dtype):
         assert_same(entities(batch, 0.5), defined(logits, batch, torch.full((5,), 0.5)))
 
 
+@pytest.mark.parametrize("case", SPAN_CASES, ids=case_id)
+@pytest.mark.parametrize("backend", FP64_BACKENDS)
+def test_fp64_is_scored_in_fp64(backend, case):
+    batch = case.build(dtype=torch.float64)
+    for threshold in (thresholds(len(batch.u)), torch.zeros(len(batch.u)), torch.ones(len(batch.u))):
+        wanted = reference.span_entities(*batch.floats, *batch.bounds, batch.max_width, threshold)
+        with running(backend):
+            *places, score = entities(batch, threshold)
+        assert all(torch.equal(x, y) for x, y in zip(places, wanted, strict=False))
+        assert score.dtype == torch.float64
+        torch.testing.assert_close(score, torch.sigmoid(wanted[3]), rtol=1e-11, atol=0.0)
+
+
 @pytest.mark.parametrize("backend", CPP[1:])
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
@@ -143,6 +156,9 @@ def test_a_bound_is_the_largest_logit_that_does_not_pass(threshold):
     assert bool(reference.probability(bound) <= limit)
     if threshold < 1.0:
         assert bool(reference.probability(torch.nextafter(bound, torch.tensor([math.inf]))) > limit)
+    above = torch.nextafter(limit, torch.tensor([2.0]))
+    middle = (limit.double() + above.double()) / 2 if threshold < 1.0 else limit.double()
+    torch.testing.assert_close(torch.sigmoid(logit_bounds(limit, torch.float64)), middle, rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

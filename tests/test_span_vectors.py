@@ -7,11 +7,12 @@ from typing import NamedTuple
 import pytest
 import torch
 from accuracy import assert_accurate
-from backends import BACKENDS, CPP, running
+from backends import BACKENDS, CPP, FP64_BACKENDS, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import SPAN_CASES, SpanCase, case_id
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from glimodern import ops, reference
 
@@ -87,10 +88,45 @@ def test_kernels_are_as_accurate_as_eager(backend, case, chosen, dropout_p):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("backend", ["reference", "cpp-scalar", "triton"])
-def test_half_precision(backend, dtype):
+@pytest.mark.parametrize("case", [PLAIN, SPAN_CASES[2], SPAN_CASES[10], SPAN_CASES[11]], ids=case_id)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_half_precision(backend, case, dtype):
     """Triton 3.9's interpreter truncates fp32 to bf16: twice the error at each rounding."""
-    assert_matches(backend, build(PLAIN, False, dtype), c=4.0 if backend == "triton" else 2.0)
+    for chosen, dropout_p in ((False, 0.0), (True, 0.4)):
+        assert_matches(backend, build(case, chosen, dtype), dropout_p, c=4.0 if backend == "triton" else 2.0)
+
+
+@pytest.mark.parametrize("backend", FP64_BACKENDS)
+def test_fp64_is_computed_in_fp64(backend):
+    case = build(PLAIN, True, torch.float64)
+    wanted, wanted_grads = run(case, reference.span_vectors, 0.2, 3)
+    with running(backend):
+        vectors, grads = run(case, dropout_p=0.2, seed=3)
+    for got, truth in zip((vectors, *grads), (wanted, *wanted_grads), strict=True):
+        torch.testing.assert_close(got, truth, rtol=1e-13, atol=1e-13)
+
+
+class Conversions(TorchDispatchMode):
+    """The sizes of what is converted to another dtype while this lasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and args[0].is_floating_point():
+            self.sizes.add(result.numel())
+        return result
+
+
+@pytest.mark.parametrize("backend", CPP)
+def test_bf16_is_read_and_written_as_it_is(backend):
+    """Only W2 and b2 are converted, for the product: neither words nor vectors."""
+    case = build(PLAIN, False, torch.bfloat16)
+    with running(backend), Conversions() as seen:
+        ops.span_vectors(*case[:4], case.cu_words, case.max_width)
+    assert seen.sizes == {case.w2.numel(), case.b2.numel()}
 
 
 @pytest.mark.parametrize("backend", CPP[1:])
@@ -109,14 +145,16 @@ def test_ragged_shapes(backend, texts, hidden, max_width, width, chosen, dropout
 
 
 @pytest.mark.parametrize("chosen", [False, True], ids=["all", "chosen"])
-def test_gradcheck_in_fp64(chosen):
+@pytest.mark.parametrize("backend", FP64_BACKENDS)
+def test_gradcheck_in_fp64(backend, chosen):
     case = build(SpanCase("", (3, 0, 2), (0, 0, 0), 5, 2), chosen, torch.float64, width=3)
     floats = [x.requires_grad_() for x in case[:4]]
 
     def vectors(*floats: Tensor) -> Tensor:
         return ops.span_vectors(*floats, case.cu_words, case.max_width, case.spans, dropout_p=0.3, seed=2)
 
-    assert torch.autograd.gradcheck(vectors, floats, nondet_tol=0.0)
+    with running(backend):
+        assert torch.autograd.gradcheck(vectors, floats, nondet_tol=0.0)
 
 
 @pytest.mark.parametrize("chosen", [False, True], ids=["all", "chosen"])

@@ -48,10 +48,10 @@ void add_layer_norm_forward(Dtype dtype, const AddLayerNormForward& args, int th
                             static_cast<F*>(args.rstd),
                             args.width};
     const int64_t stride = padded(args.width);
-    const Scratch scratch = make_wide_scratch<F>(stride * threads);
+    const Scratch scratch = make_wide_scratch<F>(3 * stride * threads);
     parallel_rows(args.rows, args.width, threads, [&](int64_t begin, int64_t end) {
-      F* row = reinterpret_cast<F*>(scratch.get()) + stride * thread_index();
-      CALL_ISA(isa, T, add_layer_norm_forward, in, begin, end, row);
+      F* mine = reinterpret_cast<F*>(scratch.get()) + 3 * stride * thread_index();
+      CALL_ISA(isa, T, add_layer_norm_forward, in, begin, end, mine, stride);
     });
   });
 }
@@ -71,17 +71,18 @@ void add_layer_norm_backward(Dtype dtype, const AddLayerNormBackward& args, int 
                              static_cast<T*>(args.grad_x),
                              args.width};
     const int64_t stride = padded(args.width);
-    const Scratch scratch = make_wide_scratch<F>(2 * blocks * stride);
+    const Scratch scratch = make_wide_scratch<F>((2 * blocks + threads) * stride);
     F* const partial = reinterpret_cast<F*>(scratch.get());
     parallel_rows(blocks, args.rows * args.width / std::max<int64_t>(blocks, 1), threads,
                   [&](int64_t first, int64_t last) {
+                    F* mine = partial + (2 * blocks + thread_index()) * stride;
                     for (int64_t block = first; block < last; ++block) {
                       F* dweight = args.grad_weight == nullptr ? nullptr : partial + block * stride;
                       F* dbias = args.grad_bias == nullptr ? nullptr : partial + (blocks + block) * stride;
                       if (dweight != nullptr) std::fill(dweight, dweight + stride, F(0));
                       if (dbias != nullptr) std::fill(dbias, dbias + stride, F(0));
                       const int64_t begin = args.rows * block / blocks, end = args.rows * (block + 1) / blocks;
-                      CALL_ISA(isa, T, add_layer_norm_backward, in, begin, end, dweight, dbias);
+                      CALL_ISA(isa, T, add_layer_norm_backward, in, begin, end, dweight, dbias, mine);
                     }
                   });
     if (args.grad_weight != nullptr) {

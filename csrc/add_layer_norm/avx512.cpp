@@ -4,16 +4,17 @@
 
 namespace glimodern {
 
-#define GLIMODERN_DEFINE(T)                                                                                  \
-  void add_layer_norm_forward_avx512(const NormForward<T>& in, int64_t begin, int64_t end, float* row) {     \
-    forward<Pair<Avx512>>(in, begin, end, row);                                                              \
+#define GLIMODERN_DEFINE(T, Lanes)                                                                           \
+  void add_layer_norm_forward_avx512(const NormForward<T>& in, int64_t begin, int64_t end, float* scratch,   \
+                                     int64_t stride) {                                                       \
+    forward<Lanes>(in, begin, end, scratch, stride);                                                         \
   }                                                                                                          \
   void add_layer_norm_backward_avx512(const NormBackward<T>& in, int64_t begin, int64_t end, float* dweight, \
-                                      float* dbias) {                                                        \
-    backward<Pair<Avx512>>(in, begin, end, dweight, dbias);                                                  \
+                                      float* dbias, float* scratch) {                                        \
+    backward<Lanes>(in, begin, end, dweight, dbias, scratch);                                                \
   }
 
-GLIMODERN_DEFINE(float)
-GLIMODERN_DEFINE(Bf16)
+GLIMODERN_DEFINE(float, Pair<Avx512>)
+GLIMODERN_DEFINE(Bf16, EvenOdd<Avx512>)
 
 }  // namespace glimodern

@@ -24,12 +24,13 @@ struct NormBackward {  // as AddLayerNormBackward
   int64_t width;
 };
 
-// row: scratch for `width` numbers, rounded up to a multiple of 32. grad_weight and grad_bias (or null): the same
-// length; the rows' share is added.
+// scratch: 3 rows (forward) or one (backward) of stride numbers, `width` rounded up to a multiple of 32. grad_weight
+// and grad_bias (or null): such a row each; must be zeros, and get the rows' share.
 #define GLIMODERN_DECLARE_ADD_LAYER_NORM(isa, T)                                                               \
-  void add_layer_norm_forward_##isa(const NormForward<T>&, int64_t begin, int64_t end, Wide<T>* row);          \
+  void add_layer_norm_forward_##isa(const NormForward<T>&, int64_t begin, int64_t end, Wide<T>* scratch,       \
+                                    int64_t stride);                                                           \
   void add_layer_norm_backward_##isa(const NormBackward<T>&, int64_t begin, int64_t end, Wide<T>* grad_weight, \
-                                     Wide<T>* grad_bias);
+                                     Wide<T>* grad_bias, Wide<T>* scratch);
 
 GLIMODERN_DECLARE_ADD_LAYER_NORM(scalar, float)
 GLIMODERN_DECLARE_ADD_LAYER_NORM(scalar, Bf16)

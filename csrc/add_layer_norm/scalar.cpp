@@ -59,11 +59,12 @@ void backward(const NormBackward<T>& in, int64_t begin, int64_t end, Wide<T>* gr
 }  // namespace
 
 #define GLIMODERN_DEFINE(T)                                                                                        \
-  void add_layer_norm_forward_scalar(const NormForward<T>& in, int64_t begin, int64_t end, Wide<T>* row) {         \
-    forward(in, begin, end, row);                                                                                  \
+  void add_layer_norm_forward_scalar(const NormForward<T>& in, int64_t begin, int64_t end, Wide<T>* scratch,       \
+                                     int64_t) {                                                                    \
+    forward(in, begin, end, scratch);                                                                              \
   }                                                                                                                \
   void add_layer_norm_backward_scalar(const NormBackward<T>& in, int64_t begin, int64_t end, Wide<T>* grad_weight, \
-                                      Wide<T>* grad_bias) {                                                        \
+                                      Wide<T>* grad_bias, Wide<T>*) {                                              \
     backward(in, begin, end, grad_weight, grad_bias);                                                              \
   }
 

@@ -29,17 +29,37 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
   }
   static void storeu(Bf16* p, F x) {
-    const I bits = _mm256_srli_epi32(to_bf16(x), 16);
+    const I bits = _mm256_srli_epi32(nearest_bf16(plain_nan(x)), 16);
     const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
   }
-  static void storeu(Bf16* p, F x, F y) {  // x, then y
-    const I packed = _mm256_packus_epi32(_mm256_srli_epi32(to_bf16(x), 16), _mm256_srli_epi32(to_bf16(y), 16));
-    _mm256_storeu_si256(reinterpret_cast<I*>(p), _mm256_permute4x64_epi64(packed, 0xD8));
+  // The 16 numbers from p on by even and odd places: one operation a vector, where loadu and storeu of neighbours take
+  // two and more. A NaN that is stored or rounded must have a lower half of zeros.
+  static void load_even_odd(const Bf16* p, F* even, F* odd) {
+    const I bits = _mm256_loadu_si256(reinterpret_cast<const I*>(p));
+    *even = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+    *odd = upper_half(bits);
   }
-  static F rounded(F x, float*) { return x; }  // as a store to such memory and a load would
-  static F rounded(F x, Bf16*) {
-    return _mm256_castsi256_ps(_mm256_and_si256(to_bf16(x), _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
+  static void store_even_odd(Bf16* p, F even, F odd) {
+    const I low = _mm256_srli_epi32(nearest_bf16(even), 16);
+    _mm256_storeu_si256(reinterpret_cast<I*>(p), _mm256_blend_epi16(low, nearest_bf16(odd), 0xAA));
+  }
+  static void store_even_odd_exact(Bf16* p, F even, F odd) {  // numbers that bf16 holds
+    const I low = _mm256_srli_epi32(_mm256_castps_si256(even), 16);
+    _mm256_storeu_si256(reinterpret_cast<I*>(p), _mm256_blend_epi16(low, _mm256_castps_si256(odd), 0xAA));
+  }
+  static F rounded(F x) { return upper_half(nearest_bf16(x)); }  // as a store in bf16 and a load would
+  static void load_even_odd(const float* p, F* even, F* odd) {
+    const F x = loadu(p), y = loadu(p + width);
+    *even = in_order(_mm256_shuffle_ps(x, y, 0x88));
+    *odd = in_order(_mm256_shuffle_ps(x, y, 0xDD));
+  }
+  static void store_even_odd(float* p, F even, F odd) {
+    const F x = _mm256_unpacklo_ps(even, odd), y = _mm256_unpackhi_ps(even, odd);
+    storeu(p, _mm256_permute2f128_ps(x, y, 0x20)), storeu(p + width, _mm256_permute2f128_ps(x, y, 0x31));
+  }
+  static F plain_nan(F x) {  // any NaN becomes the one with a lower half of zeros
+    return _mm256_blendv_ps(x, set1(__builtin_nanf("")), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   }
   static F set1(float x) { return _mm256_set1_ps(x); }
   static F zero() { return _mm256_setzero_ps(); }
@@ -119,13 +139,15 @@ struct Avx2 {
   }
 
  private:
-  static I to_bf16(F x) {  // in the upper halves; to nearest, ties to even; NaN stays NaN
+  static I nearest_bf16(F x) {  // in the upper halves, ties to even; NaN stays NaN if its lower half is zeros
     const I bits = _mm256_castps_si256(x);
     const I odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const I nearest = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
-    const I nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    return _mm256_blendv_epi8(nearest, _mm256_set1_epi32(0x7FC00000), nan);
+    return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
   }
+  static F upper_half(I bits) {
+    return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
+  }
+  static F in_order(F x) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(x), 0xD8)); }
 };
 
 }  // namespace

@@ -29,13 +29,38 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
   }
   static void storeu(Bf16* p, F x) {
-    const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32(to_bf16(x), 16));
+    const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32(nearest_bf16(plain_nan(x)), 16));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
   }
-  static void storeu(Bf16* p, F x, F y) { storeu(p, x), storeu(p + width, y); }
-  static F rounded(F x, float*) { return x; }  // as a store to such memory and a load would
-  static F rounded(F x, Bf16*) {
-    return _mm512_castsi512_ps(_mm512_and_si512(to_bf16(x), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
+  // The 32 numbers from p on by even and odd places: one operation a vector, where loadu and storeu of neighbours take
+  // two and more. A NaN that is stored or rounded must have a lower half of zeros.
+  static void load_even_odd(const Bf16* p, F* even, F* odd) {
+    const I bits = _mm512_loadu_si512(p);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    *odd = upper_half(bits);
+  }
+  static void store_even_odd(Bf16* p, F even, F odd) {
+    const I low = _mm512_srli_epi32(nearest_bf16(even), 16);
+    _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xAAAAAAAA, low, nearest_bf16(odd)));
+  }
+  static void store_even_odd_exact(Bf16* p, F even, F odd) {  // numbers that bf16 holds
+    const I low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
+    _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xAAAAAAAA, low, _mm512_castps_si512(odd)));
+  }
+  static F rounded(F x) { return upper_half(nearest_bf16(x)); }  // as a store in bf16 and a load would
+  static void load_even_odd(const float* p, F* even, F* odd) {
+    const I places = _mm512_slli_epi32(lanes(), 1);
+    const F x = loadu(p), y = loadu(p + width);
+    *even = _mm512_permutex2var_ps(x, places, y);
+    *odd = _mm512_permutex2var_ps(x, _mm512_or_si512(places, _mm512_set1_epi32(1)), y);
+  }
+  static void store_even_odd(float* p, F even, F odd) {
+    const F x = _mm512_unpacklo_ps(even, odd), y = _mm512_unpackhi_ps(even, odd);  // of each 128 bits
+    const F low = _mm512_shuffle_f32x4(x, y, 0x44), high = _mm512_shuffle_f32x4(x, y, 0xEE);
+    storeu(p, _mm512_shuffle_f32x4(low, low, 0xD8)), storeu(p + width, _mm512_shuffle_f32x4(high, high, 0xD8));
+  }
+  static F plain_nan(F x) {  // any NaN becomes the one with a lower half of zeros
+    return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), set1(__builtin_nanf("")));
   }
   static F set1(float x) { return _mm512_set1_ps(x); }
   static F zero() { return _mm512_setzero_ps(); }
@@ -121,11 +146,13 @@ struct Avx512 {
   }
 
  private:
-  static I to_bf16(F x) {  // in the upper halves; to nearest, ties to even; NaN stays NaN
+  static I nearest_bf16(F x) {  // in the upper halves, ties to even; NaN stays NaN if its lower half is zeros
     const I bits = _mm512_castps_si512(x);
     const I odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const I nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
-    return _mm512_mask_mov_epi32(nearest, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7FC00000));
+    return _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+  }
+  static F upper_half(I bits) {
+    return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
   }
 };
 

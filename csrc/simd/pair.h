@@ -15,16 +15,10 @@ struct Pair {
 
   static F load(const float* p) { return {V::load(p), V::load(p + V::width)}; }
   static void store(float* p, F a) { V::store(p, a.x), V::store(p + V::width, a.y); }
-  template <class T>
-  static F loadu(const T* p) {
-    return {V::loadu(p), V::loadu(p + V::width)};
-  }
+  static F loadu(const float* p) { return {V::loadu(p), V::loadu(p + V::width)}; }
   static void storeu(float* p, F a) { V::storeu(p, a.x), V::storeu(p + V::width, a.y); }
-  static void storeu(Bf16* p, F a) { V::storeu(p, a.x, a.y); }
-  template <class T>
-  static F rounded(F a, T* p) {
-    return {V::rounded(a.x, p), V::rounded(a.y, p)};
-  }
+  static void storeu_exact(float* p, F a) { storeu(p, a); }  // a number that is rounded already
+  static F rounded(F a) { return a; }                        // as a store and a load would
   static F set1(float a) { return {V::set1(a), V::set1(a)}; }
   static F zero() { return {V::zero(), V::zero()}; }
   static F add(F a, F b) { return {V::add(a.x, b.x), V::add(a.y, b.y)}; }
@@ -42,6 +36,35 @@ struct Pair {
   }
   static F where_positive(F a, F b) { return {V::where_positive(a.x, b.x), V::where_positive(a.y, b.y)}; }
   static F times_power_of_two(F a, F n) { return {V::times_power_of_two(a.x, n.x), V::times_power_of_two(a.y, n.y)}; }
+};
+
+// Pair for storage in bf16: x has the numbers at even places, y those at odd places, which takes the fewest operations
+// to load and to store. load and store are of scratch in that order; loadu and storeu are of memory in its own.
+//
+// Rounding adds to a number's bits and would make infinity or zero of a NaN whose lower half is not zeros. There are
+// none here: NaN of bf16 and of arithmetic have none, arithmetic passes the bits of its operand's NaN on, and what is
+// loaded from fp32 loses them.
+template <class V>
+struct EvenOdd : Pair<V> {
+  using F = typename Pair<V>::F;
+
+  static F loadu(const Bf16* p) {
+    F a;
+    V::load_even_odd(p, &a.x, &a.y);
+    return a;
+  }
+  static F loadu(const float* p) {
+    F a;
+    V::load_even_odd(p, &a.x, &a.y);
+    return {V::plain_nan(a.x), V::plain_nan(a.y)};
+  }
+  template <class T>
+  static void storeu(T* p, F a) {
+    V::store_even_odd(p, a.x, a.y);
+  }
+  static void storeu_exact(Bf16* p, F a) { V::store_even_odd_exact(p, a.x, a.y); }
+  static F set1(float a) { return Pair<V>::set1(a == a ? a : __builtin_nanf("")); }
+  static F rounded(F a) { return {V::rounded(a.x), V::rounded(a.y)}; }
 };
 
 }  // namespace

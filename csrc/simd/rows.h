@@ -17,29 +17,37 @@ struct Whole {
   void store(T* p, typename V::F x) const {
     V::storeu(p, x);
   }
+  template <class T>
+  void store_exact(T* p, typename V::F x) const {  // numbers that are rounded already
+    V::storeu_exact(p, x);
+  }
   typename V::F only(typename V::F x) const { return x; }  // x, with zeros in lanes that do not exist
 };
 
 template <class V>
 struct Part {
-  int64_t n;  // lanes that exist, fewer than V::width; the others are loaded as zeros
+  int64_t n;  // numbers that exist, fewer than V::width; the others are loaded as zeros
 
   template <class T>
   __attribute__((noinline)) typename V::F load(const T* p) const {
-    alignas(64) float lanes[V::width] = {};
-    for (int64_t lane = 0; lane < n; ++lane) lanes[lane] = widen(p[lane]);
-    return V::load(lanes);
+    T numbers[V::width] = {};
+    for (int64_t i = 0; i < n; ++i) numbers[i] = p[i];
+    return V::loadu(numbers);
   }
   template <class T>
   __attribute__((noinline)) void store(T* p, typename V::F x) const {
-    alignas(64) float lanes[V::width];
-    V::store(lanes, x);
-    for (int64_t lane = 0; lane < n; ++lane) narrow(lanes[lane], p + lane);
+    T numbers[V::width];
+    V::storeu(numbers, x);
+    for (int64_t i = 0; i < n; ++i) p[i] = numbers[i];
+  }
+  template <class T>
+  void store_exact(T* p, typename V::F x) const {
+    store(p, x);
   }
   typename V::F only(typename V::F x) const {
-    alignas(64) float lanes[V::width];
-    V::store(lanes, x);
-    return load(lanes);
+    float numbers[V::width];
+    V::storeu(numbers, x);
+    return load(numbers);
   }
 };
 

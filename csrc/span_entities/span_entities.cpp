@@ -15,11 +15,15 @@ namespace {
 constexpr int64_t kBlockValues = int64_t{1} << 20;  // logits of one block at most (a single word may exceed it)
 constexpr int64_t kScan = 16;                       // logits that are tested together
 
-bool passes(float logit, float bound) { return !(logit <= bound); }
+template <class W>
+bool passes(W logit, W bound) {
+  return !(logit <= bound);
+}
 
 // One word's logits [widths, types] -> list; bounds has the types' bounds once a width.
-void scan_word(const WordBlock& block, int64_t word, int64_t widths, const float* z, const float* bounds,
-               std::vector<SpanEntity>& list) {
+template <class W>
+void scan_word(const WordBlock& block, int64_t word, int64_t widths, const W* z, const W* bounds,
+               std::vector<SpanEntity<W>>& list) {
   const int64_t n = widths * block.types;
   for (int64_t j = 0; j < n; j += kScan) {
     const int64_t end = std::min(j + kScan, n);
@@ -38,15 +42,17 @@ void scan_word(const WordBlock& block, int64_t word, int64_t widths, const float
 
 }  // namespace
 
-size_t SpanEntities::count() const {
+template <class W>
+size_t SpanEntities<W>::count() const {
   size_t total = 0;
   for (const auto& list : blocks) total += list.size();
   return total;
 }
 
-void SpanEntities::copy_to(int64_t* word, int64_t* width, int64_t* type, float* logit) const {
+template <class W>
+void SpanEntities<W>::copy_to(int64_t* word, int64_t* width, int64_t* type, W* logit) const {
   for (const auto& list : blocks) {
-    for (const SpanEntity& entity : list) {
+    for (const SpanEntity<W>& entity : list) {
       *word++ = entity.word;
       *width++ = entity.width;
       *type++ = entity.type;
@@ -55,8 +61,9 @@ void SpanEntities::copy_to(int64_t* word, int64_t* width, int64_t* type, float* 
   }
 }
 
-SpanEntities span_entities(const SpanInputs& in, const float* bounds, int threads) {
-  const SpanKernels& kernels = span_kernels();
+template <class W>
+SpanEntities<W> span_entities(const SpanInputs& in, const W* bounds, int threads) {
+  const SpanKernelsOf<W>& kernels = span_kernels(W{});
   const int64_t share = in.words / (4 * threads) + 1;  // as span_scores: a logit's bits do not depend on the blocks
   const auto blocks = word_blocks(in, std::max<int64_t>(share, 4), kBlockValues, true);
   const int64_t count = static_cast<int64_t>(blocks.size());
@@ -68,19 +75,20 @@ SpanEntities span_entities(const SpanInputs& in, const float* bounds, int thread
     most_bounds = std::max(most_bounds, block.stride);
   }
   const size_t values_at = whole_lines(kernels.scratch_floats);
-  const size_t bounds_at = values_at + whole_lines(static_cast<size_t>(most_values));
-  const size_t stride = bounds_at + whole_lines(static_cast<size_t>(most_bounds));
+  constexpr size_t kFloats = sizeof(W) / sizeof(float);
+  const size_t bounds_at = values_at + whole_lines(kFloats * static_cast<size_t>(most_values));
+  const size_t stride = bounds_at + whole_lines(kFloats * static_cast<size_t>(most_bounds));
   const Scratch scratch = make_scratch(stride * static_cast<size_t>(threads));
 
-  SpanEntities out;
+  SpanEntities<W> out;
   out.blocks.resize(blocks.size());
   std::atomic<bool> out_of_memory{false};  // no exception may leave a thread
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t n = 0; n < count; ++n) {
     const WordBlock& block = blocks[static_cast<size_t>(n)];
     float* mine = scratch.get() + stride * static_cast<size_t>(thread_index());
-    float* values = mine + values_at;
-    float* row = mine + bounds_at;
+    W* values = reinterpret_cast<W*>(mine + values_at);
+    W* row = reinterpret_cast<W*>(mine + bounds_at);
     kernels.score_block(in, block, values, mine);
     for (int64_t j = 0; j < block.stride; j += block.types) {
       std::copy(bounds + block.first_type, bounds + block.first_type + block.types, row + j);
@@ -97,5 +105,10 @@ SpanEntities span_entities(const SpanInputs& in, const float* bounds, int thread
   if (out_of_memory) throw std::bad_alloc();
   return out;
 }
+
+template struct SpanEntities<float>;
+template struct SpanEntities<double>;
+template SpanEntities<float> span_entities(const SpanInputs&, const float*, int);
+template SpanEntities<double> span_entities(const SpanInputs&, const double*, int);
 
 }  // namespace glimodern

@@ -1,7 +1,9 @@
 // The row kernels, written once for every vector class V (csrc/simd/); everything in an unnamed namespace: each
-// instruction set's file compiles its own copy. No row is aligned: a, b and x are PyTorch's memory, of any width.
+// instruction set's file compiles its own copy. No row is aligned: a, b and x are PyTorch's memory, of any width. T:
+// how a and b are stored.
 #pragma once
 
+#include "bf16.h"
 #include "dropout.h"
 #include "glimodern/span_vectors.h"
 
@@ -9,7 +11,7 @@ namespace {
 
 using glimodern::SpanRows;
 
-template <class V>
+template <class V, class T>
 void hidden_row(const SpanRows& in, int64_t row, float* x) {
   const int64_t start = in.start[row], end = in.end[row];
   int64_t h = 0;
@@ -18,15 +20,16 @@ void hidden_row(const SpanRows& in, int64_t row, float* x) {
     for (; h < in.hidden; ++h) x[h] = 0.0f;
     return;
   }
-  const float* a = in.a + start * in.hidden;
-  const float* b = in.b + end * in.hidden;
+  const T* a = static_cast<const T*>(in.a) + start * in.hidden;
+  const T* b = static_cast<const T*>(in.b) + end * in.hidden;
+  const float keep_scale = static_cast<float>(in.keep_scale);
   const uint32_t key = dropout_key(static_cast<uint64_t>(start * in.max_width + end - start), in.seed);
   if (in.dropout) {
     using I = typename V::I;
     I counter = column_counters<V>(key, 0);
     const I step = V::set1(static_cast<uint32_t>(V::width) * kGolden);
     const I bound = V::set1(in.drop_below);
-    const auto scale = V::set1(in.keep_scale);
+    const auto scale = V::set1(keep_scale);
     for (; h + V::width <= in.hidden; h += V::width) {
       const auto kept = V::mul(scale, V::max(V::zero(), V::add(V::loadu(a + h), V::loadu(b + h))));
       V::storeu(x + h, V::where_at_least(mix32_lanes<V>(counter), bound, kept));
@@ -38,19 +41,25 @@ void hidden_row(const SpanRows& in, int64_t row, float* x) {
     }
   }
   for (; h < in.hidden; ++h) {
-    float value = a[h] + b[h];
+    float value = widen(a[h]) + widen(b[h]);
     value = value < 0.0f ? 0.0f : value;  // keeps NaN
     if (in.dropout) {
-      value = mix32(key + static_cast<uint32_t>(h) * kGolden) >= in.drop_below ? value * in.keep_scale : 0.0f;
+      value = mix32(key + static_cast<uint32_t>(h) * kGolden) >= in.drop_below ? value * keep_scale : 0.0f;
     }
     x[h] = value;
   }
 }
 
 template <class V>
+void hidden_row(const SpanRows& in, int64_t row, float* x) {
+  if (in.dtype == glimodern::Dtype::bf16) return hidden_row<V, Bf16>(in, row, x);
+  hidden_row<V, float>(in, row, x);
+}
+
+template <class V>
 void hidden_slice_backward(const SpanRows& in, const float* x, const float* dx, int64_t column, int64_t columns,
                            float* da, float* db) {
-  const float scale = in.dropout ? in.keep_scale : 1.0f;
+  const float scale = in.dropout ? static_cast<float>(in.keep_scale) : 1.0f;
   const auto factor = V::set1(scale);
   for (int64_t row = 0; row < in.rows; ++row) {
     if (in.end[row] < 0) continue;

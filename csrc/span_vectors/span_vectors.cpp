@@ -10,31 +10,35 @@ namespace {
 
 constexpr int64_t kColumns = 256;  // of da and db that one task owns: 1 KB a row, whole cache lines
 
+template <class W>
 struct Kernels {
-  void (*hidden_row)(const SpanRows&, int64_t row, float* x);
-  void (*slice_backward)(const SpanRows&, const float* x, const float* dx, int64_t column, int64_t columns, float* da,
-                         float* db);
+  void (*hidden_row)(const SpanRows&, int64_t row, W* x);
+  void (*slice_backward)(const SpanRows&, const W* x, const W* dx, int64_t column, int64_t columns, W* da, W* db);
 };
 
-Kernels kernels() {
+Kernels<float> kernels(float) {
 #if defined(GLIMODERN_X86)
   const Isa isa = current_isa();
   if (isa == Isa::avx512) return {hidden_row_avx512, hidden_slice_backward_avx512};
   if (isa == Isa::avx2) return {hidden_row_avx2, hidden_slice_backward_avx2};
 #endif
-  return {hidden_row_scalar, hidden_slice_backward_scalar};
+  return {hidden_row_scalar<float>, hidden_slice_backward_scalar<float>};
 }
+
+Kernels<double> kernels(double) { return {hidden_row_scalar<double>, hidden_slice_backward_scalar<double>}; }
 
 }  // namespace
 
-void span_hidden(const SpanRows& in, float* x, int threads) {
-  const Kernels run = kernels();
+template <class W>
+void span_hidden(const SpanRows& in, W* x, int threads) {
+  const Kernels<W> run = kernels(W{});
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < in.rows; ++row) run.hidden_row(in, row, x + row * in.hidden);
 }
 
-void span_hidden_backward(const SpanRows& in, const float* x, const float* dx, float* da, float* db, int threads) {
-  const Kernels run = kernels();
+template <class W>
+void span_hidden_backward(const SpanRows& in, const W* x, const W* dx, W* da, W* db, int threads) {
+  const Kernels<W> run = kernels(W{});
   const int64_t slices = (in.hidden + kColumns - 1) / kColumns;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t slice = 0; slice < slices; ++slice) {
@@ -42,5 +46,10 @@ void span_hidden_backward(const SpanRows& in, const float* x, const float* dx, f
     run.slice_backward(in, x, dx, column, std::min(kColumns, in.hidden - column), da, db);
   }
 }
+
+template void span_hidden(const SpanRows&, float*, int);
+template void span_hidden(const SpanRows&, double*, int);
+template void span_hidden_backward(const SpanRows&, const float*, const float*, float*, float*, int);
+template void span_hidden_backward(const SpanRows&, const double*, const double*, double*, double*, int);
 
 }  // namespace glimodern

@@ -7,10 +7,14 @@ from torch import Tensor
 
 from glimodern import reference
 from glimodern.ops import dispatch
-from glimodern.ops._encoder import address, check_floats
+from glimodern.ops._check import check_tensors
 from glimodern.ops.dispatch import backend, direct, needs_grad, promote, storage, triton_kernels, wide_dtype
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]  # normed, sum (empty if not stored), mean, rstd
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
 
 
 def _forward_impl(
@@ -49,8 +53,8 @@ def _forward_impl(
         tensors = (x, residual, weight, bias)
         stored = (total if store_sum else None, *((mean, rstd) if store_statistics else (None, None)))
         dispatch.extension.add_layer_norm_forward(
-            storage(x.dtype), *map(address, tensors), eps, normed.data_ptr(), *map(address, stored), x.numel() // width,
-            width, torch.get_num_threads(),
+            storage(x.dtype), *map(_address, tensors), eps, normed.data_ptr(), *map(_address, stored),
+            x.numel() // width, width, torch.get_num_threads(),
         )  # fmt: skip
     return normed, total, mean, rstd
 
@@ -91,7 +95,7 @@ def _backward_impl(
             inputs = (grad_normed, grad_sum, total, weight, mean, rstd)
             outputs = (y if y.numel() else None for y in (dx, dweight, dbias))
             dispatch.extension.add_layer_norm_backward(
-                storage(total.dtype), *map(address, (*inputs, *outputs)), total.numel() // width, width,
+                storage(total.dtype), *map(_address, (*inputs, *outputs)), total.numel() // width, width,
                 torch.get_num_threads(),
             )  # fmt: skip
     return dx, dweight, dbias
@@ -215,7 +219,7 @@ def add_layer_norm(
     Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes and devices.
     """
     optional = {name: y for name, y in (("residual", residual), ("bias", bias)) if y is not None}
-    check_floats("add_layer_norm", {"x": x, "weight": weight, **optional})
+    check_tensors("add_layer_norm", {"x": x, "weight": weight, **optional})
     if x.ndim < 1 or (residual is not None and residual.shape != x.shape):
         raise ValueError(
             f"add_layer_norm: x and residual must both be [..., d], got {tuple(x.shape)} and "

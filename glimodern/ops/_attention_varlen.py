@@ -9,8 +9,9 @@ from torch import Tensor
 
 from glimodern.ops import _attention_tiles as plain
 from glimodern.ops import dispatch
+from glimodern.ops._check import check_dropout, check_offsets, check_tensors
 from glimodern.ops._span import text_bounds
-from glimodern.ops.dispatch import BF16, FLOATS, FP32, backend, direct, needs_grad, promote, wide_dtype
+from glimodern.ops.dispatch import BF16, FP32, backend, direct, needs_grad, promote, wide_dtype
 
 Grads = tuple[Tensor, Tensor, Tensor]  # of q, k, v
 
@@ -22,31 +23,20 @@ def _check_inputs(
 ) -> None:
     """Shapes, dtypes and devices: what can be known without reading the tensors."""
     op = "attention_varlen"
-    for name, x in (("q", q), ("k", k), ("v", v), ("cu_seqlens", cu_seqlens)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
-        if x.device != q.device:
-            raise ValueError(f"{op}: {name} is on {x.device}, q on {q.device}; move it with .to(q.device)")
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.dtype not in FLOATS:
-            raise TypeError(f"{op}: {name} must be fp32, fp16, bf16 or fp64, got {x.dtype}; convert it")
+    check_tensors(op, {"q": q, "k": k, "v": v}, {"cu_seqlens": cu_seqlens})
     if q.ndim != 3 or k.shape != q.shape or v.shape != q.shape:
         raise ValueError(
             f"{op}: q, k and v must all be [tokens, heads, head_dim], got {tuple(q.shape)}, {tuple(k.shape)} and"
             f" {tuple(v.shape)}"
         )
-    if cu_seqlens.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"{op}: cu_seqlens must be int32, got {cu_seqlens.dtype}; use .to(torch.int32)")
-    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 1:
-        raise ValueError(f"{op}: cu_seqlens must be [texts + 1], got {tuple(cu_seqlens.shape)}")
+    check_offsets(op, "cu_seqlens", cu_seqlens)
     if max_seqlen < 0:
         raise ValueError(f"{op}: max_seqlen must be the longest text's tokens, got {max_seqlen}")
     if window is not None and window < 0:
         raise ValueError(
             f"{op}: window must be None (whole texts) or at least 0 (keys with |i - j| <= window), got {window}"
         )
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"{op}: dropout_p must be in [0, 1), got {dropout_p}")
+    check_dropout(op, dropout_p)
 
 
 def _offsets(cu_seqlens: Tensor, tokens: int, max_seqlen: int) -> list[int]:

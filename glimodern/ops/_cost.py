@@ -25,6 +25,7 @@ from glimodern.ops._span import text_bounds
 from glimodern.ops._span_entities import SpanEntities, check_threshold, span_entities, type_bounds
 from glimodern.ops._span_scores import span_scores
 from glimodern.ops._span_vectors import span_vectors
+from glimodern.ops.dispatch import wide_dtype
 
 _TILE_LOGITS = 1 << 22  # that exist at a time, of a text scored by vectors: 16 MB in fp32
 _LEAST_GAIN = 1.1  # vectors are made span tile by span tile in Python: not for a gain that this would eat
@@ -134,12 +135,14 @@ def head_entities(
     """
     if not vectors_are_cheaper(len(a), len(q), len(cu_words) - 1, max_width, a.shape[1], len(w2)):
         return span_entities(a, b, q @ w2, q @ b2, cu_words, cu_types, max_width, threshold)
-    bounds = type_bounds(*check_threshold("head_entities", threshold, len(q), a.device), len(q), a.device)
+    bounds = type_bounds(
+        *check_threshold("head_entities", threshold, len(q), a.device), len(q), a.device, wide_dtype(a)
+    )
     first_types = cu_types.tolist()
     found = []
     with torch.no_grad():
         for text, spans, part in _vector_logits(a, b, w2, b2, q, cu_words, cu_types, max_width):
-            logits = part.float()
+            logits = part.to(bounds.dtype)
             passed = ~(logits <= bounds[first_types[text] : first_types[text + 1]])  # above, or NaN
             row, kind = passed.nonzero().unbind(1)
             word, width = spans[row].unbind(1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from glimodern import reference
 from glimodern.ops import dispatch
-from glimodern.ops._encoder import check_floats
+from glimodern.ops._check import check_tensors
 from glimodern.ops.dispatch import backend, direct, needs_grad, storage, triton_kernels, wide_dtype
 
 
@@ -92,7 +92,7 @@ def geglu(x: Tensor) -> Tensor:
 
     Raises ValueError for an odd last dimension, TypeError for a dtype that is no float.
     """
-    check_floats("geglu", {"x": x})
+    check_tensors("geglu", {"x": x})
     if x.ndim < 1 or x.shape[-1] % 2:
         raise ValueError(f"geglu: x must be [..., 2h], an even last dimension, got {tuple(x.shape)}")
     return _forward_impl(x) if direct(needs_grad(x), (x,)) else _forward_op(x)

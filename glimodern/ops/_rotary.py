@@ -7,7 +7,7 @@ from torch import Tensor
 
 from glimodern import reference
 from glimodern.ops import dispatch
-from glimodern.ops._encoder import check_floats
+from glimodern.ops._check import check_tensors
 from glimodern.ops.dispatch import backend, direct, needs_grad, storage, triton_kernels, wide_dtype
 
 
@@ -69,7 +69,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes and devices.
     """
-    check_floats("rotary", {"x": x, "cos": cos, "sin": sin})
+    check_tensors("rotary", {"x": x, "cos": cos, "sin": sin})
     if x.ndim not in (3, 4) or x.shape[-1] % 2:
         raise ValueError(
             f"rotary: x must be [n, heads, 2h] or [n, groups, heads, 2h], an even head width, got {tuple(x.shape)}"

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops.dispatch import BF16, FLOATS, storage, wide_dtype
+from glimodern.ops._check import check_dropout, check_offsets, check_tensors
+from glimodern.ops.dispatch import BF16, storage, wide_dtype
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor]  # of, or like, a, b, u, c
 
@@ -23,20 +24,10 @@ def check_span_inputs(
     dropout_p: float,
 ) -> None:
     """Shapes, dtypes and devices: what can be known without reading the tensors."""
-    floats = {"a": a, "b": b, "u": u, "c": c}
-    for name, x in (*floats.items(), ("cu_words", cu_words), ("cu_types", cu_types)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
-        if x.device != a.device:
-            raise ValueError(f"{op}: {name} is on {x.device}, a on {a.device}; move it with .to(a.device)")
-    for name, x in floats.items():
-        if x.dtype not in FLOATS:
-            raise TypeError(f"{op}: {name} must be fp32, fp16, bf16 or fp64, got {x.dtype}; convert it")
-    for name, x in (("cu_words", cu_words), ("cu_types", cu_types)):
-        if x.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"{op}: {name} must be int32, got {x.dtype}; use .to(torch.int32)")
-        if x.ndim != 1 or x.shape[0] < 1:
-            raise ValueError(f"{op}: {name} must be [texts + 1], got {tuple(x.shape)}")
+    offsets = {"cu_words": cu_words, "cu_types": cu_types}
+    check_tensors(op, {"a": a, "b": b, "u": u, "c": c}, offsets)
+    for name, x in offsets.items():
+        check_offsets(op, name, x)
     if a.ndim != 2 or b.shape != a.shape:
         raise ValueError(f"{op}: a and b must both be [words, H], got {tuple(a.shape)} and {tuple(b.shape)}")
     if u.ndim != 2 or u.shape[1] != a.shape[1]:
@@ -49,8 +40,7 @@ def check_span_inputs(
         )
     if max_width < 1:
         raise ValueError(f"{op}: max_width must be at least 1, got {max_width}")
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"{op}: dropout_p must be in [0, 1), got {dropout_p}")
+    check_dropout(op, dropout_p)
 
 
 def text_bounds(name: str, cu: Tensor, rows: int) -> list[int]:
@@ -60,6 +50,11 @@ def text_bounds(name: str, cu: Tensor, rows: int) -> list[int]:
         shown = bounds if len(bounds) <= 8 else [*bounds[:4], "...", *bounds[-3:]]
         raise ValueError(f"{name} must rise from 0 to {rows} (cumulative lengths, one more than texts), got {shown}")
     return bounds
+
+
+def stored(x: Tensor) -> Tensor:
+    """x as the extension reads it, contiguous: fp32, bf16 or fp64 as they are, fp16 as fp32."""
+    return x.detach().to(BF16 if x.dtype == BF16 else wide_dtype(x)).contiguous()
 
 
 class CppInputs:
@@ -76,14 +71,12 @@ class CppInputs:
         seed: int,
     ) -> None:
         self.wide = wide_dtype(floats[0])
-        stored = floats[0].dtype if floats[0].dtype == BF16 else self.wide
-        dtypes = (stored, stored, stored, self.wide)
-        self.floats = [x.detach().to(dtype).contiguous() for x, dtype in zip(floats, dtypes, strict=True)]
+        self.floats = [*map(stored, floats[:3]), stored(floats[3].to(self.wide))]
         self.cu = [x.to(torch.int32).contiguous() for x in (cu_words, cu_types)]
         a, _, u, _ = self.floats
         addresses = [x.data_ptr() for x in (*self.floats, *self.cu)]
         sizes = (len(self.cu[0]) - 1, a.shape[0], u.shape[0], a.shape[1], max_width)
-        self.arguments = (*addresses, *sizes, dropout_p, seed & 0xFFFFFFFF, storage(stored))
+        self.arguments = (*addresses, *sizes, dropout_p, seed & 0xFFFFFFFF, storage(a.dtype))
 
     def zero_grads(self) -> list[Tensor]:
         return [torch.zeros_like(x, dtype=self.wide) for x in self.floats]

@@ -9,7 +9,7 @@ from torch import Tensor
 from glimodern import reference
 from glimodern.ops import dispatch
 from glimodern.ops._span import CppInputs, check_span_inputs, text_bounds, widen
-from glimodern.ops.dispatch import backend, direct, promote, triton_kernels
+from glimodern.ops.dispatch import backend, direct, promote, triton_kernels, wide_dtype
 
 
 class SpanEntities(NamedTuple):
@@ -22,7 +22,7 @@ class SpanEntities(NamedTuple):
     type: Tensor
     """int64: the entity type, counted in the batch."""
     score: Tensor
-    """fp32: the probability."""
+    """fp32 (fp64 of fp64 inputs): the probability."""
 
 
 def check_threshold(
@@ -43,17 +43,20 @@ def check_threshold(
     return 0.0, threshold.detach().to(torch.float32)
 
 
-def logit_bounds(threshold: Tensor) -> Tensor:
-    """fp32 [m] probabilities -> fp32 [m], the largest logit whose reference.probability is not above each.
+def logit_bounds(threshold: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """fp32 [m] probabilities -> [m], the largest logit of `dtype` whose reference.probability is not above each.
 
     So kernels compare logits alone, with the same result as comparing probabilities. A probability is above t if, not
     yet rounded to fp32, it is above the middle of t and its successor (or in it, where the rounding of ties decides):
-    the middle's logit is right to an ulp, and among it and its neighbours the probability itself decides.
+    the middle's logit is right to an ulp, and among it and its neighbours the probability itself decides. For fp64
+    logits it is the middle's logit, right to the rounding of a sigmoid in fp64.
     """
     above = torch.nextafter(threshold, torch.full_like(threshold, 2.0))
     middle = (threshold.double() + above.double()) / 2
-    nearest = torch.where(threshold < 1.0, torch.logit(middle), torch.inf).float()
-    bounds = torch.full_like(threshold, -torch.inf)
+    nearest = torch.where(threshold < 1.0, torch.logit(middle), torch.inf).to(dtype)
+    if dtype == torch.float64:
+        return nearest
+    bounds = torch.full_like(nearest, -torch.inf)
     for toward in (-torch.inf, torch.inf):
         candidate = nearest
         for _ in range(3):
@@ -64,15 +67,17 @@ def logit_bounds(threshold: Tensor) -> Tensor:
 
 
 @functools.cache
-def _logit_bound(threshold: float) -> float:
-    return float(logit_bounds(torch.tensor([threshold])))
+def _logit_bound(threshold: float, dtype: torch.dtype) -> float:
+    return float(logit_bounds(torch.tensor([threshold]), dtype))
 
 
-def type_bounds(threshold: float, thresholds: Tensor | None, types: int, device: torch.device) -> Tensor:
-    """What check_threshold returns -> the bound of each type, fp32 [types]."""
+def type_bounds(
+    threshold: float, thresholds: Tensor | None, types: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """What check_threshold returns -> the bound of each type for logits of dtype (fp32 or fp64), [types] in it."""
     if thresholds is None:
-        return torch.full((types,), _logit_bound(threshold), dtype=torch.float32, device=device)
-    return logit_bounds(thresholds)
+        return torch.full((types,), _logit_bound(threshold, dtype), dtype=dtype, device=device)
+    return logit_bounds(thresholds, dtype)
 
 
 def _check_range(thresholds: Tensor) -> None:
@@ -99,14 +104,14 @@ def _entities_impl(
             _check_range(thresholds)
     if chosen == "cpp":
         inputs = CppInputs((a, b, u, c), cu_words, cu_types, max_width, 0.0, 0)
-        bounds = type_bounds(threshold, thresholds, len(u), a.device)
+        bounds = type_bounds(threshold, thresholds, len(u), a.device, wide_dtype(a))
         found = dispatch.extension.span_entities(*inputs.arguments, bounds.data_ptr(), torch.get_num_threads())
         word, width, kind = (torch.empty(len(found), dtype=torch.int64) for _ in range(3))
-        logit = torch.empty(len(found), dtype=torch.float32)
+        logit = torch.empty(len(found), dtype=inputs.wide)
         found.copy_to(*(x.data_ptr() for x in (word, width, kind, logit)))
     elif chosen == "triton":
         launch = triton_kernels("span_entities").span_entities_forward
-        bounds = type_bounds(threshold, thresholds, len(u), a.device)
+        bounds = type_bounds(threshold, thresholds, len(u), a.device, wide_dtype(a))
         word, width, kind, logit = launch(
             a, b, u, c, cu_words.to(torch.int32), cu_types.to(torch.int32), bounds, max_width
         )
@@ -115,7 +120,7 @@ def _entities_impl(
             limits = u.new_full((len(u),), threshold, dtype=torch.float32) if thresholds is None else thresholds
             wide = widen(a, b, u, c)
             word, width, kind, logit = reference.span_entities(*wide, cu_words, cu_types, max_width, limits)
-    return word, width, kind, torch.sigmoid(logit.float())
+    return word, width, kind, torch.sigmoid(logit.to(wide_dtype(a)))
 
 
 @torch.library.custom_op("glimodern::span_entities", mutates_args=())
@@ -137,7 +142,7 @@ def _entities_op(
 def _(a, b, u, c, cu_words, cu_types, threshold, thresholds, max_width):  # type: ignore[no-untyped-def]
     count = torch.library.get_ctx().new_dynamic_size()
     places = (a.new_empty(count, dtype=torch.int64) for _ in range(3))
-    return *places, a.new_empty(count, dtype=torch.float32)
+    return *places, a.new_empty(count, dtype=wide_dtype(a))
 
 
 def span_entities(
@@ -155,7 +160,8 @@ def span_entities(
     a .. max_width as in `span_scores`; threshold a probability in [0, 1], or a float tensor [m] of one a type, compared
     strictly. -> SpanEntities, ordered by (text, word, width, type). What is above is decided by the sigmoid of the fp32
     logit computed in fp64 and rounded to fp32, alike on every backend and number of threads; the score is PyTorch's
-    fp32 sigmoid, at most an ulp or two away, in which scores tie as the public package's do. A NaN logit is a candidate
+    fp32 sigmoid, at most an ulp or two away, in which scores tie as the public package's do. Of fp64 inputs, logits
+    and scores are fp64, and that rounded sigmoid decides all the same. A NaN logit is a candidate
     with the score NaN: broken weights do not look like "nothing found". No gradients; the logits
     exist for one block of words at a time.
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from glimodern import reference
 from glimodern.ops import dispatch
-from glimodern.ops._span import Grads, text_bounds
-from glimodern.ops.dispatch import FLOATS, backend, direct, needs_grad, promote, triton_kernels, wide_dtype
+from glimodern.ops._check import check_dropout, check_offsets, check_tensors
+from glimodern.ops._span import Grads, stored, text_bounds
+from glimodern.ops.dispatch import backend, direct, needs_grad, promote, storage, triton_kernels, wide_dtype
 
 # Spans whose hidden values [rows, H] exist at a time. CPU: 6 MB at H = 3,072, which mostly stay in the cache between
 # the kernel that writes them and the matrix product that reads them; fewer rows slow that product (docs/LOG.md).
@@ -20,33 +21,21 @@ _TILE_ROWS = {"cpu": 512, "cuda": 16_384}
 def _check(
     a: Tensor, b: Tensor, w2: Tensor, b2: Tensor, cu_words: Tensor, max_width: int, spans: Tensor | None, p: float
 ) -> None:
-    floats = {"a": a, "b": b, "w2": w2, "b2": b2}
-    others = {"cu_words": cu_words} if spans is None else {"cu_words": cu_words, "spans": spans}
-    for name, x in (*floats.items(), *others.items()):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"span_vectors: {name} must be a tensor, got {type(x).__name__}")
-        if x.device != a.device:
-            raise ValueError(f"span_vectors: {name} is on {x.device}, a on {a.device}; move it with .to(a.device)")
-    for name, x in floats.items():
-        if x.dtype not in FLOATS:
-            raise TypeError(f"span_vectors: {name} must be fp32, fp16, bf16 or fp64, got {x.dtype}; convert it")
-    for name, x in others.items():
-        if x.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"span_vectors: {name} must be int32, got {x.dtype}; use .to(torch.int32)")
+    op = "span_vectors"
+    integers = {"cu_words": cu_words} if spans is None else {"cu_words": cu_words, "spans": spans}
+    check_tensors(op, {"a": a, "b": b, "w2": w2, "b2": b2}, integers)
     if a.ndim != 2 or b.shape != a.shape:
-        raise ValueError(f"span_vectors: a and b must both be [words, H], got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"{op}: a and b must both be [words, H], got {tuple(a.shape)} and {tuple(b.shape)}")
     if w2.ndim != 2 or w2.shape[1] != a.shape[1]:
-        raise ValueError(f"span_vectors: w2 must be [d, {a.shape[1]}] (H as in a), got {tuple(w2.shape)}")
+        raise ValueError(f"{op}: w2 must be [d, {a.shape[1]}] (H as in a), got {tuple(w2.shape)}")
     if b2.shape != w2.shape[:1]:
-        raise ValueError(f"span_vectors: b2 must be [{len(w2)}] (one bias a row of w2), got {tuple(b2.shape)}")
-    if cu_words.ndim != 1 or cu_words.shape[0] < 1:
-        raise ValueError(f"span_vectors: cu_words must be [texts + 1], got {tuple(cu_words.shape)}")
+        raise ValueError(f"{op}: b2 must be [{len(w2)}] (one bias a row of w2), got {tuple(b2.shape)}")
+    check_offsets(op, "cu_words", cu_words)
     if spans is not None and (spans.ndim != 2 or spans.shape[1] != 2):
-        raise ValueError(f"span_vectors: spans must be [s, 2], rows (word, k), got {tuple(spans.shape)}")
+        raise ValueError(f"{op}: spans must be [s, 2], rows (word, k), got {tuple(spans.shape)}")
     if max_width < 1:
-        raise ValueError(f"span_vectors: max_width must be at least 1, got {max_width}")
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"span_vectors: dropout_p must be in [0, 1), got {p}")
+        raise ValueError(f"{op}: max_width must be at least 1, got {max_width}")
+    check_dropout(op, p)
 
 
 def _rows(words: int, cu_words: Tensor, spans: Tensor | None, max_width: int) -> tuple[Tensor, Tensor]:
@@ -74,24 +63,30 @@ def _rows(words: int, cu_words: Tensor, spans: Tensor | None, max_width: int) ->
 
 
 class _Hidden:
-    """x = drop(relu(a_start + b_end)) of a tile of spans and its way back, by one backend and in its dtype."""
+    """x = drop(relu(a_start + b_end)) of a tile of spans and its way back, by one backend.
+
+    x is in the dtype that the backend computes in (`_computing`); a and b are read as they are stored by C++ (bf16 is
+    not converted before), else converted to that dtype first.
+    """
 
     def __init__(self, chosen: str, a: Tensor, b: Tensor, max_width: int, dropout_p: float, seed: int) -> None:
-        self.chosen, self.a, self.b = chosen, a, b
+        self.chosen = chosen
+        self.a, self.b = (stored(a), stored(b)) if chosen == "cpp" else _computing(chosen, a, b)
         self.options = (max_width, dropout_p, seed)
-        self.buffer = a.new_empty(0)
+        self.buffer = a.new_empty(0, dtype=wide_dtype(a))
 
     def _cpp(self, start: Tensor, end: Tensor) -> tuple[Any, ...]:
         max_width, dropout_p, seed = self.options
         addresses = (x.data_ptr() for x in (self.a, self.b, start, end))
-        return (*addresses, len(start), self.a.shape[1], max_width, dropout_p, seed & 0xFFFFFFFF)
+        sizes = (len(start), self.a.shape[1], max_width)
+        return (*addresses, *sizes, dropout_p, seed & 0xFFFFFFFF, storage(self.a.dtype))
 
     def forward(self, start: Tensor, end: Tensor) -> Tensor:
         """int32 [r], int32 [r] -> x [r, H], which the next call may overwrite."""
         max_width, dropout_p, seed = self.options
         if self.chosen == "cpp":
-            if len(self.buffer) < len(start):
-                self.buffer = self.a.new_empty(len(start), self.a.shape[1])  # once: fresh pages cost as much as a tile
+            if len(self.buffer) < len(start):  # once: fresh pages cost as much as a tile
+                self.buffer = self.buffer.new_empty(len(start), self.a.shape[1])
             x = self.buffer[: len(start)]
             dispatch.extension.span_hidden(*self._cpp(start, end), x.data_ptr(), torch.get_num_threads())
             return x
@@ -149,16 +144,23 @@ def _vectors_impl(
     start, end = _rows(len(a), cu_words, spans, max_width)
     shape = (len(a), max_width, len(w2)) if spans is None else (len(spans), len(w2))
     with torch.no_grad():
-        wide_a, wide_b, wide_w2, wide_b2 = _computing(chosen, a, b, w2, b2)
+        wide_w2, wide_b2 = _computing(chosen, w2, b2)
         if chosen == "triton":
             launch = triton_kernels("span_vectors").span_vectors_forward
-            return launch(wide_a, wide_b, wide_w2, wide_b2, start, end, max_width, dropout_p, seed).view(shape)
-        hidden = _Hidden(chosen, wide_a, wide_b, max_width, dropout_p, seed)
-        vectors = wide_a.new_empty(len(start), len(w2))
+            return launch(
+                a.contiguous(), b.contiguous(), wide_w2, wide_b2, start, end, max_width, dropout_p, seed
+            ).view(shape)
+        hidden = _Hidden(chosen, a, b, max_width, dropout_p, seed)
+        vectors = a.new_empty(len(start), len(w2))
+        buffer = wide_b2.new_empty(min(len(start), _tile_rows(a.device)), len(w2))
         for tile in _tiles(len(start), a.device):
-            torch.addmm(wide_b2, hidden.forward(start[tile], end[tile]), wide_w2.T, out=vectors[tile])
+            rows = vectors[tile]
+            wide_rows = rows if rows.dtype == buffer.dtype else buffer[: len(rows)]
+            torch.addmm(wide_b2, hidden.forward(start[tile], end[tile]), wide_w2.T, out=wide_rows)
+            if wide_rows is not rows:
+                rows.copy_(wide_rows)
         vectors[end < 0] = 0.0
-        return vectors.to(a.dtype).view(shape)
+        return vectors.view(shape)
 
 
 def _vectors_backward_impl(
@@ -176,13 +178,13 @@ def _vectors_backward_impl(
     chosen = backend("span_vectors", a)
     start, end = _rows(len(a), cu_words, spans, max_width)
     with torch.no_grad():
-        wide_a, wide_b, wide_w2, rows = _computing(chosen, a, b, w2, grad.reshape(len(start), len(w2)).to(a.dtype))
-        hidden = _Hidden(chosen, wide_a, wide_b, max_width, dropout_p, seed)
+        (wide_w2,), rows = _computing(chosen, w2), grad.reshape(len(start), len(w2))
+        hidden = _Hidden(chosen, a, b, max_width, dropout_p, seed)
         da, db, dw2, db2 = (x.new_zeros(x.shape, dtype=wide_dtype(x)) for x in (a, b, w2, b2))
-        buffer = wide_a.new_empty(min(len(start), _tile_rows(a.device)), a.shape[1])
+        buffer = wide_w2.new_empty(min(len(start), _tile_rows(a.device)), a.shape[1])
         for tile in _tiles(len(start), a.device):
             known = (end[tile] >= 0)[:, None]
-            dvectors = torch.where(known, rows[tile], 0.0)  # a span that leaves its text has no gradient
+            dvectors = torch.where(known, rows[tile].to(wide_w2.dtype), 0.0)  # outside its text: no gradient
             x = hidden.forward(start[tile], end[tile])
             dx = torch.mm(dvectors, wide_w2, out=buffer[: len(x)])
             if x.dtype == dw2.dtype:
