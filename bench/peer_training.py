@@ -196,7 +196,8 @@ def score_model(model_folder: Path, shared: Path, data: Path) -> None:
     thresholds = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
     def f1_by_threshold(dataset: Dataset, asked: list[list[str]]) -> dict[float, float]:
-        found, _ = model.predict_words([e.words for e in dataset], asked, threshold=min(thresholds))
+        stream = model.predict_words((e.words for e in dataset), asked, threshold=min(thresholds))
+        found = [text.entities for text in stream]
         gold = [
             [entity for entity in e.entities if entity[2] in types] for e, types in zip(dataset, asked, strict=True)
         ]

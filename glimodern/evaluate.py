@@ -17,14 +17,13 @@ from glimodern.metrics import Scores, score
 from glimodern.model import GLiModern
 
 
-def evaluate(model: GLiModern, dataset: Dataset, *, threshold: float = 0.5, batch_tokens: int = 4096) -> Scores:
+def evaluate(model: GLiModern, dataset: Dataset, *, threshold: float = 0.5, batch_tokens: int | str = "auto") -> Scores:
     """Flat prediction at one threshold, scored by exact match (see metrics.score); groups are reported apart."""
     asked = asked_types(dataset)
-    found, _ = model.predict_words(
-        [example.words for example in dataset], asked, threshold=threshold, batch_tokens=batch_tokens
-    )
+    words = (example.words for example in dataset)
+    found = model.predict_words(words, asked, threshold=threshold, batch_tokens=batch_tokens)
     gold = [example.entities for example in dataset]
-    predicted = [[(start, end, label) for start, end, label, _ in entities] for entities in found]
+    predicted = [[(start, end, label) for start, end, label, _ in text.entities] for text in found]
     groups = [example.group for example in dataset]
     return score(gold, predicted, groups=groups if any(groups) else None)
 
@@ -47,8 +46,8 @@ class EvaluateConfig:
     """Arithmetic of the model."""
     device: str = "cpu"
     """Device to run on."""
-    batch_tokens: int = 4096
-    """Tokens in a batch, about."""
+    batch_tokens: int | Literal["auto"] = "auto"
+    """Tokens in a batch; auto: what suits the device."""
     skip_bad_rows: bool = False
     """Count and skip rows that cannot be read, instead of stopping."""
     json: str | None = None

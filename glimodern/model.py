@@ -1,10 +1,12 @@
 """GLiModern: encoder, span head and prompt packing as one module, with loading, saving and prediction."""
 
 import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import Any, TypedDict, overload
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +14,13 @@ from typing_extensions import Unpack
 
 from glimodern import ops, reference
 from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
-from glimodern.decode import decode_batch
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.head import SpanHead
+from glimodern.inference import Asked, Found, Search, find_entities, pair_labels, resolve_batch_tokens
 from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
-from glimodern.text import split_words
+from glimodern.text import Word, split_words
 
+Labels = Sequence[str] | Iterable[Sequence[str]]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Parameters that public checkpoints may lack or hold in excess without any effect on the scores.
 _IGNORED_PARAMETERS = (".pooler.", ".position_ids", ".inv_freq")
@@ -277,119 +280,120 @@ class GLiModern(nn.Module):
 
     # predicting
 
+    @torch.no_grad()
     def _candidates(self, batch: PackedBatch, threshold: float) -> ops.SpanEntities:
+        if self.training:
+            self.eval()
+            try:
+                return self._candidates(batch, threshold)
+            finally:
+                self.train()
+        batch = batch.to(self.device)
         factors = self.head.factors(*self.encode(batch))
         return ops.head_entities(*factors, batch.cu_words, batch.cu_types, self.config.max_width, threshold)
 
-    @torch.no_grad()
+    def _find(self, asked: Iterable[Asked], search: Search, batch_tokens: int | str) -> Iterator[Found]:
+        """The entities of every text, in order; at the end one warning if any was cut."""
+        if not 0.0 <= search.threshold <= 1.0:
+            raise ValueError(f"threshold: wanted a probability in [0, 1], got {search.threshold!r}")
+        weight = next(self.parameters())
+        bytes_per_token = 40 * self.config.hidden_size * weight.element_size()  # of activations, about
+        tokens = resolve_batch_tokens(batch_tokens, weight.device, bytes_per_token)
+        return self._warn_cut(find_entities(asked, self.packer, self._candidates, search, tokens))
+
+    def _warn_cut(self, stream: Iterator[Found]) -> Iterator[Found]:
+        texts = texts_cut = words_cut = 0
+        for found in stream:
+            texts += 1
+            texts_cut += found.words_cut > 0
+            words_cut += found.words_cut
+            yield found
+        if texts_cut:
+            warnings.warn(
+                f"{texts_cut} of {texts} texts are longer than the model takes (max_len {self.config.max_len} words, "
+                f"{self.packer.max_tokens} tokens with the prompt): {words_cut} words at their ends were not read; "
+                "such results have .truncated set. Split long texts before predicting.",
+                stacklevel=4,
+            )
+
     def predict_words(
         self,
-        texts: Sequence[Sequence[str]],
-        types: Sequence[Sequence[str]],
+        texts: Iterable[Sequence[str]],
+        types: Iterable[Sequence[str]],
         *,
         threshold: float = 0.5,
         flat: bool = True,
         multi_label: bool = False,
-        batch_tokens: int = 4096,
-    ) -> tuple[list[list[tuple[int, int, str, float]]], list[int]]:
-        """Entities of texts given as words: per text (start, end, label, score), word indices inclusive.
+        batch_tokens: int | str = "auto",
+    ) -> Iterator[Found]:
+        """Entities of texts given as words, in order: per text (start, end, label, score), word indices inclusive, and
+        how many of its words were cut. types: of each text, the labels asked of it."""
+        asked = (Asked(words, labels) for words, labels in zip(texts, types, strict=True))
+        return self._find(asked, Search(threshold, flat, multi_label), batch_tokens)
 
-        types[i] are the labels asked of texts[i]. The second list says how many words of each text were cut.
-        """
-        was_training = self.training
-        self.eval()
-        found: list[list[tuple[int, int, str, float]]] = [[] for _ in texts]
-        words_cut = [0] * len(texts)
-        try:
-            for group in self._batches(texts, types, batch_tokens):
-                batch = self.packer.pack([texts[i] for i in group], [types[i] for i in group])
-                for i, cut in zip(group, batch.words_cut, strict=True):
-                    words_cut[i] = cut
-                candidates = self._candidates(batch.to(self.device), threshold)
-                decoded = decode_batch(candidates, batch.cu_words, batch.cu_types, flat=flat, multi_label=multi_label)
-                for text, entities in decoded.items():
-                    asked = types[group[text]]
-                    found[group[text]] = [(start, end, asked[kind], score) for start, end, kind, score in entities]
-        finally:
-            self.train(was_training)
-        if any(words_cut):
-            cut_texts = sum(1 for cut in words_cut if cut)
-            warnings.warn(
-                f"{cut_texts} of {len(texts)} texts are longer than the model takes (max_len {self.config.max_len} "
-                f"words, {self.packer.max_tokens} tokens with the prompt): {sum(words_cut)} words at their ends were "
-                "not read; such results have .truncated set. Split long texts before predicting.",
-                stacklevel=3,
-            )
-        return found, words_cut
+    @overload
+    def predict(
+        self, texts: str | Sequence[str], labels: Labels, threshold: float = ..., flat: bool = ...,
+        multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ...,
+    ) -> list[Entities]: ...  # type: ignore[overload-overlap]  # fmt: skip
 
-    def _batches(
-        self, texts: Sequence[Sequence[str]], types: Sequence[Sequence[str]], batch_tokens: int
-    ) -> list[list[int]]:
-        """Indices in groups of about batch_tokens, by words plus prompt words as the measure; empty texts left out."""
-        groups: list[list[int]] = []
-        room = 0
-        for i, words in enumerate(texts):
-            if not words or not types[i]:
-                continue
-            need = 2 * (min(len(words), self.config.max_len) + 2 * len(types[i]))
-            if not groups or need > room:
-                groups.append([])
-                room = batch_tokens
-            groups[-1].append(i)
-            room -= need
-        return groups
+    @overload
+    def predict(
+        self, texts: Iterable[str], labels: Labels, threshold: float = ..., flat: bool = ..., multi_label: bool = ...,
+        batch_tokens: int | str = ..., progress: bool | None = ...,
+    ) -> Iterator[Entities]: ...  # fmt: skip
 
     def predict(
         self,
-        texts: str | Sequence[str],
-        labels: Sequence[str],
+        texts: str | Iterable[str],
+        labels: Labels,
         threshold: float = 0.5,
         flat: bool = True,
         multi_label: bool = False,
-        batch_tokens: int = 4096,
-    ) -> list[Entities]:
-        """Find entities of the given types in texts (a string counts as one text).
+        batch_tokens: int | str = "auto",
+        progress: bool | None = None,
+    ) -> list[Entities] | Iterator[Entities]:
+        """Find entities of the given types in texts: a string (one text), a sequence, or any iterable.
 
-        Per text a list of dicts start, end, text, label, score: character offsets into the text (end exclusive), by
-        ascending start. threshold: least probability, exclusive. flat: no overlaps; else nesting is allowed.
-        multi_label: a span may have several labels. An empty text has no entities. No labels: no entities.
-        Duplicate labels count once. A text that is too long is cut with a warning, and its result says so.
+        A string or a sequence gives a list, one result a text; any other iterable is read as it is consumed and gives
+        an iterator of results, in order, with memory for some batches of texts only. A result is a list of dicts start,
+        end, text, label, score: character offsets into the text (end exclusive), by ascending start.
+
+        labels: strings, asked of all texts, or one sequence of strings per text; duplicates count once. threshold:
+        least probability, exclusive. flat: no overlaps; else nesting is allowed. multi_label: a span may have several
+        labels. batch_tokens: tokens computed at a time, results do not depend on it; a batch that does not fit the
+        memory is split. progress: show a bar; None: for sequences of over 1,000 texts, on a terminal.
+
+        No words or no labels: no entities. A text that is too long is cut with a warning, and its result says so.
+        Raises TypeError and ValueError for arguments of another kind.
         """
-        if isinstance(texts, str):
-            texts = [texts]
-        asked = check_labels(labels)
-        if not 0.0 <= threshold <= 1.0:
-            raise ValueError(f"threshold: wanted a probability in [0, 1], got {threshold!r}")
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{i}]: wanted a string, got {type(text).__name__}")
-        words = [split_words(text) for text in texts]
-        found, words_cut = self.predict_words(
-            [[word.text for word in text] for text in words],
-            [asked] * len(texts),
-            threshold=threshold,
-            flat=flat,
-            multi_label=multi_label,
-            batch_tokens=batch_tokens,
-        )
-        results = []
-        for text, text_words, entities, cut in zip(texts, words, found, words_cut, strict=True):
-            result = Entities(words_cut=cut)
-            for start, end, label, score in entities:
-                first, last = text_words[start].start, text_words[end].end
-                result.append({"start": first, "end": last, "text": text[first:last], "label": label, "score": score})
-            results.append(result)
-        return results
+        texts = [texts] if isinstance(texts, str) else texts
+        pairs = pair_labels(texts, labels)
+        split: deque[tuple[str, list[Word]]] = deque()  # of the texts that are on their way
+        asked = _ask(pairs, split)
+        stream = self._find(asked, Search(threshold, flat, multi_label), batch_tokens)
+        results = (_with_offsets(*split.popleft(), found) for found in stream)
+        total = len(texts) if isinstance(texts, Sequence) else None
+        if progress or (progress is None and (total or 0) > 1000 and sys.stderr.isatty()):
+            from rich.console import Console
+            from rich.progress import track
+
+            results = track(results, "predicting", total, console=Console(stderr=True))  # type: ignore[assignment]
+        return results if total is None else list(results)
 
 
-def check_labels(labels: Sequence[str]) -> list[str]:
-    """Distinct labels in the order given; TypeError for anything that is not a sequence of strings, ValueError for an
-    empty one."""
-    if isinstance(labels, str):
-        raise TypeError(f"labels: wanted a sequence of strings, got the string {labels!r}; write [{labels!r}]")
-    for i, label in enumerate(labels):
-        if not isinstance(label, str):
-            raise TypeError(f"labels[{i}]: wanted a string, got {type(label).__name__}")
-        if not label.strip():
-            raise ValueError(f"labels[{i}]: wanted a name such as 'person', got an empty string")
-    return list(dict.fromkeys(labels))
+def _ask(pairs: Iterable[tuple[str, list[str]]], split: deque[tuple[str, list[Word]]]) -> Iterator[Asked]:
+    for i, (text, labels) in enumerate(pairs):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{i}]: wanted a string, got {type(text).__name__}")
+        words = split_words(text)
+        split.append((text, words))
+        yield Asked([word.text for word in words], labels)
+
+
+def _with_offsets(text: str, words: Sequence[Word], found: Found) -> Entities:
+    result = Entities(words_cut=found.words_cut)
+    for start, end, label, score in found.entities:
+        first, last = words[start].start, words[end].end
+        result.append({"start": first, "end": last, "text": text[first:last], "label": label, "score": score})
+    return result

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from glimodern.model import GLiModern, check_labels
+from glimodern.inference import check_labels
+from glimodern.model import GLiModern
 
-CHUNK = 64  # texts per call; a person at a terminal is answered line by line
+CHUNK = 1024  # texts per call; a person at a terminal is answered line by line
 
 
 @dataclass(frozen=True)

@@ -122,8 +122,8 @@ def test_gold_that_is_not_asked_for_is_asked_too(tiny_model):
 
 def test_evaluate_scores_what_predict_finds(tiny_model):
     """Gold made of the model's own predictions scores 1, and of nothing else."""
-    found, _ = tiny_model.predict_words([WORDS], [["person", "place"]], threshold=0.0)
-    entities = [entity[:3] for entity in found[0]]
+    (found,) = tiny_model.predict_words([WORDS], [["person", "place"]], threshold=0.0)
+    entities = [entity[:3] for entity in found.entities]
     perfect = Dataset("own", [Example(WORDS, entities, types=("person", "place"))])
     assert evaluate.evaluate(tiny_model, perfect, threshold=0.0).micro.f1 == 1.0
     half = Dataset("half", [Example(WORDS, entities[::2], types=("person", "place"))])
