@@ -51,7 +51,7 @@ void forward(const AttentionInputs& in, const AttentionTask& task, T* out, float
       score = std::exp(score - max);
       sum += score;
     }
-    lse[task.head * in.tokens() + i] = max + static_cast<float>(std::log(sum));
+    if (lse != nullptr) lse[task.head * in.tokens() + i] = max + static_cast<float>(std::log(sum));
     T* to = out + (i * in.heads + task.head) * in.head_dim;
     for (int64_t h = 0; h < in.head_dim; ++h) {
       double value = 0.0;

@@ -76,9 +76,10 @@ const T* first_row(const AttentionRows& rows, int64_t token, int64_t head) {
 }
 
 // Asks for a token's elements of one head: the next task's, so that they are near when it packs them (rows lie pages
-// apart, which no hardware prefetcher follows), or (kWrite) the task's own results.
+// apart, which no hardware prefetcher follows), or (kWrite) the task's own results. Inlined: GCC drops the call of a
+// function that does nothing else.
 template <class T, bool kWrite>
-void fetch(const AttentionRows& from, int64_t token, int64_t head, int64_t dim) {
+inline __attribute__((always_inline)) void fetch(const AttentionRows& from, int64_t token, int64_t head, int64_t dim) {
   const T* p = first_row<T>(from, token, head);
   for (int64_t h = 0; h < dim; h += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + h, kWrite, 2);
 }
@@ -190,6 +191,39 @@ struct Keep {
   }
 };
 
+// log2(e) x, and what rounding adds to it, as an exponent of e: e^(x - m) = 2^(log2(e) x - scaled(m)) e^excess(m).
+inline float scaled(float x) { return kLog2E * x; }
+inline float excess(float x) { return kLn2 * __builtin_fmaf(-kLog2E, x, scaled(x)); }
+
+// Softmax of R queries' scores, rows `stride` apart, in columns [c0, c1): row[j] <- 2^(log2(e) row[j] - scaled(max)),
+// with max[r] raised to the row's largest; sum[r] <- the row's sum. Queries side by side hide what a row waits for.
+template <class V, int R>
+void weigh(float* row, int64_t stride, int64_t c0, int64_t c1, float* max, float* sum) {
+  const auto scale = V::set1(kLog2E);
+  typename V::F shift[R], total[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) shift[r] = V::set1(max[r]), total[r] = V::zero();
+  for (int64_t j = c0; j < c1; j += V::width) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) shift[r] = V::max(shift[r], V::load(row + r * stride + j));
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    max[r] = V::largest(shift[r]);
+    shift[r] = V::set1(max[r] == -__builtin_inff() ? 0.0f : scaled(max[r]));  // no key of this block is seen
+  }
+  for (int64_t j = c0; j < c1; j += V::width) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const auto p = exp2_weight<V>(V::fms(scale, V::load(row + r * stride + j), shift[r]));
+      total[r] = V::add(total[r], p);
+      V::store(row + r * stride + j, p);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) sum[r] = static_cast<float>(V::sum(total[r]));
+}
+
 template <class V, class T>
 void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* out, float* lse, float* scratch) {
   constexpr int64_t W = V::width, G = group_columns<V>();
@@ -209,8 +243,17 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
   float* s = pieces.take(batch * stride);
   float* rest = pieces.take(W * dim);
 
-  const AttentionRows* const nexts[] = {&in.q, &in.k, &in.v};
   const AttentionRows results{out, in.heads * in.head_dim, in.head_dim};
+  const AttentionRows* const nexts[] = {&in.q, &in.k, &in.v};
+  int64_t ahead = task.q0;
+  const auto fetch_a_token = [&] {
+    if (ahead == task.q1) return;
+    fetch<T, true>(results, ahead, task.head, in.head_dim);
+    for (const AttentionRows* next : nexts) {
+      if (task.head + 1 < in.heads) fetch<T, false>(*next, ahead, task.head + 1, in.head_dim);
+    }
+    ++ahead;
+  };
   pack<V>(first_row<T>(in.q, task.q0, task.head), in.q.row, queries, in.head_dim, dim, in.scale, q);
   for (int64_t i = 0; i < queries; ++i) {
     max[i] = -__builtin_inff();
@@ -227,47 +270,45 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
       if (tile.first >= tile.last) continue;
       const int64_t c0 = tile.first / G * G, c1 = round_up(tile.last, W);
       product<V, false>(rows, c1 - c0, in.head_dim, {q + i * dim, dim}, {kt + c0 * in.head_dim, G * in.head_dim, G},
-                        s + c0, stride, false);
-      for (int64_t r = i; r < i + rows; ++r) {
-        float* row = s + (r - i) * stride;
-        if (block == 0) {
-          fetch<T, true>(results, task.q0 + r, task.head, in.head_dim);
-          for (const AttentionRows* next : nexts) {
-            if (task.head + 1 < in.heads) fetch<T, false>(*next, task.q0 + r, task.head + 1, in.head_dim);
+                        s + c0, stride, false, fetch_a_token);
+      for (int64_t r = 0; r < rows; ++r) {
+        const Columns see = seen(in, task.q0 + i + r, task.q0 + i + r + 1, k0, k1);
+        hide<V>(see, c0, c1, s + r * stride);
+      }
+      for (int64_t r = 0, n = 0; r < rows; r += n) {
+        constexpr int R = 4;
+        n = rows - r < R ? 1 : R;
+        float *row = s + r * stride, *now = max + i + r, before[R], sum[R];
+        for (int m = 0; m < n; ++m) before[m] = now[m];
+        if (n == R) {
+          weigh<V, R>(row, stride, c0, c1, now, sum);
+        } else {
+          weigh<V, 1>(row, stride, c0, c1, now, sum);
+        }
+        for (int m = 0; m < n; ++m) {
+          const int64_t query = i + r + m;
+          if (in.dropout) {
+            const Keep<V> keep(in, task, task.q0 + query, k0 - task.start);
+            float* p = row + m * stride;
+            for (int64_t j = c0; j < c1; j += W) V::store(p + j, keep.kept(j, V::load(p + j)));
           }
+          if (before[m] != now[m] && total[query] != 0.0f) {  // what earlier blocks left has another maximum
+            const float decay = __builtin_exp2f(scaled(before[m]) - scaled(now[m]));
+            total[query] *= decay;
+            for (int64_t h = 0; h < dim; h += W)
+              V::store(sums + query * dim + h, V::mul(V::set1(decay), V::load(sums + query * dim + h)));
+          }
+          total[query] += sum[m];
         }
-        hide<V>(seen(in, task.q0 + r, task.q0 + r + 1, k0, k1), c0, c1, row);
-        auto most = V::set1(max[r]);
-        for (int64_t j = c0; j < c1; j += W) most = V::max(most, V::load(row + j));
-        const float largest = V::largest(most);
-        const auto shift = V::set1(largest == -__builtin_inff() ? 0.0f : largest);  // no key of this block is seen
-        auto sum = V::zero();
-        for (int64_t j = c0; j < c1; j += W) {
-          const auto p = exp_weight<V>(V::sub(V::load(row + j), shift));
-          sum = V::add(sum, p);
-          V::store(row + j, p);
-        }
-        if (in.dropout) {
-          const Keep<V> keep(in, task, task.q0 + r, k0 - task.start);
-          for (int64_t j = c0; j < c1; j += W) V::store(row + j, keep.kept(j, V::load(row + j)));
-        }
-        if (max[r] != largest && total[r] != 0.0f) {  // what earlier blocks left has another maximum
-          const float decay = __builtin_expf(max[r] - largest);
-          total[r] *= decay;
-          for (int64_t h = 0; h < dim; h += W)
-            V::store(sums + r * dim + h, V::mul(V::set1(decay), V::load(sums + r * dim + h)));
-        }
-        max[r] = largest;
-        total[r] += static_cast<float>(V::sum(sum));
       }
       product<V, false>(rows, dim, tile.last - tile.first, {s + tile.first, stride}, {v + tile.first * dim, G, dim},
-                        sums + i * dim, dim, blocks > 1);
+                        sums + i * dim, dim, blocks > 1, fetch_a_token);
     }
   }
   const int64_t tokens = in.tokens();
   for (int64_t i = 0; i < queries; ++i) {
     const int64_t token = task.q0 + i;
-    lse[task.head * tokens + token] = max[i] + __builtin_logf(total[i]);
+    if (lse != nullptr) lse[task.head * tokens + token] = max[i] + (__builtin_logf(total[i]) + excess(max[i]));
     unpack<V>(sums + i * dim, dim, 1, in.head_dim, (in.dropout ? in.keep_scale : 1.0f) / total[i],
               out + (token * in.heads + task.head) * in.head_dim, 0);
   }

@@ -100,15 +100,18 @@ def _forward_impl(
     scale: float,
     dropout_p: float,
     seed: int,
-) -> tuple[Tensor, Tensor]:
+    keep_lse: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """keep_lse: for a backward pass."""
     offsets = _offsets(cu_seqlens, len(q), max_seqlen)
     if backend("attention_varlen", q) == "cpp":
         inputs = _CppInputs(q.dtype, cu_seqlens, q=q, k=k, v=v)
         out = torch.empty(q.shape, dtype=inputs.dtype)
-        lse = torch.empty(q.shape[1], q.shape[0], dtype=FP32)
+        lse = torch.empty(q.shape[1], q.shape[0], dtype=FP32) if keep_lse else None
         dispatch.extension.attention_varlen_forward(
-            *inputs.arguments(window, scale, dropout_p, seed), out.data_ptr(), lse.data_ptr(), torch.get_num_threads()
-        )
+            *inputs.arguments(window, scale, dropout_p, seed), out.data_ptr(), 0 if lse is None else lse.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
         return out.to(q.dtype), lse
     out, lse = _in_tiles(plain.forward, q, k, v, offsets=offsets, options=plain.Options(window, scale, dropout_p, seed))
     return out, lse
@@ -153,7 +156,9 @@ def _forward_op(
     dropout_p: float,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    return _forward_impl(q, k, v, cu_seqlens, max_seqlen, window, scale, dropout_p, seed)
+    return cast(
+        tuple[Tensor, Tensor], _forward_impl(q, k, v, cu_seqlens, max_seqlen, window, scale, dropout_p, seed, True)
+    )
 
 
 @_forward_op.register_fake

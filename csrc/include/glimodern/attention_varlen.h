@@ -44,7 +44,8 @@ struct AttentionTask {
 };
 
 struct AttentionKernels {
-  // out [tokens, heads, head_dim] contiguous, lse [heads, tokens]: the task's rows. scratch: forward_scratch floats.
+  // out [tokens, heads, head_dim] contiguous, lse [heads, tokens] or null: the task's rows. scratch: forward_scratch
+  // floats.
   void (*forward)(const AttentionInputs&, const AttentionTask&, void* out, float* lse, float* scratch);
   // The task's whole text: rows of grad_q, grad_k and grad_v. scratch: backward_scratch floats.
   void (*backward)(const AttentionInputs&, const AttentionTask&, const AttentionGrads&, float* scratch);
