@@ -254,7 +254,7 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
     }
     ++ahead;
   };
-  pack<V>(first_row<T>(in.q, task.q0, task.head), in.q.row, queries, in.head_dim, dim, in.scale, q);
+  pack<V>(first_row<T>(in.q, task.q0, task.head), in.q.row, queries, in.head_dim, dim, static_cast<float>(in.scale), q);
   for (int64_t i = 0; i < queries; ++i) {
     max[i] = -__builtin_inff();
     total[i] = 0.0f;
@@ -306,10 +306,11 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
     }
   }
   const int64_t tokens = in.tokens();
+  const float keep_scale = in.dropout ? static_cast<float>(in.keep_scale) : 1.0f;
   for (int64_t i = 0; i < queries; ++i) {
     const int64_t token = task.q0 + i;
     if (lse != nullptr) lse[task.head * tokens + token] = max[i] + (__builtin_logf(total[i]) + excess(max[i]));
-    unpack<V>(sums + i * dim, dim, 1, in.head_dim, (in.dropout ? in.keep_scale : 1.0f) / total[i],
+    unpack<V>(sums + i * dim, dim, 1, in.head_dim, keep_scale / total[i],
               out + (token * in.heads + task.head) * in.head_dim, 0);
   }
 }
@@ -319,7 +320,7 @@ template <class V>
 void slopes(const AttentionInputs& in, const Keep<V>& keep, const Columns& see, int64_t c0, int64_t c1, float lse,
             float delta, float* p, float* ds) {
   hide<V>(see, c0, c1, p);
-  const auto shift = V::set1(lse), mean = V::set1(delta), scale = V::set1(in.keep_scale);
+  const auto shift = V::set1(lse), mean = V::set1(delta), scale = V::set1(static_cast<float>(in.keep_scale));
   for (int64_t j = c0; j < c1; j += V::width) {
     const auto x = exp_weight<V>(V::sub(V::load(p + j), shift));
     auto kept = x, dx = V::load(ds + j);
@@ -356,6 +357,7 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
   float* rest = pieces.take(W * dim);
 
   const AttentionRows* const nexts[] = {&in.q, &in.k, &in.v, &grads.grad_out, &grads.out};
+  const float* lse = static_cast<const float*>(grads.lse);
   if (blocks > 1) clear<V>(dq, length * dim);
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t k0 = task.start + length * block / blocks, k1 = task.start + length * (block + 1) / blocks;
@@ -369,7 +371,7 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
     if (parts > 1) clear<V>(dk, keys * dim), clear<V>(dv, keys * dim);
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t q0 = lo + (hi - lo) * part / parts, q1 = lo + (hi - lo) * (part + 1) / parts, queries = q1 - q0;
-      pack<V>(first_row<T>(in.q, q0, task.head), in.q.row, queries, in.head_dim, dim, in.scale, q);
+      pack<V>(first_row<T>(in.q, q0, task.head), in.q.row, queries, in.head_dim, dim, static_cast<float>(in.scale), q);
       pack<V>(first_row<T>(grads.grad_out, q0, task.head), grads.grad_out.row, queries, in.head_dim, dim, 1.0f, g);
       for (int64_t i = 0; i < queries; ++i) {
         delta[i] = dot<V>(g + i * dim, first_row<T>(grads.out, q0 + i, task.head), in.head_dim);
@@ -396,7 +398,7 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
             continue;
           }
           slopes<V>(in, Keep<V>(in, task, query, k0 - task.start), seen(in, query, query + 1, k0, k1), c0, c1,
-                    grads.lse[task.head * tokens + query], delta[i + r], row_p, row_ds);
+                    lse[task.head * tokens + query], delta[i + r], row_p, row_ds);
           clear<V>(row_p, c0), clear<V>(row_ds, c0);  // unseen keys
           clear<V>(row_p + c1, round_up(keys, W) - c1), clear<V>(row_ds + c1, round_up(keys, W) - c1);
         }
@@ -420,7 +422,7 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
     unpack<V>(dk, dim, keys, in.head_dim, 1.0f, static_cast<T*>(grads.grad_k) + at, to);
     unpack<V>(dv, dim, keys, in.head_dim, 1.0f, static_cast<T*>(grads.grad_v) + at, to);
   }
-  unpack<V>(dq, dim, length, in.head_dim, in.scale,
+  unpack<V>(dq, dim, length, in.head_dim, static_cast<float>(in.scale),
             static_cast<T*>(grads.grad_q) + (task.start * in.heads + task.head) * in.head_dim, in.heads * in.head_dim);
 }
 

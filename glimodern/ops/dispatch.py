@@ -39,7 +39,7 @@ class Kernels(NamedTuple):
 # One line an operator.
 OPERATORS: dict[str, Kernels] = {
     "dropout": Kernels(cpp=(FP32,), triton=()),
-    "attention_varlen": Kernels(cpp=(FP32, FP16, BF16), flash=(FP16, BF16)),
+    "attention_varlen": Kernels(cpp=FLOATS, flash=(FP16, BF16)),
     "geglu": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "rotary": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "add_layer_norm": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
