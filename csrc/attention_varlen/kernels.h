@@ -16,6 +16,7 @@ constexpr int64_t kTaskQueries = 256;  // of a forward task at most
 GLIMODERN_DECLARE_ATTENTION(scalar)
 GLIMODERN_DECLARE_ATTENTION(avx2)
 GLIMODERN_DECLARE_ATTENTION(avx512)
+void attention_forward_avx512_bf16(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);
 #undef GLIMODERN_DECLARE_ATTENTION
 
 }  // namespace glimodern

@@ -49,7 +49,7 @@ size_t forward_scratch(const AttentionInputs& in, int64_t longest) {
   const int64_t dim = padded_dim<V>(in), queries = smaller(longest, glimodern::kTaskQueries);
   const int64_t keys = round_up(smaller(longest, in.window < longest ? kWindowKeys : kForwardKeys), group_columns<V>());
   return static_cast<size_t>(queries * (2 * dim + 2) + 2 * keys * dim + kRowTiles * V::product_rows * (keys + kSkew) +
-                             V::width * dim + 16 * kPieces);
+                             16 * kPieces);
 }
 
 template <class V>
@@ -57,7 +57,7 @@ size_t backward_scratch(const AttentionInputs& in, int64_t longest) {
   const int64_t dim = padded_dim<V>(in), queries = smaller(longest, kBackwardQueries);
   const int64_t keys = round_up(smaller(longest, kBackwardKeys), group_columns<V>());
   return static_cast<size_t>(longest * dim + queries * (2 * dim + 1) + 5 * keys * dim + 2 * queries * (keys + kSkew) +
-                             V::width * dim + 16 * kPieces);
+                             16 * kPieces);
 }
 
 // Hands out 64-byte aligned pieces of a thread's scratch.
@@ -97,24 +97,18 @@ void pack(const T* from, int64_t stride, int64_t rows, int64_t dim, int64_t padd
 }
 
 // The same rows transposed, as product()'s right side: groups of [dim, group_columns] with lanes over rows,
-// zero-padded. rest: scratch of V::width rows.
+// zero-padded.
 template <class V, class T>
-void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t dim, int64_t padded, float* rest, float* to) {
+void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t dim, float* to) {
   constexpr int64_t W = V::width, G = group_columns<V>();
   for (int64_t r0 = 0; r0 < rows; r0 += W) {
     const int64_t count = smaller(W, rows - r0);
     float* group = to + r0 / G * dim * G + r0 % G;
-    const bool direct = count == W;
-    if (!direct) {
-      pack<V>(from + r0 * stride, stride, count, dim, padded, 1.0f, rest);
-      for (int64_t n = count * padded; n < W * padded; n += W) V::store(rest + n, V::zero());
-    }
     int64_t h = 0;
     for (; h + W <= dim; h += W) {
       typename V::F x[W];
 #pragma GCC unroll 16
-      for (int r = 0; r < W; ++r)
-        x[r] = direct ? V::loadu(from + (r0 + r) * stride + h) : V::load(rest + r * padded + h);
+      for (int r = 0; r < W; ++r) x[r] = r < count ? V::loadu(from + (r0 + r) * stride + h) : V::zero();
       V::transpose(x);
 #pragma GCC unroll 16
       for (int r = 0; r < W; ++r) V::store(group + (h + r) * G, x[r]);
@@ -123,6 +117,34 @@ void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t dim, i
       for (int64_t r = 0; r < W; ++r) group[h * G + r] = r < count ? widen(from[(r0 + r) * stride + h]) : 0.0f;
     }
   }
+}
+
+// Rows two by two, as product()'s right side of pairs: [(rows + 1) / 2, padded], lanes of (row 2 n, row 2 n + 1),
+// zero-padded.
+template <class V>
+void pack_pairs(const Bf16* from, int64_t stride, int64_t rows, int64_t dim, int64_t padded, float* to) {
+  constexpr int64_t W = V::width;
+  const Bf16 nothing[W] = {};
+  for (int64_t r = 0; r < rows; r += 2, from += 2 * stride, to += padded) {
+    const bool two = r + 1 < rows;
+    int64_t h = 0;
+    for (; h + W <= dim; h += W) V::store(to + h, V::interleave(from + h, two ? from + stride + h : nothing));
+    if (h == dim) continue;
+    Bf16 first[W] = {}, second[W] = {};
+    for (int64_t n = 0; h + n < dim; ++n) {
+      first[n] = from[h + n];
+      if (two) second[n] = from[stride + h + n];
+    }
+    V::store(to + h, V::interleave(first, second));
+  }
+}
+
+// Whether q and k can be read as pairs of bf16 numbers.
+inline bool in_pairs(const AttentionInputs& in) {
+  const auto even = [](const AttentionRows& rows) {
+    return rows.row % 2 == 0 && rows.head % 2 == 0 && reinterpret_cast<uintptr_t>(rows.data) % sizeof(float) == 0;
+  };
+  return in.head_dim % 2 == 0 && even(in.q) && even(in.k);
 }
 
 template <class V, class T>
@@ -148,6 +170,11 @@ float dot(const float* x, const T* y, int64_t n) {
 template <class V>
 void clear(float* p, int64_t n) {
   for (int64_t h = 0; h < n; h += V::width) V::store(p + h, V::zero());
+}
+
+template <class V>
+void scale_row(float factor, int64_t c0, int64_t c1, float* row) {
+  for (int64_t j = c0; j < c1; j += V::width) V::store(row + j, V::mul(V::set1(factor), V::load(row + j)));
 }
 
 // Columns of a block of keys.
@@ -224,9 +251,17 @@ void weigh(float* row, int64_t stride, int64_t c0, int64_t c1, float* max, float
   for (int r = 0; r < R; ++r) sum[r] = static_cast<float>(V::sum(total[r]));
 }
 
-template <class V, class T>
+template <class V, class P>
+constexpr bool kSame = false;
+template <class V>
+constexpr bool kSame<V, V> = true;
+
+// P: the vector class of the products. Another than V multiplies pairs of bf16 numbers: q and k as they are stored,
+// probabilities rounded.
+template <class V, class T, class P = V>
 void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* out, float* lse, float* scratch) {
   constexpr int64_t W = V::width, G = group_columns<V>();
+  constexpr bool kPairs = !kSame<V, P>;
   const int64_t dim = padded_dim<V>(in), queries = task.q1 - task.q0;
   const int64_t lo = larger(task.start, task.q0 - in.window), hi = smaller(task.end, task.q1 + in.window);
   const bool windowed = in.window < task.end - task.start;
@@ -241,7 +276,6 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
   float* kt = pieces.take(widest * dim);
   float* v = pieces.take(widest * dim);
   float* s = pieces.take(batch * stride);
-  float* rest = pieces.take(W * dim);
 
   const AttentionRows results{out, in.heads * in.head_dim, in.head_dim};
   const AttentionRows* const nexts[] = {&in.q, &in.k, &in.v};
@@ -254,7 +288,14 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
     }
     ++ahead;
   };
-  pack<V>(first_row<T>(in.q, task.q0, task.head), in.q.row, queries, in.head_dim, dim, static_cast<float>(in.scale), q);
+  const T* first_query = first_row<T>(in.q, task.q0, task.head);
+  const int64_t depth = kPairs ? in.head_dim / 2 : in.head_dim;  // steps of Q K^T
+  Left left{q, dim};
+  if constexpr (kPairs) {
+    left = {reinterpret_cast<const float*>(first_query), in.q.row / 2};
+  } else {
+    pack<V>(first_query, in.q.row, queries, in.head_dim, dim, static_cast<float>(in.scale), q);
+  }
   for (int64_t i = 0; i < queries; ++i) {
     max[i] = -__builtin_inff();
     total[i] = 0.0f;
@@ -262,15 +303,22 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
   if (blocks > 1) clear<V>(sums, queries * dim);
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t k0 = lo + (hi - lo) * block / blocks, k1 = lo + (hi - lo) * (block + 1) / blocks;
-    pack_transposed<V>(first_row<T>(in.k, k0, task.head), in.k.row, k1 - k0, in.head_dim, dim, rest, kt);
-    pack<V>(first_row<T>(in.v, k0, task.head), in.v.row, k1 - k0, in.head_dim, dim, 1.0f, v);
+    const T *first_key = first_row<T>(in.k, k0, task.head), *first_value = first_row<T>(in.v, k0, task.head);
+    if constexpr (kPairs) {
+      pack_transposed<V>(reinterpret_cast<const float*>(first_key), in.k.row / 2, k1 - k0, depth, kt);
+      pack_pairs<V>(first_value, in.v.row, k1 - k0, in.head_dim, dim, v);
+    } else {
+      pack_transposed<V>(first_key, in.k.row, k1 - k0, in.head_dim, kt);
+      pack<V>(first_value, in.v.row, k1 - k0, in.head_dim, dim, 1.0f, v);
+    }
     for (int64_t i = 0, rows = 0; i < queries; i += rows) {
       rows = tile_rows(queries - i, batch);
       const Columns tile = seen(in, task.q0 + i, task.q0 + i + rows, k0, k1);
       if (tile.first >= tile.last) continue;
       const int64_t c0 = tile.first / G * G, c1 = round_up(tile.last, W);
-      product<V, false>(rows, c1 - c0, in.head_dim, {q + i * dim, dim}, {kt + c0 * in.head_dim, G * in.head_dim, G},
-                        s + c0, stride, false, fetch_a_token);
+      product<P, false>(rows, c1 - c0, depth, {left.data + i * left.stride, left.stride},
+                        {kt + c0 * depth, G * depth, G}, s + c0, stride, false, fetch_a_token);
+      for (int64_t r = 0; r < rows && kPairs; ++r) scale_row<V>(static_cast<float>(in.scale), c0, c1, s + r * stride);
       for (int64_t r = 0; r < rows; ++r) {
         const Columns see = seen(in, task.q0 + i + r, task.q0 + i + r + 1, k0, k1);
         hide<V>(see, c0, c1, s + r * stride);
@@ -292,17 +340,22 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
             float* p = row + m * stride;
             for (int64_t j = c0; j < c1; j += W) V::store(p + j, keep.kept(j, V::load(p + j)));
           }
+          if constexpr (kPairs) {
+            float* p = row + m * stride;  // its bf16 numbers from its beginning
+            for (int64_t j = c0; j < c1; j += W) V::storeu(reinterpret_cast<Bf16*>(p) + j, V::load(p + j));
+          }
           if (before[m] != now[m] && total[query] != 0.0f) {  // what earlier blocks left has another maximum
             const float decay = __builtin_exp2f(scaled(before[m]) - scaled(now[m]));
             total[query] *= decay;
-            for (int64_t h = 0; h < dim; h += W)
-              V::store(sums + query * dim + h, V::mul(V::set1(decay), V::load(sums + query * dim + h)));
+            scale_row<V>(decay, 0, dim, sums + query * dim);
           }
           total[query] += sum[m];
         }
       }
-      product<V, false>(rows, dim, tile.last - tile.first, {s + tile.first, stride}, {v + tile.first * dim, G, dim},
-                        sums + i * dim, dim, blocks > 1, fetch_a_token);
+      const int64_t from = kPairs ? c0 / 2 : tile.first,
+                    to = kPairs ? (tile.last + 1) / 2 : tile.last;  // of P V's steps
+      product<P, false>(rows, dim, to - from, {s + from, stride}, {v + from * dim, G, dim}, sums + i * dim, dim,
+                        blocks > 1, fetch_a_token);
     }
   }
   const int64_t tokens = in.tokens();
@@ -354,7 +407,6 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
   float* dv = pieces.take(widest * dim);
   float* p = pieces.take(tallest * stride);
   float* ds = pieces.take(tallest * stride);
-  float* rest = pieces.take(W * dim);
 
   const AttentionRows* const nexts[] = {&in.q, &in.k, &in.v, &grads.grad_out, &grads.out};
   const float* lse = static_cast<const float*>(grads.lse);
@@ -364,8 +416,8 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
     const int64_t keys = k1 - k0;
     const T* first_key = first_row<T>(in.k, k0, task.head);
     pack<V>(first_key, in.k.row, keys, in.head_dim, dim, 1.0f, k);
-    pack_transposed<V>(first_key, in.k.row, keys, in.head_dim, dim, rest, kt);
-    pack_transposed<V>(first_row<T>(in.v, k0, task.head), in.v.row, keys, in.head_dim, dim, rest, vt);
+    pack_transposed<V>(first_key, in.k.row, keys, in.head_dim, kt);
+    pack_transposed<V>(first_row<T>(in.v, k0, task.head), in.v.row, keys, in.head_dim, vt);
     const int64_t lo = larger(task.start, k0 - in.window), hi = smaller(task.end, k1 + in.window);
     const int64_t parts = parts_of(hi - lo, kBackwardQueries);
     if (parts > 1) clear<V>(dk, keys * dim), clear<V>(dv, keys * dim);

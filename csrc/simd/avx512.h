@@ -32,6 +32,11 @@ struct Avx512 {
     const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32(to_bf16(x), 16));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
   }
+  static F interleave(const Bf16* first, const Bf16* second) {  // lanes of pairs, first's in the lower half
+    const I low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
+    const I high = _mm512_castps_si512(loadu(second));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, high));
+  }
   static void storeu(Bf16* p, F x, F y) { storeu(p, x), storeu(p + width, y); }
   static F rounded(F x, float*) { return x; }  // as a store to such memory and a load would
   static F rounded(F x, Bf16*) {
