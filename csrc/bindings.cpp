@@ -16,7 +16,12 @@ NB_MODULE(_C, m) {
     for (Isa isa : available_isas()) names.emplace_back(isa_name(isa));
     return names;
   });
-  m.def("current_isa", [] { return std::string(isa_name(current_isa())); });
+  m.def(
+      "current_isa",
+      [](bool bf16_products) {
+        return std::string(isa_name(current_isa(bf16_products ? Isa::avx512_bf16 : Isa::avx512)));
+      },
+      nanobind::arg("bf16_products") = false);
   m.def("set_isa", &set_isa);
   m.def("openmp", [] {
 #if defined(_OPENMP)

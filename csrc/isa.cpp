@@ -1,5 +1,6 @@
 #include "glimodern/isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -9,11 +10,20 @@ namespace {
 
 std::atomic<int> forced{-1};
 
+constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
+
 // __builtin_cpu_supports also asks the operating system (XGETBV) whether the wide registers are saved.
 bool machine_has(Isa isa) {
   if (isa == Isa::scalar) return true;
 #if defined(GLIMODERN_X86)
   if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::avx512_bf16) {
+#if defined(GLIMODERN_AVX512_BF16)
+    return machine_has(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+  }
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
 #else
@@ -23,7 +33,7 @@ bool machine_has(Isa isa) {
 
 Isa parse(const std::string& name) {
   std::string have;
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+  for (Isa isa : kIsas) {
     if (!machine_has(isa)) continue;
     if (name == isa_name(isa)) return isa;
     have += have.empty() ? "" : ", ";
@@ -35,19 +45,21 @@ Isa parse(const std::string& name) {
 }  // namespace
 
 const char* isa_name(Isa isa) {
-  static const char* const names[] = {"scalar", "avx2", "avx512"};
+  static const char* const names[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
   return names[static_cast<int>(isa)];
 }
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> out;
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+  for (Isa isa : kIsas) {
     if (machine_has(isa)) out.push_back(isa);
   }
   return out;
 }
 
-Isa current_isa() {
+namespace {
+
+Isa wanted_isa() {
   const int force = forced.load(std::memory_order_relaxed);
   if (force >= 0) return static_cast<Isa>(force);
   const char* name = std::getenv("GLIMODERN_ISA");
@@ -55,6 +67,10 @@ Isa current_isa() {
   static const Isa best = available_isas().back();
   return best;
 }
+
+}  // namespace
+
+Isa current_isa(Isa most) { return std::min(wanted_isa(), most); }
 
 void set_isa(const std::string& name) { forced.store(name.empty() ? -1 : static_cast<int>(parse(name))); }
 

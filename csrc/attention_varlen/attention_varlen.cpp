@@ -50,7 +50,7 @@ int64_t longest_of(const std::vector<AttentionTask>& tasks) { return tasks.front
 
 }  // namespace
 
-const AttentionKernels& attention_kernels() {
+const AttentionKernels& attention_kernels(Dtype dtype) {
   static const AttentionKernels scalar{attention_forward_scalar, attention_backward_scalar,
                                        attention_forward_scratch_scalar, attention_backward_scratch_scalar};
 #if defined(GLIMODERN_X86)
@@ -58,15 +58,21 @@ const AttentionKernels& attention_kernels() {
                                      attention_backward_scratch_avx2};
   static const AttentionKernels avx512{attention_forward_avx512, attention_backward_avx512,
                                        attention_forward_scratch_avx512, attention_backward_scratch_avx512};
-  const Isa isa = current_isa();
+  const Isa isa =
+      dtype == Dtype::fp64 ? Isa::scalar : current_isa(dtype == Dtype::bf16 ? Isa::avx512_bf16 : Isa::avx512);
+#if defined(GLIMODERN_AVX512_BF16)
+  static const AttentionKernels avx512_bf16{attention_forward_avx512_bf16, attention_backward_avx512,
+                                            attention_forward_scratch_avx512, attention_backward_scratch_avx512};
+  if (isa == Isa::avx512_bf16) return avx512_bf16;
+#endif
   if (isa == Isa::avx512) return avx512;
   if (isa == Isa::avx2) return avx2;
 #endif
   return scalar;
 }
 
-void attention_varlen_forward(const AttentionInputs& in, void* out, float* lse, int threads) {
-  const AttentionKernels& kernels = attention_kernels();
+void attention_varlen_forward(const AttentionInputs& in, void* out, void* lse, int threads) {
+  const AttentionKernels& kernels = attention_kernels(in.dtype);
   const auto tasks = tasks_of(in, false);
   if (tasks.empty()) return;
   run_tasks(tasks, in.heads, kernels.forward_scratch(in, longest_of(tasks)), threads,
@@ -74,7 +80,7 @@ void attention_varlen_forward(const AttentionInputs& in, void* out, float* lse, 
 }
 
 void attention_varlen_backward(const AttentionInputs& in, const AttentionGrads& grads, int threads) {
-  const AttentionKernels& kernels = attention_kernels();
+  const AttentionKernels& kernels = attention_kernels(in.dtype);
   const auto tasks = tasks_of(in, true);
   if (tasks.empty()) return;
   run_tasks(tasks, in.heads, kernels.backward_scratch(in, longest_of(tasks)), threads,

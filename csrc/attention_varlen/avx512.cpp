@@ -4,15 +4,16 @@
 
 namespace glimodern {
 
-void attention_forward_avx512(const AttentionInputs& in, const AttentionTask& task, void* out, float* lse,
+void attention_forward_avx512(const AttentionInputs& in, const AttentionTask& task, void* out, void* lse,
                               float* scratch) {
-  if (in.bf16) return attention_forward<Avx512, Bf16>(in, task, static_cast<Bf16*>(out), lse, scratch);
-  attention_forward<Avx512, float>(in, task, static_cast<float*>(out), lse, scratch);
+  if (in.dtype == Dtype::bf16)
+    return attention_forward<Avx512, Bf16>(in, task, static_cast<Bf16*>(out), static_cast<float*>(lse), scratch);
+  attention_forward<Avx512, float>(in, task, static_cast<float*>(out), static_cast<float*>(lse), scratch);
 }
 
 void attention_backward_avx512(const AttentionInputs& in, const AttentionTask& task, const AttentionGrads& grads,
                                float* scratch) {
-  if (in.bf16) return attention_backward<Avx512, Bf16>(in, task, grads, scratch);
+  if (in.dtype == Dtype::bf16) return attention_backward<Avx512, Bf16>(in, task, grads, scratch);
   attention_backward<Avx512, float>(in, task, grads, scratch);
 }
 

@@ -10,23 +10,23 @@ namespace nb = nanobind;
 namespace glimodern {
 namespace {
 
-AttentionInputs inputs(AttentionRows q, AttentionRows k, AttentionRows v, bool bf16, uintptr_t cu_seqlens,
+AttentionInputs inputs(AttentionRows q, AttentionRows k, AttentionRows v, Dtype dtype, uintptr_t cu_seqlens,
                        int64_t texts, int64_t heads, int64_t head_dim, int64_t window, double scale, double dropout_p,
                        uint64_t seed) {
   AttentionInputs in{};
   in.q = q;
   in.k = k;
   in.v = v;
-  in.bf16 = bf16;
+  in.dtype = dtype;
   in.cu_seqlens = at<const int32_t>(cu_seqlens);
   in.texts = texts;
   in.heads = heads;
   in.head_dim = head_dim;
   in.window = window < 0 ? std::numeric_limits<int32_t>::max() : window;
-  in.scale = static_cast<float>(scale);
+  in.scale = scale;
   in.dropout = dropout_p > 0.0;
   in.drop_below = dropout_threshold(dropout_p);
-  in.keep_scale = static_cast<float>(1.0 / (1.0 - dropout_p));
+  in.keep_scale = 1.0 / (1.0 - dropout_p);
   in.seed = static_cast<uint32_t>(seed);
   return in;
 }
@@ -36,22 +36,22 @@ AttentionInputs inputs(AttentionRows q, AttentionRows k, AttentionRows v, bool b
 // Each [tokens, heads, head_dim]: address, strides of tokens and heads in elements. window -1: none.
 #define ROWS_PARAMETERS(x) uintptr_t x, int64_t x##_row, int64_t x##_head
 #define ROWS(x) (AttentionRows{at<const void>(x), x##_row, x##_head})
-#define ATTENTION_PARAMETERS                                                                                  \
-  ROWS_PARAMETERS(q), ROWS_PARAMETERS(k), ROWS_PARAMETERS(v), bool bf16, uintptr_t cu_seqlens, int64_t texts, \
+#define ATTENTION_PARAMETERS                                                                                    \
+  ROWS_PARAMETERS(q), ROWS_PARAMETERS(k), ROWS_PARAMETERS(v), Dtype dtype, uintptr_t cu_seqlens, int64_t texts, \
       int64_t heads, int64_t head_dim, int64_t window, double scale, double dropout_p, uint64_t seed
 #define ATTENTION_ARGUMENTS \
-  ROWS(q), ROWS(k), ROWS(v), bf16, cu_seqlens, texts, heads, head_dim, window, scale, dropout_p, seed
+  ROWS(q), ROWS(k), ROWS(v), dtype, cu_seqlens, texts, heads, head_dim, window, scale, dropout_p, seed
 
 void bind_attention_varlen(nb::module_& m) {
   m.def("attention_varlen_forward", [](ATTENTION_PARAMETERS, uintptr_t out, uintptr_t lse, int threads) {
     nb::gil_scoped_release release;
-    attention_varlen_forward(inputs(ATTENTION_ARGUMENTS), at<void>(out), at<float>(lse), checked_threads(threads));
+    attention_varlen_forward(inputs(ATTENTION_ARGUMENTS), at<void>(out), at<void>(lse), checked_threads(threads));
   });
   m.def("attention_varlen_backward",
         [](ATTENTION_PARAMETERS, ROWS_PARAMETERS(grad_out), ROWS_PARAMETERS(out), uintptr_t lse, uintptr_t grad_q,
            uintptr_t grad_k, uintptr_t grad_v, int threads) {
           nb::gil_scoped_release release;
-          const AttentionGrads grads{ROWS(grad_out),   ROWS(out),        at<const float>(lse),
+          const AttentionGrads grads{ROWS(grad_out),   ROWS(out),        at<const void>(lse),
                                      at<void>(grad_q), at<void>(grad_k), at<void>(grad_v)};
           attention_varlen_backward(inputs(ATTENTION_ARGUMENTS), grads, checked_threads(threads));
         });

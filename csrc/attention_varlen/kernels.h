@@ -8,7 +8,7 @@ namespace glimodern {
 constexpr int64_t kTaskQueries = 256;  // of a forward task at most
 
 #define GLIMODERN_DECLARE_ATTENTION(isa)                                                                              \
-  void attention_forward_##isa(const AttentionInputs&, const AttentionTask&, void* out, float* lse, float* scratch);  \
+  void attention_forward_##isa(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);   \
   void attention_backward_##isa(const AttentionInputs&, const AttentionTask&, const AttentionGrads&, float* scratch); \
   size_t attention_forward_scratch_##isa(const AttentionInputs&, int64_t longest);                                    \
   size_t attention_backward_scratch_##isa(const AttentionInputs&, int64_t longest);
@@ -16,6 +16,7 @@ constexpr int64_t kTaskQueries = 256;  // of a forward task at most
 GLIMODERN_DECLARE_ATTENTION(scalar)
 GLIMODERN_DECLARE_ATTENTION(avx2)
 GLIMODERN_DECLARE_ATTENTION(avx512)
+void attention_forward_avx512_bf16(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);
 #undef GLIMODERN_DECLARE_ATTENTION
 
 }  // namespace glimodern

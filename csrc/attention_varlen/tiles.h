@@ -49,7 +49,7 @@ size_t forward_scratch(const AttentionInputs& in, int64_t longest) {
   const int64_t dim = padded_dim<V>(in), queries = smaller(longest, glimodern::kTaskQueries);
   const int64_t keys = round_up(smaller(longest, in.window < longest ? kWindowKeys : kForwardKeys), group_columns<V>());
   return static_cast<size_t>(queries * (2 * dim + 2) + 2 * keys * dim + kRowTiles * V::product_rows * (keys + kSkew) +
-                             V::width * dim + 16 * kPieces);
+                             16 * kPieces);
 }
 
 template <class V>
@@ -57,7 +57,7 @@ size_t backward_scratch(const AttentionInputs& in, int64_t longest) {
   const int64_t dim = padded_dim<V>(in), queries = smaller(longest, kBackwardQueries);
   const int64_t keys = round_up(smaller(longest, kBackwardKeys), group_columns<V>());
   return static_cast<size_t>(longest * dim + queries * (2 * dim + 1) + 5 * keys * dim + 2 * queries * (keys + kSkew) +
-                             V::width * dim + 16 * kPieces);
+                             16 * kPieces);
 }
 
 // Hands out 64-byte aligned pieces of a thread's scratch.
@@ -76,9 +76,10 @@ const T* first_row(const AttentionRows& rows, int64_t token, int64_t head) {
 }
 
 // Asks for a token's elements of one head: the next task's, so that they are near when it packs them (rows lie pages
-// apart, which no hardware prefetcher follows), or (kWrite) the task's own results.
+// apart, which no hardware prefetcher follows), or (kWrite) the task's own results. Inlined: GCC drops the call of a
+// function that does nothing else.
 template <class T, bool kWrite>
-void fetch(const AttentionRows& from, int64_t token, int64_t head, int64_t dim) {
+inline __attribute__((always_inline)) void fetch(const AttentionRows& from, int64_t token, int64_t head, int64_t dim) {
   const T* p = first_row<T>(from, token, head);
   for (int64_t h = 0; h < dim; h += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + h, kWrite, 2);
 }
@@ -96,24 +97,18 @@ void pack(const T* from, int64_t stride, int64_t rows, int64_t dim, int64_t padd
 }
 
 // The same rows transposed, as product()'s right side: groups of [dim, group_columns] with lanes over rows,
-// zero-padded. rest: scratch of V::width rows.
+// zero-padded.
 template <class V, class T>
-void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t dim, int64_t padded, float* rest, float* to) {
+void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t dim, float* to) {
   constexpr int64_t W = V::width, G = group_columns<V>();
   for (int64_t r0 = 0; r0 < rows; r0 += W) {
     const int64_t count = smaller(W, rows - r0);
     float* group = to + r0 / G * dim * G + r0 % G;
-    const bool direct = count == W;
-    if (!direct) {
-      pack<V>(from + r0 * stride, stride, count, dim, padded, 1.0f, rest);
-      for (int64_t n = count * padded; n < W * padded; n += W) V::store(rest + n, V::zero());
-    }
     int64_t h = 0;
     for (; h + W <= dim; h += W) {
       typename V::F x[W];
 #pragma GCC unroll 16
-      for (int r = 0; r < W; ++r)
-        x[r] = direct ? V::loadu(from + (r0 + r) * stride + h) : V::load(rest + r * padded + h);
+      for (int r = 0; r < W; ++r) x[r] = r < count ? V::loadu(from + (r0 + r) * stride + h) : V::zero();
       V::transpose(x);
 #pragma GCC unroll 16
       for (int r = 0; r < W; ++r) V::store(group + (h + r) * G, x[r]);
@@ -122,6 +117,34 @@ void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t dim, i
       for (int64_t r = 0; r < W; ++r) group[h * G + r] = r < count ? widen(from[(r0 + r) * stride + h]) : 0.0f;
     }
   }
+}
+
+// Rows two by two, as product()'s right side of pairs: [(rows + 1) / 2, padded], lanes of (row 2 n, row 2 n + 1),
+// zero-padded.
+template <class V>
+void pack_pairs(const Bf16* from, int64_t stride, int64_t rows, int64_t dim, int64_t padded, float* to) {
+  constexpr int64_t W = V::width;
+  const Bf16 nothing[W] = {};
+  for (int64_t r = 0; r < rows; r += 2, from += 2 * stride, to += padded) {
+    const bool two = r + 1 < rows;
+    int64_t h = 0;
+    for (; h + W <= dim; h += W) V::store(to + h, V::interleave(from + h, two ? from + stride + h : nothing));
+    if (h == dim) continue;
+    Bf16 first[W] = {}, second[W] = {};
+    for (int64_t n = 0; h + n < dim; ++n) {
+      first[n] = from[h + n];
+      if (two) second[n] = from[stride + h + n];
+    }
+    V::store(to + h, V::interleave(first, second));
+  }
+}
+
+// Whether q and k can be read as pairs of bf16 numbers.
+inline bool in_pairs(const AttentionInputs& in) {
+  const auto even = [](const AttentionRows& rows) {
+    return rows.row % 2 == 0 && rows.head % 2 == 0 && reinterpret_cast<uintptr_t>(rows.data) % sizeof(float) == 0;
+  };
+  return in.head_dim % 2 == 0 && even(in.q) && even(in.k);
 }
 
 template <class V, class T>
@@ -147,6 +170,11 @@ float dot(const float* x, const T* y, int64_t n) {
 template <class V>
 void clear(float* p, int64_t n) {
   for (int64_t h = 0; h < n; h += V::width) V::store(p + h, V::zero());
+}
+
+template <class V>
+void scale_row(float factor, int64_t c0, int64_t c1, float* row) {
+  for (int64_t j = c0; j < c1; j += V::width) V::store(row + j, V::mul(V::set1(factor), V::load(row + j)));
 }
 
 // Columns of a block of keys.
@@ -190,9 +218,50 @@ struct Keep {
   }
 };
 
-template <class V, class T>
+// log2(e) x, and what rounding adds to it, as an exponent of e: e^(x - m) = 2^(log2(e) x - scaled(m)) e^excess(m).
+inline float scaled(float x) { return kLog2E * x; }
+inline float excess(float x) { return kLn2 * __builtin_fmaf(-kLog2E, x, scaled(x)); }
+
+// Softmax of R queries' scores, rows `stride` apart, in columns [c0, c1): row[j] <- 2^(log2(e) row[j] - scaled(max)),
+// with max[r] raised to the row's largest; sum[r] <- the row's sum. Queries side by side hide what a row waits for.
+template <class V, int R>
+void weigh(float* row, int64_t stride, int64_t c0, int64_t c1, float* max, float* sum) {
+  const auto scale = V::set1(kLog2E);
+  typename V::F shift[R], total[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) shift[r] = V::set1(max[r]), total[r] = V::zero();
+  for (int64_t j = c0; j < c1; j += V::width) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) shift[r] = V::max(shift[r], V::load(row + r * stride + j));
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    max[r] = V::largest(shift[r]);
+    shift[r] = V::set1(max[r] == -__builtin_inff() ? 0.0f : scaled(max[r]));  // no key of this block is seen
+  }
+  for (int64_t j = c0; j < c1; j += V::width) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const auto p = exp2_weight<V>(V::fms(scale, V::load(row + r * stride + j), shift[r]));
+      total[r] = V::add(total[r], p);
+      V::store(row + r * stride + j, p);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) sum[r] = static_cast<float>(V::sum(total[r]));
+}
+
+template <class V, class P>
+constexpr bool kSame = false;
+template <class V>
+constexpr bool kSame<V, V> = true;
+
+// P: the vector class of the products. Another than V multiplies pairs of bf16 numbers: q and k as they are stored,
+// probabilities rounded.
+template <class V, class T, class P = V>
 void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* out, float* lse, float* scratch) {
   constexpr int64_t W = V::width, G = group_columns<V>();
+  constexpr bool kPairs = !kSame<V, P>;
   const int64_t dim = padded_dim<V>(in), queries = task.q1 - task.q0;
   const int64_t lo = larger(task.start, task.q0 - in.window), hi = smaller(task.end, task.q1 + in.window);
   const bool windowed = in.window < task.end - task.start;
@@ -207,11 +276,26 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
   float* kt = pieces.take(widest * dim);
   float* v = pieces.take(widest * dim);
   float* s = pieces.take(batch * stride);
-  float* rest = pieces.take(W * dim);
 
-  const AttentionRows* const nexts[] = {&in.q, &in.k, &in.v};
   const AttentionRows results{out, in.heads * in.head_dim, in.head_dim};
-  pack<V>(first_row<T>(in.q, task.q0, task.head), in.q.row, queries, in.head_dim, dim, in.scale, q);
+  const AttentionRows* const nexts[] = {&in.q, &in.k, &in.v};
+  int64_t ahead = task.q0;
+  const auto fetch_a_token = [&] {
+    if (ahead == task.q1) return;
+    fetch<T, true>(results, ahead, task.head, in.head_dim);
+    for (const AttentionRows* next : nexts) {
+      if (task.head + 1 < in.heads) fetch<T, false>(*next, ahead, task.head + 1, in.head_dim);
+    }
+    ++ahead;
+  };
+  const T* first_query = first_row<T>(in.q, task.q0, task.head);
+  const int64_t depth = kPairs ? in.head_dim / 2 : in.head_dim;  // steps of Q K^T
+  Left left{q, dim};
+  if constexpr (kPairs) {
+    left = {reinterpret_cast<const float*>(first_query), in.q.row / 2};
+  } else {
+    pack<V>(first_query, in.q.row, queries, in.head_dim, dim, static_cast<float>(in.scale), q);
+  }
   for (int64_t i = 0; i < queries; ++i) {
     max[i] = -__builtin_inff();
     total[i] = 0.0f;
@@ -219,56 +303,67 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
   if (blocks > 1) clear<V>(sums, queries * dim);
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t k0 = lo + (hi - lo) * block / blocks, k1 = lo + (hi - lo) * (block + 1) / blocks;
-    pack_transposed<V>(first_row<T>(in.k, k0, task.head), in.k.row, k1 - k0, in.head_dim, dim, rest, kt);
-    pack<V>(first_row<T>(in.v, k0, task.head), in.v.row, k1 - k0, in.head_dim, dim, 1.0f, v);
+    const T *first_key = first_row<T>(in.k, k0, task.head), *first_value = first_row<T>(in.v, k0, task.head);
+    if constexpr (kPairs) {
+      pack_transposed<V>(reinterpret_cast<const float*>(first_key), in.k.row / 2, k1 - k0, depth, kt);
+      pack_pairs<V>(first_value, in.v.row, k1 - k0, in.head_dim, dim, v);
+    } else {
+      pack_transposed<V>(first_key, in.k.row, k1 - k0, in.head_dim, kt);
+      pack<V>(first_value, in.v.row, k1 - k0, in.head_dim, dim, 1.0f, v);
+    }
     for (int64_t i = 0, rows = 0; i < queries; i += rows) {
       rows = tile_rows(queries - i, batch);
       const Columns tile = seen(in, task.q0 + i, task.q0 + i + rows, k0, k1);
       if (tile.first >= tile.last) continue;
       const int64_t c0 = tile.first / G * G, c1 = round_up(tile.last, W);
-      product<V, false>(rows, c1 - c0, in.head_dim, {q + i * dim, dim}, {kt + c0 * in.head_dim, G * in.head_dim, G},
-                        s + c0, stride, false);
-      for (int64_t r = i; r < i + rows; ++r) {
-        float* row = s + (r - i) * stride;
-        if (block == 0) {
-          fetch<T, true>(results, task.q0 + r, task.head, in.head_dim);
-          for (const AttentionRows* next : nexts) {
-            if (task.head + 1 < in.heads) fetch<T, false>(*next, task.q0 + r, task.head + 1, in.head_dim);
-          }
-        }
-        hide<V>(seen(in, task.q0 + r, task.q0 + r + 1, k0, k1), c0, c1, row);
-        auto most = V::set1(max[r]);
-        for (int64_t j = c0; j < c1; j += W) most = V::max(most, V::load(row + j));
-        const float largest = V::largest(most);
-        const auto shift = V::set1(largest == -__builtin_inff() ? 0.0f : largest);  // no key of this block is seen
-        auto sum = V::zero();
-        for (int64_t j = c0; j < c1; j += W) {
-          const auto p = exp_weight<V>(V::sub(V::load(row + j), shift));
-          sum = V::add(sum, p);
-          V::store(row + j, p);
-        }
-        if (in.dropout) {
-          const Keep<V> keep(in, task, task.q0 + r, k0 - task.start);
-          for (int64_t j = c0; j < c1; j += W) V::store(row + j, keep.kept(j, V::load(row + j)));
-        }
-        if (max[r] != largest && total[r] != 0.0f) {  // what earlier blocks left has another maximum
-          const float decay = __builtin_expf(max[r] - largest);
-          total[r] *= decay;
-          for (int64_t h = 0; h < dim; h += W)
-            V::store(sums + r * dim + h, V::mul(V::set1(decay), V::load(sums + r * dim + h)));
-        }
-        max[r] = largest;
-        total[r] += static_cast<float>(V::sum(sum));
+      product<P, false>(rows, c1 - c0, depth, {left.data + i * left.stride, left.stride},
+                        {kt + c0 * depth, G * depth, G}, s + c0, stride, false, fetch_a_token);
+      for (int64_t r = 0; r < rows && kPairs; ++r) scale_row<V>(static_cast<float>(in.scale), c0, c1, s + r * stride);
+      for (int64_t r = 0; r < rows; ++r) {
+        const Columns see = seen(in, task.q0 + i + r, task.q0 + i + r + 1, k0, k1);
+        hide<V>(see, c0, c1, s + r * stride);
       }
-      product<V, false>(rows, dim, tile.last - tile.first, {s + tile.first, stride}, {v + tile.first * dim, G, dim},
-                        sums + i * dim, dim, blocks > 1);
+      for (int64_t r = 0, n = 0; r < rows; r += n) {
+        constexpr int R = 4;
+        n = rows - r < R ? 1 : R;
+        float *row = s + r * stride, *now = max + i + r, before[R], sum[R];
+        for (int m = 0; m < n; ++m) before[m] = now[m];
+        if (n == R) {
+          weigh<V, R>(row, stride, c0, c1, now, sum);
+        } else {
+          weigh<V, 1>(row, stride, c0, c1, now, sum);
+        }
+        for (int m = 0; m < n; ++m) {
+          const int64_t query = i + r + m;
+          if (in.dropout) {
+            const Keep<V> keep(in, task, task.q0 + query, k0 - task.start);
+            float* p = row + m * stride;
+            for (int64_t j = c0; j < c1; j += W) V::store(p + j, keep.kept(j, V::load(p + j)));
+          }
+          if constexpr (kPairs) {
+            float* p = row + m * stride;  // its bf16 numbers from its beginning
+            for (int64_t j = c0; j < c1; j += W) V::storeu(reinterpret_cast<Bf16*>(p) + j, V::load(p + j));
+          }
+          if (before[m] != now[m] && total[query] != 0.0f) {  // what earlier blocks left has another maximum
+            const float decay = __builtin_exp2f(scaled(before[m]) - scaled(now[m]));
+            total[query] *= decay;
+            scale_row<V>(decay, 0, dim, sums + query * dim);
+          }
+          total[query] += sum[m];
+        }
+      }
+      const int64_t from = kPairs ? c0 / 2 : tile.first,
+                    to = kPairs ? (tile.last + 1) / 2 : tile.last;  // of P V's steps
+      product<P, false>(rows, dim, to - from, {s + from, stride}, {v + from * dim, G, dim}, sums + i * dim, dim,
+                        blocks > 1, fetch_a_token);
     }
   }
   const int64_t tokens = in.tokens();
+  const float keep_scale = in.dropout ? static_cast<float>(in.keep_scale) : 1.0f;
   for (int64_t i = 0; i < queries; ++i) {
     const int64_t token = task.q0 + i;
-    lse[task.head * tokens + token] = max[i] + __builtin_logf(total[i]);
-    unpack<V>(sums + i * dim, dim, 1, in.head_dim, (in.dropout ? in.keep_scale : 1.0f) / total[i],
+    if (lse != nullptr) lse[task.head * tokens + token] = max[i] + (__builtin_logf(total[i]) + excess(max[i]));
+    unpack<V>(sums + i * dim, dim, 1, in.head_dim, keep_scale / total[i],
               out + (token * in.heads + task.head) * in.head_dim, 0);
   }
 }
@@ -278,7 +373,7 @@ template <class V>
 void slopes(const AttentionInputs& in, const Keep<V>& keep, const Columns& see, int64_t c0, int64_t c1, float lse,
             float delta, float* p, float* ds) {
   hide<V>(see, c0, c1, p);
-  const auto shift = V::set1(lse), mean = V::set1(delta), scale = V::set1(in.keep_scale);
+  const auto shift = V::set1(lse), mean = V::set1(delta), scale = V::set1(static_cast<float>(in.keep_scale));
   for (int64_t j = c0; j < c1; j += V::width) {
     const auto x = exp_weight<V>(V::sub(V::load(p + j), shift));
     auto kept = x, dx = V::load(ds + j);
@@ -312,23 +407,23 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
   float* dv = pieces.take(widest * dim);
   float* p = pieces.take(tallest * stride);
   float* ds = pieces.take(tallest * stride);
-  float* rest = pieces.take(W * dim);
 
   const AttentionRows* const nexts[] = {&in.q, &in.k, &in.v, &grads.grad_out, &grads.out};
+  const float* lse = static_cast<const float*>(grads.lse);
   if (blocks > 1) clear<V>(dq, length * dim);
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t k0 = task.start + length * block / blocks, k1 = task.start + length * (block + 1) / blocks;
     const int64_t keys = k1 - k0;
     const T* first_key = first_row<T>(in.k, k0, task.head);
     pack<V>(first_key, in.k.row, keys, in.head_dim, dim, 1.0f, k);
-    pack_transposed<V>(first_key, in.k.row, keys, in.head_dim, dim, rest, kt);
-    pack_transposed<V>(first_row<T>(in.v, k0, task.head), in.v.row, keys, in.head_dim, dim, rest, vt);
+    pack_transposed<V>(first_key, in.k.row, keys, in.head_dim, kt);
+    pack_transposed<V>(first_row<T>(in.v, k0, task.head), in.v.row, keys, in.head_dim, vt);
     const int64_t lo = larger(task.start, k0 - in.window), hi = smaller(task.end, k1 + in.window);
     const int64_t parts = parts_of(hi - lo, kBackwardQueries);
     if (parts > 1) clear<V>(dk, keys * dim), clear<V>(dv, keys * dim);
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t q0 = lo + (hi - lo) * part / parts, q1 = lo + (hi - lo) * (part + 1) / parts, queries = q1 - q0;
-      pack<V>(first_row<T>(in.q, q0, task.head), in.q.row, queries, in.head_dim, dim, in.scale, q);
+      pack<V>(first_row<T>(in.q, q0, task.head), in.q.row, queries, in.head_dim, dim, static_cast<float>(in.scale), q);
       pack<V>(first_row<T>(grads.grad_out, q0, task.head), grads.grad_out.row, queries, in.head_dim, dim, 1.0f, g);
       for (int64_t i = 0; i < queries; ++i) {
         delta[i] = dot<V>(g + i * dim, first_row<T>(grads.out, q0 + i, task.head), in.head_dim);
@@ -355,7 +450,7 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
             continue;
           }
           slopes<V>(in, Keep<V>(in, task, query, k0 - task.start), seen(in, query, query + 1, k0, k1), c0, c1,
-                    grads.lse[task.head * tokens + query], delta[i + r], row_p, row_ds);
+                    lse[task.head * tokens + query], delta[i + r], row_p, row_ds);
           clear<V>(row_p, c0), clear<V>(row_ds, c0);  // unseen keys
           clear<V>(row_p + c1, round_up(keys, W) - c1), clear<V>(row_ds + c1, round_up(keys, W) - c1);
         }
@@ -379,7 +474,7 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
     unpack<V>(dk, dim, keys, in.head_dim, 1.0f, static_cast<T*>(grads.grad_k) + at, to);
     unpack<V>(dv, dim, keys, in.head_dim, 1.0f, static_cast<T*>(grads.grad_v) + at, to);
   }
-  unpack<V>(dq, dim, length, in.head_dim, in.scale,
+  unpack<V>(dq, dim, length, in.head_dim, static_cast<float>(in.scale),
             static_cast<T*>(grads.grad_q) + (task.start * in.heads + task.head) * in.head_dim, in.heads * in.head_dim);
 }
 

@@ -59,6 +59,11 @@ struct Avx512 {
     const F low = _mm512_shuffle_f32x4(x, y, 0x44), high = _mm512_shuffle_f32x4(x, y, 0xEE);
     storeu(p, _mm512_shuffle_f32x4(low, low, 0xD8)), storeu(p + width, _mm512_shuffle_f32x4(high, high, 0xD8));
   }
+  static F interleave(const Bf16* first, const Bf16* second) {  // lanes of pairs, first's in the lower half
+    const I low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
+    const I high = _mm512_castps_si512(loadu(second));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, high));
+  }
   static F plain_nan(F x) {  // any NaN becomes the one with a lower half of zeros
     return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), set1(__builtin_nanf("")));
   }

@@ -20,21 +20,28 @@ typename V::F exp_nonpositive(typename V::F x) {
   return V::where_less(x, V::set1(-87.3f), V::zero(), y);
 }
 
-// e^x for x <= 0 (and for the few units of rounding above) as softmax needs it: absolute error below 2 ulp of 1,
-// relative error below (|x| + 2) ulp; 0 below -88.03; NaN stays NaN. e^x = 2^n 2^r, n = round(x / ln 2), |r| <= 1/2,
-// and the polynomial of degree 6 with the smallest relative error (2e-9). n >= -127, where r = 0 and 2^-127 comes out
-// as 0.
+// 2^x for x <= 0 (and for the few units of rounding above) as softmax needs it: relative error below 1.5 ulp, 0 below
+// -126.5; NaN stays NaN. 2^x = 2^n 2^r, n = round(x), |r| <= 1/2, and the polynomial of degree 5 with the smallest
+// relative error among those exact at 0 (9e-8). n >= -127, where r = 0 and 2^-127 comes out as 0.
 template <class V>
-typename V::F exp_weight(typename V::F x) {
+typename V::F exp2_weight(typename V::F x) {
   using F = typename V::F;
-  const F scaled = V::max(V::set1(-127.0f), V::mul(x, V::set1(1.44269504f)));
-  const F n = V::round(scaled);
-  const F r = V::sub(scaled, n);
-  constexpr float terms[] = {1.339993090e-3f, 9.618489072e-3f, 5.550328642e-2f, 2.402264625e-1f, 6.931471825e-1f, 1.0f};
-  F y = V::set1(1.534580952e-4f);
+  x = V::max(V::set1(-127.0f), x);
+  const F n = V::round(x);
+  const F r = V::sub(x, n);
+  constexpr float terms[] = {9.671512689e-3f, 5.550733744e-2f, 2.402224208e-1f, 6.931469776e-1f, 1.0f};
+  F y = V::set1(1.326472425e-3f);
 #pragma GCC unroll 8
   for (float term : terms) y = V::fma(y, r, V::set1(term));
   return V::times_power_of_two(y, n);
+}
+
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
+// e^x of the same kind: absolute error below 2 ulp of 1, relative error below (|x| + 2) ulp.
+template <class V>
+typename V::F exp_weight(typename V::F x) {
+  return exp2_weight<V>(V::mul(x, V::set1(kLog2E)));
 }
 
 }  // namespace

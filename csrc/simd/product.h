@@ -31,6 +31,7 @@ void product_tile(const float* a, int64_t stride, const float* b, int64_t step, 
   F sum[R * N];
 #pragma GCC unroll 64
   for (int n = 0; n < R * N; ++n) sum[n] = V::zero();
+#pragma GCC unroll 4
   for (int64_t k = 0; k < steps; ++k) {
     F row[N];
 #pragma GCC unroll 8
@@ -73,29 +74,40 @@ inline int tile_rows(int64_t rows, int most) {
   return static_cast<int>((rows + tiles - 1) / tiles);
 }
 
-// All rows of a group of columns, so that the group stays in the first cache.
-template <class V, int N, bool kByColumns>
+// All rows of a group of N vectors of columns, so that the group stays in the first cache. One vector takes tiles of
+// twice the rows: as many accumulators.
+template <class V, int N, bool kByColumns, class Between>
 void product_group(int64_t rows, int64_t steps, Left a, const float* b, int64_t step, float* c, int64_t c_stride,
-                   bool add) {
-  while (rows > 0) {
-    const int tile = tile_rows(rows, V::product_rows);
-    ProductRows<V, V::product_rows, N, kByColumns>::run(tile, a.data, a.stride, b, step, steps, c, c_stride, add);
+                   bool add, Between& between) {
+  constexpr int most = V::product_rows * V::product_vectors / N;
+  const int64_t tiles = (rows + most - 1) / most, least = rows / tiles;
+  int64_t larger = rows - tiles * least;  // tiles of a row more
+  for (int64_t n = 0; n < tiles; ++n, --larger) {
+    const int tile = static_cast<int>(least) + (larger > 0);
+    ProductRows<V, most, N, kByColumns>::run(tile, a.data, a.stride, b, step, steps, c, c_stride, add);
+    between();
     a.data += kByColumns ? tile : tile * a.stride;
     c += tile * c_stride;
-    rows -= tile;
   }
 }
 
 // c [rows, columns] row-major, rows c_stride apart, aligned; columns a multiple of V::width. add: onto what is there.
-template <class V, bool kByColumns>
-void product(int64_t rows, int64_t columns, int64_t steps, Left a, Right b, float* c, int64_t c_stride, bool add) {
+// between() is called after every tile.
+template <class V, bool kByColumns, class Between>
+void product(int64_t rows, int64_t columns, int64_t steps, Left a, Right b, float* c, int64_t c_stride, bool add,
+             Between between) {
   static_assert(V::product_vectors == 2, "a last group is one vector or two");
   for (; columns > V::width; columns -= group_columns<V>()) {
-    product_group<V, 2, kByColumns>(rows, steps, a, b.data, b.step, c, c_stride, add);
+    product_group<V, 2, kByColumns>(rows, steps, a, b.data, b.step, c, c_stride, add, between);
     b.data += b.group;
     c += group_columns<V>();
   }
-  if (columns > 0) product_group<V, 1, kByColumns>(rows, steps, a, b.data, b.step, c, c_stride, add);
+  if (columns > 0) product_group<V, 1, kByColumns>(rows, steps, a, b.data, b.step, c, c_stride, add, between);
+}
+
+template <class V, bool kByColumns>
+void product(int64_t rows, int64_t columns, int64_t steps, Left a, Right b, float* c, int64_t c_stride, bool add) {
+  product<V, kByColumns>(rows, columns, steps, a, b, c, c_stride, add, [] {});
 }
 
 }  // namespace

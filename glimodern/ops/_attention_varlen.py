@@ -11,7 +11,7 @@ from glimodern.ops import _attention_tiles as plain
 from glimodern.ops import dispatch
 from glimodern.ops._check import check_dropout, check_offsets, check_tensors
 from glimodern.ops._span import text_bounds
-from glimodern.ops.dispatch import BF16, FP32, backend, direct, needs_grad, promote, wide_dtype
+from glimodern.ops.dispatch import FP16, FP32, backend, direct, needs_grad, promote, wide_dtype
 
 Grads = tuple[Tensor, Tensor, Tensor]  # of q, k, v
 
@@ -53,7 +53,7 @@ class _CppInputs:
     """Views that the extension reads as they are where it can, copies elsewhere; kept alive while it does."""
 
     def __init__(self, dtype: torch.dtype, cu_seqlens: Tensor, **rows: Tensor) -> None:
-        self.dtype = BF16 if dtype == BF16 else FP32
+        self.dtype = FP32 if dtype == FP16 else dtype
         self.cu = cu_seqlens.to(torch.int32).contiguous()
         self.rows = [self.stored(x) for x in rows.values()]
 
@@ -64,7 +64,7 @@ class _CppInputs:
     def arguments(self, window: int | None, scale: float, dropout_p: float, seed: int) -> tuple[Any, ...]:
         _, heads, dim = self.rows[0].shape
         texts, reach = len(self.cu) - 1, -1 if window is None else window
-        sizes = (self.dtype == BF16, self.cu.data_ptr(), texts, heads, dim, reach)
+        sizes = (dispatch.storage(self.dtype), self.cu.data_ptr(), texts, heads, dim, reach)
         return (*self.addresses(*self.rows), *sizes, scale, dropout_p, seed & 0xFFFFFFFF)
 
     @staticmethod
@@ -90,15 +90,18 @@ def _forward_impl(
     scale: float,
     dropout_p: float,
     seed: int,
-) -> tuple[Tensor, Tensor]:
+    keep_lse: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """keep_lse: for a backward pass."""
     offsets = _offsets(cu_seqlens, len(q), max_seqlen)
     if backend("attention_varlen", q) == "cpp":
         inputs = _CppInputs(q.dtype, cu_seqlens, q=q, k=k, v=v)
         out = torch.empty(q.shape, dtype=inputs.dtype)
-        lse = torch.empty(q.shape[1], q.shape[0], dtype=FP32)
+        lse = torch.empty(q.shape[1], q.shape[0], dtype=wide_dtype(q)) if keep_lse else None
         dispatch.extension.attention_varlen_forward(
-            *inputs.arguments(window, scale, dropout_p, seed), out.data_ptr(), lse.data_ptr(), torch.get_num_threads()
-        )
+            *inputs.arguments(window, scale, dropout_p, seed), out.data_ptr(), 0 if lse is None else lse.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
         return out.to(q.dtype), lse
     out, lse = _in_tiles(plain.forward, q, k, v, offsets=offsets, options=plain.Options(window, scale, dropout_p, seed))
     return out, lse
@@ -143,7 +146,9 @@ def _forward_op(
     dropout_p: float,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    return _forward_impl(q, k, v, cu_seqlens, max_seqlen, window, scale, dropout_p, seed)
+    return cast(
+        tuple[Tensor, Tensor], _forward_impl(q, k, v, cu_seqlens, max_seqlen, window, scale, dropout_p, seed, True)
+    )
 
 
 @_forward_op.register_fake

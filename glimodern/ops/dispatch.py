@@ -39,7 +39,7 @@ class Kernels(NamedTuple):
 # One line an operator.
 OPERATORS: dict[str, Kernels] = {
     "dropout": Kernels(cpp=(FP32,), triton=()),
-    "attention_varlen": Kernels(cpp=(FP32, FP16, BF16), flash=(FP16, BF16)),
+    "attention_varlen": Kernels(cpp=FLOATS, flash=(FP16, BF16)),
     "geglu": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "rotary": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "add_layer_norm": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
@@ -143,15 +143,18 @@ def backend_info(
     """Per operator what would run on such tensors: {"backend": cpp | triton | flash | reference, "isa", "why"}.
 
     device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
-    (scalar, avx2, avx512; the environment variable GLIMODERN_ISA forces one; always scalar for fp64), empty for the
-    other backends.
+    (scalar, avx2, avx512, avx512_bf16; the environment variable GLIMODERN_ISA forces one; always scalar for fp64;
+    avx512_bf16 is avx512 for all but attention_varlen's bf16), empty for the other backends.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     info = {}
     for op in OPERATORS:
         name, why = choose(op, torch.device(device).type, dtype)
-        isa = ("scalar" if dtype == FP64 else extension.current_isa()) if name == "cpp" else ""
+        isa = ""
+        if name == "cpp":
+            pairs = op == "attention_varlen" and dtype == BF16
+            isa = "scalar" if dtype == FP64 else extension.current_isa(pairs)
         info[op] = {"backend": name, "isa": isa, "why": why}
     return info
 

@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "glimodern/dtype.h"
+
 namespace glimodern {
 
 struct AttentionRows {  // [tokens, heads, head_dim], the last dimension contiguous, the others' strides in elements
@@ -19,14 +21,14 @@ struct AttentionRows {  // [tokens, heads, head_dim], the last dimension contigu
 
 struct AttentionInputs {
   AttentionRows q, k, v;
-  bool bf16;                  // what every [tokens, heads, head_dim] is stored in; else fp32
+  Dtype dtype;                // of every [tokens, heads, head_dim]; fp64 runs in the scalar kernels
   const int32_t* cu_seqlens;  // [texts + 1]
   int64_t texts, heads, head_dim;
   int64_t window;  // at least the longest text: none
-  float scale;
+  double scale;
   bool dropout;         // whether probabilities are dropped at all
   uint32_t drop_below;  // one whose hash is below this is dropped: floor(p * 2^32)
-  float keep_scale;     // 1 / (1 - p)
+  double keep_scale;    // 1 / (1 - p)
   uint32_t seed;        // low 32 bits
 
   int64_t tokens() const { return cu_seqlens[texts]; }
@@ -34,7 +36,7 @@ struct AttentionInputs {
 
 struct AttentionGrads {
   AttentionRows grad_out, out;
-  const float* lse;                // [heads, tokens]: logsumexp_j(scale * q_i . k_j)
+  const void* lse;                 // [heads, tokens], wide: logsumexp_j(scale * q_i . k_j)
   void *grad_q, *grad_k, *grad_v;  // [tokens, heads, head_dim], contiguous
 };
 
@@ -44,18 +46,19 @@ struct AttentionTask {
 };
 
 struct AttentionKernels {
-  // out [tokens, heads, head_dim] contiguous, lse [heads, tokens]: the task's rows. scratch: forward_scratch floats.
-  void (*forward)(const AttentionInputs&, const AttentionTask&, void* out, float* lse, float* scratch);
+  // out [tokens, heads, head_dim] contiguous, lse [heads, tokens], wide, or null: the task's rows. scratch:
+  // forward_scratch floats.
+  void (*forward)(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);
   // The task's whole text: rows of grad_q, grad_k and grad_v. scratch: backward_scratch floats.
   void (*backward)(const AttentionInputs&, const AttentionTask&, const AttentionGrads&, float* scratch);
   size_t (*forward_scratch)(const AttentionInputs&, int64_t longest);  // of 64-byte aligned scratch, a thread
   size_t (*backward_scratch)(const AttentionInputs&, int64_t longest);
 };
 
-const AttentionKernels& attention_kernels();  // of current_isa()
+const AttentionKernels& attention_kernels(Dtype);  // of current_isa(), or scalar for fp64
 
 // Both deterministic: a task's bits depend on nothing but its inputs, whatever the number of threads.
-void attention_varlen_forward(const AttentionInputs&, void* out, float* lse, int threads);
+void attention_varlen_forward(const AttentionInputs&, void* out, void* lse, int threads);
 void attention_varlen_backward(const AttentionInputs&, const AttentionGrads&, int threads);
 
 }  // namespace glimodern

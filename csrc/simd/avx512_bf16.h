@@ -1,0 +1,20 @@
+// Products of bf16 pairs: AVX-512 BF16.
+#pragma once
+
+#include "simd/avx512.h"
+
+namespace {
+
+// Lanes of x and y hold two bf16 numbers each; csrc/simd/product.h works with such "floats" as with any.
+struct Avx512Bf16 : Avx512 {
+  static F fma(F x, F y, F z) { return _mm512_dpbf16_ps(z, pairs(x), pairs(y)); }  // x0 y0 + x1 y1 + z
+
+ private:
+  static __m512bh pairs(F x) {
+    __m512bh y;
+    __builtin_memcpy(&y, &x, sizeof y);
+    return y;
+  }
+};
+
+}  // namespace
