@@ -332,10 +332,10 @@ class GLiModern(nn.Module):
         return self._find(asked, Search(threshold, flat, multi_label), batch_tokens)
 
     @overload
-    def predict(
+    def predict(  # type: ignore[overload-overlap]
         self, texts: str | Sequence[str], labels: Labels, threshold: float = ..., flat: bool = ...,
         multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ...,
-    ) -> list[Entities]: ...  # type: ignore[overload-overlap]  # fmt: skip
+    ) -> list[Entities]: ...  # fmt: skip
 
     @overload
     def predict(
