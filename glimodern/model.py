@@ -17,6 +17,7 @@ from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.head import SpanHead
 from glimodern.inference import Asked, Found, Search, find_entities, pair_labels, resolve_batch_tokens
+from glimodern.precision import PrecisionReport, answers, compare_answers
 from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
 from glimodern.text import Word, split_words
 
@@ -114,6 +115,7 @@ class GLiModern(nn.Module):
             embed_ent_token=config.embed_ent_token,
         )
         self.encoder_frozen = False
+        self.source: tuple[str, str | None] | None = None  # checkpoint and revision
 
     # building, loading, saving
 
@@ -167,6 +169,7 @@ class GLiModern(nn.Module):
         config = replace(stored.config, encoder_config=encoder_config)
         model = cls(config, build_encoder(encoder_config), stored.tokenizer)
         model._load_state(stored.state, os.fspath(path_or_hub_id))
+        model.source = (os.fspath(path_or_hub_id), revision)
         return model.to(device=where, dtype=resolve_dtype(dtype, where)).eval()
 
     def _load_state(self, state: dict[str, Tensor], source: str) -> None:
@@ -194,6 +197,12 @@ class GLiModern(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def dtype_name(self) -> str:
+        """What the model computes in: "fp32", "bf16" or "fp16"."""
+        dtype = next(self.parameters()).dtype
+        return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
+
     def freeze_encoder(self) -> None:
         """Run the encoder without gradients and without dropout from now on."""
         self.encoder_frozen = True
@@ -212,6 +221,20 @@ class GLiModern(nn.Module):
         if self.encoder_frozen:
             self.encoder.eval()
         return self
+
+    def check_precision(self, texts: Sequence[str], labels: Sequence[str], threshold: float = 0.5) -> PrecisionReport:
+        """How far this model, loaded in bf16 or int8, is from its checkpoint in fp32, which is loaded for the time of
+        the call. Raises ValueError for a model that was not loaded from a checkpoint."""
+        if self.source is None:
+            raise ValueError(
+                "check_precision: wanted a model that from_pretrained loaded, this one has no checkpoint to compare "
+                "with; save it and load it"
+            )
+        path, revision = self.source
+        exact = GLiModern.from_pretrained(path, device=self.device, revision=revision)
+        return compare_answers(
+            self.dtype_name, answers(self, texts, labels, threshold), answers(exact, texts, labels, threshold)
+        )
 
     # computing
 

@@ -1,0 +1,211 @@
+"""Prediction over streams: order, batching, labels per text, memory, threads."""
+
+import gc
+import itertools
+import re
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from glimodern.inference import find_entities, resolve_batch_tokens
+from tests.conftest import WORDS
+
+LABELS = ["person", "place"]
+TEXT = " ".join(WORDS)
+TEXTS = [TEXT, "Ada met Charles .", "London", "", TEXT + " " + TEXT, "Taylor wrote about London in 1843 ."]
+
+
+@pytest.fixture(scope="module")
+def threshold(tiny_model):
+    """A probability that some spans of the random model pass and that none is near."""
+    logits = torch.cat(
+        [tiny_model.scores(tiny_model.packer.pack([t.split()], [LABELS]))[0].detach().flatten() for t in TEXTS if t]
+    )
+    values = torch.sigmoid(logits[torch.isfinite(logits)]).sort().values
+    upper = values[int(0.8 * len(values)) :]
+    gap = int(upper.diff().argmax())
+    return float(upper[gap : gap + 2].mean())
+
+
+def spans(results):
+    return [[(e["start"], e["end"], e["label"]) for e in result] for result in results]
+
+
+def test_an_iterator_streams_in_order_with_a_bounded_window(tiny_model, threshold):
+    wanted = tiny_model.predict(TEXTS * 200, LABELS, threshold, batch_tokens=64)
+    taken = 0
+
+    def source():
+        nonlocal taken
+        for text in TEXTS * 200:
+            taken += 1
+            yield text
+
+    stream = tiny_model.predict(source(), LABELS, threshold, batch_tokens=64)
+    assert taken == 0
+    first = next(stream)
+    assert taken < 300
+    assert spans([first, *stream]) == spans(wanted)
+    assert taken == 1200
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    picks=st.lists(st.integers(0, len(TEXTS) - 1), max_size=12),
+    batch_tokens=st.sampled_from([1, 7, 40, 300, "auto"]),
+    streamed=st.booleans(),
+)
+def test_entities_do_not_depend_on_the_batching(tiny_model, threshold, picks, batch_tokens, streamed):
+    alone = {pick: tiny_model.predict(TEXTS[pick], LABELS, threshold)[0] for pick in set(picks)}
+    texts = [TEXTS[pick] for pick in picks]
+    found = list(tiny_model.predict(iter(texts) if streamed else texts, LABELS, threshold, batch_tokens=batch_tokens))
+    assert spans(found) == spans(alone[pick] for pick in picks)
+    for result, pick in zip(found, picks, strict=True):
+        assert [e["score"] for e in result] == pytest.approx([e["score"] for e in alone[pick]], abs=1e-5)
+
+
+def test_labels_per_text(tiny_model, threshold):
+    labels = [["person"], ["place", "person"], ["machine"], ["place"], LABELS, []]
+    found = tiny_model.predict(TEXTS, labels, threshold)
+    alone = [tiny_model.predict(text, asked, threshold)[0] for text, asked in zip(TEXTS, labels, strict=True)]
+    assert spans(found) == spans(alone)
+    streamed = tiny_model.predict(iter(TEXTS), iter(labels), threshold)
+    assert spans(streamed) == spans(alone)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("texts", "labels"), [(2, 1), (1, 2)])
+def test_as_many_labels_as_texts(tiny_model, streamed, texts, labels):
+    arguments = [TEXT] * texts, [LABELS] * labels
+    with pytest.raises(ValueError, match="labels: wanted one list of labels per text"):
+        list(tiny_model.predict(*(map(iter, arguments) if streamed else arguments)))
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 2.5, True, "all"])
+def test_bad_batch_tokens(tiny_model, tokens):
+    with pytest.raises(ValueError, match='batch_tokens: wanted a number of tokens or "auto"'):
+        tiny_model.predict(TEXT, LABELS, batch_tokens=tokens)
+
+
+def test_auto_batch_tokens_on_a_cpu():
+    assert resolve_batch_tokens("auto", torch.device("cpu"), 1) >= 512
+
+
+@pytest.mark.parametrize("message", ["CUDA", "DefaultCPUAllocator: can't allocate memory: you tried"])
+def test_a_batch_that_does_not_fit_is_split(tiny_model, threshold, monkeypatch, message):
+    wanted = tiny_model.predict(TEXTS, LABELS, threshold)
+    whole, sizes = tiny_model._candidates, []
+
+    def cramped(batch, limit):
+        sizes.append(len(batch.cu_words) - 1)
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError(message) if message == "CUDA" else RuntimeError(message)
+        return whole(batch, limit)
+
+    monkeypatch.setattr(tiny_model, "_candidates", cramped)
+    assert spans(tiny_model.predict(TEXTS, LABELS, threshold)) == spans(wanted)
+    assert sizes[0] == 5 and sum(size for size in sizes if size <= 2) == 5
+
+
+def test_a_text_that_does_not_fit_is_said(tiny_model, monkeypatch):
+    def cramped(batch, limit):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(tiny_model, "_candidates", cramped)
+    with pytest.raises(RuntimeError, match=r"a text of \d+ tokens .* does not fit the memory; split it"):
+        tiny_model.predict(TEXTS, LABELS)
+
+
+def test_other_errors_pass(tiny_model, monkeypatch):
+    def broken(batch, limit):
+        raise RuntimeError("shapes")
+
+    monkeypatch.setattr(tiny_model, "_candidates", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        tiny_model.predict(TEXTS * 100, LABELS, batch_tokens=64)
+
+
+def test_a_bad_text_far_into_a_stream_is_an_error(tiny_model):
+    texts = itertools.chain(TEXTS * 100, [None])
+    with pytest.raises(TypeError, match=r"texts\[600\]: wanted a string, got NoneType"):
+        list(tiny_model.predict(texts, LABELS, batch_tokens=64))
+
+
+def test_a_stream_that_is_left_early_leaves_no_thread(tiny_model):
+    stream = tiny_model.predict(iter(TEXTS * 200), LABELS, batch_tokens=64)
+    next(stream)
+    stream.close()
+    gc.collect()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("glimodern-tokenize")]
+
+
+def test_two_threads_at_once(tiny_model, threshold):
+    texts = TEXTS * 20
+    wanted = tiny_model.predict(texts, LABELS, threshold)
+    results = {}
+
+    def run(name):
+        results[name] = [tiny_model.predict(texts, LABELS, threshold, batch_tokens=200) for _ in range(3)]
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [spans(one) for name in range(2) for one in results[name]] == [spans(wanted)] * 6
+
+
+def test_a_model_in_training_predicts_without_dropout_and_stays_in_training(tiny_model, threshold):
+    wanted = spans(tiny_model.predict(TEXTS, LABELS, threshold))
+    tiny_model.train()
+    try:
+        assert spans(tiny_model.predict(TEXTS, LABELS, threshold)) == wanted
+        assert tiny_model.training and tiny_model.head.training
+    finally:
+        tiny_model.eval()
+
+
+def test_progress_bar(tiny_model, capfd):
+    tiny_model.predict(TEXTS, LABELS, progress=True)
+    assert "predicting" in capfd.readouterr().err
+    tiny_model.predict(TEXTS, LABELS)
+    assert capfd.readouterr().err == ""
+
+
+def test_truncation_is_said_once_at_the_end_of_a_stream(tiny_model):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = list(tiny_model.predict(iter([TEXT * 30, "London", TEXT * 30]), LABELS, batch_tokens=64))
+    assert [result.truncated for result in results] == [True, False, True]
+    assert [bool(re.match("2 of 3 texts are longer", str(warning.message))) for warning in caught] == [True]
+
+
+def resident_mib():
+    return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text()).group(1)) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc: the resident set cannot be read")
+def test_memory_stays_flat_over_ten_thousand_calls(tiny_model):
+    """Calls of mixed length; the first fifth fills caches and the allocator's free lists."""
+    lengths = [1 + 7 * n % 60 for n in range(60)]
+    words = WORDS * 4
+
+    def calls(count):
+        for n in range(count):
+            tiny_model.predict(" ".join(words[: lengths[n % 60]]), LABELS, 0.9)
+
+    calls(2000)
+    gc.collect()
+    before = resident_mib()
+    calls(8000)
+    gc.collect()
+    assert resident_mib() - before < 8
+
+
+def test_find_entities_of_nothing(tiny_model):
+    assert list(find_entities([], tiny_model.packer, tiny_model._candidates, None, 64)) == []
