@@ -33,6 +33,7 @@ NB_MODULE(_C, m) {
   nanobind::enum_<Dtype>(m, "Dtype").value("fp32", Dtype::fp32).value("bf16", Dtype::bf16).value("fp64", Dtype::fp64);
   bind_dropout(m);
   bind_fma_ceiling(m);
+  bind_select_spans(m);
   bind_span(m);
   bind_attention_varlen(m);
   bind_encoder(m);

@@ -2,17 +2,19 @@
 
 The results, ties included, are those of the public gliner package (its ``decoding/decoder.py``, 0.2.29,
 https://github.com/urchade/GLiNER); tests/test_decode.py runs both side by side. There every candidate is compared with
-every span kept so far; here an array over the words answers the same question, so the work grows with
-candidates x span width, and one search serves a whole batch, as words are numbered in it and no span leaves its text.
+every span kept so far; here an array over the words answers the same question (ops.select_spans), so the work grows
+with candidates x span width, and one search serves a whole batch, as words are numbered in it and no span leaves its
+text.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from glimodern.ops import SpanEntities
+from glimodern.ops import SpanEntities, select_spans
 
 Entity = tuple[int, int, int, float]
 
@@ -64,48 +66,11 @@ def greedy_decode(
         raise ValueError(f"starts, ends, types, scores: wanted four arrays of one length, got shapes {shapes}")
     if start_array.size == 0:
         return np.empty(0, dtype=np.int64)
-    if start_array.min() < 0 or (end_array < start_array).any():
-        raise ValueError("starts, ends: wanted 0 <= start <= end (end is inclusive), got a span that breaks it")
     if np.isnan(score_array).any():
         raise ValueError("scores: wanted numbers, got NaN, which has no place in an order")
 
     order = np.argsort(-score_array, kind="stable")
-    spans = zip(order.tolist(), start_array[order].tolist(), end_array[order].tolist(), strict=True)
-    words = int(end_array.max()) + 1
-    kept = _keep_disjoint(spans, words, multi_label) if flat else _keep_uncrossed(spans, words, multi_label)
-    result = np.asarray(kept, dtype=np.int64)
-    return result[np.argsort(start_array[result], kind="stable")]
-
-
-def _keep_disjoint(spans: zip[tuple[int, int, int]], words: int, multi_label: bool) -> list[int]:
-    """Flat search. Kept spans are equal or disjoint, so a span that was kept before conflicts with nothing else."""
-    occupied = bytearray(words)
-    taken: set[tuple[int, int]] = set()
-    kept = []
-    for index, start, end in spans:
-        if (start, end) in taken:
-            if multi_label:
-                kept.append(index)
-        elif occupied.find(1, start, end + 1) < 0:
-            occupied[start : end + 1] = b"\x01" * (end + 1 - start)
-            taken.add((start, end))
-            kept.append(index)
-    return kept
-
-
-def _keep_uncrossed(spans: zip[tuple[int, int, int]], words: int, multi_label: bool) -> list[int]:
-    """Nested search. A kept span (s, e) crosses (start, end) if start < s <= end < e or s < start <= e < end."""
-    farthest_end = [-1] * words  # of the kept spans that start at this word
-    nearest_start = [words] * words  # of the kept spans that end at this word
-    taken: set[tuple[int, int]] = set()
-    kept = []
-    for index, start, end in spans:
-        if (start, end) in taken:
-            if multi_label:
-                kept.append(index)
-        elif start == end or (max(farthest_end[start + 1 : end + 1]) <= end and min(nearest_start[start:end]) >= start):
-            farthest_end[start] = max(farthest_end[start], end)
-            nearest_start[end] = min(nearest_start[end], start)
-            taken.add((start, end))
-            kept.append(index)
-    return kept
+    start, end = torch.from_numpy(start_array[order]), torch.from_numpy(end_array[order])
+    kept = order[select_spans(start, end, flat=flat, multi_label=multi_label).numpy()]
+    result: npt.NDArray[np.int64] = kept[np.argsort(start_array[kept], kind="stable")]
+    return result

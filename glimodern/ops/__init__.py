@@ -12,6 +12,7 @@ from glimodern.ops._cost import head_entities, head_scores
 from glimodern.ops._dropout import dropout
 from glimodern.ops._geglu import geglu
 from glimodern.ops._rotary import rotary
+from glimodern.ops._select_spans import select_spans
 from glimodern.ops._span import split_scores
 from glimodern.ops._span_entities import SpanEntities, span_entities
 from glimodern.ops._span_loss import span_loss
@@ -28,6 +29,7 @@ __all__ = [
     "head_entities",
     "head_scores",
     "rotary",
+    "select_spans",
     "span_entities",
     "span_loss",
     "span_scores",

@@ -185,6 +185,11 @@ def use_backend(name: str | None) -> Iterator[None]:
         _forced = before
 
 
+def host_kernels() -> bool:
+    """Whether operators on the host's integers, which no other backend has, run in C++."""
+    return extension is not None and _forced != "reference"
+
+
 def triton_kernels(op: str) -> Any:
     """The module kernels/OP.py."""
     return importlib.import_module(f"glimodern.kernels.{op}")

@@ -5,6 +5,7 @@ fp64 in -> fp64 out. Nothing here is fast; the kernels are tested against it. Th
 
 from glimodern.reference.attention_varlen import attention_keep, attention_varlen
 from glimodern.reference.encoder import add_layer_norm, geglu, rotary
+from glimodern.reference.select_spans import select_spans
 from glimodern.reference.span import (
     dropout,
     dropout_keep,
@@ -33,6 +34,7 @@ __all__ = [
     "mix32",
     "probability",
     "rotary",
+    "select_spans",
     "span_entities",
     "span_hidden",
     "span_loss",
