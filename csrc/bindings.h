@@ -26,6 +26,7 @@ void bind_fma_ceiling(nanobind::module_&);
 void bind_span(nanobind::module_&);
 void bind_attention_varlen(nanobind::module_&);
 void bind_encoder(nanobind::module_&);
+void bind_linear_packed(nanobind::module_&);
 void bind_span_vectors(nanobind::module_&);
 
 }  // namespace glimodern
