@@ -37,5 +37,6 @@ NB_MODULE(_C, m) {
   bind_span(m);
   bind_attention_varlen(m);
   bind_encoder(m);
+  bind_linear_packed(m);
   bind_span_vectors(m);
 }

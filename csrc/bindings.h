@@ -35,6 +35,7 @@ void bind_select_spans(nanobind::module_&);
 void bind_span(nanobind::module_&);
 void bind_attention_varlen(nanobind::module_&);
 void bind_encoder(nanobind::module_&);
+void bind_linear_packed(nanobind::module_&);
 void bind_span_vectors(nanobind::module_&);
 
 }  // namespace glimodern

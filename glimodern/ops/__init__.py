@@ -11,6 +11,7 @@ from glimodern.ops._attention_varlen import attention_varlen
 from glimodern.ops._cost import head_entities, head_scores
 from glimodern.ops._dropout import dropout
 from glimodern.ops._geglu import geglu
+from glimodern.ops._linear_packed import PackedWeight, linear_packed
 from glimodern.ops._rotary import rotary
 from glimodern.ops._select_spans import select_spans
 from glimodern.ops._span import split_scores
@@ -28,6 +29,8 @@ __all__ = [
     "geglu",
     "head_entities",
     "head_scores",
+    "linear_packed",
+    "PackedWeight",
     "rotary",
     "select_spans",
     "span_entities",

@@ -43,6 +43,7 @@ OPERATORS: dict[str, Kernels] = {
     "geglu": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "rotary": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
     "add_layer_norm": Kernels(cpp=(FP32, BF16, FP64), triton=(FP32, FP16, BF16)),
+    "linear_packed": Kernels(cpp=(FP32, BF16)),
     "span_entities": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
     "span_vectors": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
     "span_scores": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),

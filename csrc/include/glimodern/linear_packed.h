@@ -1,0 +1,42 @@
+// linear_packed: y = act(x W^T + bias) with a weight that was packed once, for inference.
+//
+// The weight lies in panels of kPanelColumns outputs; a panel holds, group after group of inputs, one line of 64 bytes:
+// 4 bytes of each of its outputs. These are one input in fp32, or four in int8. Inputs are padded with zeros to a
+// multiple of 2 groups, outputs to whole panels (glimodern/ops/_linear_packed.py packs).
+//
+// int8: a row is quantised as q = round(x * 127 / max|x|), and y = act(sum * (row scale * scale) + bias) with the exact
+// sum of q * weight in int32. The kernels multiply q + 128, unsigned, and take 128 * the sum of weights off again. No
+// run of 8 inputs has pairs of weights whose 16-bit sums could overflow: see reference/linear_packed.py.
+#pragma once
+
+#include <cstdint>
+
+#include "glimodern/dtype.h"
+
+namespace glimodern {
+
+constexpr int64_t kPanelColumns = 16;
+
+enum class Activation { none, relu, gelu };
+
+struct LinearPacked {
+  Dtype x_dtype, y_dtype;  // fp32 or bf16
+  const void* x;           // [rows, inputs], contiguous
+  void* y;                 // [rows, outputs], contiguous
+  int64_t rows, inputs, outputs;
+  bool int8;              // else fp32
+  const void* weight;     // panels
+  const float* scale;     // [outputs, padded], int8 only
+  const int32_t* offset;  // [outputs, padded] 128 * sum of an output's weights, int8 only
+  const float* bias;      // [outputs, padded]
+  Activation activation;
+};
+
+// A row with a NaN or an infinity: NaN throughout in int8, as arithmetic has it in fp32. The same bits for every number
+// of threads; in int8, gelu aside, for every instruction set too.
+void linear_packed(const LinearPacked&, int threads);
+
+// Whether VNNI may be used where the machine has it (it may by default); its results are the same.
+void allow_vnni(bool allowed);
+
+}  // namespace glimodern

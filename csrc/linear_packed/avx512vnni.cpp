@@ -1,0 +1,21 @@
+#include "linear_packed/int8_avx512.h"
+
+namespace glimodern {
+namespace {
+
+struct Int8 : Int8Avx512 {
+  static A add(W x, W w, A sum) { return _mm512_dpbusd_epi32(sum, x, w); }
+  template <int R, int N>
+  static void step(const char* x, int64_t stride, const char* w, int64_t panel, A* sum) {
+    step_by_groups<Int8, Avx512, R, N>(x, stride, w, panel, sum);
+  }
+};
+
+}  // namespace
+
+const LinearKernels& linear_kernels_avx512vnni() {
+  static constexpr LinearKernels bytes = int8_kernels<Int8, Avx512>();
+  return bytes;
+}
+
+}  // namespace glimodern

@@ -1,0 +1,30 @@
+// What int8 products of 512-bit vectors have in common.
+#pragma once
+
+#include "simd/avx512.h"
+
+#include "linear_packed/tiles.h"
+
+namespace {
+
+struct Int8Avx512 {
+  using A = __m512i;
+  using W = __m512i;
+  static constexpr bool int8 = true;
+  static constexpr int rows = 12, vectors = 2, bytes = 16;
+
+  static A zero() { return _mm512_setzero_si512(); }
+  static A load(const float* p) { return _mm512_load_si512(p); }
+  static void store(float* p, A x) { _mm512_store_si512(p, x); }
+  static W weights(const char* w) { return _mm512_loadu_si512(w); }
+  static W broadcast(const char* x) { return _mm512_castps_si512(_mm512_set1_ps(*reinterpret_cast<const float*>(x))); }
+  static __m512 without_offset(A sum, const int32_t* offset) {
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_loadu_si512(offset)));
+  }
+  static void quantise(const __m512* x, uint8_t* to) {
+    const __m128i q = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[0]));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_xor_si128(q, _mm_set1_epi8(-128)));
+  }
+};
+
+}  // namespace

@@ -1,0 +1,88 @@
+#include <cmath>
+#include <limits>
+
+#include "bf16.h"
+#include "linear_packed/kernels.h"
+
+namespace glimodern {
+namespace {
+
+float x_at(const LinearPacked& in, int64_t row, int64_t k) {
+  const int64_t place = row * in.inputs + k;
+  return in.x_dtype == Dtype::fp32 ? static_cast<const float*>(in.x)[place]
+                                   : widen(static_cast<const Bf16*>(in.x)[place]);
+}
+
+void prepare(const LinearPacked& in, int64_t row, const PreparedRows& prepared, int64_t to) {
+  char* out = prepared.data + to * prepared.stride;
+  if (!in.int8) {
+    float* values = reinterpret_cast<float*>(out);
+    for (int64_t k = 0; k < packed_groups(in); ++k) values[k] = k < in.inputs ? x_at(in, row, k) : 0.0f;
+    return;
+  }
+  float largest = kLeastRowMax;
+  bool finite = true;
+  for (int64_t k = 0; k < in.inputs; ++k) {
+    const float size = std::fabs(x_at(in, row, k));
+    finite = finite && std::isfinite(size);
+    largest = size > largest ? size : largest;
+  }
+  prepared.scale[to] = finite ? largest / 127.0f : std::numeric_limits<float>::quiet_NaN();
+  uint8_t* q = reinterpret_cast<uint8_t*>(out);
+  const float factor = 127.0f / largest;
+  for (int64_t k = 0; k < packed_groups(in) * kGroupBytes; ++k) {
+    const float value = finite && k < in.inputs ? std::nearbyint(x_at(in, row, k) * factor) : 0.0f;
+    q[k] = static_cast<uint8_t>(static_cast<int>(value) + 128);
+  }
+}
+
+float product(const LinearPacked& in, const PreparedRows& prepared, int64_t row, int64_t output) {
+  const int64_t groups = packed_groups(in);
+  const char* x = prepared.data + row * prepared.stride;
+  const char* w = static_cast<const char*>(in.weight) + output / kPanelColumns * groups * kLine +
+                  output % kPanelColumns * kGroupBytes;
+  if (!in.int8) {
+    float sum = 0.0f;
+    for (int64_t k = 0; k < groups; ++k) {
+      sum += reinterpret_cast<const float*>(x)[k] * *reinterpret_cast<const float*>(w + k * kLine);
+    }
+    return sum;
+  }
+  int32_t sum = 0;
+  for (int64_t k = 0; k < groups * kGroupBytes; ++k) {
+    const int q = static_cast<uint8_t>(x[k]) - 128;
+    sum += q * reinterpret_cast<const int8_t*>(w)[k / kGroupBytes * kLine + k % kGroupBytes];
+  }
+  return static_cast<float>(sum) * (prepared.scale[row] * in.scale[output]);
+}
+
+float activated(float value, Activation activation) {
+  if (activation == Activation::relu) return value < 0.0f ? 0.0f : value;
+  if (activation == Activation::gelu) return static_cast<float>(value * 0.5 * std::erfc(value * -0.70710678118654752));
+  return value;
+}
+
+void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from, int64_t begin, int64_t end,
+              int64_t panel, int64_t last, float*) {
+  const int64_t outputs = last * kPanelColumns < in.outputs ? last * kPanelColumns : in.outputs;
+  for (int64_t row = begin; row < end; ++row) {
+    for (int64_t output = panel * kPanelColumns; output < outputs; ++output) {
+      const float value = product(in, prepared, row - from, output) + in.bias[output];
+      const int64_t place = row * in.outputs + output;
+      if (in.y_dtype == Dtype::fp32) {
+        narrow(activated(value, in.activation), static_cast<float*>(in.y) + place);
+      } else {
+        narrow(activated(value, in.activation), static_cast<Bf16*>(in.y) + place);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const LinearKernels& linear_kernels_scalar(bool) {
+  static constexpr LinearKernels kernels{1, 1, prepare, multiply};
+  return kernels;
+}
+
+}  // namespace glimodern

@@ -1,0 +1,252 @@
+// linear_packed for every vector class V (csrc/simd/) and product D of such vectors.
+//
+// D: struct A, an accumulator of V::width outputs; D::step adds the products of 2 groups of inputs to a tile.
+#pragma once
+
+#include "geglu/vectors.h"
+#include "linear_packed/kernels.h"
+#include "simd/product.h"
+#include "simd/rows.h"
+
+namespace {
+
+using glimodern::Activation;
+using glimodern::Dtype;
+using glimodern::kGroupBytes;
+using glimodern::kLine;
+using glimodern::kPanelColumns;
+using glimodern::LinearPacked;
+using glimodern::PreparedRows;
+
+// Where the vector n of a tile's outputs lies in a line of its panels, `panel` bytes apart.
+template <class V>
+inline __attribute__((always_inline)) const char* vector_at(const char* w, int n, int64_t panel) {
+  constexpr int in_panel = static_cast<int>(kPanelColumns) / V::width;
+  return w + (n / in_panel) * panel + (n % in_panel) * V::width * kGroupBytes;
+}
+
+// One group after the other, each by D::add.
+template <class D, class V, int R, int N>
+inline __attribute__((always_inline)) void step_by_groups(const char* x, int64_t stride, const char* w, int64_t panel,
+                                                          typename D::A* sum) {
+#pragma GCC unroll 2
+  for (int group = 0; group < 2; ++group) {
+    typename D::W line[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) line[n] = D::weights(vector_at<V>(w + group * kLine, n, panel));
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const typename D::W a = D::broadcast(x + r * stride + group * kGroupBytes);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) sum[r * N + n] = D::add(a, line[n], sum[r * N + n]);
+    }
+  }
+}
+
+// fp32, one FMA a group.
+template <class V>
+struct Fp32 {
+  using A = typename V::F;
+  using W = typename V::F;
+  static constexpr bool int8 = false;
+  static constexpr int rows = V::product_rows, vectors = V::product_vectors;
+
+  static A zero() { return V::zero(); }
+  static A load(const float* p) { return V::load(p); }
+  static void store(float* p, A x) { V::store(p, x); }
+  static W weights(const char* w) { return V::loadu(reinterpret_cast<const float*>(w)); }
+  static W broadcast(const char* x) { return V::set1(*reinterpret_cast<const float*>(x)); }
+  static A add(W x, W w, A sum) { return V::fma(x, w, sum); }
+  template <int R, int N>
+  static void step(const char* x, int64_t stride, const char* w, int64_t panel, A* sum) {
+    step_by_groups<Fp32, V, R, N>(x, stride, w, panel, sum);
+  }
+};
+
+// sums [R rows, N vectors] = (resume ? sums : 0) + products of 2 * steps groups.
+template <class D, class V, int R, int N>
+void packed_tile(const char* x, int64_t stride, const char* w, int64_t panel, int64_t steps, float* sums, bool resume) {
+  typename D::A sum[R * N];
+#pragma GCC unroll 64
+  for (int n = 0; n < R * N; ++n) sum[n] = resume ? D::load(sums + n * V::width) : D::zero();
+  for (int64_t k = 0; k < steps; ++k) {
+    D::template step<R, N>(x, stride, w, panel, sum);
+    x += 2 * kGroupBytes;
+    w += 2 * kLine;
+  }
+#pragma GCC unroll 64
+  for (int n = 0; n < R * N; ++n) D::store(sums + n * V::width, sum[n]);
+}
+
+template <class D, class V, int R, int N>
+struct PackedTile {  // run(): packed_tile of R rows known at run time, 1 <= rows <= R
+  static void run(int rows, const char* x, int64_t stride, const char* w, int64_t panel, int64_t steps, float* sums,
+                  bool resume) {
+    if (rows == R) return packed_tile<D, V, R, N>(x, stride, w, panel, steps, sums, resume);
+    PackedTile<D, V, R - 1, N>::run(rows, x, stride, w, panel, steps, sums, resume);
+  }
+};
+template <class D, class V, int N>
+struct PackedTile<D, V, 0, N> {
+  static void run(int, const char*, int64_t, const char*, int64_t, int64_t, float*, bool) {}
+};
+
+// y[column ..) of one row from its sums.
+template <class D, class V, class T>
+void finish_row(const LinearPacked& in, const float* sums, float row_scale, int64_t column, int64_t vectors, T* y) {
+  using F = typename V::F;
+  for (int64_t n = 0; n < vectors && column < in.outputs; ++n, column += V::width) {
+    F value;
+    if constexpr (D::int8) {
+      const F scale = V::mul(V::set1(row_scale), V::loadu(in.scale + column));
+      value = V::mul(D::without_offset(D::load(sums + n * V::width), in.offset + column), scale);
+    } else {
+      value = V::load(sums + n * V::width);
+    }
+    value = V::add(value, V::loadu(in.bias + column));
+    if (in.activation == Activation::relu) value = V::max(V::zero(), value);
+    if (in.activation == Activation::gelu) {
+      F density;
+      value = V::mul(value, normal_cdf<V>(value, &density));
+    }
+    if (column + V::width <= in.outputs) {
+      V::storeu(y + column, value);
+    } else {
+      Part<V>{in.outputs - column}.store(y + column, value);
+    }
+  }
+}
+
+template <class D, class V>
+void finish(const LinearPacked& in, const float* sums, int rows, int64_t vectors, const float* row_scale, int64_t row,
+            int64_t column) {
+  for (int r = 0; r < rows; ++r) {
+    const float scale = D::int8 ? row_scale[r] : 1.0f;
+    const float* from = sums + r * vectors * V::width;
+    if (in.y_dtype == Dtype::fp32) {
+      finish_row<D, V>(in, from, scale, column, vectors, static_cast<float*>(in.y) + (row + r) * in.outputs);
+    } else {
+      finish_row<D, V>(in, from, scale, column, vectors, static_cast<Bf16*>(in.y) + (row + r) * in.outputs);
+    }
+  }
+}
+
+// Rows [row, row + rows) of a block with N vectors of outputs, chunk after chunk of inputs, so that a chunk of the
+// panels stays in the first cache; meanwhile the next chunk is fetched.
+template <class D, class V, int N>
+void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, const float* row_scale, int64_t row,
+                     int64_t rows, int64_t panel, bool more, float* scratch) {
+  constexpr int64_t panels = N * V::width / kPanelColumns;
+  const int64_t pairs = glimodern::packed_groups(in) / 2, bytes = pairs * 2 * kLine;
+  constexpr int64_t most = glimodern::kChunkBytes / (2 * kLine * panels);
+  const int64_t chunks = (pairs + most - 1) / most;
+  const char* w = static_cast<const char*>(in.weight) + panel * bytes;
+  for (int64_t chunk = 0; chunk < (chunks < 1 ? 1 : chunks); ++chunk) {
+    const int64_t begin = chunks < 1 ? 0 : pairs * chunk / chunks, end = chunks < 1 ? 0 : pairs * (chunk + 1) / chunks;
+    const char* from = w + begin * 2 * kLine;
+    const bool last = chunk + 1 >= chunks;
+    const char* next = last ? w + panels * bytes : w + end * 2 * kLine;
+    const int64_t next_lines = last && !more ? 0 : (end - begin) * 2;
+    for (int64_t done = 0; done < rows;) {
+      const int tile = tile_rows(rows - done, D::rows);
+      for (int64_t line = next_lines * done / rows; line < next_lines * (done + tile) / rows; ++line) {
+        for (int64_t p = 0; p < panels; ++p) __builtin_prefetch(next + p * bytes + line * kLine, 0, 2);
+      }
+      float* sums = scratch + (chunks > 1 ? done * N * V::width : 0);
+      PackedTile<D, V, D::rows, N>::run(tile, x + done * stride + begin * 2 * kGroupBytes, stride, from, bytes,
+                                        end - begin, sums, chunk > 0);
+      if (last) finish<D, V>(in, sums, tile, N, row_scale + done, row + done, panel * kPanelColumns);
+      done += tile;
+    }
+  }
+}
+
+template <class D, class V>
+void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from, int64_t begin, int64_t end,
+              int64_t panel, int64_t last, float* scratch) {
+  constexpr int in_panel = static_cast<int>(kPanelColumns) / V::width, panels = D::vectors / in_panel;
+  const int64_t most = glimodern::block_rows(prepared.stride);
+  for (int64_t row = begin; row < end; row += most) {
+    const int64_t rows = end - row < most ? end - row : most;
+    const char* x = prepared.data + (row - from) * prepared.stride;
+    const float* scale = D::int8 ? prepared.scale + (row - from) : nullptr;
+    int64_t p = panel;
+    for (; p + panels <= last; p += panels) {
+      multiply_panels<D, V, D::vectors>(in, x, prepared.stride, scale, row, rows, p, p + 2 * panels <= last, scratch);
+    }
+    for (; p < last; ++p) multiply_panels<D, V, in_panel>(in, x, prepared.stride, scale, row, rows, p, false, scratch);
+  }
+}
+
+template <class V, class T>
+void prepare_fp32_row(const T* x, int64_t inputs, int64_t padded, float* to) {
+  for_row<V>(inputs, [=](int64_t j, auto io) { io.store(to + j, io.load(x + j)); });
+  for (int64_t j = inputs; j < padded; ++j) to[j] = 0.0f;
+}
+
+template <class V>
+void prepare_fp32(const LinearPacked& in, int64_t row, const PreparedRows& prepared, int64_t to) {
+  float* out = reinterpret_cast<float*>(prepared.data + to * prepared.stride);
+  const int64_t padded = glimodern::packed_groups(in);
+  if (in.x_dtype == Dtype::fp32) {
+    prepare_fp32_row<V>(static_cast<const float*>(in.x) + row * in.inputs, in.inputs, padded, out);
+  } else {
+    prepare_fp32_row<V>(static_cast<const Bf16*>(in.x) + row * in.inputs, in.inputs, padded, out);
+  }
+}
+
+// q + 128 and the row's scale. D::quantise stores D::bytes numbers at once, so the stride has room for them.
+template <class D, class V, class T>
+void prepare_int8_row(const T* x, int64_t inputs, int64_t padded, uint8_t* to, float* scale) {
+  using F = typename V::F;
+  F most = V::zero(), bad = V::zero();  // bad: NaN once x is not finite, else 0
+  for_row<V>(inputs, [&](int64_t j, auto io) {
+    const F value = io.load(x + j);
+    most = V::max(V::abs(value), most);
+    bad = V::fma(value, V::zero(), bad);
+  });
+  const bool finite = V::sum(bad) == 0.0;
+  const float largest = V::largest(most), bound = largest < glimodern::kLeastRowMax ? glimodern::kLeastRowMax : largest;
+  *scale = finite ? bound / 127.0f : __builtin_nanf("");
+  const F factor = V::set1(finite ? 127.0f / bound : 0.0f);
+  constexpr int vectors = D::bytes / V::width;
+  int64_t j = 0;
+  F values[vectors];
+  for (; j + D::bytes <= inputs; j += D::bytes) {
+#pragma GCC unroll 4
+    for (int n = 0; n < vectors; ++n) values[n] = V::mul(V::loadu(x + j + n * V::width), factor);
+    D::quantise(values, to + j);
+  }
+  if (j < padded) {
+    alignas(64) float rest[D::bytes] = {};
+    for (int64_t k = j; k < inputs; ++k) rest[k - j] = widen(x[k]);
+#pragma GCC unroll 4
+    for (int n = 0; n < vectors; ++n) values[n] = V::mul(V::load(rest + n * V::width), factor);
+    D::quantise(values, to + j);
+  }
+}
+
+template <class D, class V>
+void prepare_int8(const LinearPacked& in, int64_t row, const PreparedRows& prepared, int64_t to) {
+  uint8_t* out = reinterpret_cast<uint8_t*>(prepared.data) + to * prepared.stride;
+  const int64_t padded = glimodern::packed_groups(in) * kGroupBytes;
+  if (in.x_dtype == Dtype::fp32) {
+    prepare_int8_row<D, V>(static_cast<const float*>(in.x) + row * in.inputs, in.inputs, padded, out,
+                           prepared.scale + to);
+  } else {
+    prepare_int8_row<D, V>(static_cast<const Bf16*>(in.x) + row * in.inputs, in.inputs, padded, out,
+                           prepared.scale + to);
+  }
+}
+
+template <class V>
+constexpr glimodern::LinearKernels fp32_kernels() {
+  return {Fp32<V>::rows, Fp32<V>::vectors * V::width / kPanelColumns, prepare_fp32<V>, multiply<Fp32<V>, V>};
+}
+
+template <class D, class V>
+constexpr glimodern::LinearKernels int8_kernels() {
+  return {D::rows, D::vectors * V::width / kPanelColumns, prepare_int8<D, V>, multiply<D, V>};
+}
+
+}  // namespace

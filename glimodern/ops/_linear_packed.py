@@ -1,0 +1,180 @@
+"""linear_packed: products with a weight that was packed once, for inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glimodern.ops import dispatch
+from glimodern.ops.dispatch import BF16, FP32, backend, direct, needs_grad, storage
+from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise_weight
+
+PANEL = 16
+"""Outputs of a panel, as csrc/include/glimodern/linear_packed.h has it."""
+_GROUP = {"fp32": 1, "int8": 4}  # inputs side by side in a panel
+_MOST_INPUTS = 1 << 16  # sums of 127 * 127 products stay below 2^31
+
+
+def _pack_panels(weight: Tensor, group: int) -> Tensor:
+    """[o, i] -> [panels, groups, 16, group], zeros where there is no output or input."""
+    outputs, inputs = weight.shape
+    padded = F.pad(weight, (0, -inputs % (2 * group), 0, -outputs % PANEL))
+    return padded.unflatten(1, (-1, group)).unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+
+
+def _unpack_panels(panels: Tensor, outputs: int, inputs: int) -> Tensor:
+    return panels.transpose(1, 2).flatten(2).flatten(0, 1)[:outputs, :inputs].contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A linear layer's weight [outputs, inputs] and bias as `linear_packed` reads them; made by `pack`."""
+
+    panels: Tensor
+    """[panels, groups, 16, 1] fp32 or [panels, groups, 16, 4] int8."""
+    scale: Tensor
+    """fp32 [16 * panels], int8 only (else empty): what a whole number of an output's weights stands for."""
+    offset: Tensor
+    """int32 [16 * panels], int8 only (else empty): 128 times the sum of an output's whole numbers."""
+    bias: Tensor
+    """fp32 [16 * panels], zeros without a bias."""
+    outputs: int
+    inputs: int
+    has_bias: bool
+
+    @classmethod
+    def pack(cls, weight: Tensor, bias: Tensor | None = None, dtype: str = "int8") -> PackedWeight:
+        """weight [o, i], bias [o] of any float dtype; dtype "int8" (`quantise_weight`) or "fp32" (exact).
+
+        Raises ValueError for other shapes and dtypes, and for numbers that are not finite in int8.
+        """
+        if dtype not in _GROUP:
+            raise ValueError(f"dtype must be 'int8' or 'fp32', got {dtype!r}")
+        if weight.ndim != 2 or not weight.is_floating_point():
+            raise ValueError(f"weight must be a float tensor [o, i], got {weight.dtype} {tuple(weight.shape)}")
+        outputs, inputs = weight.shape
+        if bias is not None and bias.shape != (outputs,):
+            raise ValueError(f"bias must be [{outputs}] as weight has {outputs} rows, got {tuple(bias.shape)}")
+        weight = weight.detach().float()
+        scale, offset = weight.new_empty(0), weight.new_empty(0, dtype=torch.int32)
+        if dtype == "int8":
+            if inputs > _MOST_INPUTS:
+                raise ValueError(f"weight may have {_MOST_INPUTS:,} inputs in int8, got {inputs:,}; use dtype='fp32'")
+            if not bool(weight.isfinite().all()):
+                raise ValueError("weight must be finite to be quantised; use dtype='fp32'")
+            weight, scale = quantise_weight(weight)
+            sums = weight.sum(1, dtype=torch.int32)
+            scale, offset = (F.pad(x, (0, -outputs % PANEL)) for x in (scale, 128 * sums))
+        whole = weight.new_zeros(outputs, dtype=FP32) if bias is None else bias.detach().float()
+        panels = _pack_panels(weight, _GROUP[dtype])
+        padded = F.pad(whole, (0, -outputs % PANEL)).clone()
+        return cls(panels, scale, offset, padded, outputs, inputs, bias is not None)
+
+    @property
+    def dtype(self) -> str:
+        return "int8" if self.panels.dtype == torch.int8 else "fp32"
+
+    @property
+    def device(self) -> torch.device:
+        return self.panels.device
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in (self.panels, self.scale, self.offset, self.bias))
+
+    def unpack(self) -> Tensor:
+        """The weight, fp32 [o, i]: the packed one exactly in fp32, what its whole numbers stand for in int8."""
+        weight = _unpack_panels(self.panels, self.outputs, self.inputs)
+        return weight if self.dtype == "fp32" else weight * self.scale[: self.outputs, None]
+
+    def unpack_bias(self) -> Tensor | None:
+        """fp32 [o], or None."""
+        return self.bias[: self.outputs].clone() if self.has_bias else None
+
+    def to(self, device: torch.device | str) -> PackedWeight:
+        panels, scale, offset, bias = (x.to(device) for x in (self.panels, self.scale, self.offset, self.bias))
+        return replace(self, panels=panels, scale=scale, offset=offset, bias=bias)
+
+
+def _linear_impl(
+    x: Tensor,
+    panels: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    bias: Tensor,
+    outputs: int,
+    activation: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    chosen = backend("linear_packed", x)
+    rows, inputs = x.shape
+    int8 = panels.dtype == torch.int8
+    if chosen == "cpp" and dtype in (FP32, BF16):
+        x = x.contiguous()
+        y = x.new_empty(rows, outputs, dtype=dtype)
+        dispatch.extension.linear_packed(
+            storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, inputs, outputs, int8,
+            panels.data_ptr(), scale.data_ptr(), offset.data_ptr(), bias.data_ptr(),
+            getattr(dispatch.extension.Activation, activation), torch.get_num_threads(),
+        )  # fmt: skip
+        return y
+    weight = _unpack_panels(panels, outputs, inputs)
+    if int8:
+        return linear_int8(x, weight, scale[:outputs], bias[:outputs], activation).to(dtype)
+    return ACTIVATIONS[activation](F.linear(x.float(), weight, bias[:outputs])).to(dtype)
+
+
+@torch.library.custom_op("glimodern::linear_packed", mutates_args=())
+def _linear_op(
+    x: Tensor,
+    panels: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    bias: Tensor,
+    outputs: int,
+    activation: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    return _linear_impl(x, panels, scale, offset, bias, outputs, activation, dtype)
+
+
+@_linear_op.register_fake
+def _(x, panels, scale, offset, bias, outputs, activation, dtype):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape[0], outputs, dtype=dtype)
+
+
+def linear_packed(
+    x: Tensor, packed: PackedWeight, activation: str = "none", dtype: torch.dtype | None = None
+) -> Tensor:
+    """y = act(x W^T + bias) with a packed W: x [..., i] -> y [..., o] in `dtype` (default: x's).
+
+    activation: "none", "relu" or "gelu" (exact). Inference only. fp32: sums in fp32, as `nn.functional.linear`. int8:
+    every row of x is quantised by its largest number, sums are exact, and the bits do not depend on threads nor (gelu
+    aside) on the CPU; a row with a NaN or an infinity comes out as NaN, one below 1e-30 as act(bias). C++ kernels for
+    fp32 and bf16 on CPUs; elsewhere plain PyTorch, which unpacks the weight at every call.
+
+    Raises ValueError or TypeError for other shapes, dtypes and devices, and where x requires gradients.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"linear_packed: x must be a float tensor, got {kind}")
+    if x.ndim == 0 or x.shape[-1] != packed.inputs:
+        raise ValueError(f"linear_packed: x must be [..., {packed.inputs}], got {tuple(x.shape)}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"linear_packed: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if x.device != packed.device:
+        raise ValueError(f"linear_packed: x is on {x.device}, the weight on {packed.device}; move one with .to()")
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"linear_packed: dtype must be a float dtype, got {dtype}")
+    if needs_grad(x):
+        raise ValueError(
+            "linear_packed: x requires gradients, packed weights are for inference only; run under"
+            " torch.inference_mode(), or load the model in fp32 to train"
+        )
+    rows = x.detach().reshape(x.shape[:-1].numel(), packed.inputs)
+    tensors = packed.panels, packed.scale, packed.offset, packed.bias
+    run = _linear_impl if direct(False, (rows, *tensors)) else _linear_op
+    return run(rows, *tensors, packed.outputs, activation, dtype or x.dtype).view(*x.shape[:-1], packed.outputs)
