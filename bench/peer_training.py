@@ -192,7 +192,7 @@ def score_model(model_folder: Path, shared: Path, data: Path) -> None:
     from glimodern.metrics import score
     from glimodern.model import GLiModern
 
-    model = GLiModern.from_pretrained(model_folder)
+    model = GLiModern.from_pretrained(model_folder, dtype="fp32")
     thresholds = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
     def f1_by_threshold(dataset: Dataset, asked: list[list[str]]) -> dict[float, float]:

@@ -42,7 +42,7 @@ class EvaluateConfig:
     """Least probability of an entity."""
     max_sentences: int | None = None
     """Only the first so many sentences of each data set, and of each group in it."""
-    dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    dtype: Literal["fp32", "bf16", "fp16", "int8", "auto"] = "auto"
     """Arithmetic of the model."""
     device: str = "cpu"
     """Device to run on."""

@@ -12,13 +12,16 @@ with x, y the two inputs of the concatenation. The same algebra with the hidden 
 https://github.com/fastino-ai/GLiNER2/pull/143; here the ops keep it on chip.
 """
 
-from typing import NamedTuple
+from collections import OrderedDict
+from typing import Any, NamedTuple, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glimodern.encoder.dropout import Dropout
 from glimodern.encoder.linear import Linear
+from glimodern.encoder.packed_linear import PackedLinear
 
 SPAN_MODES = ("markerV0", "ffn")
 
@@ -60,6 +63,51 @@ def _mlp(width_in: int, width: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(Linear(width_in, 4 * width), nn.ReLU(), Dropout(dropout), Linear(4 * width, width))
 
 
+def _packed_mlp(mlp: nn.Module, dtype: str, last: str) -> nn.Sequential:
+    """The same for inference; the names of its state are `_mlp`'s."""
+    first, second = cast(nn.Linear, mlp.get_submodule("0")), cast(nn.Linear, mlp.get_submodule("3"))
+    hidden = PackedLinear(first, dtype, "relu")
+    return nn.Sequential(hidden, nn.Identity(), nn.Identity(), PackedLinear(second, dtype, last))
+
+
+class _PackedSpan(nn.Module):
+    """The span FFN for inference: the halves of its first Linear packed, the second, which meets only types, as it is.
+
+    Its state_dict is that of the FFN.
+    """
+
+    w2: Tensor
+    b2: Tensor
+
+    def __init__(self, span: nn.Module, width: int, dtype: str) -> None:
+        super().__init__()
+        first, second = cast(nn.Linear, span.get_submodule("0")), cast(nn.Linear, span.get_submodule("3"))
+        halves = []
+        for weight, bias in zip(first.weight.chunk(2, dim=1), (first.bias, None), strict=True):
+            half = nn.Linear(width, first.out_features, bias=bias is not None, device="meta")
+            half.weight = nn.Parameter(weight.detach(), requires_grad=False)
+            if bias is not None:
+                half.bias = bias
+            halves.append(PackedLinear(half, dtype))
+        self.start, self.end = halves
+        self.register_buffer("w2", second.weight.detach())
+        self.register_buffer("b2", second.bias.detach())
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        parts: dict[str, Any] = {}
+        for name, half in (("start.", self.start), ("end.", self.end)):
+            half._save_to_state_dict(parts, name, keep_vars)
+        destination[prefix + "0.weight"] = torch.cat([parts["start.weight"], parts["end.weight"]], dim=1)
+        destination[prefix + "0.bias"] = parts["start.bias"]
+        destination[prefix + "3.weight"], destination[prefix + "3.bias"] = self.w2, self.b2
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """That of the FFN; the halves have no entries of their own."""
+        destination = OrderedDict() if destination is None else destination
+        self._save_to_state_dict(destination, prefix, keep_vars)
+        return destination
+
+
 class SpanHead(nn.Module):
     """GLiNER's span head of width d; span_mode "markerV0" (public checkpoints) or "ffn" (the paper's equation 3)."""
 
@@ -72,7 +120,7 @@ class SpanHead(nn.Module):
         if span_mode == "markerV0":
             self.start = _mlp(width, width, dropout)
             self.end = _mlp(width, width, dropout)
-        self.span = _mlp(2 * width, width, dropout)
+        self.span: nn.Module = _mlp(2 * width, width, dropout)
         self.prompt = _mlp(width, width, dropout)
 
     def parts(self, words: Tensor, prompts: Tensor) -> SpanParts:
@@ -85,8 +133,19 @@ class SpanHead(nn.Module):
         w2, b2 = self.span.get_parameter("3.weight"), self.span.get_parameter("3.bias")
         return SpanParts(starts, ends, w1, b1, w2, b2, self.prompt(prompts))
 
+    def pack(self, dtype: str) -> None:
+        """Pack the linear layers for inference ("fp32" or "int8"), with the ReLUs that follow them."""
+        for name in ("start", "end") if self.span_mode == "markerV0" else ():
+            setattr(self, name, _packed_mlp(self.get_submodule(name), dtype, "relu"))
+        self.prompt = _packed_mlp(self.prompt, dtype, "none")
+        self.span = _PackedSpan(self.span, self.width, dtype)
+
     def factors(self, words: Tensor, prompts: Tensor) -> SpanFactors:
         """words [n, d], prompts [m, d] -> the first Linear once a word, the second beside the types: a, b [n, 4d]."""
+        if isinstance(self.span, _PackedSpan):
+            starts, ends = (self.start(words), self.end(words)) if self.span_mode == "markerV0" else (words, words)
+            span = self.span
+            return SpanFactors(span.start(starts), span.end(ends), span.w2, span.b2, self.prompt(prompts))
         starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
         w1_start, w1_end = w1.chunk(2, dim=1)  # its gradient is one concatenation; two slices' are zeros and sums
         return SpanFactors(F.linear(starts, w1_start, b1), F.linear(ends, w1_end), w2, b2, q)

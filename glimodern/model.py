@@ -15,9 +15,17 @@ from typing_extensions import Unpack
 from glimodern import ops, reference
 from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
 from glimodern.encoder import Encoder, build_encoder, load_encoder
+from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
 from glimodern.inference import Asked, Found, Search, find_entities, pair_labels, resolve_batch_tokens
-from glimodern.precision import PrecisionReport, answers, compare_answers
+from glimodern.precision import (
+    CANARY_LABELS,
+    CANARY_TEXTS,
+    LEAST_AGREEMENT,
+    PrecisionReport,
+    answers,
+    compare_answers,
+)
 from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
 from glimodern.text import Word, split_words
 
@@ -43,14 +51,15 @@ class Entities(list[dict[str, Any]]):
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """ "fp32", "bf16", "fp16", "auto" (bf16 where the hardware multiplies it natively, else fp32) or a torch dtype."""
+    """Of activations and of weights that are not packed: "fp32", "bf16", "fp16", "auto" (bf16 where the hardware
+    multiplies it natively, else fp32; "int8" likewise) or a torch dtype."""
     if isinstance(dtype, torch.dtype):
         return dtype
-    if dtype == "auto":
+    if dtype in ("auto", "int8"):
         native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if native else torch.float32
     if dtype not in DTYPES:
-        raise ValueError(f"dtype: wanted one of {[*DTYPES, 'auto']} or a torch dtype, got {dtype!r}")
+        raise ValueError(f"dtype: wanted one of {[*DTYPES, 'int8', 'auto']} or a torch dtype, got {dtype!r}")
     return DTYPES[dtype]
 
 
@@ -116,6 +125,7 @@ class GLiModern(nn.Module):
         )
         self.encoder_frozen = False
         self.source: tuple[str, str | None] | None = None  # checkpoint and revision
+        self.packed_dtype: str | None = None  # of linear layers that are packed for inference
 
     # building, loading, saving
 
@@ -154,23 +164,65 @@ class GLiModern(nn.Module):
         cls,
         path_or_hub_id: str | os.PathLike[str],
         *,
-        dtype: str | torch.dtype = "fp32",
+        dtype: str | torch.dtype = "auto",
         device: str | torch.device = "cpu",
         revision: str | None = None,
+        trainable: bool = False,
     ) -> "GLiModern":
         """Load a checkpoint of the public GLiNER format: a local folder (no network) or a hub name.
 
-        dtype: see resolve_dtype. Raises FileNotFoundError for missing files, ValueError for half-written files, pickled
-        code, unsupported kinds of model and tensors that do not fit the config.
+        dtype: "fp32", "bf16", "fp16", "int8" (on CPUs: weights by output channel, activations by token, both symmetric;
+        warns where that changes what the model finds in a few sentences) or "auto", bf16 where the hardware multiplies
+        it natively and else fp32. trainable: keep plain parameters, in fp32 unless dtype says otherwise; else the model
+        is for inference, and on CPUs its linear layers are packed.
+
+        Raises FileNotFoundError for missing files, ValueError for half-written files, pickled code, unsupported kinds
+        of model and tensors that do not fit the config.
         """
         where = torch.device(device)
+        if dtype == "int8" and (where.type != "cpu" or trainable):
+            raise ValueError(f"dtype: 'int8' is for inference on CPUs, got device {device}, trainable={trainable}")
+        plain = resolve_dtype("fp32" if trainable and dtype == "auto" else dtype, where)
         stored = read_checkpoint(path_or_hub_id, revision)
         encoder_config = {**stored.config.encoder_config, "vocab_size": stored.config.vocab_size}
         config = replace(stored.config, encoder_config=encoder_config)
         model = cls(config, build_encoder(encoder_config), stored.tokenizer)
         model._load_state(stored.state, os.fspath(path_or_hub_id))
         model.source = (os.fspath(path_or_hub_id), revision)
-        return model.to(device=where, dtype=resolve_dtype(dtype, where)).eval()
+        model.eval()
+        if trainable:
+            return model.to(device=where, dtype=plain)
+        model.requires_grad_(False)
+        if dtype != "int8":
+            if where.type == "cpu" and plain == torch.float32:
+                model._pack("fp32")
+            return model.to(device=where, dtype=plain)
+        exact = answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5)
+        model._pack("int8")
+        model.to(dtype=plain)
+        report = compare_answers("int8", answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5), exact)
+        if report.agreement < LEAST_AGREEMENT:
+            warnings.warn(
+                f"{os.fspath(path_or_hub_id)}: {report}; that is under {100 * LEAST_AGREEMENT:.0f} %. Check it on your "
+                'own texts with check_precision, or load with dtype="fp32" or "bf16"',
+                stacklevel=2,
+            )
+        return model
+
+    def _pack(self, dtype: str) -> None:
+        """Pack linear layers for inference on CPUs, where there is a kernel for them."""
+        if ops.backend_info("cpu")["linear_packed"]["isa"] in ("", "scalar"):
+            if dtype == "int8":
+                raise ValueError(
+                    "dtype: 'int8' needs the C++ extension on a CPU with AVX2; load with dtype='fp32' "
+                    f"({ops.backend_info('cpu')['linear_packed']['why']})"
+                )
+            return
+        self.encoder.pack(dtype)
+        if "projection" in self._modules:
+            self.projection = PackedLinear(self.projection, dtype)  # type: ignore[assignment]
+        self.head.pack(dtype)
+        self.packed_dtype = dtype
 
     def _load_state(self, state: dict[str, Tensor], source: str) -> None:
         own = self.state_dict()
@@ -191,6 +243,8 @@ class GLiModern(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a checkpoint that this package and the public one load; it appears whole or not at all."""
+        if self.packed_dtype == "int8":
+            raise ValueError('a model in int8 cannot be saved: load it with dtype="fp32" to save it')
         write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer)
 
     @property
@@ -199,7 +253,9 @@ class GLiModern(nn.Module):
 
     @property
     def dtype_name(self) -> str:
-        """What the model computes in: "fp32", "bf16" or "fp16"."""
+        """What the model computes in: "fp32", "bf16", "fp16" or "int8"."""
+        if self.packed_dtype == "int8":
+            return "int8"
         dtype = next(self.parameters()).dtype
         return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
 
@@ -231,7 +287,7 @@ class GLiModern(nn.Module):
                 "with; save it and load it"
             )
         path, revision = self.source
-        exact = GLiModern.from_pretrained(path, device=self.device, revision=revision)
+        exact = GLiModern.from_pretrained(path, dtype="fp32", device=self.device, revision=revision)
         return compare_answers(
             self.dtype_name, answers(self, texts, labels, threshold), answers(exact, texts, labels, threshold)
         )
@@ -263,6 +319,11 @@ class GLiModern(nn.Module):
         fused: bool = True,
     ) -> Tensor:
         """The loss of a batch with positives (see ops.span_loss); fused=False computes it by the textbook form."""
+        if self.packed_dtype is not None:
+            raise ValueError(
+                "this model was loaded for inference and has no gradients; load it with "
+                "GLiModern.from_pretrained(..., trainable=True)"
+            )
         words, prompts = self.encode(batch)
         width, dropout_p = self.config.max_width, self.config.dropout if self.training else 0.0
         seed = int(torch.randint(2**31, (1,))) if dropout_p else 0

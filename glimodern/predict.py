@@ -39,7 +39,7 @@ class PredictConfig:
     """No overlapping entities (else nested ones are allowed)."""
     multi_label: bool = False
     """Allow several labels for one span."""
-    dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    dtype: Literal["fp32", "bf16", "fp16", "int8", "auto"] = "auto"
     """Arithmetic of the model."""
     device: str = "cpu"
     """Device to run on."""

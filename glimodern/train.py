@@ -71,7 +71,7 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
     """A model to train: a checkpoint to go on from, a fresh head on a pretrained encoder, or the demo's own."""
     torch.manual_seed(seed)
     if config.init_from is not None:
-        model = GLiModern.from_pretrained(config.init_from)
+        model = GLiModern.from_pretrained(config.init_from, trainable=True)
         default = EncoderConfig()
         for name in ("hidden_size", "span_mode", "max_width", "max_len"):
             asked, has = getattr(config, name), getattr(model.config, name)
@@ -232,7 +232,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if accelerator.is_main_process:
         if dev_set is None:
             model.save_pretrained(output / "model")
-        best = GLiModern.from_pretrained(output / "model", device=accelerator.device)
+        best = GLiModern.from_pretrained(output / "model", dtype="fp32", device=accelerator.device)
         seconds = done.seconds
         scores: dict[str, Scores] = {}
         for dataset in test_sets:

@@ -17,7 +17,9 @@ struct Int8 {
   static A load(const float* p) { return _mm256_load_si256(reinterpret_cast<const A*>(p)); }
   static void store(float* p, A x) { _mm256_store_si256(reinterpret_cast<A*>(p), x); }
   static W weights(const char* w) { return _mm256_loadu_si256(reinterpret_cast<const W*>(w)); }
-  static W broadcast(const char* x) { return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(x))); }
+  static W broadcast(const char* x) {
+    return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(x)));
+  }
   static __m256 without_offset(A sum, const int32_t* offset) {
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_loadu_si256(reinterpret_cast<const A*>(offset))));
   }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .attention import Packing, packed_attention
 from .base import Encoder
-from .bert import BERT_MODELS, bert_forward
+from .bert import BERT_MODELS, bert_forward, pack_bert
 from .dropout import Dropout
 
 if TYPE_CHECKING:
@@ -158,6 +158,12 @@ class TransformersEncoder(Encoder):
         output = self.model(input_ids=padded.view(texts, longest), attention_mask=mask.view(texts, longest))
         hidden: Tensor = output.last_hidden_state.flatten(0, 1)[place]
         return hidden
+
+    def pack(self, dtype: str) -> bool:
+        if self.config.model_type not in BERT_MODELS:  # others may read their layers' weights
+            return False
+        pack_bert(self.model, dtype)
+        return True
 
     def resize_token_embeddings(self, size: int) -> None:
         """Make the vocabulary `size` tokens; new rows are drawn as the model draws its weights at the start."""

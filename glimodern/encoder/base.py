@@ -63,6 +63,11 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
+    def pack(self, dtype: str) -> bool:
+        """Pack the linear layers for inference (`PackedLinear`, dtype "fp32" or "int8"), if that is known to be right
+        for this architecture; returns whether."""
+        return False
+
     def _check_size(self, size: int) -> None:
         if size <= 0:
             raise ValueError(f"size must be a positive number of tokens, got {size}")

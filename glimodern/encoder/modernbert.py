@@ -25,6 +25,7 @@ from glimodern import ops
 from .attention import Packing, packed_attention
 from .base import Encoder
 from .dropout import Dropout
+from .packed_linear import pack_linears
 from .rotary import rotary_table
 
 if TYPE_CHECKING:
@@ -226,6 +227,10 @@ class ModernBertEncoder(Encoder):
         """input_ids int64 [N], rows int64 [r] or None (all N) -> hidden [r, hidden_size]."""
         hidden: Tensor = self.model(input_ids, packing, rows)
         return hidden
+
+    def pack(self, dtype: str) -> bool:
+        pack_linears(self.model, dtype)
+        return True
 
     def resize_token_embeddings(self, size: int) -> None:
         """Make the vocabulary `size` tokens; new rows are drawn as all embeddings are at the start."""

@@ -17,13 +17,14 @@ class PackedLinear(nn.Module):
     """An `nn.Linear` for inference by `linear_packed`; dtype "int8" or "fp32".
 
     It has no parameters. Its state_dict is the plain layer's if that is `lossless` (fp32), and raises ValueError
-    otherwise.
+    otherwise. activation: "none", "relu" or "gelu", of the result.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: str = "int8"):
+    def __init__(self, linear: nn.Linear, dtype: str = "int8", activation: str = "none"):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.packed = PackedWeight.pack(linear.weight, linear.bias, dtype)
+        self.activation = activation
 
     @property
     def lossless(self) -> bool:
@@ -32,11 +33,14 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features], in x's dtype. Raises ValueError where x requires gradients."""
-        return linear_packed(x, self.packed)
+        return linear_packed(x, self.packed, self.activation)
 
     def extra_repr(self) -> str:
         bias = self.packed.has_bias
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}, {self.packed.dtype}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}, {self.packed.dtype}, "
+            f"activation={self.activation}"
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         # .to(device) moves the weight; .to(dtype), which asks for another storage, does not reach it
