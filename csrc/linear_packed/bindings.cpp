@@ -15,10 +15,10 @@ void bind_linear_packed(nb::module_& m) {
                             int64_t outputs, bool int8, uintptr_t weight, uintptr_t scale, uintptr_t offset,
                             uintptr_t bias, Activation activation, int threads) {
     nb::gil_scoped_release release;
-    linear_packed({x_dtype, y_dtype, at<const void>(x), at<void>(y), rows, inputs, outputs, int8,
-                   at<const void>(weight), at<const float>(scale), at<const int32_t>(offset), at<const float>(bias),
-                   activation},
-                  checked_threads(threads));
+    linear_packed(
+        {x_dtype, y_dtype, at<const void>(x), at<void>(y), rows, inputs, outputs, int8, at<const void>(weight),
+         at<const float>(scale), at<const int32_t>(offset), at<const float>(bias), activation},
+        checked_threads(threads));
   });
 }
 

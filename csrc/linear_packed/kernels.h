@@ -7,8 +7,8 @@
 
 namespace glimodern {
 
-constexpr int64_t kLine = 64;          // bytes of a group of inputs in a panel
-constexpr int64_t kGroupBytes = 4;     // of a group in a row of x, and of an output in a line
+constexpr int64_t kLine = 64;           // bytes of a group of inputs in a panel
+constexpr int64_t kGroupBytes = 4;      // of a group in a row of x, and of an output in a line
 constexpr int64_t kChunkBytes = 16384;  // of panels that a tile's rows meet one after the other: half the first cache
 constexpr int64_t kBlockBytes = 256 << 10;  // of rows of x that meet a panel one after the other: half the second cache
 

@@ -87,7 +87,9 @@ void linear_packed(const LinearPacked& in, int threads) {
       for (int64_t part = 0; part < grid.rows * grid.columns; ++part) {
         const int64_t r = part / grid.columns, c = part % grid.columns;
         const auto row = [&](int64_t n) { return first + std::min(count, tiles * n / grid.rows * run.tile_rows); };
-        const auto panel = [&](int64_t n) { return std::min(panels, wide_panels * n / grid.columns * run.tile_panels); };
+        const auto panel = [&](int64_t n) {
+          return std::min(panels, wide_panels * n / grid.columns * run.tile_panels);
+        };
         run.multiply(in, prepared, from, row(r), row(r + 1), panel(c), panel(c + 1),
                      sums.get() + tile * static_cast<size_t>(thread_index()));
       }
