@@ -11,9 +11,10 @@ struct Int8 {
   using A = __m256i;
   using W = __m256i;
   static constexpr bool int8 = true;
-  static constexpr int rows = 6, vectors = 2, bytes = 32;
+  static constexpr int rows = 4, vectors = 2, bytes = 32;  // sums, 4 of weights, 2 of x, 1: 15 registers
 
   static A zero() { return _mm256_setzero_si256(); }
+  static A plus(A x, A y) { return _mm256_add_epi32(x, y); }
   static A load(const float* p) { return _mm256_load_si256(reinterpret_cast<const A*>(p)); }
   static void store(float* p, A x) { _mm256_store_si256(reinterpret_cast<A*>(p), x); }
   static W weights(const char* w) { return _mm256_loadu_si256(reinterpret_cast<const W*>(w)); }

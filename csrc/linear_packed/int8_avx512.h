@@ -14,6 +14,7 @@ struct Int8Avx512 {
   static constexpr int rows = 12, vectors = 2, bytes = 16;
 
   static A zero() { return _mm512_setzero_si512(); }
+  static A plus(A x, A y) { return _mm512_add_epi32(x, y); }
   static A load(const float* p) { return _mm512_load_si512(p); }
   static void store(float* p, A x) { _mm512_store_si512(p, x); }
   static W weights(const char* w) { return _mm512_loadu_si512(w); }

@@ -42,11 +42,11 @@ float product(const LinearPacked& in, const PreparedRows& prepared, int64_t row,
   const char* w = static_cast<const char*>(in.weight) + output / kPanelColumns * groups * kLine +
                   output % kPanelColumns * kGroupBytes;
   if (!in.int8) {
-    float sum = 0.0f;
+    double sum = 0.0;
     for (int64_t k = 0; k < groups; ++k) {
-      sum += reinterpret_cast<const float*>(x)[k] * *reinterpret_cast<const float*>(w + k * kLine);
+      sum += double{reinterpret_cast<const float*>(x)[k]} * *reinterpret_cast<const float*>(w + k * kLine);
     }
-    return sum;
+    return static_cast<float>(sum);
   }
   int32_t sum = 0;
   for (int64_t k = 0; k < groups * kGroupBytes; ++k) {

@@ -52,6 +52,7 @@ struct Fp32 {
   static constexpr int rows = V::product_rows, vectors = V::product_vectors;
 
   static A zero() { return V::zero(); }
+  static A plus(A x, A y) { return V::add(x, y); }
   static A load(const float* p) { return V::load(p); }
   static void store(float* p, A x) { V::store(p, x); }
   static W weights(const char* w) { return V::loadu(reinterpret_cast<const float*>(w)); }
@@ -63,27 +64,30 @@ struct Fp32 {
   }
 };
 
-// sums [R rows, N vectors] = (resume ? sums : 0) + products of 2 * steps groups.
+// sums [R rows, N vectors] <- products of 2 * steps groups, or more ? sums + these.
 template <class D, class V, int R, int N>
-void packed_tile(const char* x, int64_t stride, const char* w, int64_t panel, int64_t steps, float* sums, bool resume) {
+void packed_tile(const char* x, int64_t stride, const char* w, int64_t panel, int64_t steps, float* sums, bool more) {
   typename D::A sum[R * N];
 #pragma GCC unroll 64
-  for (int n = 0; n < R * N; ++n) sum[n] = resume ? D::load(sums + n * V::width) : D::zero();
+  for (int n = 0; n < R * N; ++n) sum[n] = D::zero();
   for (int64_t k = 0; k < steps; ++k) {
     D::template step<R, N>(x, stride, w, panel, sum);
     x += 2 * kGroupBytes;
     w += 2 * kLine;
   }
 #pragma GCC unroll 64
-  for (int n = 0; n < R * N; ++n) D::store(sums + n * V::width, sum[n]);
+  for (int n = 0; n < R * N; ++n) {
+    float* to = sums + n * V::width;
+    D::store(to, more ? D::plus(D::load(to), sum[n]) : sum[n]);
+  }
 }
 
 template <class D, class V, int R, int N>
 struct PackedTile {  // run(): packed_tile of R rows known at run time, 1 <= rows <= R
   static void run(int rows, const char* x, int64_t stride, const char* w, int64_t panel, int64_t steps, float* sums,
-                  bool resume) {
-    if (rows == R) return packed_tile<D, V, R, N>(x, stride, w, panel, steps, sums, resume);
-    PackedTile<D, V, R - 1, N>::run(rows, x, stride, w, panel, steps, sums, resume);
+                  bool more) {
+    if (rows == R) return packed_tile<D, V, R, N>(x, stride, w, panel, steps, sums, more);
+    PackedTile<D, V, R - 1, N>::run(rows, x, stride, w, panel, steps, sums, more);
   }
 };
 template <class D, class V, int N>
@@ -132,7 +136,7 @@ void finish(const LinearPacked& in, const float* sums, int rows, int64_t vectors
 }
 
 // Rows [row, row + rows) of a block with N vectors of outputs, chunk after chunk of inputs, so that a chunk of the
-// panels stays in the first cache; meanwhile the next chunk is fetched.
+// panels stays in the first cache; meanwhile the next chunk is fetched. Sums by chunks also lose fewer digits in fp32.
 template <class D, class V, int N>
 void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, const float* row_scale, int64_t row,
                      int64_t rows, int64_t panel, bool more, float* scratch) {

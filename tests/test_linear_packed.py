@@ -1,0 +1,307 @@
+"""linear_packed: int8 against its reference bit by bit, fp32 by the accuracy rule; packing; layers and their limits."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accuracy import assert_accurate
+from backends import CPP, assert_same_bits, extension, outputs_by_threads, poisoned, running
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from glimodern import ops
+from glimodern.encoder.packed_linear import PackedLinear, pack_linears
+from glimodern.ops import PackedWeight, linear_packed
+from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise_rows, quantise_weight, sum_groups
+
+SHAPES = [  # n, i, o
+    (0, 5, 3),
+    (1, 1, 1),
+    (3, 0, 5),
+    (2, 4, 0),
+    (7, 37, 19),
+    (4, 8, 16),
+    (45, 384, 200),
+    (13, 770, 130),
+    (30, 4096, 70),
+    (401, 40, 17),
+    (700, 520, 33),
+]
+KINDS = (*CPP, "cpp-avx512-without-vnni")
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@contextlib.contextmanager
+def kernels(kind: str) -> Iterator[None]:
+    """A backend of CPP, with avx512's kernels for processors without VNNI under a name of their own."""
+    with running(kind.removesuffix("-without-vnni")):
+        if kind in CPP:
+            yield
+            return
+        extension.allow_vnni(False)
+        try:
+            yield
+        finally:
+            extension.allow_vnni(True)
+
+
+def draw(n: int, i: int, o: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """x, weight, bias; columns of x and rows of the weight of different sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, bias = (torch.randn(*s, generator=generator) for s in ((n, i), (o, i), (o,)))
+    spread = torch.rand(i, generator=generator) * 3.0, torch.rand(o, 1, generator=generator)
+    return x * spread[0], weight * spread[1], bias
+
+
+def expected_int8(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    q, scale = quantise_weight(weight)
+    whole = weight.new_zeros(len(weight)) if bias is None else bias
+    return linear_int8(x, q[:, : x.shape[1]], scale, whole, activation)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_int8_is_the_reference_bit_by_bit(kind, shape, dtype):
+    x, weight, bias = draw(*shape)
+    x = x.to(dtype)
+    before = x.clone()
+    with kernels(kind), poisoned():
+        for activation in ("none", "relu"):
+            for b in (bias, None):
+                y = linear_packed(x, PackedWeight.pack(weight, b), activation)
+                assert y.dtype == dtype
+                assert torch.equal(y, expected_int8(x, weight, b, activation).to(dtype))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_int8_gelu(kind, dtype):
+    x, weight, bias = draw(45, 200, 37)
+    sums = expected_int8(x.to(dtype), weight, bias)
+    with kernels(kind):
+        y = linear_packed(x.to(dtype), PackedWeight.pack(weight, bias), "gelu")
+    assert_accurate(y, F.gelu(sums.double()), F.gelu(sums).to(dtype))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("backend", ("reference", *CPP))
+def test_fp32_is_as_accurate_as_eager(backend, shape, dtype, activation):
+    x, weight, bias = draw(*shape)
+    x = x.to(dtype)
+    for b in (bias, None):
+        with running(backend), poisoned():
+            y = linear_packed(x, PackedWeight.pack(weight, b, "fp32"), activation)
+        double = None if b is None else b.double()
+        truth = ACTIVATIONS[activation](F.linear(x.double(), weight.double(), double))
+        eager = ACTIVATIONS[activation](F.linear(x.float(), weight, b)).to(dtype)
+        assert_accurate(y, truth, eager)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(n=st.integers(0, 60), i=st.integers(1, 150), o=st.integers(1, 100), to_bf16=st.booleans())
+def test_ragged_shapes(kind, n, i, o, to_bf16):
+    x, weight, bias = draw(n, i, o, seed=3)
+    dtype = torch.bfloat16 if to_bf16 else torch.float32
+    with kernels(kind):
+        y = linear_packed(x, PackedWeight.pack(weight, bias), dtype=dtype)
+        assert torch.equal(y, expected_int8(x, weight, bias).to(dtype))
+        y = linear_packed(x, PackedWeight.pack(weight, bias, "fp32"), dtype=dtype)
+    truth = F.linear(x.double(), weight.double(), bias.double())
+    assert_accurate(y, truth, F.linear(x, weight, bias).to(dtype))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_largest_sums_do_not_saturate(kind):
+    """Weights and rows that fill the 16-bit sums of csrc/linear_packed/avx2.cpp to their bounds, of either sign."""
+    signs = torch.tensor([[1.0] * 64, [-1.0] * 64, [1.0, -1.0] * 32, [1.0, 1.0, -1.0, -1.0] * 16])
+    weight = torch.cat([signs, signs * torch.tensor([4.0, 0.01, 0.01, 0.01] * 16)])
+    x = torch.cat([signs, torch.ones(1, 64), -torch.ones(1, 64)])
+    with kernels(kind):
+        y = linear_packed(x, PackedWeight.pack(weight))
+    assert torch.equal(y, expected_int8(x, weight, None))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ("reference", *KINDS))
+def test_extreme_rows(kind, dtype):
+    x, weight, bias = draw(11, 75, 33)
+    x[1] = 0.0
+    x[2] *= 1e30
+    x[3] *= 1e-36
+    x[4] = 1e-42
+    x[5, 70] = 1e4
+    x[6] *= 1e-20
+    for row, value in ((8, math.nan), (9, math.inf), (10, -math.inf)):
+        x[row, 74 if row == 9 else 3] = value
+    x = x.to(dtype)
+    with running("reference") if kind == "reference" else kernels(kind), poisoned():
+        for activation in ("none", "relu"):
+            y = linear_packed(x, PackedWeight.pack(weight, bias), activation)
+            assert torch.equal(y[:8], expected_int8(x, weight, bias, activation)[:8].to(dtype))
+            assert bool(y[8:].isnan().all()) and bool(y[:8].isfinite().all())
+            assert torch.equal(y[1], ACTIVATIONS[activation](bias).to(dtype))
+        y = linear_packed(x, PackedWeight.pack(weight, bias, "fp32"))
+    assert bool(y[:8].isfinite().all()) and not bool(y[8:].isfinite().any()) and bool(y[8].isnan().all())
+
+
+def test_a_row_does_not_depend_on_the_others():
+    x, weight, bias = draw(50, 75, 33)
+    for dtype in ("int8", "fp32"):
+        packed = PackedWeight.pack(weight, bias, dtype)
+        together = linear_packed(x, packed)
+        assert torch.equal(together, torch.cat([linear_packed(row[None], packed) for row in x]))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp32"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits_for_every_number_of_threads(kind, dtype):
+    for shape in ((3, 96, 500), (45, 384, 200), (1500, 64, 40)):
+        x, weight, bias = draw(*shape)
+        packed = PackedWeight.pack(weight, bias, dtype)
+        with kernels(kind):
+            assert_same_bits(*outputs_by_threads(lambda x=x, packed=packed: [linear_packed(x, packed, "gelu")]))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (37, 19), (130, 770), (16, 8), (5, 0)], ids=str)
+def test_packing_and_back(shape):
+    weight, bias = torch.randn(*shape), torch.randn(shape[0])
+    packed = PackedWeight.pack(weight, bias, "fp32")
+    assert torch.equal(packed.unpack(), weight) and torch.equal(packed.unpack_bias(), bias)
+    half = PackedWeight.pack(weight.bfloat16(), None, "fp32")
+    assert torch.equal(half.unpack(), weight.bfloat16().float()) and half.unpack_bias() is None
+    q, scale = quantise_weight(weight)
+    packed = PackedWeight.pack(weight, bias)
+    assert torch.equal(packed.unpack(), q[:, : shape[1]] * scale[:, None])
+    assert bool(((packed.unpack() - weight).abs() <= scale[:, None] * 0.501).all())
+
+
+def test_weights_are_quantised_within_the_bounds_of_16_bit_sums():
+    weight = torch.randn(300, 64) * torch.rand(300, 1)
+    weight[0], weight[1, 3] = 1.0, 50.0
+    q, _ = quantise_weight(weight)
+    groups = sum_groups(q.int())
+    assert groups.clamp(min=0).sum(-1).max() <= 128 and groups.clamp(max=0).sum(-1).min() >= -128
+    assert q.int().abs().max() <= 127
+    assert q.int().abs().amax(1).min() >= 31  # the equal weights of row 0: 126 / 4
+    indices = sum_groups(torch.arange(16.0)[None])[0]
+    assert indices[:2].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]] and indices[2, 0] == 8
+
+
+def test_rows_are_quantised_to_half_a_step():
+    x, *_ = draw(20, 50, 1)
+    q, scale = quantise_rows(x)
+    assert q.abs().amax(1).tolist() == [127.0] * 20
+    assert bool(((q * scale - x).abs() <= scale * 0.5001).all())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp32"])
+@pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
+def test_opcheck(backend, dtype):
+    x, weight, bias = draw(5, 20, 7)
+    p = PackedWeight.pack(weight, bias, dtype)
+    with running(backend):
+        torch.library.opcheck(
+            torch.ops.glimodern.linear_packed.default,
+            (x, p.panels, p.scale, p.offset, p.bias, 7, "relu", torch.float32),
+        )
+
+
+def test_compiles_without_a_graph_break():
+    x, weight, bias = draw(5, 20, 7)
+    layer = PackedLinear(nn.Linear(20, 7))
+
+    def model(x):
+        return layer(x * 2.0).square()
+
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
+
+
+def test_any_leading_dimensions_and_layout():
+    x, weight, bias = draw(24, 20, 7)
+    packed = PackedWeight.pack(weight, bias)
+    y = linear_packed(x, packed)
+    assert torch.equal(linear_packed(x.view(2, 3, 4, 20), packed), y.view(2, 3, 4, 7))
+    assert torch.equal(linear_packed(x[3], packed), y[3])
+    assert torch.equal(linear_packed(x.T.contiguous().T, packed), y)
+    assert linear_packed(x.double(), packed).dtype == torch.float64
+
+
+def test_packed_layers_take_the_place_of_plain_ones():
+    torch.manual_seed(0)
+    shared = nn.Linear(64, 64)
+    model = nn.Sequential(nn.Linear(64, 96, bias=False), shared, nn.Sequential(shared, nn.Linear(96, 3))).eval()
+    plain = {name: value.clone() for name, value in model.state_dict().items()}
+    assert pack_linears(model, "fp32") == 2
+    assert isinstance(model[0], PackedLinear) and model[1] is model[2][0] and type(model[2][1]) is nn.Linear
+    assert "in_features=64, out_features=96, bias=False, fp32" in repr(model)
+    assert all(layer.lossless for layer in model.modules() if isinstance(layer, PackedLinear))
+    saved = model.state_dict()
+    assert saved.keys() == plain.keys() and all(torch.equal(saved[name], plain[name]) for name in plain)
+    assert not list(model[0].parameters()) and model.to(torch.bfloat16)[0].packed.dtype == "fp32"
+
+
+def test_int8_layers_are_not_saved():
+    model = nn.Sequential(nn.Linear(64, 64))
+    assert pack_linears(model, "int8") == 1 and not model[0].lossless
+    assert model[0].packed.nbytes < 64 * 64 * 1.25
+    with pytest.raises(ValueError, match="0 holds its weight in int8 and cannot be saved; load the model in fp32"):
+        model.state_dict()
+
+
+def test_training_is_refused():
+    layer = PackedLinear(nn.Linear(8, 4))
+    x = torch.randn(3, 8, requires_grad=True)
+    with pytest.raises(ValueError, match="inference only; .* or load the model in fp32 to train"):
+        layer(x)
+    with torch.no_grad():
+        assert not layer(x).requires_grad
+
+
+WEIGHT = PackedWeight.pack(torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((torch.zeros(2, 4), WEIGHT), ValueError, r"x must be \[\.\.\., 5\], got \(2, 4\)"),
+        ((torch.zeros(()), WEIGHT), ValueError, r"x must be \[\.\.\., 5\]"),
+        ((torch.zeros(2, 5, dtype=torch.int32), WEIGHT), TypeError, "x must be a float tensor"),
+        (([1.0], WEIGHT), TypeError, "x must be a float tensor, got list"),
+        ((torch.zeros(2, 5), WEIGHT, "tanh"), ValueError, "activation must be one of none, relu, gelu"),
+        ((torch.zeros(2, 5), WEIGHT, "none", torch.int8), TypeError, "dtype must be a float dtype"),
+        ((torch.zeros(2, 5, device="meta"), WEIGHT), ValueError, "x is on meta, the weight on cpu"),
+    ],
+)
+def test_bad_input_is_a_clear_error(arguments, error, message):
+    with pytest.raises(error, match=message):
+        linear_packed(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.zeros(3, 5), None, "int4"), "dtype must be 'int8' or 'fp32'"),
+        ((torch.zeros(3),), r"weight must be a float tensor \[o, i\]"),
+        ((torch.zeros(3, 5, dtype=torch.int8),), "weight must be a float tensor"),
+        ((torch.zeros(3, 5), torch.zeros(5)), r"bias must be \[3\]"),
+        ((torch.full((3, 5), math.inf),), "weight must be finite"),
+        ((torch.zeros(1, 65_537),), "65,536 inputs in int8"),
+    ],
+)
+def test_bad_weights_are_a_clear_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PackedWeight.pack(*arguments)
+
+
+def test_backend_info_names_it():
+    assert ops.backend_info("cpu")["linear_packed"]["backend"] in ("cpp", "reference")
