@@ -1,0 +1,143 @@
+"""Models loaded for inference: packed linear layers in fp32 and int8, and the check of their precision."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from glimodern import GLiModern, ops
+from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.precision import CANARY_LABELS, CANARY_TEXTS, Answers, compare_answers
+from tests.conftest import WORDS, make_tiny_model
+
+LABELS = ["person", "place"]
+TEXT = " ".join(WORDS)
+
+pytestmark = pytest.mark.skipif(
+    ops.backend_info("cpu")["linear_packed"]["isa"] in ("", "scalar"), reason="no vector kernels: nothing is packed"
+)
+
+
+@pytest.fixture(scope="module", params=["markerV0", "ffn", "bert"])
+def folder(request, tmp_path_factory):
+    """A checkpoint with a projection, wide enough to be packed."""
+    path = tmp_path_factory.mktemp("packed") / request.param
+    if request.param == "bert":
+        minilm = request.getfixturevalue("minilm")
+        torch.manual_seed(0)
+        GLiModern.from_encoder(minilm, hidden_size=128).save_pretrained(path)
+    else:
+        model = make_tiny_model(hidden_size=96, span_mode=request.param)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ffn: the public package does not know it
+            model.save_pretrained(path)
+    return path
+
+
+def quietly_int8(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random weights agree with nothing
+        return GLiModern.from_pretrained(folder, dtype="int8")
+
+
+def scores(model):
+    return model.scores(model.packer.pack([WORDS, WORDS[:3]], [LABELS, LABELS[:1]]))
+
+
+def test_packed_fp32_is_the_plain_model(folder):
+    plain, packed = GLiModern.from_pretrained(folder, trainable=True), GLiModern.from_pretrained(folder, dtype="fp32")
+    assert (plain.packed_dtype, packed.packed_dtype) == (None, "fp32")
+    assert packed.dtype_name == "fp32"
+    with torch.no_grad():
+        for wanted, got in zip(scores(plain), scores(packed), strict=True):
+            inside = torch.isfinite(wanted)
+            assert torch.equal(inside, torch.isfinite(got))
+            assert (wanted - got)[inside].abs().max() <= 1e-4 * wanted[inside].abs().max()
+
+
+def test_weights_are_stored_once(folder):
+    packed = GLiModern.from_pretrained(folder, dtype="fp32")
+    assert not [name for name, module in packed.head.named_modules() if type(module) is nn.Linear]
+    layers = [module for module in packed.modules() if isinstance(module, PackedLinear)]
+    assert len(layers) >= 4
+    assert not any(parameter.requires_grad for parameter in packed.parameters())
+
+
+def test_a_packed_model_saves_as_the_plain_one(folder, tmp_path):
+    plain, packed = GLiModern.from_pretrained(folder, trainable=True), GLiModern.from_pretrained(folder, dtype="fp32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        packed.save_pretrained(tmp_path / "again")
+    again = GLiModern.from_pretrained(tmp_path / "again", trainable=True).state_dict()
+    wanted = plain.state_dict()
+    assert list(again) == list(wanted)
+    assert all(torch.equal(again[name], wanted[name]) for name in wanted)
+
+
+def test_int8_is_near_and_smaller(folder):
+    exact, int8 = GLiModern.from_pretrained(folder, dtype="fp32"), quietly_int8(folder)
+    assert int8.dtype_name == "int8"
+    for wanted, got in zip(scores(exact), scores(int8), strict=True):
+        inside = torch.isfinite(wanted)
+        error = (wanted - got)[inside].float()
+        assert 0 < error.square().mean().sqrt() < 0.4 * wanted[inside].square().mean().sqrt()
+    layer = next(module for module in int8.modules() if isinstance(module, PackedLinear))
+    assert layer.packed.panels.dtype == torch.int8
+
+
+def test_int8_does_not_save_nor_train_nor_leave_the_cpu(folder, tmp_path):
+    int8 = quietly_int8(folder)
+    with pytest.raises(ValueError, match='int8 cannot be saved: load it with dtype="fp32"'):
+        int8.save_pretrained(tmp_path / "int8")
+    assert not (tmp_path / "int8").exists()
+    with pytest.raises(ValueError, match="loaded for inference and has no gradients.*trainable=True"):
+        int8(int8.packer.pack([WORDS], [LABELS], [[(0, 1, "person")]]))
+    for options in ({"device": "cuda"}, {"trainable": True}):
+        with pytest.raises(ValueError, match="dtype: 'int8' is for inference on CPUs"):
+            GLiModern.from_pretrained(folder, dtype="int8", **options)
+
+
+def test_a_trainable_model_has_gradients(folder):
+    model = GLiModern.from_pretrained(folder, trainable=True).train()
+    model(model.packer.pack([WORDS], [LABELS], [[(0, 1, "person")]])).backward()
+    assert model.head.get_parameter("span.0.weight").grad.abs().sum() > 0
+
+
+def test_loading_int8_warns_where_it_finds_other_entities(folder, monkeypatch):
+    from glimodern import model as module
+
+    monkeypatch.setattr(module, "LEAST_AGREEMENT", 1.01)
+    with pytest.warns(UserWarning, match=r"int8 against fp32, 12 texts: .* % agreement .*load with dtype"):
+        GLiModern.from_pretrained(folder, dtype="int8")
+
+
+def test_check_precision(folder):
+    report = quietly_int8(folder).check_precision([TEXT, "London"], LABELS, threshold=0.45)
+    assert (report.dtype, report.texts) == ("int8", 2)
+    assert 0.0 <= report.agreement <= 1.0
+    assert 0.0 < report.mean_drift <= report.max_drift < 0.5
+    exact = GLiModern.from_pretrained(folder, dtype="fp32").check_precision([TEXT], LABELS, threshold=0.45)
+    assert (exact.agreement, exact.max_drift) == (1.0, 0.0)
+    with pytest.raises(ValueError, match="check_precision: wanted a model that from_pretrained loaded"):
+        make_tiny_model().check_precision([TEXT], LABELS)
+
+
+def test_the_report_counts_what_it_says():
+    exact = Answers([[(0, 0, "a"), (2, 3, "b")], []], [torch.tensor([0.9, 0.05]), torch.tensor([0.2])])
+    ours = Answers([[(0, 0, "a")], []], [torch.tensor([0.7, 0.01]), torch.tensor([0.3])])
+    report = compare_answers("int8", ours, exact)
+    assert report.agreement == pytest.approx(2 / 3)
+    assert (report.mean_drift, report.max_drift) == (pytest.approx(0.15), pytest.approx(0.2))
+    nothing = Answers([[]], [torch.tensor([0.0])])
+    assert compare_answers("bf16", nothing, nothing).agreement == 1.0
+
+
+def test_precision_of_the_trained_checkpoint(shared):
+    """int8 finds nearly what fp32 finds on sentences of several kinds, and says that it is not all."""
+    with pytest.warns(UserWarning, match="int8 against fp32, 12 texts"):
+        model = GLiModern.from_pretrained(shared / "checkpoints" / "gliner-minilm-mix", dtype="int8")
+    report = model.check_precision(CANARY_TEXTS, CANARY_LABELS)
+    assert report.entities >= 20
+    assert report.agreement >= 0.9
+    assert report.mean_drift < 0.03
