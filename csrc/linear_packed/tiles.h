@@ -64,7 +64,7 @@ struct Fp32 {
   }
 };
 
-// sums [R rows, N vectors] <- products of 2 * steps groups, or more ? sums + these.
+// sums [R rows, N vectors] <- products of 2 * steps groups, steps > 0, or more ? sums + these.
 // Not inlined, so that no sum loses its register to what is around the loop.
 template <class D, class V, int R, int N>
 __attribute__((noinline)) void packed_tile(const char* x, int64_t stride, const char* w, int64_t panel, int64_t steps,
@@ -72,11 +72,11 @@ __attribute__((noinline)) void packed_tile(const char* x, int64_t stride, const 
   typename D::A sum[R * N];
 #pragma GCC unroll 64
   for (int n = 0; n < R * N; ++n) sum[n] = D::zero();
-  for (int64_t k = 0; k < steps; ++k) {
+  do {
     D::template step<R, N>(x, stride, w, panel, sum);
     x += 2 * kGroupBytes;
     w += 2 * kLine;
-  }
+  } while (--steps > 0);
 #pragma GCC unroll 64
   for (int n = 0; n < R * N; ++n) {
     float* to = sums + n * V::width;
@@ -144,8 +144,8 @@ void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, cons
   constexpr int64_t most = glimodern::kChunkBytes / (2 * kLine * panels);
   const int64_t chunks = (pairs + most - 1) / most;
   const char* w = static_cast<const char*>(in.weight) + panel * bytes;
-  for (int64_t chunk = 0; chunk < (chunks < 1 ? 1 : chunks); ++chunk) {
-    const int64_t begin = chunks < 1 ? 0 : pairs * chunk / chunks, end = chunks < 1 ? 0 : pairs * (chunk + 1) / chunks;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t begin = pairs * chunk / chunks, end = pairs * (chunk + 1) / chunks;
     const char* from = w + begin * 2 * kLine;
     const bool last = chunk + 1 >= chunks;
     const char* next = last ? w + panels * bytes : w + end * 2 * kLine;
