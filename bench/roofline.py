@@ -95,7 +95,18 @@ class Attention:
         return sum(x * x if w is None or x <= w else x * (2 * w + 1) - w * (w + 1) for x in self.lengths)
 
 
-Shape = Spans | Tokens | Attention
+@dataclass(frozen=True)
+class Linear:
+    """A product x W^T + b: rows of x, inputs and outputs a row, bytes an element of x and of y, and of W."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    itemsize: int = 4
+    weight_itemsize: int = 4
+
+
+Shape = Spans | Tokens | Attention | Linear
 
 
 def span_scores(x: Spans, backward: bool) -> Cost:
@@ -164,13 +175,21 @@ def attention_varlen(x: Attention, backward: bool) -> Cost:
     return Cost(10 * x.head_dim * pairs, 6 * pairs, 8 * x.itemsize * elements + sums)
 
 
+def linear_packed(x: Linear, backward: bool) -> Cost:
+    """x W^T + b: reads x, W and b (fp32), writes y."""
+    del backward
+    moved = x.itemsize * x.rows * (x.inputs + x.outputs) + x.outputs * (x.weight_itemsize * x.inputs + 4)
+    return Cost(2 * x.rows * x.inputs * x.outputs, x.rows * x.outputs, moved)
+
+
 COSTS: dict[str, Callable[..., Cost]] = {
     function.__name__: function
     for function in (
         span_scores, span_loss, span_entities, span_vectors, rotary, geglu, add_layer_norm, attention_varlen,
+        linear_packed,
     )
 }  # fmt: skip
-FORWARD_ONLY = ("span_entities",)
+FORWARD_ONLY = ("span_entities", "linear_packed")
 
 
 def cost(op: str, shape: Shape, backward: bool = False) -> Cost:

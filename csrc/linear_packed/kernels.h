@@ -15,7 +15,8 @@ constexpr int64_t kBlockBytes = 256 << 10;  // of rows of x that meet a panel on
 constexpr float kLeastRowMax = 1e-30f;  // a row's largest number counts as this at least: 127 / it is finite
 
 inline int64_t packed_groups(const LinearPacked& in) {
-  return in.int8 ? (in.inputs + 7) / 8 * 2 : (in.inputs + 1) / 2 * 2;
+  const int64_t inputs = in.inputs > 0 ? in.inputs : 1;
+  return in.int8 ? (inputs + 7) / 8 * 2 : (inputs + 1) / 2 * 2;
 }
 
 inline int64_t panel_count(const LinearPacked& in) { return (in.outputs + kPanelColumns - 1) / kPanelColumns; }

@@ -64,17 +64,19 @@ struct Fp32 {
   }
 };
 
-// sums [R rows, N vectors] <- products of 2 * steps groups, or more ? sums + these.
+// sums [R rows, N vectors] <- products of 2 * steps groups, steps > 0, or more ? sums + these.
+// Not inlined, so that no sum loses its register to what is around the loop.
 template <class D, class V, int R, int N>
-void packed_tile(const char* x, int64_t stride, const char* w, int64_t panel, int64_t steps, float* sums, bool more) {
+__attribute__((noinline)) void packed_tile(const char* x, int64_t stride, const char* w, int64_t panel, int64_t steps,
+                                           float* sums, bool more) {
   typename D::A sum[R * N];
 #pragma GCC unroll 64
   for (int n = 0; n < R * N; ++n) sum[n] = D::zero();
-  for (int64_t k = 0; k < steps; ++k) {
+  do {
     D::template step<R, N>(x, stride, w, panel, sum);
     x += 2 * kGroupBytes;
     w += 2 * kLine;
-  }
+  } while (--steps > 0);
 #pragma GCC unroll 64
   for (int n = 0; n < R * N; ++n) {
     float* to = sums + n * V::width;
@@ -95,42 +97,39 @@ struct PackedTile<D, V, 0, N> {
   static void run(int, const char*, int64_t, const char*, int64_t, int64_t, float*, bool) {}
 };
 
-// y[column ..) of one row from its sums.
-template <class D, class V, class T>
-void finish_row(const LinearPacked& in, const float* sums, float row_scale, int64_t column, int64_t vectors, T* y) {
-  using F = typename V::F;
-  for (int64_t n = 0; n < vectors && column < in.outputs; ++n, column += V::width) {
-    F value;
-    if constexpr (D::int8) {
-      const F scale = V::mul(V::set1(row_scale), V::loadu(in.scale + column));
-      value = V::mul(D::without_offset(D::load(sums + n * V::width), in.offset + column), scale);
-    } else {
-      value = V::load(sums + n * V::width);
-    }
-    value = V::add(value, V::loadu(in.bias + column));
-    if (in.activation == Activation::relu) value = V::max(V::zero(), value);
-    if (in.activation == Activation::gelu) {
-      F density;
-      value = V::mul(value, normal_cdf<V>(value, &density));
-    }
-    if (column + V::width <= in.outputs) {
-      V::storeu(y + column, value);
-    } else {
-      Part<V>{in.outputs - column}.store(y + column, value);
-    }
+template <class V>
+inline __attribute__((always_inline)) typename V::F activated(typename V::F x, Activation activation) {
+  if (activation == Activation::relu) return V::max(V::zero(), x);
+  if (activation == Activation::gelu) {
+    typename V::F density;
+    return V::mul(x, normal_cdf<V>(x, &density));
   }
+  return x;
 }
 
-template <class D, class V>
-void finish(const LinearPacked& in, const float* sums, int rows, int64_t vectors, const float* row_scale, int64_t row,
-            int64_t column) {
-  for (int r = 0; r < rows; ++r) {
-    const float scale = D::int8 ? row_scale[r] : 1.0f;
-    const float* from = sums + r * vectors * V::width;
-    if (in.y_dtype == Dtype::fp32) {
-      finish_row<D, V>(in, from, scale, column, vectors, static_cast<float*>(in.y) + (row + r) * in.outputs);
-    } else {
-      finish_row<D, V>(in, from, scale, column, vectors, static_cast<Bf16*>(in.y) + (row + r) * in.outputs);
+// y [rows, N vectors of outputs from `column` on] from their sums.
+template <class D, class V, int N, class T>
+void finish(const LinearPacked& in, const float* sums, int rows, const float* row_scale, int64_t row, int64_t column) {
+  using F = typename V::F;
+  T* first = static_cast<T*>(in.y) + row * in.outputs;
+  for (int n = 0; n < N && column < in.outputs; ++n, column += V::width) {
+    const F bias = V::loadu(in.bias + column), scale = D::int8 ? V::loadu(in.scale + column) : V::zero();
+    const bool whole = column + V::width <= in.outputs;
+    T* y = first + column;
+    for (int r = 0; r < rows; ++r, y += in.outputs) {
+      const float* from = sums + (r * N + n) * V::width;
+      F value;
+      if constexpr (D::int8) {
+        value = V::mul(D::without_offset(D::load(from), in.offset + column), V::mul(V::set1(row_scale[r]), scale));
+      } else {
+        value = V::load(from);
+      }
+      value = activated<V>(V::add(value, bias), in.activation);
+      if (whole) {
+        V::storeu(y, value);
+      } else {
+        Part<V>{in.outputs - column}.store(y, value);
+      }
     }
   }
 }
@@ -145,8 +144,8 @@ void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, cons
   constexpr int64_t most = glimodern::kChunkBytes / (2 * kLine * panels);
   const int64_t chunks = (pairs + most - 1) / most;
   const char* w = static_cast<const char*>(in.weight) + panel * bytes;
-  for (int64_t chunk = 0; chunk < (chunks < 1 ? 1 : chunks); ++chunk) {
-    const int64_t begin = chunks < 1 ? 0 : pairs * chunk / chunks, end = chunks < 1 ? 0 : pairs * (chunk + 1) / chunks;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t begin = pairs * chunk / chunks, end = pairs * (chunk + 1) / chunks;
     const char* from = w + begin * 2 * kLine;
     const bool last = chunk + 1 >= chunks;
     const char* next = last ? w + panels * bytes : w + end * 2 * kLine;
@@ -159,7 +158,10 @@ void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, cons
       float* sums = scratch + (chunks > 1 ? done * N * V::width : 0);
       PackedTile<D, V, D::rows, N>::run(tile, x + done * stride + begin * 2 * kGroupBytes, stride, from, bytes,
                                         end - begin, sums, chunk > 0);
-      if (last) finish<D, V>(in, sums, tile, N, row_scale + done, row + done, panel * kPanelColumns);
+      if (last) {
+        const auto end_tile = in.y_dtype == Dtype::fp32 ? finish<D, V, N, float> : finish<D, V, N, Bf16>;
+        end_tile(in, sums, tile, D::int8 ? row_scale + done : nullptr, row + done, panel * kPanelColumns);
+      }
       done += tile;
     }
   }

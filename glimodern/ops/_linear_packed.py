@@ -21,7 +21,8 @@ _MOST_INPUTS = 1 << 16  # sums of 127 * 127 products stay below 2^31
 def _pack_panels(weight: Tensor, group: int) -> Tensor:
     """[o, i] -> [panels, groups, 16, group], zeros where there is no output or input."""
     outputs, inputs = weight.shape
-    padded = F.pad(weight, (0, -inputs % (2 * group), 0, -outputs % PANEL))
+    whole = max(-(-inputs // (2 * group)), 1) * 2 * group
+    padded = F.pad(weight, (0, whole - inputs, 0, -outputs % PANEL))
     return padded.unflatten(1, (-1, group)).unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
 
 

@@ -2,7 +2,7 @@
 //
 // The weight lies in panels of kPanelColumns outputs; a panel holds, group after group of inputs, one line of 64 bytes:
 // 4 bytes of each of its outputs. These are one input in fp32, or four in int8. Inputs are padded with zeros to a
-// multiple of 2 groups, outputs to whole panels (glimodern/ops/_linear_packed.py packs).
+// multiple of 2 groups (at least 2), outputs to whole panels (glimodern/ops/_linear_packed.py packs).
 //
 // int8: a row is quantised as q = round(x * 127 / max|x|), and y = act(sum * (row scale * scale) + bias) with the exact
 // sum of q * weight in int32. The kernels multiply q + 128, unsigned, and take 128 * the sum of weights off again. No
