@@ -11,8 +11,8 @@ decoding at 0.5, so the threshold is 0.95.
 Every row has a process of its own (peer_worker.py), which sleeps while another one works; rounds take the rows in
 turns, in reverse order every other round. First the entities must agree, on a trained checkpoint at 0.5: fp32 rows
 exactly, bf16 to 99 %, int8 to 97 % F1; the script stops with status 1 where ours do not, and reports where a peer does
-not. The limit is the linear layers' work (peer_report.encoder_flops, head_flops: attention's own products and all that
-is no product count nothing) at the rate that the fastest GEMM of the same dtype reached in the same run (gemm_rates.py).
+not. The limit is the linear layers' work (peer_report.encoder_flops and head_flops; attention's own products and all
+that is no product count nothing) at the rate of the fastest GEMM of the same dtype in the same run (gemm_rates.py).
 
 Needs the extras peers, minilm and plots; fast_gliner is tried where it is installed, or with --fast-gliner-python.
 pytest collects no benchmark from here.
@@ -142,9 +142,8 @@ class Run:
                     turn.seconds += seconds
         busy = others / max(time.perf_counter() - began, 1e-9)
         if busy > DISTURBED_CORES:
-            self.note(
-                f"DISTURBED: other processes kept {busy:.1f} cores busy while {turns[0].worker.row.name} and others ran"
-            )
+            names = sorted({turn.worker.row.name for turn in turns})
+            self.note(f"DISTURBED: other processes kept {busy:.1f} cores busy while these ran: {', '.join(names)}")
 
     def model(self, name: str) -> None:
         """The whole prediction and single requests of one model, all rows in turns."""
@@ -194,7 +193,7 @@ class Run:
                 row["batches"][str(turn.batch)] = turn.seconds
 
     def requests(self, workers: list[Worker], results: Results) -> None:
-        """Calls of one sentence of middle length, in turns by chunks; fewer calls for a row that would take too long."""
+        """Calls of one sentence of middle length, in turns by chunks; fewer for a row that would take too long."""
         sentence = sorted(self.texts, key=lambda text: len(text.split()))[len(self.texts) // 2]
         labels = self.labels[:REQUEST_LABELS]
         turns = []
@@ -243,9 +242,8 @@ class Run:
             fit = fit_lengths(seconds)
             self.results |= {"lengths": seconds, "lengths_dtype": self.dtype(auto), "lengths_fit": fit._asdict()}
             self.note(
-                f"time against length: {1e6 * fit.linear:.1f} us a token + {1e9 * fit.quadratic:.3f} ns a token squared, "
-                f"which is {fit.share(max(seconds)):.0%} at {max(seconds):,} tokens; no point is off by more than "
-                f"{fit.misfit:.0%}"
+                f"time against length: {1e6 * fit.linear:.1f} us a token + {1e9 * fit.quadratic:.3f} ns a token squared "
+                f"({fit.share(max(seconds)):.0%} of the time at {max(seconds):,}); largest misfit {fit.misfit:.0%}"
             )
             worker.close()
 

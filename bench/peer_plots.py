@@ -50,9 +50,8 @@ def length_plot(results: Mapping[str, Any], file: Path) -> None:
     line = [fit.linear * n for n in points]
     whole = [fit.linear * n + fit.quadratic * n * n for n in points]
     axes.plot(points, line, "--", color="black", linewidth=1, label="linear part: products, window layers, norms")
-    axes.fill_between(
-        points, line, whole, alpha=0.2, label=f"global layers' share: {fit.share(longest):.0%} at {longest:,}"
-    )
+    share = f"global layers' share: {fit.share(longest):.0%} at {longest:,}"
+    axes.fill_between(points, line, whole, alpha=0.2, label=share)
     axes.plot(points, whole, color=OURS, linewidth=1)
     axes.plot(list(seconds), list(seconds.values()), "o", color=OURS, label=f"ours, {results['lengths_dtype']}")
     for row, values in results.get("long", {}).items():

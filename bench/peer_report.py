@@ -132,7 +132,10 @@ def goals(results: Results) -> list[tuple[str, float, float | None]]:
     return [
         ("ModernBERT-base bf16 / gliner's best bf16", 2.3, against(["gliner"], "bf16", "ours bf16")),
         ("ModernBERT-base int8 / any peer's best int8", 3.0, against(PEERS, "int8", "ours int8")),
-        ("ModernBERT-base auto / gliner's default (fp32, batch 8)", 8.0, against(["gliner fp32"], "", "ours auto", "8")),
+        (
+            "ModernBERT-base auto / gliner's default (fp32, batch 8)", 8.0,
+            against(["gliner fp32"], "", "ours auto", batch="8"),
+        ),
         ("MiniLM, our best / any peer's best", 3.0, ratio(best(small, PEERS, ALL), best(small, ["ours"], ALL))),
         ("ModernBERT-base bf16, share of the limit", 0.75, base and share_of_limit(results, base, "ours bf16")),
         (
@@ -141,7 +144,10 @@ def goals(results: Results) -> list[tuple[str, float, float | None]]:
         ),
         ("ModernBERT-base fp32 / gliner's fp32", 3.0, against(["gliner fp32"], "", "ours fp32")),
         ("ModernBERT-base fp32 / any peer's best fp32", 1.6, against(PEERS, "fp32", "ours fp32")),
-        ("one sentence, ModernBERT-base bf16, p50 / gliner's best", 2.0, ratio(gliner_request, requests.get("ours bf16"))),
+        (
+            "one sentence, ModernBERT-base bf16, p50 / gliner's best", 2.0,
+            ratio(gliner_request, requests.get("ours bf16")),
+        ),
     ]  # fmt: skip
 
 

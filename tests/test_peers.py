@@ -44,8 +44,8 @@ def test_agreement(peers):
 @pytest.mark.parametrize(
     ("dtype", "f1", "same", "short"),
     [
-        ("fp32", 1.0, True, False), ("fp32", 1.0, False, True), ("bf16", 0.99, False, False), ("bf16", 0.985, False, True),
-        ("int8", 0.97, False, False), ("int8", 0.96, False, True),
+        ("fp32", 1.0, True, False), ("fp32", 1.0, False, True), ("bf16", 0.99, False, False),
+        ("bf16", 0.985, False, True), ("int8", 0.97, False, False), ("int8", 0.96, False, True),
     ],
 )  # fmt: skip
 def test_falls_short(peers, dtype, f1, same, short):
