@@ -70,9 +70,7 @@ def gemm_rates() -> tuple[Rates, list[str]]:
         for dtype, calls in families:
             try:
                 with torch.inference_mode(), warnings.catch_warnings():
-                    warnings.simplefilter(
-                        "ignore"
-                    )  # quantised tensors are to leave torch; here they still set the rate
+                    warnings.simplefilter("ignore")  # quantised tensors are to leave torch, but still set a rate
                     for path, call in calls:
                         rates[dtype][path] = max(_best_gflops(call, flops), rates[dtype].get(path, 0.0))
             except (AttributeError, RuntimeError) as error:

@@ -216,7 +216,8 @@ def agreement_cells(agreed: Mapping[str, Results]) -> Cells:
 def tables(results: Results) -> Iterable[tuple[str, Sequence[str], Cells]]:
     """(title, columns, cells) of the whole report."""
     if results.get("agreement"):
-        title = f"Entities against {results['reference']}, {results['checkpoint']}, threshold 0.5"
+        where = f"{results['checkpoint']}, {results['checked']} texts, threshold 0.5"
+        title = f"Entities against {results['reference']}: {where}"
         columns = ("row", "F1", "score drift", "entities", "same", "agreement")
         yield title, columns, agreement_cells(results["agreement"])
     for name, model in results["models"].items():
