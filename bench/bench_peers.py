@@ -9,7 +9,7 @@ politics with its 9 labels, else of the embedded demo corpus, else one a line of
 decoding at 0.5, so the threshold is 0.95.
 
 Every row has a process of its own (peer_worker.py), which sleeps while another one works; rounds take the rows in
-turns, in reverse order every other round. First the entities must agree, on a trained checkpoint at 0.5 and the whole of
+turns, in reverse order every other round. First the entities must agree, on a trained checkpoint at 0.5 and all of
 CrossNER politics test: fp32 rows exactly, bf16 to 99 %, int8 to 97 % F1. The script stops with status 1 where ours do
 not, and reports where a peer does not. The limit is the linear layers' work (peer_report.encoder_flops and head_flops;
 attention's own products and all that is no product count nothing) at the rate of the fastest GEMM of the same dtype in
@@ -32,12 +32,12 @@ from typing import Any
 
 from gemm_rates import gemm_rates, limits, rate_lines
 from measure import others_seconds, session_info
-from peer_report import Results, agreement, encoder_flops, falls_short, fit_lengths, head_flops, report
+from peer_report import LONG_TOKENS, Results, agreement, encoder_flops, falls_short, fit_lengths, head_flops, report
 from peer_rows import ENCODER_ROWS, ROOT, ROWS, Row, RowError, Worker, checkpoint_folder, chosen, pause, rounds_for
 
 PARTS = ("agreement", "predict", "request", "long", "lengths")
 THRESHOLD, SENTENCES, REQUEST_LABELS, REQUEST_CALLS, CHUNKS = 0.95, 64, 5, 200, 10
-CHECKED_TEXTS = 8
+QUICKLY_CHECKED = 8
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 DISTURBED_CORES = 0.1
 
@@ -66,6 +66,7 @@ class Run:
         described = f"{len(self.texts)} texts of {source}, {words:,} words, {len(self.labels)} labels"
         self.results: Results = {
             "session": session_info(), "texts": described, "request_labels": REQUEST_LABELS, "models": {}, "notes": [],
+            "quickly_checked": QUICKLY_CHECKED,
         }  # fmt: skip
 
     def note(self, line: str) -> None:
@@ -180,7 +181,7 @@ class Run:
     def predictions(self, workers: list[Worker], results: Results) -> None:
         found, turns = {}, []
         for worker in workers:
-            check = {"texts": self.texts[:CHECKED_TEXTS], "labels": self.labels, "threshold": 0.5}
+            check = {"texts": self.texts[:QUICKLY_CHECKED], "labels": self.labels, "threshold": 0.5}
             found[worker.row.name] = self.ask(worker, "predict", batch=max(worker.row.batches), **check)
             for batch in worker.row.batches:
                 request = {"texts": self.texts, "labels": self.labels, "threshold": THRESHOLD, "batch": batch}
@@ -287,7 +288,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, default=shared, help="the folder with data and checkpoints")
     parser.add_argument("--checkpoint", type=Path, help="trained, to compare entities on (shared: gliner-minilm-mix)")
     parser.add_argument("--agreement-texts", type=int, default=1000, help="texts that agreement is judged on, at most")
-    parser.add_argument("--long-tokens", type=int, default=8192)
+    parser.add_argument("--long-tokens", type=int, default=LONG_TOKENS)
     parser.add_argument("--fast-gliner-python", help="interpreter of an environment that has fast_gliner")
     parser.add_argument("--call-seconds", type=float, default=400.0, help="a call that takes longer ends its row")
     parser.add_argument("--request-seconds", type=float, default=30.0, help="spent on a row's single requests at most")
@@ -295,6 +296,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--chart", type=Path)
     parser.add_argument("--length-plot", type=Path)
     options = parser.parse_args()
+    try:
+        chosen(ROWS, options.rows.split(",") if options.rows else [""])
+    except ValueError as error:
+        parser.error(str(error))
     options.parts = options.parts.split(",") + (["lengths"] if options.length_plot else [])
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"--parts: wanted some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")

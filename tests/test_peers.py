@@ -188,5 +188,5 @@ def test_run_with_ours_alone(tmp_path):
 def test_disagreement_stops_the_run(peers, results):
     report = peers("peer_report")
     agreed = {"ours fp32": {"dtype": "fp32", **report.agreement([[entity(0, 3, "a", 0.9)]], [[]])}}
-    (cells,) = report.agreement_cells(agreed)
+    (cells,) = report.judged_cells(agreed)
     assert cells[-1] == "SHORT" and cells[1] == "0.00%"
