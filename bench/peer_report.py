@@ -154,6 +154,8 @@ def goals(results: Results) -> list[tuple[str, float, float | None]]:
 
 
 Cells = list[list[str]]
+AGREEMENT = ("row", "F1", "score drift", "entities", "same")
+PREDICTION = ("row", "batch", "s", "min-max", "rounds", "words/s", "gliner fp32 8 / this", "this / ours", "limit")
 
 
 def _seconds(value: float) -> str:
@@ -228,18 +230,7 @@ def tables(results: Results) -> Iterable[tuple[str, Sequence[str], Cells]]:
             title = f"{name}, {results['quickly_checked']} texts at 0.5, where random weights sit: for information"
             yield title, AGREEMENT, agreement_cells(model["agreement"])
         if model["rows"]:
-            columns = (
-                "row",
-                "batch",
-                "s",
-                "min-max",
-                "rounds",
-                "words/s",
-                "gliner fp32 8 / this",
-                "this / ours",
-                "limit",
-            )
-            yield f"{name}: {results['texts']}", columns, prediction_cells(results, model)
+            yield f"{name}: {results['texts']}", PREDICTION, prediction_cells(results, model)
         if model.get("requests"):
             columns = ("row", "p50, ms", "p99, ms", "calls")
             yield f"{name}: one sentence, {results['request_labels']} labels", columns, request_cells(model["requests"])
