@@ -170,7 +170,7 @@ def test_run_with_ours_alone(tmp_path):
     texts, out = tmp_path / "texts.txt", tmp_path / "peers.json"
     texts.write_text("Ada Lovelace met Charles Babbage in London .\nTaylor wrote about the Engine .\n")
     command = [sys.executable, str(ROOT / "bench" / "bench_peers.py"), "--models", str(tmp_path / "tiny")]
-    command += ["--rows", "ours fp32", "--parts", "predict,request", "--rounds", "2", "--texts", str(texts)]
+    command += ["--rows", "ours fp32", "--parts", "agreement,predict,request", "--rounds", "2", "--texts", str(texts)]
     command += ["--checkpoint", str(tmp_path / "tiny"), "--request-seconds", "0.05", "--json", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
