@@ -26,6 +26,8 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +40,8 @@ from peer_rows import ENCODER_ROWS, ROOT, ROWS, Row, RowError, Worker, checkpoin
 PARTS = ("agreement", "predict", "request", "long", "lengths")
 THRESHOLD, SENTENCES, REQUEST_LABELS, REQUEST_CALLS, CHUNKS = 0.95, 64, 5, 200, 10
 QUICKLY_CHECKED = 8
+REFERENCES = ("gliner fp32", "ours fp32")
+PEER_PACKAGES = ("transformers", "onnxruntime")
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 DISTURBED_CORES = 0.1
 
@@ -64,9 +68,11 @@ class Run:
         self.texts, self.checked = corpus[:SENTENCES], corpus[: options.agreement_texts]
         words = sum(len(text.split()) for text in self.texts)
         described = f"{len(self.texts)} texts of {source}, {words:,} words, {len(self.labels)} labels"
+        session = session_info()
+        installed = {name: version(name) for name in PEER_PACKAGES if find_spec(name)}
         self.results: Results = {
-            "session": session_info(), "texts": described, "request_labels": REQUEST_LABELS, "models": {}, "notes": [],
-            "quickly_checked": QUICKLY_CHECKED,
+            "session": session, "peer_versions": installed, "texts": described, "request_labels": REQUEST_LABELS,
+            "models": {}, "notes": [], "quickly_checked": QUICKLY_CHECKED,
         }  # fmt: skip
 
     def note(self, line: str) -> None:
@@ -97,26 +103,27 @@ class Run:
         """Whether our rows agree with the reference on the trained checkpoint; all rows' agreement is recorded."""
         found: dict[str, Any] = {}
         rows = chosen(ROWS, self.asked)
-        reference = next(row for row in (*rows, *ROWS) if row.name in ("gliner fp32", "ours fp32"))
-        for row in rows if reference in rows else [reference, *rows]:
+        if not any(row.name in REFERENCES for row in rows):
+            rows += chosen(ROWS, [REFERENCES[-1]])
+        for row in rows:
             for worker in self.start([row], checkpoint):
                 request = {"texts": self.checked, "labels": self.labels, "threshold": 0.5}
                 found[row.name] = self.ask(worker, "predict", batch=max(row.batches), **request)
                 worker.close()
-        agreed = self.agreed(found, reference.name)
-        self.results |= {"agreement": agreed, "reference": reference.name, "checkpoint": checkpoint.name}
-        self.results["checked"] = len(self.checked)
+        agreed = self.agreed(found)
+        self.results |= {"agreement": agreed, "checkpoint": checkpoint.name, "checked": len(self.checked)}
         return not any(name.startswith("ours") and falls_short(row["dtype"], row) for name, row in agreed.items())
 
-    def agreed(self, found: dict[str, Any], reference: str) -> dict[str, Results]:
-        wanted = found.get(reference)
-        if wanted is None:
-            return {}
+    def agreed(self, found: dict[str, Any]) -> dict[str, Results]:
+        """Every row's agreement with gliner's fp32 or, where that did not run, with ours."""
+        found = {name: entities for name, entities in found.items() if entities is not None}
+        reference = next((name for name in REFERENCES if name in found), None)
+        if reference is None:
+            raise SystemExit("no fp32 row ran, so there is nothing to compare the entities with")
         dtypes = {row.name: self.dtype(row) for row in ROWS}
         return {
-            name: {"dtype": dtypes[name], **agreement(wanted, entities)}
+            name: {"dtype": dtypes[name], "reference": reference, **agreement(found[reference], entities)}
             for name, entities in found.items()
-            if entities is not None
         }
 
     def dtype(self, row: Row) -> str:
@@ -189,8 +196,8 @@ class Run:
                     rounds = rounds_for(first[0], self.options.rounds)
                     turns.append(Turn(worker, batch, request, rounds, [] if rounds else first))
                     print(f"  {worker.row.name}, batch {batch}: {first[0]:.2f} s, {rounds} rounds", file=sys.stderr)
-        reference = "gliner fp32" if found.get("gliner fp32") is not None else "ours fp32"
-        results["agreement"] = self.agreed(found, reference)
+        if any(found.get(name) is not None for name in REFERENCES):
+            results["agreement"] = self.agreed(found)
         self.in_turns(turns)
         for turn in turns:
             if turn.seconds:
@@ -322,8 +329,9 @@ def main() -> int:
         run.results |= {"gemm_gflops": rates, "limits": limits(rates)}
         for line in (*rate_lines(rates), *missing):
             run.note(line)
-        for name in options.models.split(","):
-            run.model(name)
+        if {"predict", "request"} & set(options.parts):
+            for name in options.models.split(","):
+                run.model(name)
         if "long" in options.parts:
             run.long_text(options.long_tokens)
         if "lengths" in options.parts:

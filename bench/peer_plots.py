@@ -20,7 +20,7 @@ OURS, PEER = "tab:blue", "tab:gray"
 def bar_chart(results: Mapping[str, Any], file: Path) -> None:
     """Median seconds of every row, its best batch size, a panel a model; ours coloured, logarithmic."""
     models = {name: model for name, model in results["models"].items() if model["rows"]}
-    figure, panels = plt.subplots(1, len(models), figsize=(6.5 * len(models), 4.5), squeeze=False)
+    figure, panels = plt.subplots(1, len(models), figsize=(6.5 * len(models), 4.5), squeeze=False, layout="constrained")
     for axes, (name, model) in zip(panels[0], models.items(), strict=True):
         bars = []
         for row, timed in model["rows"].items():

@@ -223,11 +223,14 @@ def tables(results: Results) -> Iterable[tuple[str, Sequence[str], Cells]]:
     """(title, columns, cells) of the whole report."""
     if results.get("agreement"):
         where = f"{results['checkpoint']}, {results['checked']} texts, threshold 0.5"
-        title = f"Entities against {results['reference']}: {where}"
+        reference = next(iter(results["agreement"].values()))["reference"]
+        title = f"Entities against {reference}: {where}"
         yield title, (*AGREEMENT, "agreement"), judged_cells(results["agreement"])
     for name, model in results["models"].items():
         if model.get("agreement"):
-            title = f"{name}, {results['quickly_checked']} texts at 0.5, where random weights sit: for information"
+            title = (
+                f"{name}: entities of {results['quickly_checked']} texts at 0.5, where random weights sit (not judged)"
+            )
             yield title, AGREEMENT, agreement_cells(model["agreement"])
         if model["rows"]:
             yield f"{name}: {results['texts']}", PREDICTION, prediction_cells(results, model)
@@ -247,7 +250,13 @@ def tables(results: Results) -> Iterable[tuple[str, Sequence[str], Cells]]:
 
 
 def report(results: Results) -> None:
-    console = Console(width=150, highlight=False)
+    console, session = Console(width=150, highlight=False), results["session"]
+    versions = ", ".join(
+        f"{name} {number}" for name, number in {**session["versions"], **results["peer_versions"]}.items()
+    )
+    console.print(
+        f"machine: {session['machine']}, {session['threads']} threads; commit {session['commit']}; {versions}"
+    )
     for title, columns, cells in tables(results):
         table = Table(title=title, title_justify="left")
         for i, name in enumerate(columns):

@@ -124,6 +124,8 @@ def results():
         "limits": {"fp32": 200.0, "bf16": 800.0, "int8": 1500.0},
         "long": {"transformers encoder bf16": [40.0], "ours encoder bf16": [8.0]},
         "long_tokens": 8192, "request_labels": 5, "texts": "texts", "notes": ["a note"],
+        "session": {"machine": "a machine", "threads": 2, "commit": "c0ffee", "versions": {"torch": "2.13.0"}},
+        "peer_versions": {"transformers": "5.16.0"},
     }  # fmt: skip
 
 
@@ -149,7 +151,9 @@ def test_goals(peers, results):
 def test_report_prints_every_table(peers, results, capsys):
     peers("peer_report").report(results)
     printed = capsys.readouterr().out
-    assert "fast_gliner int8" in printed and "ours auto (bf16)" in printed and "a note" in printed
+    assert (
+        "fast_gliner int8" in printed and "ours auto (bf16)" in printed and "a note" in printed and "c0ffee" in printed
+    )
     assert "One text of 8,192 tokens" in printed and "share of the limit" in printed
 
 
@@ -177,7 +181,7 @@ def test_run_with_ours_alone(tmp_path):
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "Goals (issue 4)" in answer.stdout
     results = json.loads(out.read_text())
-    assert results["agreement"]["ours fp32"]["same"] and results["reference"] == "ours fp32"
+    assert results["agreement"]["ours fp32"]["same"] and results["agreement"]["ours fp32"]["reference"] == "ours fp32"
     (model,) = results["models"].values()
     assert len(model["rows"]["ours fp32"]["batches"]["0"]) == 2 and model["flops"] > 0
     assert model["work"]["words"] == 14 and model["work"]["types"] == 10
