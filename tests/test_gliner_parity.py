@@ -98,7 +98,7 @@ def test_random_public_checkpoint(shared, tmp_path, kind, hidden_size):
     from glimodern import GLiModern
 
     public = random_public_model(tmp_path / "public", kind, tmp_path, hidden_size)
-    ours = GLiModern.from_pretrained(tmp_path / "public")
+    ours = GLiModern.from_pretrained(tmp_path / "public", dtype="fp32")
     texts = sentences(shared, 12) + [["one"]]
     assert_same_logits(public, ours, texts, LABELS)
     logits = torch.cat([t[torch.isfinite(t)] for t in our_logits(ours, texts, LABELS)])
@@ -119,7 +119,7 @@ def test_trained_public_checkpoint(shared):
 
     folder = shared / "checkpoints" / "gliner-minilm-mix"
     public = gliner.GLiNER.from_pretrained(str(folder)).eval()
-    ours = GLiModern.from_pretrained(folder)
+    ours = GLiModern.from_pretrained(folder, dtype="fp32")
     texts = sentences(shared, 24)
     assert_same_logits(public, ours, texts, LABELS)
     assert_same_entities(public, ours, [" ".join(words) for words in texts], LABELS, 0.2)
