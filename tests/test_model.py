@@ -111,7 +111,7 @@ def test_bad_threshold(tiny_model):
 
 
 def test_round_trip(tiny_model, saved):
-    again = GLiModern.from_pretrained(saved, dtype="fp32")
+    again = GLiModern.from_pretrained(saved, trainable=True)
     threshold = low_threshold(tiny_model)
     assert again.predict(TEXT, LABELS, threshold) == tiny_model.predict(TEXT, LABELS, threshold)
     assert not [name for name in os.listdir(saved.parent) if name != "model"]
@@ -143,7 +143,7 @@ def test_ffn_mode_and_lstm_round_trip(tmp_path):
     with pytest.warns(UserWarning, match="not known to the public gliner package"):
         with_lstm.save_pretrained(tmp_path / "rnn")
     batch = with_lstm.packer.pack([WORDS, [], WORDS[:2]], [LABELS] * 3)
-    wanted, got = with_lstm.scores(batch), GLiModern.from_pretrained(tmp_path / "rnn", dtype="fp32").scores(batch)
+    wanted, got = with_lstm.scores(batch), GLiModern.from_pretrained(tmp_path / "rnn", trainable=True).scores(batch)
     for one, other in zip(wanted, got, strict=True):
         assert torch.equal(one, other)
 
@@ -180,7 +180,7 @@ def test_plain_bin_loads_and_code_is_refused(tiny_model, saved):
     (saved / "model.safetensors").unlink()
     torch.save(state, saved / "pytorch_model.bin")
     threshold = low_threshold(tiny_model)
-    assert GLiModern.from_pretrained(saved, dtype="fp32").predict(TEXT, LABELS, threshold) == tiny_model.predict(
+    assert GLiModern.from_pretrained(saved, trainable=True).predict(TEXT, LABELS, threshold) == tiny_model.predict(
         TEXT, LABELS, threshold
     )
 
