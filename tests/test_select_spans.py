@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from backends import extension
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimodern import ops, reference
-from tests.backends import extension
 
 needs_extension = pytest.mark.skipif(extension is None, reason="the C++ extension is not built")
 
