@@ -34,7 +34,17 @@ from typing import Any
 
 from gemm_rates import gemm_rates, limits, rate_lines
 from measure import others_seconds, session_info
-from peer_report import LONG_TOKENS, Results, agreement, encoder_flops, falls_short, fit_lengths, head_flops, report
+from peer_report import (
+    LONG_TOKENS,
+    Results,
+    agreement,
+    encoder_flops,
+    falls_short,
+    fit_lengths,
+    head_flops,
+    report,
+    rms_difference,
+)
 from peer_rows import ENCODER_ROWS, ROOT, ROWS, Row, RowError, Worker, checkpoint_folder, chosen, pause, rounds_for
 
 PARTS = ("agreement", "predict", "request", "long", "lengths")
@@ -259,12 +269,6 @@ class Run:
                 f"({fit.share(max(seconds)):.0%} of the time at {max(seconds):,}); largest misfit {fit.misfit:.0%}"
             )
             worker.close()
-
-
-def rms_difference(wanted: list[list[float]], found: list[list[float]]) -> float:
-    """RMS of the difference over RMS of what was wanted."""
-    pairs = [(a, b) for row, other in zip(wanted, found, strict=True) for a, b in zip(row, other, strict=True)]
-    return (sum((a - b) ** 2 for a, b in pairs) / sum(a * a for a, _ in pairs)) ** 0.5
 
 
 def read_texts(options: argparse.Namespace) -> tuple[list[str], list[str], str]:

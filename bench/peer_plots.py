@@ -56,7 +56,9 @@ def length_plot(results: Mapping[str, Any], file: Path) -> None:
     axes.plot(list(seconds), list(seconds.values()), "o", color=OURS, label=f"ours, {results['lengths_dtype']}")
     for row, values in results.get("long", {}).items():
         if not row.startswith("ours"):
-            axes.plot([results["long_tokens"]], [median(values)], "s", label=f"{row}, {median(values):.3g} s")
+            axes.plot(
+                [results["long_tokens"]], [median(values)], "s", color=PEER, label=f"{row}, {median(values):.3g} s"
+            )
     axes.xaxis.set_major_formatter(plain_numbers)
     axes.set_xlabel("tokens of one text")
     axes.set_ylabel("seconds (median)")

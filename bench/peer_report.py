@@ -37,6 +37,12 @@ def falls_short(dtype: str, agreed: Results) -> bool:
     return not agreed["same"] if dtype == "fp32" else agreed["f1"] < LEAST_AGREEMENT[dtype]
 
 
+def rms_difference(wanted: list[list[float]], found: list[list[float]]) -> float:
+    """RMS of the difference over RMS of what was wanted."""
+    pairs = [(a, b) for row, other in zip(wanted, found, strict=True) for a, b in zip(row, other, strict=True)]
+    return (sum((a - b) ** 2 for a, b in pairs) / sum(a * a for a, _ in pairs)) ** 0.5
+
+
 def encoder_flops(config: Mapping[str, Any], tokens: int, rows: int) -> int:
     """FLOPs of an encoder's linear layers over packed tokens; what follows the last layer's attention counts for the
     `rows` alone that the head reads (first sub-tokens of words, and types).

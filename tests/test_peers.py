@@ -89,6 +89,10 @@ def test_flops_of_a_real_run(peers, tiny_model):
     assert products in (counted, counted + bias_product)
 
 
+def test_rms_difference(peers):
+    assert peers("peer_report").rms_difference([[3.0, 4.0]], [[3.0, 4.5]]) == pytest.approx(0.1)
+
+
 def test_fit_of_exact_points(peers):
     report = peers("peer_report")
     seconds = {n: 1e-4 * n + 2e-9 * n * n for n in (128, 512, 2048, 8192)}
