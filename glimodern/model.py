@@ -218,7 +218,12 @@ class GLiModern(nn.Module):
                     f"({ops.backend_info('cpu')['linear_packed']['why']})"
                 )
             return
-        self.encoder.pack(dtype)
+        if not self.encoder.pack(dtype) and dtype == "int8":
+            warnings.warn(
+                f"dtype: the layers of {self.encoder.config.model_type} are not known to pack, so the encoder is not "
+                "quantised, only the head is in int8",
+                stacklevel=3,
+            )
         if "projection" in self._modules:
             self.projection = PackedLinear(self.projection, dtype)  # type: ignore[assignment]
         self.head.pack(dtype)

@@ -112,6 +112,18 @@ def test_loading_int8_warns_where_it_finds_other_entities(folder, monkeypatch):
         GLiModern.from_pretrained(folder, dtype="int8")
 
 
+def test_an_encoder_that_stays_plain_is_said(tmp_path):
+    from transformers import T5Config
+
+    from glimodern.demo import train_tokenizer
+
+    tokenizer = train_tokenizer([WORDS], ["person"], vocab_size=300)
+    config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    GLiModern.from_encoder_config(config, tokenizer).save_pretrained(tmp_path / "t5")
+    with pytest.warns(UserWarning, match="layers of t5 are not known to pack, so the encoder is not quantised"):
+        GLiModern.from_pretrained(tmp_path / "t5", dtype="int8")
+
+
 def test_check_precision(folder):
     report = quietly_int8(folder).check_precision([TEXT, "London"], LABELS, threshold=0.45)
     assert (report.dtype, report.texts) == ("int8", 2)
