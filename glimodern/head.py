@@ -93,18 +93,13 @@ class _PackedSpan(nn.Module):
         self.register_buffer("w2", second.weight.detach())
         self.register_buffer("b2", second.bias.detach())
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        parts: dict[str, Any] = {}
-        for name, half in (("start.", self.start), ("end.", self.end)):
-            half._save_to_state_dict(parts, name, keep_vars)
-        destination[prefix + "0.weight"] = torch.cat([parts["start.weight"], parts["end.weight"]], dim=1)
-        destination[prefix + "0.bias"] = parts["start.bias"]
-        destination[prefix + "3.weight"], destination[prefix + "3.bias"] = self.w2, self.b2
-
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """That of the FFN; the halves have no entries of their own."""
         destination = OrderedDict() if destination is None else destination
-        self._save_to_state_dict(destination, prefix, keep_vars)
+        start, end = self.start.state_dict(), self.end.state_dict()
+        destination[prefix + "0.weight"] = torch.cat([start["weight"], end["weight"]], dim=1)
+        destination[prefix + "0.bias"] = start["bias"]
+        destination[prefix + "3.weight"], destination[prefix + "3.bias"] = self.w2, self.b2
         return destination
 
 
