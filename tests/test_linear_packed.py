@@ -198,9 +198,18 @@ def test_weights_are_quantised_within_the_bounds_of_16_bit_sums():
 
 def test_rows_are_quantised_to_half_a_step():
     x, *_ = draw(20, 50, 1)
-    q, scale = quantise_rows(x)
-    assert q.abs().amax(1).tolist() == [127.0] * 20
-    assert bool(((q * scale - x).abs() <= scale * 0.5001).all())
+    x[:5].relu_()
+    x[5:10] = -x[5:10].abs() - 3.0  # 0 is represented all the same
+    q, scale, zero = quantise_rows(x)
+    assert q.min() == 0.0 and q.max() == 255.0 and bool((q.amax(1) - q.amin(1))[:5].eq(255.0).all())
+    assert zero[:5].tolist() == [[0.0]] * 5 and zero[5:10].tolist() == [[255.0]] * 5
+    assert bool((((q - zero) * scale - x).abs() <= scale * 0.5001).all())
+
+
+def test_a_row_of_opposite_extremes_saturates_without_losing_a_step():
+    q, scale, zero = quantise_rows(torch.tensor([[255.0, -255.0, 0.0], [255e36, -255e36, 0.0]]))  # 127.5 steps each
+    assert q.tolist() == [[255.0, 0.0, 128.0]] * 2 and zero.tolist() == [[128.0]] * 2
+    assert bool(scale.isfinite().all())
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp32"])
@@ -211,7 +220,7 @@ def test_opcheck(backend, dtype):
     with running(backend):
         torch.library.opcheck(
             torch.ops.glimodern.linear_packed.default,
-            (x, p.panels, p.scale, p.offset, p.bias, 7, "relu", torch.float32),
+            (x, p.panels, p.scale, p.weight_sum, p.bias, 7, "relu", torch.float32),
         )
 
 

@@ -5,8 +5,6 @@
 namespace glimodern {
 namespace {
 
-// vpmaddubsw twice, their 16-bit sums added and then widened by vpmaddwd: 3 multiplications for 64 products of bytes,
-// exact because the packed weights keep the 16-bit sums in range.
 struct Int8 {
   using A = __m256i;
   using W = __m256i;
@@ -21,28 +19,24 @@ struct Int8 {
   static W broadcast(const char* x) {
     return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(x)));
   }
-  static __m256 without_offset(A sum, const int32_t* offset) {
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_loadu_si256(reinterpret_cast<const A*>(offset))));
+  static __m256 minus(A sum, int32_t zero, const int32_t* weight_sum) {
+    const A weights = _mm256_loadu_si256(reinterpret_cast<const A*>(weight_sum));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_mullo_epi32(_mm256_set1_epi32(zero), weights)));
   }
+  static W products(W x, W w) { return _mm256_maddubs_epi16(x, w); }
+  static W plus16(W x, W y) { return _mm256_add_epi16(x, y); }
+  static A widened(W x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
   template <int R, int N>
   static void step(const char* x, int64_t stride, const char* w, int64_t panel, A* sum) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const W first = broadcast(x + r * stride), second = broadcast(x + r * stride + kGroupBytes);
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) {
-        const W pairs = _mm256_add_epi16(_mm256_maddubs_epi16(first, weights(vector_at<Avx2>(w, n, panel))),
-                                         _mm256_maddubs_epi16(second, weights(vector_at<Avx2>(w + kLine, n, panel))));
-        sum[r * N + n] = _mm256_add_epi32(sum[r * N + n], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-      }
-    }
+    step_by_two_groups<Int8, Avx2, R, N>(x, stride, w, panel, sum);
   }
-  static void quantise(const __m256* x, uint8_t* to) {
+  static void quantise(const __m256* x, int32_t zero, uint8_t* to) {
+    const A shift = _mm256_set1_epi16(static_cast<int16_t>(zero));
     const A low = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
     const A high = _mm256_packs_epi32(_mm256_cvtps_epi32(x[2]), _mm256_cvtps_epi32(x[3]));
-    const A order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packs works in halves
-    const A q = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-    _mm256_storeu_si256(reinterpret_cast<A*>(to), _mm256_xor_si256(q, _mm256_set1_epi8(-128)));
+    const A q = _mm256_packus_epi16(_mm256_add_epi16(low, shift), _mm256_add_epi16(high, shift));
+    const A order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // pack works in halves
+    _mm256_storeu_si256(reinterpret_cast<A*>(to), _mm256_permutevar8x32_epi32(q, order));
   }
 };
 

@@ -19,12 +19,13 @@ struct Int8Avx512 {
   static void store(float* p, A x) { _mm512_store_si512(p, x); }
   static W weights(const char* w) { return _mm512_loadu_si512(w); }
   static W broadcast(const char* x) { return _mm512_castps_si512(_mm512_set1_ps(*reinterpret_cast<const float*>(x))); }
-  static __m512 without_offset(A sum, const int32_t* offset) {
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_loadu_si512(offset)));
+  static __m512 minus(A sum, int32_t zero, const int32_t* weight_sum) {
+    const A offset = _mm512_mullo_epi32(_mm512_set1_epi32(zero), _mm512_loadu_si512(weight_sum));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offset));
   }
-  static void quantise(const __m512* x, uint8_t* to) {
-    const __m128i q = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[0]));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_xor_si128(q, _mm_set1_epi8(-128)));
+  static void quantise(const __m512* x, int32_t zero, uint8_t* to) {
+    const A q = _mm512_add_epi32(_mm512_cvtps_epi32(x[0]), _mm512_set1_epi32(zero));  // >= 0
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(q));
   }
 };
 

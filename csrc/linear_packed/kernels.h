@@ -12,7 +12,8 @@ constexpr int64_t kGroupBytes = 4;      // of a group in a row of x, and of an o
 constexpr int64_t kChunkBytes = 16384;  // of panels that a tile's rows meet one after the other: half the first cache
 constexpr int64_t kBlockBytes = 256 << 10;  // of rows of x that meet a panel one after the other: half the second cache
 
-constexpr float kLeastRowMax = 1e-30f;  // a row's largest number counts as this at least: 127 / it is finite
+constexpr float kSteps = 255.0f;          // of a quantised row, from its smallest number, or 0, to its largest, or 0
+constexpr float kLeastRowRange = 1e-30f;  // these count as so far apart at least: 255 / it is finite
 
 inline int64_t packed_groups(const LinearPacked& in) {
   const int64_t inputs = in.inputs > 0 ? in.inputs : 1;
@@ -21,11 +22,12 @@ inline int64_t packed_groups(const LinearPacked& in) {
 
 inline int64_t panel_count(const LinearPacked& in) { return (in.outputs + kPanelColumns - 1) / kPanelColumns; }
 
-// Rows of x as the kernels multiply them: uint8 (q + 128) or fp32, packed_groups() groups of them readable.
+// Rows of x as the kernels multiply them: uint8 q or fp32, packed_groups() groups of them readable.
 struct PreparedRows {
   char* data;
   int64_t stride;  // bytes
   float* scale;    // [rows], int8 only
+  int32_t* zero;   // [rows] the q that stands for 0, int8 only
 };
 
 struct LinearKernels {
@@ -37,6 +39,18 @@ struct LinearKernels {
   void (*multiply)(const LinearPacked&, const PreparedRows&, int64_t from, int64_t begin, int64_t end, int64_t panel,
                    int64_t last, float* scratch);
 };
+
+struct RowRange {
+  float scale, factor;  // what a step stands for, steps a unit
+  int32_t zero;
+};
+
+// low, high >= 0: how far a row reaches below and above 0. Static: every instruction set compiles its own.
+static inline RowRange row_range(float low, float high) {
+  const float step = low / kSteps + high / kSteps, least = kLeastRowRange / kSteps;  // low + high may overflow
+  const float scale = step < least ? least : step, factor = 1.0f / scale;
+  return {scale, factor, static_cast<int32_t>(__builtin_nearbyintf(low * factor))};
+}
 
 // How many rows of x meet a panel one after the other.
 inline int64_t block_rows(int64_t stride) {

@@ -60,13 +60,15 @@ void linear_packed(const LinearPacked& in, int threads) {
 
   // So many rows are prepared at once that each thread's share stays in its second cache.
   const int64_t most = as_is ? in.rows : std::min(in.rows, 2 * block_rows(stride) * threads);
-  PreparedRows prepared{static_cast<char*>(const_cast<void*>(in.x)), stride, nullptr};
-  Scratch rows, scales;
+  PreparedRows prepared{static_cast<char*>(const_cast<void*>(in.x)), stride, nullptr, nullptr};
+  Scratch rows, scales, zeros;
   if (!as_is) {
     rows = make_scratch(static_cast<size_t>(most * stride) / sizeof(float));
     prepared.data = reinterpret_cast<char*>(rows.get());
     scales = make_scratch(static_cast<size_t>(most));
     prepared.scale = scales.get();
+    zeros = make_scratch(static_cast<size_t>(most));
+    prepared.zero = reinterpret_cast<int32_t*>(zeros.get());
   }
   const int64_t panels = panel_count(in);
   const size_t tile = whole_lines(static_cast<size_t>(block_rows(stride) * run.tile_panels * kPanelColumns));

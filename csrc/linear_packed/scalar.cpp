@@ -20,19 +20,22 @@ void prepare(const LinearPacked& in, int64_t row, const PreparedRows& prepared, 
     for (int64_t k = 0; k < packed_groups(in); ++k) values[k] = k < in.inputs ? x_at(in, row, k) : 0.0f;
     return;
   }
-  float largest = kLeastRowMax;
+  float low = 0.0f, high = 0.0f;
   bool finite = true;
   for (int64_t k = 0; k < in.inputs; ++k) {
-    const float size = std::fabs(x_at(in, row, k));
-    finite = finite && std::isfinite(size);
-    largest = size > largest ? size : largest;
+    const float value = x_at(in, row, k);
+    finite = finite && std::isfinite(value);
+    low = -value > low ? -value : low;
+    high = value > high ? value : high;
   }
-  prepared.scale[to] = finite ? largest / 127.0f : std::numeric_limits<float>::quiet_NaN();
+  const RowRange range = row_range(low, high);
+  prepared.scale[to] = finite ? range.scale : std::numeric_limits<float>::quiet_NaN();
+  prepared.zero[to] = finite ? range.zero : 0;
   uint8_t* q = reinterpret_cast<uint8_t*>(out);
-  const float factor = 127.0f / largest;
   for (int64_t k = 0; k < packed_groups(in) * kGroupBytes; ++k) {
-    const float value = finite && k < in.inputs ? std::nearbyint(x_at(in, row, k) * factor) : 0.0f;
-    q[k] = static_cast<uint8_t>(static_cast<int>(value) + 128);
+    const float value = finite && k < in.inputs ? std::nearbyint(x_at(in, row, k) * range.factor) : 0.0f;
+    const int shifted = static_cast<int>(value) + prepared.zero[to];
+    q[k] = static_cast<uint8_t>(shifted > 255 ? 255 : shifted);
   }
 }
 
@@ -50,7 +53,7 @@ float product(const LinearPacked& in, const PreparedRows& prepared, int64_t row,
   }
   int32_t sum = 0;
   for (int64_t k = 0; k < groups * kGroupBytes; ++k) {
-    const int q = static_cast<uint8_t>(x[k]) - 128;
+    const int q = static_cast<uint8_t>(x[k]) - prepared.zero[row];
     sum += q * reinterpret_cast<const int8_t*>(w)[k / kGroupBytes * kLine + k % kGroupBytes];
   }
   return static_cast<float>(sum) * (prepared.scale[row] * in.scale[output]);

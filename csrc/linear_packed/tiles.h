@@ -43,6 +43,24 @@ inline __attribute__((always_inline)) void step_by_groups(const char* x, int64_t
   }
 }
 
+// Two groups at once, int8 without VNNI: D::products (vpmaddubsw) of each, their 16-bit sums added and then widened by
+// D::widened (vpmaddwd). 3 multiplications for 8 products an output, exact because the packed weights keep the 16-bit
+// sums in range.
+template <class D, class V, int R, int N>
+inline __attribute__((always_inline)) void step_by_two_groups(const char* x, int64_t stride, const char* w,
+                                                              int64_t panel, typename D::A* sum) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const typename D::W first = D::broadcast(x + r * stride), second = D::broadcast(x + r * stride + kGroupBytes);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+      const typename D::W a = D::products(first, D::weights(vector_at<V>(w, n, panel)));
+      const typename D::W b = D::products(second, D::weights(vector_at<V>(w + kLine, n, panel)));
+      sum[r * N + n] = D::plus(sum[r * N + n], D::widened(D::plus16(a, b)));
+    }
+  }
+}
+
 // fp32, one FMA a group.
 template <class V>
 struct Fp32 {
@@ -109,7 +127,8 @@ inline __attribute__((always_inline)) typename V::F activated(typename V::F x, A
 
 // y [rows, N vectors of outputs from `column` on] from their sums.
 template <class D, class V, int N, class T>
-void finish(const LinearPacked& in, const float* sums, int rows, const float* row_scale, int64_t row, int64_t column) {
+void finish(const LinearPacked& in, const float* sums, int rows, const float* row_scale, const int32_t* row_zero,
+            int64_t row, int64_t column) {
   using F = typename V::F;
   T* first = static_cast<T*>(in.y) + row * in.outputs;
   for (int n = 0; n < N && column < in.outputs; ++n, column += V::width) {
@@ -120,7 +139,8 @@ void finish(const LinearPacked& in, const float* sums, int rows, const float* ro
       const float* from = sums + (r * N + n) * V::width;
       F value;
       if constexpr (D::int8) {
-        value = V::mul(D::without_offset(D::load(from), in.offset + column), V::mul(V::set1(row_scale[r]), scale));
+        const auto sum = D::minus(D::load(from), row_zero[r], in.weight_sum + column);
+        value = V::mul(sum, V::mul(V::set1(row_scale[r]), scale));
       } else {
         value = V::load(from);
       }
@@ -137,8 +157,8 @@ void finish(const LinearPacked& in, const float* sums, int rows, const float* ro
 // Rows [row, row + rows) of a block with N vectors of outputs, chunk after chunk of inputs, so that a chunk of the
 // panels stays in the first cache; meanwhile the next chunk is fetched. Sums by chunks also lose fewer digits in fp32.
 template <class D, class V, int N>
-void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, const float* row_scale, int64_t row,
-                     int64_t rows, int64_t panel, bool more, float* scratch) {
+void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, const float* row_scale,
+                     const int32_t* row_zero, int64_t row, int64_t rows, int64_t panel, bool more, float* scratch) {
   constexpr int64_t panels = N * V::width / kPanelColumns;
   const int64_t pairs = glimodern::packed_groups(in) / 2, bytes = pairs * 2 * kLine;
   constexpr int64_t most = glimodern::kChunkBytes / (2 * kLine * panels);
@@ -160,7 +180,11 @@ void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, cons
                                         end - begin, sums, chunk > 0);
       if (last) {
         const auto end_tile = in.y_dtype == Dtype::fp32 ? finish<D, V, N, float> : finish<D, V, N, Bf16>;
-        end_tile(in, sums, tile, D::int8 ? row_scale + done : nullptr, row + done, panel * kPanelColumns);
+        if constexpr (D::int8) {
+          end_tile(in, sums, tile, row_scale + done, row_zero + done, row + done, panel * kPanelColumns);
+        } else {
+          end_tile(in, sums, tile, nullptr, nullptr, row + done, panel * kPanelColumns);
+        }
       }
       done += tile;
     }
@@ -176,11 +200,14 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
     const int64_t rows = end - row < most ? end - row : most;
     const char* x = prepared.data + (row - from) * prepared.stride;
     const float* scale = D::int8 ? prepared.scale + (row - from) : nullptr;
+    const int32_t* zero = D::int8 ? prepared.zero + (row - from) : nullptr;
     int64_t p = panel;
     for (; p + panels <= last; p += panels) {
-      multiply_panels<D, V, D::vectors>(in, x, prepared.stride, scale, row, rows, p, p + 2 * panels <= last, scratch);
+      multiply_panels<D, V, D::vectors>(in, x, prepared.stride, scale, zero, row, rows, p, p + 2 * panels <= last,
+                                        scratch);
     }
-    for (; p < last; ++p) multiply_panels<D, V, in_panel>(in, x, prepared.stride, scale, row, rows, p, false, scratch);
+    for (; p < last; ++p)
+      multiply_panels<D, V, in_panel>(in, x, prepared.stride, scale, zero, row, rows, p, false, scratch);
   }
 }
 
@@ -201,34 +228,37 @@ void prepare_fp32(const LinearPacked& in, int64_t row, const PreparedRows& prepa
   }
 }
 
-// q + 128 and the row's scale. D::quantise stores D::bytes numbers at once, so the stride has room for them.
+// A row's numbers, its scale and its zero. D::quantise stores D::bytes numbers at once, so the stride has room for
+// them.
 template <class D, class V, class T>
-void prepare_int8_row(const T* x, int64_t inputs, int64_t padded, uint8_t* to, float* scale) {
+void prepare_int8_row(const T* x, int64_t inputs, int64_t padded, uint8_t* to, float* scale, int32_t* zero) {
   using F = typename V::F;
-  F most = V::zero(), bad = V::zero();  // bad: NaN once x is not finite, else 0
+  F high = V::zero(), low = V::zero(), bad = V::zero();  // bad: NaN once x is not finite, else 0
   for_row<V>(inputs, [&](int64_t j, auto io) {
     const F value = io.load(x + j);
-    most = V::max(V::abs(value), most);
+    high = V::max(value, high);
+    low = V::max(V::sub(V::zero(), value), low);
     bad = V::fma(value, V::zero(), bad);
   });
   const bool finite = V::sum(bad) == 0.0;
-  const float largest = V::largest(most), bound = largest < glimodern::kLeastRowMax ? glimodern::kLeastRowMax : largest;
-  *scale = finite ? bound / 127.0f : __builtin_nanf("");
-  const F factor = V::set1(finite ? 127.0f / bound : 0.0f);
+  const glimodern::RowRange range = glimodern::row_range(V::largest(low), V::largest(high));
+  *scale = finite ? range.scale : __builtin_nanf("");
+  *zero = finite ? range.zero : 0;
+  const F factor = V::set1(finite ? range.factor : 0.0f);
   constexpr int vectors = D::bytes / V::width;
   int64_t j = 0;
   F values[vectors];
   for (; j + D::bytes <= inputs; j += D::bytes) {
 #pragma GCC unroll 4
     for (int n = 0; n < vectors; ++n) values[n] = V::mul(V::loadu(x + j + n * V::width), factor);
-    D::quantise(values, to + j);
+    D::quantise(values, *zero, to + j);
   }
   if (j < padded) {
     alignas(64) float rest[D::bytes] = {};
     for (int64_t k = j; k < inputs; ++k) rest[k - j] = widen(x[k]);
 #pragma GCC unroll 4
     for (int n = 0; n < vectors; ++n) values[n] = V::mul(V::load(rest + n * V::width), factor);
-    D::quantise(values, to + j);
+    D::quantise(values, *zero, to + j);
   }
 }
 
@@ -238,10 +268,10 @@ void prepare_int8(const LinearPacked& in, int64_t row, const PreparedRows& prepa
   const int64_t padded = glimodern::packed_groups(in) * kGroupBytes;
   if (in.x_dtype == Dtype::fp32) {
     prepare_int8_row<D, V>(static_cast<const float*>(in.x) + row * in.inputs, in.inputs, padded, out,
-                           prepared.scale + to);
+                           prepared.scale + to, prepared.zero + to);
   } else {
     prepare_int8_row<D, V>(static_cast<const Bf16*>(in.x) + row * in.inputs, in.inputs, padded, out,
-                           prepared.scale + to);
+                           prepared.scale + to, prepared.zero + to);
   }
 }
 

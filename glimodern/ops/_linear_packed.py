@@ -15,7 +15,7 @@ from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise
 PANEL = 16
 """Outputs of a panel, as csrc/include/glimodern/linear_packed.h has it."""
 _GROUP = {"fp32": 1, "int8": 4}  # inputs side by side in a panel
-_MOST_INPUTS = 1 << 16  # sums of 127 * 127 products stay below 2^31
+_MOST_INPUTS = 1 << 16  # sums of 255 * 127 products stay below 2^31
 
 
 def _pack_panels(weight: Tensor, group: int) -> Tensor:
@@ -38,8 +38,8 @@ class PackedWeight:
     """[panels, groups, 16, 1] fp32 or [panels, groups, 16, 4] int8."""
     scale: Tensor
     """fp32 [16 * panels], int8 only (else empty): what a whole number of an output's weights stands for."""
-    offset: Tensor
-    """int32 [16 * panels], int8 only (else empty): 128 times the sum of an output's whole numbers."""
+    weight_sum: Tensor
+    """int32 [16 * panels], int8 only (else empty): the sum of an output's whole numbers."""
     bias: Tensor
     """fp32 [16 * panels], zeros without a bias."""
     outputs: int
@@ -60,7 +60,7 @@ class PackedWeight:
         if bias is not None and bias.shape != (outputs,):
             raise ValueError(f"bias must be [{outputs}] as weight has {outputs} rows, got {tuple(bias.shape)}")
         weight = weight.detach().float()
-        scale, offset = weight.new_empty(0), weight.new_empty(0, dtype=torch.int32)
+        scale, weight_sum = weight.new_empty(0), weight.new_empty(0, dtype=torch.int32)
         if dtype == "int8":
             if inputs > _MOST_INPUTS:
                 raise ValueError(f"weight may have {_MOST_INPUTS:,} inputs in int8, got {inputs:,}; use dtype='fp32'")
@@ -68,11 +68,11 @@ class PackedWeight:
                 raise ValueError("weight must be finite to be quantised; use dtype='fp32'")
             weight, scale = quantise_weight(weight)
             sums = weight.sum(1, dtype=torch.int32)
-            scale, offset = (F.pad(x, (0, -outputs % PANEL)) for x in (scale, 128 * sums))
+            scale, weight_sum = (F.pad(x, (0, -outputs % PANEL)) for x in (scale, sums))
         whole = weight.new_zeros(outputs, dtype=FP32) if bias is None else bias.detach().float()
         panels = _pack_panels(weight, _GROUP[dtype])
         padded = F.pad(whole, (0, -outputs % PANEL)).clone()
-        return cls(panels, scale, offset, padded, outputs, inputs, bias is not None)
+        return cls(panels, scale, weight_sum, padded, outputs, inputs, bias is not None)
 
     @property
     def dtype(self) -> str:
@@ -84,7 +84,7 @@ class PackedWeight:
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in (self.panels, self.scale, self.offset, self.bias))
+        return sum(x.nbytes for x in (self.panels, self.scale, self.weight_sum, self.bias))
 
     def unpack(self) -> Tensor:
         """The weight, fp32 [o, i]: the packed one exactly in fp32, what its whole numbers stand for in int8."""
@@ -96,15 +96,15 @@ class PackedWeight:
         return self.bias[: self.outputs].clone() if self.has_bias else None
 
     def to(self, device: torch.device | str) -> PackedWeight:
-        panels, scale, offset, bias = (x.to(device) for x in (self.panels, self.scale, self.offset, self.bias))
-        return replace(self, panels=panels, scale=scale, offset=offset, bias=bias)
+        panels, scale, weight_sum, bias = (x.to(device) for x in (self.panels, self.scale, self.weight_sum, self.bias))
+        return replace(self, panels=panels, scale=scale, weight_sum=weight_sum, bias=bias)
 
 
 def _linear_impl(
     x: Tensor,
     panels: Tensor,
     scale: Tensor,
-    offset: Tensor,
+    weight_sum: Tensor,
     bias: Tensor,
     outputs: int,
     activation: str,
@@ -118,7 +118,7 @@ def _linear_impl(
         y = x.new_empty(rows, outputs, dtype=dtype)
         dispatch.extension.linear_packed(
             storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, inputs, outputs, int8,
-            panels.data_ptr(), scale.data_ptr(), offset.data_ptr(), bias.data_ptr(),
+            panels.data_ptr(), scale.data_ptr(), weight_sum.data_ptr(), bias.data_ptr(),
             getattr(dispatch.extension.Activation, activation), torch.get_num_threads(),
         )  # fmt: skip
         return y
@@ -133,17 +133,17 @@ def _linear_op(
     x: Tensor,
     panels: Tensor,
     scale: Tensor,
-    offset: Tensor,
+    weight_sum: Tensor,
     bias: Tensor,
     outputs: int,
     activation: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    return _linear_impl(x, panels, scale, offset, bias, outputs, activation, dtype)
+    return _linear_impl(x, panels, scale, weight_sum, bias, outputs, activation, dtype)
 
 
 @_linear_op.register_fake
-def _(x, panels, scale, offset, bias, outputs, activation, dtype):  # type: ignore[no-untyped-def]
+def _(x, panels, scale, weight_sum, bias, outputs, activation, dtype):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape[0], outputs, dtype=dtype)
 
 
@@ -153,7 +153,7 @@ def linear_packed(
     """y = act(x W^T + bias) with a packed W: x [..., i] -> y [..., o] in `dtype` (default: x's).
 
     activation: "none", "relu" or "gelu" (exact). Inference only. fp32: sums in fp32, as `nn.functional.linear`. int8:
-    every row of x is quantised by its largest number, sums are exact, and the bits do not depend on threads nor (gelu
+    every row of x is quantised between its smallest and its largest number, sums are exact, and the bits do not depend on threads nor (gelu
     aside) on the CPU; a row with a NaN or an infinity comes out as NaN, one below 1e-30 as act(bias). C++ kernels for
     fp32 and bf16 on CPUs; elsewhere plain PyTorch, which unpacks the weight at every call.
 
@@ -176,6 +176,6 @@ def linear_packed(
             " torch.inference_mode(), or load the model in fp32 to train"
         )
     rows = x.detach().reshape(x.shape[:-1].numel(), packed.inputs)
-    tensors = packed.panels, packed.scale, packed.offset, packed.bias
+    tensors = packed.panels, packed.scale, packed.weight_sum, packed.bias
     run = _linear_impl if direct(False, (rows, *tensors)) else _linear_op
     return run(rows, *tensors, packed.outputs, activation, dtype or x.dtype).view(*x.shape[:-1], packed.outputs)

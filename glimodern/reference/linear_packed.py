@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "relu": torch.relu, "gelu": F.gelu}
-LEAST_ROW_MAX = 1e-30
-"""A row's largest number counts as this at least, so that 127 / it is finite: rows below come out as the bias."""
+STEPS = 255
+"""Of a quantised row, from its smallest number, or 0, to its largest, or 0."""
+LEAST_ROW_RANGE = 1e-30
+"""These count as so far apart at least, so that 255 / it is finite: rows below come out as the bias."""
 
 
 def sum_groups(weight: Tensor) -> Tensor:
@@ -38,17 +40,23 @@ def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weight / scale[:, None]).to(torch.int8), scale
 
 
-def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [n, i] -> (whole numbers in [-127, 127], fp32 [n, i]; scale fp32 [n, 1]), symmetric, one scale a row.
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x [n, i] -> (q, whole numbers in [0, 255], fp32 [n, i]; scale fp32 [n, 1]; zero fp32 [n, 1]).
 
-    A row with a NaN or an infinity: zeros and the scale NaN.
+    x is about (q - zero) * scale, one scale and one zero a row: the 255 steps lie between the row's smallest and its
+    largest number, so that what comes out of a ReLU or a GELU, hardly below 0, does not lose half of them. 0 is always
+    in between, and exact. A row with a NaN or an infinity: zeros and the scale NaN.
     """
     x = x.float()
     finite = x.isfinite().all(1, keepdim=True)
-    largest = F.pad(torch.where(finite, x, 0.0).abs(), (0, 1)).amax(1, keepdim=True).clamp(min=LEAST_ROW_MAX)
-    most = largest.new_tensor(127.0)  # a tensor: PyTorch divides a number by a tensor in two roundings
-    q = torch.where(finite, torch.round(x * (most / largest)), 0.0)
-    return q, torch.where(finite, largest / most, torch.nan)
+    ends = F.pad(torch.where(finite, x, 0.0), (0, 1))
+    steps = x.new_tensor(STEPS)  # a tensor: PyTorch multiplies by the inverse of a number
+    scale = -ends.amin(1, keepdim=True) / steps + ends.amax(1, keepdim=True) / steps
+    scale = torch.maximum(scale, x.new_tensor(LEAST_ROW_RANGE) / steps)
+    factor = x.new_tensor(1.0) / scale
+    zero = torch.round(-ends.amin(1, keepdim=True) * factor)
+    q = torch.where(finite, (torch.round(x * factor) + zero).clamp(max=STEPS), zero)
+    return q, torch.where(finite, scale, torch.nan), zero
 
 
 def linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, activation: str = "none") -> Tensor:
@@ -56,6 +64,6 @@ def linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, activati
 
     x is quantised by rows; the sums of products of whole numbers are exact (fp64 holds them), then rounded to fp32.
     """
-    q, row_scale = quantise_rows(x)
-    sums = (q.double() @ weight.double().T).float()
+    q, row_scale, zero = quantise_rows(x)
+    sums = ((q - zero).double() @ weight.double().T).float()
     return ACTIVATIONS[activation](sums * (row_scale * scale) + bias)

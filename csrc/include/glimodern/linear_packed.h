@@ -4,9 +4,10 @@
 // 4 bytes of each of its outputs. These are one input in fp32, or four in int8. Inputs are padded with zeros to a
 // multiple of 2 groups (at least 2), outputs to whole panels (glimodern/ops/_linear_packed.py packs).
 //
-// int8: a row is quantised as q = round(x * 127 / max|x|), and y = act(sum * (row scale * scale) + bias) with the exact
-// sum of q * weight in int32. The kernels multiply q + 128, unsigned, and take 128 * the sum of weights off again. No
-// run of 8 inputs has pairs of weights whose 16-bit sums could overflow: see reference/linear_packed.py.
+// int8: a row is quantised to 0..255 between its smallest and its largest number (0 is always among them, and exact):
+// q = round(x / row scale) + zero, and y = act(sum * (row scale * scale) + bias) with the exact sum of
+// (q - zero) * weight in int32, taken as that of q * weight less zero * the sum of weights. No run of 8 inputs has
+// pairs of weights whose 16-bit sums could overflow: see reference/linear_packed.py.
 #pragma once
 
 #include <cstdint>
@@ -24,11 +25,11 @@ struct LinearPacked {
   const void* x;           // [rows, inputs], contiguous
   void* y;                 // [rows, outputs], contiguous
   int64_t rows, inputs, outputs;
-  bool int8;              // else fp32
-  const void* weight;     // panels
-  const float* scale;     // [outputs, padded], int8 only
-  const int32_t* offset;  // [outputs, padded] 128 * sum of an output's weights, int8 only
-  const float* bias;      // [outputs, padded]
+  bool int8;                  // else fp32
+  const void* weight;         // panels
+  const float* scale;         // [outputs, padded], int8 only
+  const int32_t* weight_sum;  // [outputs, padded] sum of an output's weights, int8 only
+  const float* bias;          // [outputs, padded]
   Activation activation;
 };
 
