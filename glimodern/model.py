@@ -171,9 +171,9 @@ class GLiModern(nn.Module):
     ) -> "GLiModern":
         """Load a checkpoint of the public GLiNER format: a local folder (no network) or a hub name.
 
-        dtype: "fp32", "bf16", "fp16", "int8" (on CPUs: weights by output channel, activations by token; warns where that
-        changes what the model finds in a few sentences) or "auto", bf16 where the hardware multiplies it natively and
-        else fp32. trainable: keep plain parameters, in fp32 unless dtype says otherwise; else the model is for
+        dtype: "fp32", "bf16", "fp16", "int8" (on CPUs: weights by output channel, activations by token; warns where
+        that changes what the model finds in a few sentences) or "auto", bf16 where the hardware multiplies it natively
+        and else fp32. trainable: keep plain parameters, in fp32 unless dtype says otherwise; else the model is for
         inference, and on CPUs its linear layers are packed.
 
         Raises FileNotFoundError for missing files, ValueError for half-written files, pickled code, unsupported kinds

@@ -153,9 +153,9 @@ def linear_packed(
     """y = act(x W^T + bias) with a packed W: x [..., i] -> y [..., o] in `dtype` (default: x's).
 
     activation: "none", "relu" or "gelu" (exact). Inference only. fp32: sums in fp32, as `nn.functional.linear`. int8:
-    every row of x is quantised between its smallest and its largest number, sums are exact, and the bits do not depend on threads nor (gelu
-    aside) on the CPU; a row with a NaN or an infinity comes out as NaN, one below 1e-30 as act(bias). C++ kernels for
-    fp32 and bf16 on CPUs; elsewhere plain PyTorch, which unpacks the weight at every call.
+    every row of x is quantised between its smallest and its largest number, sums are exact, and the bits do not depend
+    on threads nor (gelu aside) on the CPU; a row with a NaN or an infinity comes out as NaN, one below 1e-30 as
+    act(bias). C++ kernels for fp32 and bf16 on CPUs; elsewhere plain PyTorch, which unpacks the weight at every call.
 
     Raises ValueError or TypeError for other shapes, dtypes and devices, and where x requires gradients.
     """
