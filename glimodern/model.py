@@ -194,8 +194,8 @@ class GLiModern(nn.Module):
             return model.to(device=where, dtype=plain)
         model.requires_grad_(False)
         if dtype != "int8":
-            if where.type == "cpu" and plain == torch.float32:
-                model._pack("fp32")
+            if where.type == "cpu" and plain in (torch.float32, torch.bfloat16):
+                model._pack("fp32" if plain == torch.float32 else "bf16")
             return model.to(device=where, dtype=plain)
         exact = answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5)
         model._pack("int8")

@@ -1,4 +1,4 @@
-"""linear_packed: int8 against its reference bit by bit, fp32 by the accuracy rule; packing; layers and their limits."""
+"""linear_packed: int8 against its reference bit by bit, fp32 and bf16 by the accuracy rule; packing; layers and their limits."""
 
 import contextlib
 import math
@@ -32,6 +32,7 @@ SHAPES = [  # n, i, o
     (700, 520, 33),
 ]
 KINDS = (*CPP, "cpp-avx512-without-vnni")
+BF16_BACKENDS = (*CPP, "cpp-avx512_bf16")
 DTYPES = [torch.float32, torch.bfloat16]
 
 
@@ -39,7 +40,7 @@ DTYPES = [torch.float32, torch.bfloat16]
 def kernels(kind: str) -> Iterator[None]:
     """A backend of CPP, with avx512's kernels for processors without VNNI under a name of their own."""
     with running(kind.removesuffix("-without-vnni")):
-        if kind in CPP:
+        if not kind.endswith("-without-vnni"):
             yield
             return
         extension.allow_vnni(False)
@@ -92,17 +93,25 @@ def test_int8_gelu(kind, dtype):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("backend", ("reference", *CPP))
-def test_fp32_is_as_accurate_as_eager(backend, shape, dtype, activation):
+@pytest.mark.parametrize(
+    ("backend", "weights"),
+    [*((name, "fp32") for name in ("reference", *CPP)), *((name, "bf16") for name in ("reference", *BF16_BACKENDS))],
+)
+def test_floats_are_as_accurate_as_eager(backend, weights, shape, dtype, activation):
     x, weight, bias = draw(*shape)
     x = x.to(dtype)
+    before = x.clone()
+    rounded = torch.float32 if weights == "fp32" else torch.bfloat16
+    known = x.to(rounded).float(), weight.to(rounded).float()
     for b in (bias, None):
         with running(backend), poisoned():
-            y = linear_packed(x, PackedWeight.pack(weight, b, "fp32"), activation)
+            y = linear_packed(x, PackedWeight.pack(weight, b, weights), activation)
         double = None if b is None else b.double()
-        truth = ACTIVATIONS[activation](F.linear(x.double(), weight.double(), double))
-        eager = ACTIVATIONS[activation](F.linear(x.float(), weight, b)).to(dtype)
+        truth = ACTIVATIONS[activation](F.linear(known[0].double(), known[1].double(), double))
+        eager = ACTIVATIONS[activation](F.linear(*known, b)).to(dtype)
+        assert y.dtype == dtype
         assert_accurate(y, truth, eager)
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,8 +124,12 @@ def test_ragged_shapes(kind, n, i, o, to_bf16):
         y = linear_packed(x, PackedWeight.pack(weight, bias), dtype=dtype)
         assert torch.equal(y, expected_int8(x, weight, bias).to(dtype))
         y = linear_packed(x, PackedWeight.pack(weight, bias, "fp32"), dtype=dtype)
+        bf16 = linear_packed(x, PackedWeight.pack(weight, bias, "bf16"), dtype=dtype)
     truth = F.linear(x.double(), weight.double(), bias.double())
     assert_accurate(y, truth, F.linear(x, weight, bias).to(dtype))
+    x, weight = x.bfloat16().float(), weight.bfloat16().float()
+    truth = F.linear(x.double(), weight.double(), bias.double())
+    assert_accurate(bf16, truth, F.linear(x, weight, bias).to(dtype))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,20 +162,21 @@ def test_extreme_rows(kind, dtype):
             assert torch.equal(y[:8], expected_int8(x, weight, bias, activation)[:8].to(dtype))
             assert bool(y[8:].isnan().all()) and bool(y[:8].isfinite().all())
             assert torch.equal(y[1], ACTIVATIONS[activation](bias).to(dtype))
-        y = linear_packed(x, PackedWeight.pack(weight, bias, "fp32"))
-    assert bool(y[:8].isfinite().all()) and not bool(y[8:].isfinite().any()) and bool(y[8].isnan().all())
+        floats = [linear_packed(x, PackedWeight.pack(weight, bias, name)) for name in ("fp32", "bf16")]
+    for y in floats:
+        assert bool(y[:8].isfinite().all()) and not bool(y[8:].isfinite().any()) and bool(y[8].isnan().all())
 
 
 def test_a_row_does_not_depend_on_the_others():
     x, weight, bias = draw(50, 75, 33)
-    for dtype in ("int8", "fp32"):
+    for dtype in ("int8", "bf16", "fp32"):
         packed = PackedWeight.pack(weight, bias, dtype)
         together = linear_packed(x, packed)
         assert torch.equal(together, torch.cat([linear_packed(row[None], packed) for row in x]))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "fp32"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["int8", "bf16", "fp32"])
+@pytest.mark.parametrize("kind", (*KINDS, "cpp-avx512_bf16"))
 def test_same_bits_for_every_number_of_threads(kind, dtype):
     for shape in ((3, 96, 500), (45, 384, 200), (1500, 64, 40)):
         x, weight, bias = draw(*shape)
@@ -178,6 +192,8 @@ def test_packing_and_back(shape):
     assert torch.equal(packed.unpack(), weight) and torch.equal(packed.unpack_bias(), bias)
     half = PackedWeight.pack(weight.bfloat16(), None, "fp32")
     assert torch.equal(half.unpack(), weight.bfloat16().float()) and half.unpack_bias() is None
+    packed = PackedWeight.pack(weight, bias, "bf16")
+    assert torch.equal(packed.unpack(), weight.bfloat16()) and torch.equal(packed.unpack_bias(), bias)
     q, scale = quantise_weight(weight)
     packed = PackedWeight.pack(weight, bias)
     assert torch.equal(packed.unpack(), q[:, : shape[1]] * scale[:, None])
@@ -212,7 +228,7 @@ def test_a_row_of_opposite_extremes_saturates_without_losing_a_step():
     assert bool(scale.isfinite().all())
 
 
-@pytest.mark.parametrize("dtype", ["int8", "fp32"])
+@pytest.mark.parametrize("dtype", ["int8", "bf16", "fp32"])
 @pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
 def test_opcheck(backend, dtype):
     x, weight, bias = draw(5, 20, 7)
@@ -259,6 +275,14 @@ def test_packed_layers_take_the_place_of_plain_ones():
     assert not list(model[0].parameters()) and model.to(torch.bfloat16)[0].packed.dtype == "fp32"
 
 
+def test_bf16_layers_are_saved_as_the_plain_ones_in_bf16():
+    plain = nn.Linear(64, 70)
+    model = nn.Sequential(PackedLinear(plain, "bf16"))
+    saved = model.state_dict()
+    assert torch.equal(saved["0.weight"], plain.weight.bfloat16()) and saved["0.weight"].dtype == torch.bfloat16
+    assert torch.equal(saved["0.bias"], plain.bias) and model[0].packed.nbytes < 64 * 80 * 2 + 80 * 4 + 1
+
+
 def test_int8_layers_are_not_saved():
     model = nn.Sequential(nn.Linear(64, 64))
     assert pack_linears(model, "int8") == 1 and not model[0].lossless
@@ -299,7 +323,7 @@ def test_bad_input_is_a_clear_error(arguments, error, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.zeros(3, 5), None, "int4"), "dtype must be 'int8' or 'fp32'"),
+        ((torch.zeros(3, 5), None, "int4"), "dtype must be one of 'fp32', 'bf16', 'int8'"),
         ((torch.zeros(3),), r"weight must be a float tensor \[o, i\]"),
         ((torch.zeros(3, 5, dtype=torch.int8),), "weight must be a float tensor"),
         ((torch.zeros(3, 5), torch.zeros(5)), r"bias must be \[3\]"),

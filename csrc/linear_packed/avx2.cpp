@@ -9,6 +9,7 @@ struct Int8 {
   using A = __m256i;
   using W = __m256i;
   static constexpr bool int8 = true;
+  static constexpr int x_bytes = 4;
   static constexpr int rows = 4, vectors = 2, bytes = 32;  // sums, 4 of weights, 2 of x, 1: 15 registers
 
   static A zero() { return _mm256_setzero_si256(); }
@@ -42,9 +43,10 @@ struct Int8 {
 
 }  // namespace
 
-const LinearKernels& linear_kernels_avx2(bool int8) {
-  static constexpr LinearKernels fp32 = fp32_kernels<Avx2>(), bytes = int8_kernels<Int8, Avx2>();
-  return int8 ? bytes : fp32;
+const LinearKernels& linear_kernels_avx2(WeightDtype dtype) {
+  static constexpr LinearKernels fp32 = fp32_kernels<Avx2>(), bf16 = bf16_by_fma_kernels<Avx2>(),
+                                 int8 = int8_kernels<Int8, Avx2>();
+  return dtype == WeightDtype::int8 ? int8 : dtype == WeightDtype::bf16 ? bf16 : fp32;
 }
 
 }  // namespace glimodern

@@ -15,9 +15,10 @@ struct Int8 : Int8Avx512 {
 
 }  // namespace
 
-const LinearKernels& linear_kernels_avx512(bool int8) {
-  static constexpr LinearKernels fp32 = fp32_kernels<Avx512>(), bytes = int8_kernels<Int8, Avx512>();
-  return int8 ? bytes : fp32;
+const LinearKernels& linear_kernels_avx512(WeightDtype dtype) {
+  static constexpr LinearKernels fp32 = fp32_kernels<Avx512>(), bf16 = bf16_by_fma_kernels<Avx512>(),
+                                 int8 = int8_kernels<Int8, Avx512>();
+  return dtype == WeightDtype::int8 ? int8 : dtype == WeightDtype::bf16 ? bf16 : fp32;
 }
 
 }  // namespace glimodern

@@ -11,6 +11,7 @@ struct Int8Avx512 {
   using A = __m512i;
   using W = __m512i;
   static constexpr bool int8 = true;
+  static constexpr int x_bytes = 4;
   static constexpr int rows = 12, vectors = 2, bytes = 16;
 
   static A zero() { return _mm512_setzero_si512(); }

@@ -8,21 +8,25 @@
 namespace glimodern {
 
 constexpr int64_t kLine = 64;           // bytes of a group of inputs in a panel
-constexpr int64_t kGroupBytes = 4;      // of a group in a row of x, and of an output in a line
+constexpr int64_t kGroupBytes = 4;      // of an output in a line
 constexpr int64_t kChunkBytes = 16384;  // of panels that a tile's rows meet one after the other: half the first cache
 constexpr int64_t kBlockBytes = 256 << 10;  // of rows of x that meet a panel one after the other: half the second cache
 
 constexpr float kSteps = 255.0f;          // of a quantised row, from its smallest number, or 0, to its largest, or 0
 constexpr float kLeastRowRange = 1e-30f;  // these count as so far apart at least: 255 / it is finite
 
+inline int64_t group_inputs(WeightDtype dtype) {
+  return dtype == WeightDtype::int8 ? 4 : dtype == WeightDtype::bf16 ? 2 : 1;
+}
+
 inline int64_t packed_groups(const LinearPacked& in) {
-  const int64_t inputs = in.inputs > 0 ? in.inputs : 1;
-  return in.int8 ? (inputs + 7) / 8 * 2 : (inputs + 1) / 2 * 2;
+  const int64_t inputs = in.inputs > 0 ? in.inputs : 1, together = 2 * group_inputs(in.weight_dtype);
+  return (inputs + together - 1) / together * 2;
 }
 
 inline int64_t panel_count(const LinearPacked& in) { return (in.outputs + kPanelColumns - 1) / kPanelColumns; }
 
-// Rows of x as the kernels multiply them: uint8 q or fp32, packed_groups() groups of them readable.
+// Rows of x as the kernels multiply them: uint8 q, bf16 or fp32, packed_groups() groups of them readable.
 struct PreparedRows {
   char* data;
   int64_t stride;  // bytes
@@ -32,6 +36,9 @@ struct PreparedRows {
 
 struct LinearKernels {
   int64_t tile_rows, tile_panels;
+  int64_t x_bytes;     // of a group in a prepared row
+  int64_t x_itemsize;  // of an input in a prepared row
+  Dtype as_is;         // rows of x in this dtype without padding are multiplied where they lie; fp64: none are
   // Row `row` of x -> row `to` of the prepared ones.
   void (*prepare)(const LinearPacked&, int64_t row, const PreparedRows&, int64_t to);
   // y of rows [begin, end), prepared as rows from `from` on, and panels [panel, last). scratch: block_rows rows of
@@ -58,9 +65,10 @@ inline int64_t block_rows(int64_t stride) {
   return rows < 24 ? 24 : rows > 384 ? 384 : rows / 12 * 12;
 }
 
-const LinearKernels& linear_kernels_scalar(bool int8);
-const LinearKernels& linear_kernels_avx2(bool int8);
-const LinearKernels& linear_kernels_avx512(bool int8);
+const LinearKernels& linear_kernels_scalar(WeightDtype);
+const LinearKernels& linear_kernels_avx2(WeightDtype);
+const LinearKernels& linear_kernels_avx512(WeightDtype);
+const LinearKernels& linear_kernels_avx512_bf16();
 const LinearKernels& linear_kernels_avx512vnni();
 
 }  // namespace glimodern

@@ -14,16 +14,20 @@ namespace {
 
 std::atomic<bool> vnni{true};
 
-const LinearKernels& kernels(bool int8) {
+const LinearKernels& kernels(WeightDtype dtype) {
 #if defined(GLIMODERN_X86)
-  const Isa isa = current_isa();
+  const Isa isa = current_isa(dtype == WeightDtype::bf16 ? Isa::avx512_bf16 : Isa::avx512);
+#if defined(GLIMODERN_AVX512_BF16)
+  if (isa == Isa::avx512_bf16) return linear_kernels_avx512_bf16();
+#endif
   if (isa == Isa::avx512) {
     static const bool has_vnni = __builtin_cpu_supports("avx512vnni");
-    return int8 && has_vnni && vnni.load() ? linear_kernels_avx512vnni() : linear_kernels_avx512(int8);
+    if (dtype == WeightDtype::int8 && has_vnni && vnni.load()) return linear_kernels_avx512vnni();
+    return linear_kernels_avx512(dtype);
   }
-  if (isa == Isa::avx2) return linear_kernels_avx2(int8);
+  if (isa == Isa::avx2) return linear_kernels_avx2(dtype);
 #endif
-  return linear_kernels_scalar(int8);
+  return linear_kernels_scalar(dtype);
 }
 
 struct Grid {  // parts of the rows, parts of the panels
@@ -49,10 +53,9 @@ void allow_vnni(bool allowed) { vnni.store(allowed); }
 
 void linear_packed(const LinearPacked& in, int threads) {
   if (in.rows == 0 || in.outputs == 0) return;
-  const LinearKernels& run = kernels(in.int8);
-  const int64_t bytes = packed_groups(in) * kGroupBytes;
-  // fp32 rows without padding are multiplied where they lie.
-  const bool as_is = !in.int8 && bytes > 0 && in.x_dtype == Dtype::fp32 && bytes == in.inputs * kGroupBytes;
+  const LinearKernels& run = kernels(in.weight_dtype);
+  const int64_t bytes = packed_groups(in) * run.x_bytes;
+  const bool as_is = in.x_dtype == run.as_is && bytes == in.inputs * run.x_itemsize;
   // An odd number of lines, so that the rows of a tile do not fall on the same lines of the first cache.
   const int64_t stride = as_is ? bytes : ((bytes + kLine - 1) / kLine | 1) * kLine;
   const int64_t products = in.rows * in.inputs * in.outputs;

@@ -13,11 +13,20 @@ float x_at(const LinearPacked& in, int64_t row, int64_t k) {
                                    : widen(static_cast<const Bf16*>(in.x)[place]);
 }
 
+float rounded(float x) {
+  Bf16 y;
+  narrow(x, &y);
+  return widen(y);
+}
+
 void prepare(const LinearPacked& in, int64_t row, const PreparedRows& prepared, int64_t to) {
   char* out = prepared.data + to * prepared.stride;
-  if (!in.int8) {
+  if (in.weight_dtype != WeightDtype::int8) {
     float* values = reinterpret_cast<float*>(out);
-    for (int64_t k = 0; k < packed_groups(in); ++k) values[k] = k < in.inputs ? x_at(in, row, k) : 0.0f;
+    for (int64_t k = 0; k < packed_groups(in) * group_inputs(in.weight_dtype); ++k) {
+      const float value = k < in.inputs ? x_at(in, row, k) : 0.0f;
+      values[k] = in.weight_dtype == WeightDtype::bf16 ? rounded(value) : value;
+    }
     return;
   }
   float low = 0.0f, high = 0.0f;
@@ -44,10 +53,17 @@ float product(const LinearPacked& in, const PreparedRows& prepared, int64_t row,
   const char* x = prepared.data + row * prepared.stride;
   const char* w = static_cast<const char*>(in.weight) + output / kPanelColumns * groups * kLine +
                   output % kPanelColumns * kGroupBytes;
-  if (!in.int8) {
+  if (in.weight_dtype != WeightDtype::int8) {
+    const float* values = reinterpret_cast<const float*>(x);
     double sum = 0.0;
     for (int64_t k = 0; k < groups; ++k) {
-      sum += double{reinterpret_cast<const float*>(x)[k]} * *reinterpret_cast<const float*>(w + k * kLine);
+      const char* line = w + k * kLine;
+      if (in.weight_dtype == WeightDtype::fp32) {
+        sum += double{values[k]} * *reinterpret_cast<const float*>(line);
+      } else {
+        const Bf16* pair = reinterpret_cast<const Bf16*>(line);
+        sum += double{values[2 * k]} * widen(pair[0]) + double{values[2 * k + 1]} * widen(pair[1]);
+      }
     }
     return static_cast<float>(sum);
   }
@@ -83,9 +99,10 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
 
 }  // namespace
 
-const LinearKernels& linear_kernels_scalar(bool) {
-  static constexpr LinearKernels kernels{1, 1, prepare, multiply};
-  return kernels;
+const LinearKernels& linear_kernels_scalar(WeightDtype dtype) {
+  static constexpr LinearKernels fp32{1, 1, 4, 4, Dtype::fp32, prepare, multiply},
+      bf16{1, 1, 8, 4, Dtype::fp64, prepare, multiply}, int8{1, 1, 4, 1, Dtype::fp64, prepare, multiply};
+  return dtype == WeightDtype::int8 ? int8 : dtype == WeightDtype::bf16 ? bf16 : fp32;
 }
 
 }  // namespace glimodern

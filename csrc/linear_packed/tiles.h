@@ -17,6 +17,7 @@ using glimodern::kLine;
 using glimodern::kPanelColumns;
 using glimodern::LinearPacked;
 using glimodern::PreparedRows;
+using glimodern::WeightDtype;
 
 // Where the vector n of a tile's outputs lies in a line of its panels, `panel` bytes apart.
 template <class V>
@@ -36,7 +37,7 @@ inline __attribute__((always_inline)) void step_by_groups(const char* x, int64_t
     for (int n = 0; n < N; ++n) line[n] = D::weights(vector_at<V>(w + group * kLine, n, panel));
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const typename D::W a = D::broadcast(x + r * stride + group * kGroupBytes);
+      const typename D::W a = D::broadcast(x + r * stride + group * D::x_bytes);
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) sum[r * N + n] = D::add(a, line[n], sum[r * N + n]);
     }
@@ -51,7 +52,7 @@ inline __attribute__((always_inline)) void step_by_two_groups(const char* x, int
                                                               int64_t panel, typename D::A* sum) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    const typename D::W first = D::broadcast(x + r * stride), second = D::broadcast(x + r * stride + kGroupBytes);
+    const typename D::W first = D::broadcast(x + r * stride), second = D::broadcast(x + r * stride + D::x_bytes);
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
       const typename D::W a = D::products(first, D::weights(vector_at<V>(w, n, panel)));
@@ -67,6 +68,7 @@ struct Fp32 {
   using A = typename V::F;
   using W = typename V::F;
   static constexpr bool int8 = false;
+  static constexpr int x_bytes = 4;
   static constexpr int rows = V::product_rows, vectors = V::product_vectors;
 
   static A zero() { return V::zero(); }
@@ -82,6 +84,33 @@ struct Fp32 {
   }
 };
 
+// bf16 without products of its own: a group's two inputs one after the other, each an FMA in fp32.
+template <class V>
+struct Bf16ByFma : Fp32<V> {
+  using F = typename V::F;
+  static constexpr int x_bytes = 8;
+
+  template <int R, int N>
+  static void step(const char* x, int64_t stride, const char* w, int64_t panel, F* sum) {
+#pragma GCC unroll 4
+    for (int input = 0; input < 4; ++input) {
+      F line[N];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        F even, odd;
+        V::load_even_odd(reinterpret_cast<const Bf16*>(vector_at<V>(w + input / 2 * kLine, n, panel)), &even, &odd);
+        line[n] = input % 2 == 0 ? even : odd;
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const F a = Fp32<V>::broadcast(x + r * stride + input * sizeof(float));
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) sum[r * N + n] = V::fma(a, line[n], sum[r * N + n]);
+      }
+    }
+  }
+};
+
 // sums [R rows, N vectors] <- products of 2 * steps groups, steps > 0, or more ? sums + these.
 // Not inlined, so that no sum loses its register to what is around the loop.
 template <class D, class V, int R, int N>
@@ -92,7 +121,7 @@ __attribute__((noinline)) void packed_tile(const char* x, int64_t stride, const 
   for (int n = 0; n < R * N; ++n) sum[n] = D::zero();
   do {
     D::template step<R, N>(x, stride, w, panel, sum);
-    x += 2 * kGroupBytes;
+    x += 2 * D::x_bytes;
     w += 2 * kLine;
   } while (--steps > 0);
 #pragma GCC unroll 64
@@ -176,7 +205,7 @@ void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, cons
         for (int64_t p = 0; p < panels; ++p) __builtin_prefetch(next + p * bytes + line * kLine, 0, 2);
       }
       float* sums = scratch + (chunks > 1 ? done * N * V::width : 0);
-      PackedTile<D, V, D::rows, N>::run(tile, x + done * stride + begin * 2 * kGroupBytes, stride, from, bytes,
+      PackedTile<D, V, D::rows, N>::run(tile, x + done * stride + begin * 2 * D::x_bytes, stride, from, bytes,
                                         end - begin, sums, chunk > 0);
       if (last) {
         const auto end_tile = in.y_dtype == Dtype::fp32 ? finish<D, V, N, float> : finish<D, V, N, Bf16>;
@@ -211,20 +240,25 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
   }
 }
 
-template <class V, class T>
-void prepare_fp32_row(const T* x, int64_t inputs, int64_t padded, float* to) {
-  for_row<V>(inputs, [=](int64_t j, auto io) { io.store(to + j, io.load(x + j)); });
-  for (int64_t j = inputs; j < padded; ++j) to[j] = 0.0f;
+// A row in T, its numbers rounded to bf16 on the way if `round`.
+template <class V, bool round, class T, class X>
+void prepare_float_row(const X* x, int64_t inputs, int64_t padded, T* to) {
+  for_row<V>(inputs, [=](int64_t j, auto io) {
+    const typename V::F value = io.load(x + j);
+    io.store(to + j, round ? V::rounded(V::plain_nan(value)) : value);
+  });
+  for (int64_t j = inputs; j < padded; ++j) narrow(0.0f, to + j);
 }
 
-template <class V>
-void prepare_fp32(const LinearPacked& in, int64_t row, const PreparedRows& prepared, int64_t to) {
-  float* out = reinterpret_cast<float*>(prepared.data + to * prepared.stride);
-  const int64_t padded = glimodern::packed_groups(in);
+template <class V, class T, WeightDtype dtype>
+void prepare_floats(const LinearPacked& in, int64_t row, const PreparedRows& prepared, int64_t to) {
+  constexpr bool round = dtype == WeightDtype::bf16 && sizeof(T) == sizeof(float);
+  T* out = reinterpret_cast<T*>(prepared.data + to * prepared.stride);
+  const int64_t padded = glimodern::packed_groups(in) * glimodern::group_inputs(dtype), first = row * in.inputs;
   if (in.x_dtype == Dtype::fp32) {
-    prepare_fp32_row<V>(static_cast<const float*>(in.x) + row * in.inputs, in.inputs, padded, out);
+    prepare_float_row<V, round>(static_cast<const float*>(in.x) + first, in.inputs, padded, out);
   } else {
-    prepare_fp32_row<V>(static_cast<const Bf16*>(in.x) + row * in.inputs, in.inputs, padded, out);
+    prepare_float_row<V, false>(static_cast<const Bf16*>(in.x) + first, in.inputs, padded, out);
   }
 }
 
@@ -265,7 +299,7 @@ void prepare_int8_row(const T* x, int64_t inputs, int64_t padded, uint8_t* to, f
 template <class D, class V>
 void prepare_int8(const LinearPacked& in, int64_t row, const PreparedRows& prepared, int64_t to) {
   uint8_t* out = reinterpret_cast<uint8_t*>(prepared.data) + to * prepared.stride;
-  const int64_t padded = glimodern::packed_groups(in) * kGroupBytes;
+  const int64_t padded = glimodern::packed_groups(in) * D::x_bytes;
   if (in.x_dtype == Dtype::fp32) {
     prepare_int8_row<D, V>(static_cast<const float*>(in.x) + row * in.inputs, in.inputs, padded, out,
                            prepared.scale + to, prepared.zero + to);
@@ -275,14 +309,24 @@ void prepare_int8(const LinearPacked& in, int64_t row, const PreparedRows& prepa
   }
 }
 
+template <class D, class V, class X>
+constexpr glimodern::LinearKernels linear_kernels(Dtype as_is, decltype(glimodern::LinearKernels::prepare) prepare) {
+  return {D::rows, D::vectors * V::width / kPanelColumns, D::x_bytes, sizeof(X), as_is, prepare, multiply<D, V>};
+}
+
 template <class V>
 constexpr glimodern::LinearKernels fp32_kernels() {
-  return {Fp32<V>::rows, Fp32<V>::vectors * V::width / kPanelColumns, prepare_fp32<V>, multiply<Fp32<V>, V>};
+  return linear_kernels<Fp32<V>, V, float>(Dtype::fp32, prepare_floats<V, float, WeightDtype::fp32>);
+}
+
+template <class V>
+constexpr glimodern::LinearKernels bf16_by_fma_kernels() {
+  return linear_kernels<Bf16ByFma<V>, V, float>(Dtype::fp64, prepare_floats<V, float, WeightDtype::bf16>);
 }
 
 template <class D, class V>
 constexpr glimodern::LinearKernels int8_kernels() {
-  return {D::rows, D::vectors * V::width / kPanelColumns, prepare_int8<D, V>, multiply<D, V>};
+  return linear_kernels<D, V, uint8_t>(Dtype::fp64, prepare_int8<D, V>);
 }
 
 }  // namespace

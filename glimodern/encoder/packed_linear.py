@@ -14,10 +14,10 @@ from .linear import Linear
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear` for inference by `linear_packed`; dtype "int8" or "fp32".
+    """An `nn.Linear` for inference by `linear_packed`; dtype "int8", "bf16" or "fp32".
 
-    It has no parameters. Its state_dict is the plain layer's if that is `lossless` (fp32), and raises ValueError
-    otherwise. activation: "none", "relu" or "gelu", of the result.
+    It has no parameters. Its state_dict is the plain layer's in the same dtype if that is `lossless` (not int8), and
+    raises ValueError otherwise. activation: "none", "relu" or "gelu", of the result.
     """
 
     def __init__(self, linear: nn.Linear, dtype: str = "int8", activation: str = "none"):
@@ -28,8 +28,8 @@ class PackedLinear(nn.Module):
 
     @property
     def lossless(self) -> bool:
-        """Whether the plain weight can be had back exactly."""
-        return self.packed.dtype == "fp32"
+        """Whether the plain weight, in bf16 or fp32, can be had back exactly."""
+        return self.packed.dtype != "int8"
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features], in x's dtype. Raises ValueError where x requires gradients."""

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glimodern.ops import dispatch
-from glimodern.ops.dispatch import BF16, FP32, backend, direct, needs_grad, storage
+from glimodern.ops.dispatch import BF16, FP32, NAMES, backend, direct, needs_grad, storage
 from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise_weight
 
 PANEL = 16
 """Outputs of a panel, as csrc/include/glimodern/linear_packed.h has it."""
-_GROUP = {"fp32": 1, "int8": 4}  # inputs side by side in a panel
+_GROUP = {"fp32": 1, "bf16": 2, "int8": 4}  # inputs side by side in a panel
 _MOST_INPUTS = 1 << 16  # sums of 255 * 127 products stay below 2^31
 
 
@@ -35,7 +35,7 @@ class PackedWeight:
     """A linear layer's weight [outputs, inputs] and bias as `linear_packed` reads them; made by `pack`."""
 
     panels: Tensor
-    """[panels, groups, 16, 1] fp32 or [panels, groups, 16, 4] int8."""
+    """[panels, groups, 16, 1] fp32, [panels, groups, 16, 2] bf16 or [panels, groups, 16, 4] int8."""
     scale: Tensor
     """fp32 [16 * panels], int8 only (else empty): what a whole number of an output's weights stands for."""
     weight_sum: Tensor
@@ -48,12 +48,13 @@ class PackedWeight:
 
     @classmethod
     def pack(cls, weight: Tensor, bias: Tensor | None = None, dtype: str = "int8") -> PackedWeight:
-        """weight [o, i], bias [o] of any float dtype; dtype "int8" (`quantise_weight`) or "fp32" (exact).
+        """weight [o, i], bias [o] of any float dtype; dtype "int8" (`quantise_weight`), "bf16" (rounded) or
+        "fp32" (exact).
 
         Raises ValueError for other shapes and dtypes, and for numbers that are not finite in int8.
         """
         if dtype not in _GROUP:
-            raise ValueError(f"dtype must be 'int8' or 'fp32', got {dtype!r}")
+            raise ValueError(f"dtype must be one of {', '.join(map(repr, _GROUP))}, got {dtype!r}")
         if weight.ndim != 2 or not weight.is_floating_point():
             raise ValueError(f"weight must be a float tensor [o, i], got {weight.dtype} {tuple(weight.shape)}")
         outputs, inputs = weight.shape
@@ -69,6 +70,8 @@ class PackedWeight:
             weight, scale = quantise_weight(weight)
             sums = weight.sum(1, dtype=torch.int32)
             scale, weight_sum = (F.pad(x, (0, -outputs % PANEL)) for x in (scale, sums))
+        elif dtype == "bf16":
+            weight = weight.to(BF16)
         whole = weight.new_zeros(outputs, dtype=FP32) if bias is None else bias.detach().float()
         panels = _pack_panels(weight, _GROUP[dtype])
         padded = F.pad(whole, (0, -outputs % PANEL)).clone()
@@ -76,7 +79,7 @@ class PackedWeight:
 
     @property
     def dtype(self) -> str:
-        return "int8" if self.panels.dtype == torch.int8 else "fp32"
+        return {torch.int8: "int8", BF16: "bf16"}.get(self.panels.dtype, "fp32")
 
     @property
     def device(self) -> torch.device:
@@ -87,9 +90,9 @@ class PackedWeight:
         return sum(x.nbytes for x in (self.panels, self.scale, self.weight_sum, self.bias))
 
     def unpack(self) -> Tensor:
-        """The weight, fp32 [o, i]: the packed one exactly in fp32, what its whole numbers stand for in int8."""
+        """The weight [o, i], as it was packed: fp32, or bf16; what its whole numbers stand for, fp32, in int8."""
         weight = _unpack_panels(self.panels, self.outputs, self.inputs)
-        return weight if self.dtype == "fp32" else weight * self.scale[: self.outputs, None]
+        return weight * self.scale[: self.outputs, None] if self.dtype == "int8" else weight
 
     def unpack_bias(self) -> Tensor | None:
         """fp32 [o], or None."""
@@ -117,7 +120,8 @@ def _linear_impl(
         x = x.contiguous()
         y = x.new_empty(rows, outputs, dtype=dtype)
         dispatch.extension.linear_packed(
-            storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, inputs, outputs, int8,
+            storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, inputs, outputs,
+            getattr(dispatch.extension.WeightDtype, "int8" if int8 else NAMES[panels.dtype]),
             panels.data_ptr(), scale.data_ptr(), weight_sum.data_ptr(), bias.data_ptr(),
             getattr(dispatch.extension.Activation, activation), torch.get_num_threads(),
         )  # fmt: skip
@@ -125,7 +129,8 @@ def _linear_impl(
     weight = _unpack_panels(panels, outputs, inputs)
     if int8:
         return linear_int8(x, weight, scale[:outputs], bias[:outputs], activation).to(dtype)
-    return ACTIVATIONS[activation](F.linear(x.float(), weight, bias[:outputs])).to(dtype)
+    # bf16 numbers and their products are exact in fp32
+    return ACTIVATIONS[activation](F.linear(x.to(weight.dtype).float(), weight.float(), bias[:outputs])).to(dtype)
 
 
 @torch.library.custom_op("glimodern::linear_packed", mutates_args=())
@@ -152,7 +157,8 @@ def linear_packed(
 ) -> Tensor:
     """y = act(x W^T + bias) with a packed W: x [..., i] -> y [..., o] in `dtype` (default: x's).
 
-    activation: "none", "relu" or "gelu" (exact). Inference only. fp32: sums in fp32, as `nn.functional.linear`. int8:
+    activation: "none", "relu" or "gelu" (exact). Inference only. fp32: sums in fp32, as `nn.functional.linear`. bf16: x
+    is rounded to bf16 too, and sums are fp32. int8:
     every row of x is quantised between its smallest and its largest number, sums are exact, and the bits do not depend
     on threads nor (gelu aside) on the CPU; a row with a NaN or an infinity comes out as NaN, one below 1e-30 as
     act(bias). C++ kernels for fp32 and bf16 on CPUs; elsewhere plain PyTorch, which unpacks the weight at every call.

@@ -145,7 +145,7 @@ def backend_info(
 
     device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
     (scalar, avx2, avx512, avx512_bf16; the environment variable GLIMODERN_ISA forces one; always scalar for fp64;
-    avx512_bf16 is avx512 for all but attention_varlen's bf16), empty for the other backends.
+    avx512_bf16 is avx512 for all but the bf16 of attention_varlen and linear_packed), empty for the other backends.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -154,7 +154,7 @@ def backend_info(
         name, why = choose(op, torch.device(device).type, dtype)
         isa = ""
         if name == "cpp":
-            pairs = op == "attention_varlen" and dtype == BF16
+            pairs = op in ("attention_varlen", "linear_packed") and dtype == BF16
             isa = "scalar" if dtype == FP64 else extension.current_isa(pairs)
         info[op] = {"backend": name, "isa": isa, "why": why}
     return info

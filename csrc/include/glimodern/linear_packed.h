@@ -1,8 +1,10 @@
 // linear_packed: y = act(x W^T + bias) with a weight that was packed once, for inference.
 //
 // The weight lies in panels of kPanelColumns outputs; a panel holds, group after group of inputs, one line of 64 bytes:
-// 4 bytes of each of its outputs. These are one input in fp32, or four in int8. Inputs are padded with zeros to a
-// multiple of 2 groups (at least 2), outputs to whole panels (glimodern/ops/_linear_packed.py packs).
+// 4 bytes of each of its outputs. These are one input in fp32, two in bf16, or four in int8. Inputs are padded with
+// zeros to a multiple of 2 groups (at least 2), outputs to whole panels (glimodern/ops/_linear_packed.py packs).
+//
+// bf16: x is rounded to bf16 too; the products of two bf16 numbers are exact, and their sums fp32.
 //
 // int8: a row is quantised to 0..255 between its smallest and its largest number (0 is always among them, and exact):
 // q = round(x / row scale) + zero, and y = act(sum * (row scale * scale) + bias) with the exact sum of
@@ -19,13 +21,14 @@ namespace glimodern {
 constexpr int64_t kPanelColumns = 16;
 
 enum class Activation { none, relu, gelu };
+enum class WeightDtype { fp32, bf16, int8 };
 
 struct LinearPacked {
   Dtype x_dtype, y_dtype;  // fp32 or bf16
   const void* x;           // [rows, inputs], contiguous
   void* y;                 // [rows, outputs], contiguous
   int64_t rows, inputs, outputs;
-  bool int8;                  // else fp32
+  WeightDtype weight_dtype;
   const void* weight;         // panels
   const float* scale;         // [outputs, padded], int8 only
   const int32_t* weight_sum;  // [outputs, padded] sum of an output's weights, int8 only
@@ -34,7 +37,7 @@ struct LinearPacked {
 };
 
 // A row with a NaN or an infinity: NaN throughout in int8, as arithmetic has it in fp32. The same bits for every number
-// of threads; in int8, gelu aside, for every instruction set too.
+// of threads; in int8, gelu aside, for every instruction set too. (AVX-512 BF16 takes numbers below 2^-126 for 0.)
 void linear_packed(const LinearPacked&, int threads);
 
 // Whether VNNI may be used where the machine has it (it may by default); its results are the same.
