@@ -1,4 +1,4 @@
-"""linear_packed: ours in fp32 and int8 against PyTorch's own linear layers, on CPUs.
+"""linear_packed: ours in fp32, bf16 and int8 against PyTorch's own linear layers, on CPUs.
 
 Layers of ModernBERT-base and of BERT, one sentence (45 tokens) and 1,000 tokens. Every int8 side is compared with the
 unquantised product, and may err 64 times as much as ours. Its share of the FMA ceiling can exceed 100 %.
@@ -43,6 +43,8 @@ def dynamic_int8(weight: Tensor, bias: Tensor, engine: str) -> Function | str:
 def onednn_packed(weight: Tensor, bias: Tensor, rows: int) -> Function | str:
     if not torch.backends.mkldnn.is_available():
         return "this PyTorch has no oneDNN"
+    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "oneDNN packs bf16 only for CPUs with AVX-512"
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
@@ -57,10 +59,12 @@ def layer(request):
 
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="packed weights are for CPUs")
-@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
 def bench_linear_packed(compare, layer, dtype):
     (n, i, o), x, weight, bias = layer
     packed = PackedWeight.pack(weight, bias, dtype)
+    if dtype == "bf16":
+        x, weight, bias = (tensor.bfloat16() for tensor in (x, weight, bias))
     q, scale = quantise_weight(weight)
     peers: dict[str, Function | str] = {"oneDNN, prepacked": onednn_packed(weight, bias, n)}
     if dtype == "int8":
@@ -75,7 +79,7 @@ def bench_linear_packed(compare, layer, dtype):
         (lambda x: linear_int8(x, q, scale, bias))
         if dtype == "int8"
         else (lambda x: F.linear(x, weight.to(x), bias.to(x))),
-        costs("linear_packed", Linear(n, i, o, weight_itemsize=1 if dtype == "int8" else 4)),
+        costs("linear_packed", Linear(n, i, o, x.itemsize, {"int8": 1, "bf16": 2, "fp32": 4}[dtype])),
         peers,
         NO_COMPILED,
         oracle=lambda x: F.linear(x, weight.double(), bias.double()),

@@ -1,4 +1,4 @@
-"""linear_packed: int8 against its reference bit by bit, fp32 and bf16 by the accuracy rule; packing; layers and their limits."""
+"""linear_packed: int8 against its reference bit by bit, floats by the accuracy rule; packing; layers and their limits."""
 
 import contextlib
 import math

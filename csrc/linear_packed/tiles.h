@@ -94,6 +94,7 @@ struct Bf16ByFma : Fp32<V> {
   static void step(const char* x, int64_t stride, const char* w, int64_t panel, F* sum) {
 #pragma GCC unroll 4
     for (int input = 0; input < 4; ++input) {
+      __asm__ volatile("" : "+r"(w));  // the next input's weights are loaded after this one's products: registers
       F line[N];
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
