@@ -1,4 +1,4 @@
-"""linear_packed: int8 against its reference bit by bit, floats by the accuracy rule; packing; layers and their limits."""
+"""linear_packed: int8 against its reference bit by bit, floats by the accuracy rule; packing and layers."""
 
 import contextlib
 import math
