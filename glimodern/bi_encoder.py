@@ -164,7 +164,8 @@ class _Kept(NamedTuple):
 class TypeVectors:
     """The type vectors q = MLP_prompt(label vector) of the labels that were asked last, and of `LabelVectors`.
 
-    They are made once and dropped when a weight that they come from changes. Safe to use from several threads.
+    They are made once and dropped when a weight that they come from changes; of weights that can be trained nothing is
+    kept. Safe to use from several threads.
     """
 
     def __init__(self) -> None:
@@ -193,16 +194,16 @@ class TypeVectors:
                 self._given[label_vectors] = q
             return _Kept(label_vectors.rows, q)
 
-    def _drop(self, weights: tuple[tuple[int, int], ...]) -> None:
+    def _drop(self, weights: tuple[tuple[int, int, bool], ...]) -> None:
         self._weights = weights
         self._kept: _Kept | None = None
         self._given: WeakKeyDictionary[LabelVectors, Tensor] = WeakKeyDictionary()
 
     def _check_weights(self, encoder: LabelEncoder, head: SpanHead) -> None:
         parameters: Iterable[nn.Parameter] = (*encoder.parameters(), *head.prompt.parameters())
-        weights = tuple((p.data_ptr(), p._version) for p in parameters)
-        if weights != self._weights:
-            self._drop(weights)
+        weights = tuple((p.data_ptr(), p._version, p.requires_grad) for p in parameters)
+        if weights != self._weights or any(trainable for _, _, trainable in weights):
+            self._drop(weights)  # a fused optimizer changes weights without a new version
 
     def _asked(self, labels: Sequence[str], encoder: LabelEncoder, head: SpanHead) -> _Kept:
         kept = self._kept

@@ -361,10 +361,9 @@ class GLiModern(nn.Module):
 
     def encode(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device."""
-        if not isinstance(batch, LabelBatch):
+        if self.labels is None or not isinstance(batch, LabelBatch):
             return self._encode_texts(batch, batch.type_index)
         words, _ = self._encode_texts(batch, batch.type_index[:0])
-        assert self.labels is not None
         return words, self.labels(batch.labels)[batch.type_index]
 
     def _encode_texts(self, batch: PackedBatch, types: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,9 +102,8 @@ def optimizer_groups(model: GLiModern, config: OptimConfig) -> list[dict[str, An
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith(("encoder.", "labels.encoder.")), parameter.dim() >= 2), []).append(
-                parameter
-            )
+            encoder = name.startswith(("encoder.", "labels.encoder."))
+            groups.setdefault((encoder, parameter.dim() >= 2), []).append(parameter)
     return [
         {
             "params": parameters,
