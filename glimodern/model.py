@@ -271,12 +271,14 @@ class GLiModern(nn.Module):
                     f"({ops.backend_info('cpu')['linear_packed']['why']})"
                 )
             return
-        for part in (self.encoder, self.labels):
-            if part is not None and not part.pack(dtype) and dtype == "int8":
-                kind = (part if isinstance(part, Encoder) else part.encoder).config.model_type
+        plain = [] if self.encoder.pack(dtype) else [(self.encoder, "encoder")]
+        if self.labels is not None and not self.labels.pack(dtype):
+            plain.append((self.labels.encoder, "label encoder"))
+        if dtype == "int8":
+            for encoder, name in plain:
                 warnings.warn(
-                    f"dtype: the layers of {kind} are not known to pack, so that encoder is not quantised, only the "
-                    "rest is in int8",
+                    f"dtype: the layers of {encoder.config.model_type} are not known to pack, so the {name} is not "
+                    "quantised, only the rest is in int8",
                     stacklevel=3,
                 )
         if "projection" in self._modules:
