@@ -8,11 +8,12 @@ that some of their checkpoints hold is not run by the public package, so it is n
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -47,15 +48,13 @@ class TextPacker(PromptPacker):
 
     asks_in_text = False
 
-    def __init__(self, tokenizer: Any, *, max_width: int, max_words: int, max_tokens: int | None, ids: int) -> None:
+    def __init__(self, tokenizer: Any, *, ids: int, **options: Any) -> None:
         """ids: rows of the text encoder's embedding; the public package adds prompt tokens to the tokenizer of a
-        bi-encoder that the embedding has no rows for."""
+        bi-encoder that the embedding has no rows for. options: PromptPacker's."""
         if tokenizer.get_vocab_size() > ids:
             tokenizer = _without_added(tokenizer, ids)
         word = tokenizer.id_to_token(0)  # any: no prompt is ever written
-        super().__init__(
-            tokenizer, ent_token=word, sep_token=word, max_width=max_width, max_words=max_words, max_tokens=max_tokens
-        )
+        super().__init__(tokenizer, ent_token=word, sep_token=word, **options)
 
     def prompt(self, types: Sequence[str]) -> PromptTokens:
         """No tokens, whatever is asked."""
@@ -81,8 +80,6 @@ class TextPacker(PromptPacker):
 
 def _without_added(tokenizer: Any, ids: int) -> Any:
     """The tokenizer without the added tokens from this id on."""
-    import json
-
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < ids]
     return type(tokenizer).from_str(json.dumps(state))
@@ -104,7 +101,7 @@ class LabelEncoder(nn.Module):
         limits = [limit for limit in (encoder.max_length, tokenizer.model_max_length) if limit is not None]
         if limits and min(limits) < 2**30:
             self._tokens.enable_truncation(min(limits))  # as the public package; no label is that long
-        self._sealed: str | None = None
+        self.sealed: str | None = None  # the fingerprint of weights that stay as they are
 
     def forward(self, labels: Sequence[str]) -> Tensor:
         """labels [m] -> vectors [m, d]; differentiable, packed, some thousand tokens at a time."""
@@ -138,14 +135,14 @@ class LabelEncoder(nn.Module):
         return self.encoder.pack(dtype)
 
     def seal(self) -> None:
-        """Keep the fingerprint of the weights as they are now, before they are packed or cast."""
-        self._sealed = self.fingerprint
+        """Promise that the weights stay as they are, but for packing and casting; their fingerprint is kept."""
+        self.sealed = self.fingerprint
 
     @property
     def fingerprint(self) -> str:
         """Tells label encoders apart: a hash of every weight's name and shape, and of some of its values in fp32."""
-        if self._sealed is not None:
-            return self._sealed
+        if self.sealed is not None:
+            return self.sealed
         told = hashlib.blake2b(digest_size=16)
         for name, tensor in sorted(self.state_dict().items()):
             values = tensor.detach().flatten()
@@ -154,97 +151,112 @@ class LabelEncoder(nn.Module):
         return told.hexdigest()
 
 
-class _Kept(NamedTuple):
-    """Labels, the row of each, and their type vectors q [labels, d]."""
+class Types(NamedTuple):
+    """Labels, the row of each, their type vectors q [labels, d], and u [labels, H], c [labels] of the fold if kept."""
 
+    labels: tuple[str, ...]
     rows: dict[str, int]
     q: Tensor
+    folded: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, labels: Sequence[str], vectors: Tensor, head: SpanHead, fold: bool) -> "Types":
+        """The head's side of label vectors [labels, d]."""
+        # some at a time: the hidden layer of MLP_prompt is four times as wide
+        q = torch.cat([head.prompt(part) for part in vectors.split(_TYPE_ROWS)])
+        _, _, w2, b2, _ = head.factors(q[:0], q[:0])
+        folded = (q @ w2, q @ b2) if fold and len(q) <= _LABELS_KEPT else None
+        return cls(tuple(labels), {label: row for row, label in enumerate(labels)}, q, folded)
+
+    def select(self, labels: Sequence[str]) -> "Types":
+        """Those of some of the labels."""
+        index = torch.tensor([self.rows[label] for label in labels], dtype=torch.int64, device=self.q.device)
+        folded = None if self.folded is None else (self.folded[0][index], self.folded[1][index])
+        return Types(tuple(labels), {label: row for row, label in enumerate(labels)}, self.q[index], folded)
+
+    def joined(self, other: "Types") -> "Types":
+        """With those of other labels after them."""
+        labels = (*self.labels, *other.labels)
+        folded = None
+        if self.folded is not None and other.folded is not None:
+            folded = (torch.cat([self.folded[0], other.folded[0]]), torch.cat([self.folded[1], other.folded[1]]))
+        return Types(labels, {label: row for row, label in enumerate(labels)}, torch.cat([self.q, other.q]), folded)
 
 
-class TypeVectors:
-    """The type vectors q = MLP_prompt(label vector) of the labels that were asked last, and of `LabelVectors`.
+class TypeCache:
+    """The types of the labels that were asked last, and of `LabelVectors`, for a model whose weights stay as they are.
 
-    They are made once and dropped when a weight that they come from changes; of weights that can be trained nothing is
-    kept. Safe to use from several threads.
+    Of a model that can be trained nothing is kept: a fused optimizer changes weights and leaves no trace. Safe to use
+    from several threads.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._drop(())
+        self._drop(None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TypeVectors, ()  # of a copied or pickled model: nothing kept, a lock of its own
+        return TypeCache, ()  # of a copied or pickled model: nothing kept, a lock of its own
 
-    def of(
-        self,
-        labels: Sequence[str],
-        label_vectors: LabelVectors | None,
-        encoder: LabelEncoder,
-        head: SpanHead,
-    ) -> "_Kept":
+    def _drop(self, place: tuple[torch.device, torch.dtype] | None) -> None:
+        self._place = place
+        self._asked: Types | None = None
+        self._given: WeakKeyDictionary[LabelVectors, Types] = WeakKeyDictionary()
+
+    def find(
+        self, labels: Sequence[str], label_vectors: LabelVectors | None, encoder: LabelEncoder, head: SpanHead
+    ) -> Types:
         """Of these labels and maybe more: from label vectors, or by the encoder where they are not kept."""
+        weight = next(encoder.parameters())
+        if not encoder.sealed:
+            vectors = encoder(labels) if label_vectors is None else label_vectors.of(labels)
+            return Types.of(labels, vectors.to(weight.device, weight.dtype), head, fold=False)
         with self._lock:
-            self._check_weights(encoder, head)
+            if self._place != (weight.device, weight.dtype):
+                self._drop((weight.device, weight.dtype))
             if label_vectors is None:
-                return self._asked(labels, encoder, head)
-            q = self._given.get(label_vectors)
-            if q is None:
-                weight = next(encoder.parameters())
-                q = _projected(head, label_vectors.vectors.to(weight.device, weight.dtype))
-                self._given[label_vectors] = q
-            return _Kept(label_vectors.rows, q)
+                return self._encoded(labels, encoder, head)
+            types = self._given.get(label_vectors)
+            if types is None:
+                vectors = label_vectors.vectors.to(weight.device, weight.dtype)
+                types = self._given[label_vectors] = Types.of(label_vectors.labels, vectors, head, fold=True)
+            return types
 
-    def _drop(self, weights: tuple[tuple[int, int, bool], ...]) -> None:
-        self._weights = weights
-        self._kept: _Kept | None = None
-        self._given: WeakKeyDictionary[LabelVectors, Tensor] = WeakKeyDictionary()
-
-    def _check_weights(self, encoder: LabelEncoder, head: SpanHead) -> None:
-        parameters: Iterable[nn.Parameter] = (*encoder.parameters(), *head.prompt.parameters())
-        weights = tuple((p.data_ptr(), p._version, p.requires_grad) for p in parameters)
-        if weights != self._weights or any(trainable for _, _, trainable in weights):
-            self._drop(weights)  # a fused optimizer changes weights without a new version
-
-    def _asked(self, labels: Sequence[str], encoder: LabelEncoder, head: SpanHead) -> _Kept:
-        kept = self._kept
+    def _encoded(self, labels: Sequence[str], encoder: LabelEncoder, head: SpanHead) -> Types:
+        kept = self._asked
         missing = [label for label in labels if kept is None or label not in kept.rows]
-        if kept is not None and not missing:
-            return kept
-        names, q = missing, _projected(head, encoder(missing))
-        if kept is not None:
-            stay = list(kept.rows)
-            if len(stay) + len(missing) > _LABELS_KEPT:
-                stay = [label for label in labels if label in kept.rows]
-            names = [*stay, *missing]
-            q = torch.cat([kept.q[[kept.rows[label] for label in stay]], q])
-        self._kept = _Kept({label: row for row, label in enumerate(names)}, q)
-        return self._kept
-
-
-def _projected(head: SpanHead, vectors: Tensor) -> Tensor:
-    """MLP_prompt, some thousand labels at a time: its hidden layer is four times as wide."""
-    return torch.cat([head.prompt(part) for part in vectors.split(_TYPE_ROWS)])
+        if kept is None:
+            self._asked = Types.of(labels, encoder(labels), head, fold=True)
+        elif missing:
+            if len(kept.labels) + len(missing) > _LABELS_KEPT:
+                kept = kept.select([label for label in labels if label in kept.rows])
+            self._asked = kept.joined(Types.of(missing, encoder(missing), head, fold=True))
+        return cast(Types, self._asked)
 
 
 def label_entities(
-    head: SpanHead, words: Tensor, batch: LabelBatch, kept: _Kept, max_width: int, threshold: float
+    head: SpanHead, words: Tensor, batch: LabelBatch, types: Types, max_width: int, threshold: float
 ) -> ops.SpanEntities:
     """Candidates of a batch whose words [n, d] are known. batch: on the CPU.
 
     A few texts at a time, so that type vectors of many labels are not repeated for every text.
     """
-    a, b, w2, b2, _ = head.factors(words, kept.q[:0])
-    rows = np.array([kept.rows[label] for label in batch.labels], dtype=np.int64)
-    index = torch.from_numpy(rows)[batch.type_index]
+    a, b, w2, b2, _ = head.factors(words, types.q[:0])
+    index = batch.type_index
+    if batch.labels != types.labels:
+        index = torch.tensor([types.rows[label] for label in batch.labels], dtype=torch.int64)[index]
+    everything = torch.arange(len(types.labels))
     found = []
-    same, q = None, kept.q
+    same, q, folded = everything, types.q, types.folded
     for (w0, w1), (t0, t1), texts in _runs(batch):
-        if same is None or not torch.equal(same, index[t0:t1]):
+        if not torch.equal(same, index[t0:t1]):
             same = index[t0:t1]
-            q = kept.q.index_select(0, same.to(kept.q.device))
+            rows = same.to(words.device)
+            q = types.q.index_select(0, rows)
+            if types.folded is not None:
+                folded = (types.folded[0].index_select(0, rows), types.folded[1].index_select(0, rows))
         cu_words, cu_types = batch.cu_words[texts] - w0, batch.cu_types[texts] - t0
         bounds = (cu_words.to(a.device), cu_types.to(a.device))
-        part = ops.head_entities(a[w0:w1], b[w0:w1], w2, b2, q, *bounds, max_width, threshold)
+        part = ops.head_entities(a[w0:w1], b[w0:w1], w2, b2, q, *bounds, max_width, threshold, folded)
         found.append(part._replace(word=part.word + w0, type=part.type + t0))
     return ops.SpanEntities(*(torch.cat(column) for column in zip(*found, strict=True)))
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,10 @@ class LabelVectors:
     def rows(self) -> dict[str, int]:
         """The row of each label."""
         return {label: row for row, label in enumerate(self.labels)}
+
+    def of(self, labels: Sequence[str]) -> Tensor:
+        """The vectors of some of the labels, [labels, d]."""
+        return self.vectors[[self.rows[label] for label in labels]]
 
     def check_model(self, model: str, fingerprint: str, width: int) -> None:
         """ValueError unless the vectors are of the model with this name, fingerprint and head's width d."""

@@ -18,7 +18,7 @@ from glimodern.bi_encoder import (
     LabelBatch,
     LabelEncoder,
     TextPacker,
-    TypeVectors,
+    TypeCache,
     fresh_labels,
     label_entities,
     stored_labels,
@@ -160,7 +160,7 @@ class GLiModern(nn.Module):
                 max_tokens=limit,
                 embed_ent_token=config.embed_ent_token,
             )
-        self._types = TypeVectors()
+        self._types = TypeCache()
         self.encoder_frozen = False
         self.source: tuple[str, str | None] | None = None  # checkpoint and revision
         self.packed_dtype: str | None = None  # of linear layers that are packed for inference
@@ -472,7 +472,7 @@ class GLiModern(nn.Module):
             finally:
                 self.train()
         if isinstance(batch, LabelBatch) and self.labels is not None:
-            types = self._types.of(batch.labels, label_vectors, self.labels, self.head)
+            types = self._types.find(batch.labels, label_vectors, self.labels, self.head)
             words, _ = self._encode_texts(batch.to(self.device), batch.type_index[:0].to(self.device))
             return label_entities(self.head, words, batch, types, self.config.max_width, threshold)
         batch = batch.to(self.device)
