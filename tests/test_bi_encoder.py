@@ -1,9 +1,12 @@
 """Bi-encoders: gliner's scores, labels that do not know of each other, vectors that are kept, saved and refused."""
 
 import copy
+import importlib
 import json
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from glimodern import GLiModern, LabelVectors, bi_encoder
+from glimodern import GLiModern, LabelVectors, bi_encoder, ops
 from glimodern.config import parse_train_config
+from glimodern.ops import _cost
 from glimodern.train import train
 from tests.bi_encoder_rows import ROWS, check, encoder_config, save_encoder
 from tests.conftest import WORDS
@@ -160,6 +164,23 @@ def test_many_labels_are_not_multiplied_by_texts(model, monkeypatch):
         sizes.clear()
         same(model.predict(TEXTS * 3, None, threshold, label_vectors=vectors), wanted)
         assert len(sizes) == calls and max(sizes) <= max(rows_at_a_time, len(POOL))
+
+
+def test_a_known_fold_changes_no_entity():
+    """ops.head_entities finds the same with u and c given, on either side of where span vectors are cheaper."""
+    generator = torch.Generator().manual_seed(0)
+    a, b, w2, b2, q = (torch.randn(*s, generator=generator) for s in ((9, 32), (9, 32), (8, 32), (8,), (40, 8)))
+    cu_words = torch.tensor([0, 5, 9], dtype=torch.int32)
+    for types in (2, 12, 40):
+        cu_types = torch.tensor([0, types // 2, types], dtype=torch.int32)
+        rest = (cu_words, cu_types, 3, 0.9)
+        wanted = ops.head_entities(a, b, w2, b2, q[:types], *rest)
+        got = ops.head_entities(a, b, w2, b2, q[:types], *rest, (q[:types] @ w2, q[:types] @ b2))
+        assert len(wanted.word) > 0
+        for one, other in zip(wanted, got, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    cost = [_cost.scoring_cost(9, 12, 2, 3, 32, 8, folded) for folded in (False, True)]
+    assert cost[0].fold - cost[1].fold == 12 * 8 * 32 and cost[0].vectors == cost[1].vectors
 
 
 def test_the_last_labels_are_kept(folder, monkeypatch):
@@ -358,3 +379,23 @@ def test_training_saving_and_resuming(folder, tmp_path):
                 ["--init-from", str(tmp_path / "whole"), "--labels-encoder", "x/y", "--output-dir", str(tmp_path / "n")]
             )
         )
+
+
+# the benchmark
+
+
+def test_bench_labels(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="needs the extra plots")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    bench = importlib.import_module("bench_labels")
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)  # gliner's side is for machines with time
+    files = ("--json", str(tmp_path / "labels.json"), "--plot", str(tmp_path / "labels.png"))
+    point = ("--model", "tiny", "--counts", "1,200", "--texts", "2", "--seconds", "0.01", "--most-seconds", "60")
+    monkeypatch.setattr(sys, "argv", ["bench_labels.py", *point, *files])
+    bench.main()
+    results = json.loads((tmp_path / "labels.json").read_text())
+    assert [row["labels"] for row in results["rows"]] == [1, 200]
+    assert all({bench.OURS, bench.UNI} == row["seconds"].keys() for row in results["rows"])
+    assert (tmp_path / "labels.png").stat().st_size > 5000
+    printed = capsys.readouterr().out
+    assert "| 2 x 200 |" in printed and "encode_labels, 64 labels: ours" in printed
