@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from threading import Lock
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,7 +30,7 @@ from glimodern.labels import LabelVectors
 from glimodern.prompt import _NONE, Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens
 
 _CHUNK_TOKENS = 2048  # of labels that are encoded at a time
-_LABELS_KEPT = 4096  # vectors of the labels that were asked last
+_LABELS_KEPT = 4096  # of the labels that were asked last; and of label vectors whose fold is kept
 _TYPE_ROWS = 4096  # type vectors that exist twice: one text's, or those of some texts with few types
 _SAMPLE = 256  # values of a tensor that its fingerprint reads
 
@@ -168,12 +168,6 @@ class Types(NamedTuple):
         folded = (q @ w2, q @ b2) if fold and len(q) <= _LABELS_KEPT else None
         return cls(tuple(labels), {label: row for row, label in enumerate(labels)}, q, folded)
 
-    def select(self, labels: Sequence[str]) -> "Types":
-        """Those of some of the labels."""
-        index = torch.tensor([self.rows[label] for label in labels], dtype=torch.int64, device=self.q.device)
-        folded = None if self.folded is None else (self.folded[0][index], self.folded[1][index])
-        return Types(tuple(labels), {label: row for row, label in enumerate(labels)}, self.q[index], folded)
-
     def joined(self, other: "Types") -> "Types":
         """With those of other labels after them."""
         labels = (*self.labels, *other.labels)
@@ -224,13 +218,12 @@ class TypeCache:
     def _encoded(self, labels: Sequence[str], encoder: LabelEncoder, head: SpanHead) -> Types:
         kept = self._asked
         missing = [label for label in labels if kept is None or label not in kept.rows]
-        if kept is None:
-            self._asked = Types.of(labels, encoder(labels), head, fold=True)
+        if kept is None or (missing and len(kept.labels) + len(missing) > _LABELS_KEPT):
+            kept = Types.of(labels, encoder(labels), head, fold=True)
         elif missing:
-            if len(kept.labels) + len(missing) > _LABELS_KEPT:
-                kept = kept.select([label for label in labels if label in kept.rows])
-            self._asked = kept.joined(Types.of(missing, encoder(missing), head, fold=True))
-        return cast(Types, self._asked)
+            kept = kept.joined(Types.of(missing, encoder(missing), head, fold=True))
+        self._asked = kept
+        return kept
 
 
 def label_entities(

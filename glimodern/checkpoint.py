@@ -159,11 +159,11 @@ def read_config(folder: Path, *, local: bool = True) -> ModelConfig:
             )
     known = {**PUBLIC_DEFAULTS, **{name: fields[name] for name in PUBLIC_DEFAULTS if name in fields}}
     if known["encoder_config"] is None:
-        known["encoder_config"] = _encoder_config(file, "encoder_config", known["model_name"], local)
+        known["encoder_config"] = _encoder_config(file, "encoder_config", "model_name", known["model_name"], local)
     if known["labels_encoder"] is not None:
         if known["labels_encoder_config"] is None:
             known["labels_encoder_config"] = _encoder_config(
-                file, "labels_encoder_config", known["labels_encoder"], local
+                file, "labels_encoder_config", "labels_encoder", known["labels_encoder"], local
             )
         # texts hold no prompt, and the public package neither grows the embedding nor reads these
         known.update(vocab_size=known["encoder_config"]["vocab_size"], class_token_index=-1)
@@ -174,15 +174,15 @@ def read_config(folder: Path, *, local: bool = True) -> ModelConfig:
     )
 
 
-def _encoder_config(file: Path, field: str, name: str, local: bool) -> dict[str, Any]:
+def _encoder_config(file: Path, field: str, name_field: str, name: str, local: bool) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
         config: dict[str, Any] = AutoConfig.from_pretrained(name, local_files_only=local).to_dict()
     except OSError as error:
         raise ValueError(
-            f"{file}: no {field}, and the config of its encoder {name!r} is not on this machine; add the encoder's "
-            f"config.json to the file as {field}"
+            f"{file}: {field}: wanted the encoder's config, got none, and that of {name_field} {name!r} is not on this "
+            f"machine; add the encoder's config.json as {field}"
         ) from error
     return config
 

@@ -19,7 +19,7 @@ from glimodern import GLiModern, LabelVectors, bi_encoder, ops
 from glimodern.config import parse_train_config
 from glimodern.ops import _cost
 from glimodern.train import train
-from tests.bi_encoder_rows import ROWS, check, encoder_config, save_encoder
+from tests.bi_encoder_rows import ROWS, check, difference, encoder_config, save_encoder
 from tests.conftest import WORDS
 from tests.test_train import losses, rows
 
@@ -196,7 +196,7 @@ def test_the_last_labels_are_kept(folder, monkeypatch):
     monkeypatch.setattr(bi_encoder, "_LABELS_KEPT", 6)
     model.predict(TEXT, ["person", "y", "z"], threshold)
     same(model.predict(TEXTS, LABELS, threshold), first)
-    assert asked[2:] == [["y", "z"], LABELS[1:]]
+    assert asked[2:] == [["person", "y", "z"], LABELS[1:]]
 
 
 def test_nothing_is_kept_of_weights_that_change(folder):
@@ -316,8 +316,31 @@ def test_labels_tokenizer_missing(folder, model, tmp_path):
     (tmp_path / "m" / "gliner_config.json").write_text(
         json.dumps({**fields, "labels_encoder": "no/where", "labels_encoder_config": None})
     )
-    with pytest.raises(ValueError, match=r"no labels_encoder_config.*'no/where'"):
+    with pytest.raises(ValueError, match=r"labels_encoder_config: wanted .*'no/where'"):
         GLiModern.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize("field", [{"fuse_layers": True}, {"post_fusion_schema": "l2l-l2t"}])
+def test_other_kinds_of_bi_encoder(folder, model, tmp_path, field):
+    model.save_pretrained(tmp_path / "m")
+    fields = json.loads((tmp_path / "m" / "gliner_config.json").read_text())
+    (tmp_path / "m" / "gliner_config.json").write_text(json.dumps({**fields, **field}))
+    with pytest.raises(ValueError, match=f"{next(iter(field))}.*not supported"):
+        GLiModern.from_pretrained(tmp_path / "m")
+
+
+def test_two_pretrained_encoders(folder, tmp_path):
+    """What from_encoder builds has both encoders' weights and no prompt tokens, and the public package reads it."""
+    save_encoder(tmp_path / "text", "modernbert", 40, 400)
+    ours = GLiModern.from_encoder(tmp_path / "text", labels_encoder=str(folder / "labels"), max_width=4).eval()
+    assert ours.tokenizer.convert_tokens_to_ids("<<ENT>>") in (None, ours.tokenizer.unk_token_id)
+    for part, place in ((ours.encoder, tmp_path / "text"), (ours.labels.encoder, folder / "labels")):
+        stored = load_file(place / "model.safetensors")
+        assert all(torch.equal(part.model.state_dict()[name], stored[name]) for name in stored)
+    gliner = pytest.importorskip("gliner", reason="needs the extra peers (gliner)")
+    ours.save_pretrained(tmp_path / "saved")
+    public = gliner.GLiNER.from_pretrained(str(tmp_path / "saved"), strict=True).eval()
+    assert difference(public, ours, [WORDS, WORDS[:3]]) <= 1e-4
 
 
 # training
