@@ -6,10 +6,11 @@ Nothing heavy is imported here; `glimodern.GLiModern` and `glimodern.ops` load w
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GLiModern", "__version__", "ops"]
+__all__ = ["GLiModern", "LabelVectors", "__version__", "ops"]
 
 if TYPE_CHECKING:
     from glimodern import ops
+    from glimodern.labels import LabelVectors
     from glimodern.model import GLiModern
 
 
@@ -18,6 +19,8 @@ def __getattr__(name: str) -> Any:
 
     if name == "GLiModern":
         return importlib.import_module("glimodern.model").GLiModern
+    if name == "LabelVectors":
+        return importlib.import_module("glimodern.labels").LabelVectors
     if name == "ops":
         return importlib.import_module("glimodern.ops")
     raise AttributeError(f"module 'glimodern' has no attribute {name!r}")

@@ -24,7 +24,8 @@ class TrainingBatches:
         self.lengths = [1] * len(dataset)  # without a token budget no length matters
         if config.run.batch_tokens is not None:
             tokens = packer.tokenize([example.words for example in dataset])
-            labels = packer.tokenize([[packer.ent_token, label] for label in dataset.types])
+            asked = dataset.types if packer.asks_in_text else ()
+            labels = packer.tokenize([[packer.ent_token, label] for label in asked])
             label_tokens = sum(len(label.ids) for label in labels) / max(len(labels), 1)
             self.lengths = [
                 len(text.ids) + 3 + round(label_tokens * self._types_asked(example))  # 3: [CLS], <<SEP>>, [SEP]

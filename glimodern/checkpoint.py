@@ -22,11 +22,14 @@ from torch import Tensor
 CONFIG_FILE = "gliner_config.json"
 WEIGHTS_FILE = "model.safetensors"
 PICKLE_FILE = "pytorch_model.bin"
+LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
 
 # (our prefix, the public one): the same parameters under the house's shorter names.
 PREFIXES = (
     ("encoder.model.", "token_rep_layer.bert_layer.model."),
     ("projection.", "token_rep_layer.projection."),
+    ("labels.encoder.model.", "token_rep_layer.labels_encoder.model."),
+    ("labels.projection.", "token_rep_layer.labels_projection."),
     ("rnn.", "rnn.lstm."),
     ("head.start.", "span_rep_layer.span_rep_layer.project_start."),
     ("head.end.", "span_rep_layer.span_rep_layer.project_end."),
@@ -41,6 +44,7 @@ class ModelConfig:
 
     hidden_size is the head's width d; an encoder of another width is projected. encoder_config is the encoder's own
     transformers config as a dict. class_token_index is the id of ent_token, vocab_size the rows of the embedding.
+    labels_encoder and labels_encoder_config are a bi-encoder's second encoder, by name and config; else None.
     """
 
     encoder_config: dict[str, Any]
@@ -57,6 +61,8 @@ class ModelConfig:
     embed_ent_token: bool = True
     ent_token: str = "<<ENT>>"
     sep_token: str = "<<SEP>>"
+    labels_encoder: str | None = None
+    labels_encoder_config: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "max_width", "max_len", "vocab_size"):
@@ -69,11 +75,10 @@ class ModelConfig:
 
 # field of gliner_config.json -> the values this package runs; anything else is a kind of model it does not have.
 SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "model_type": (None, "gliner", "gliner_uni_encoder_span"),
+    "model_type": (None, "gliner", "gliner_uni_encoder_span", "gliner_bi_encoder", "gliner_bi_encoder_span"),
     "span_mode": ("markerV0", "ffn"),
     "subtoken_pooling": ("first", None),
     "words_splitter_type": ("whitespace", None),
-    "labels_encoder": (None,),
     "labels_decoder": (None,),
     "relations_layer": (None,),
     "span_encoder_config": (None,),
@@ -98,6 +103,8 @@ PUBLIC_DEFAULTS: dict[str, Any] = {
     "vocab_size": -1,
     "class_token_index": -1,
     "encoder_config": None,
+    "labels_encoder": None,
+    "labels_encoder_config": None,
 }
 
 
@@ -108,6 +115,7 @@ class Checkpoint:
     config: ModelConfig
     state: dict[str, Tensor]
     tokenizer: Any
+    labels_tokenizer: Any = None
 
 
 def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -147,25 +155,36 @@ def read_config(folder: Path, *, local: bool = True) -> ModelConfig:
             wanted = " or ".join(repr(value) for value in allowed if value is not None) or "none"
             raise ValueError(
                 f"{file}: {name} = {fields[name]!r} is not supported (wanted {wanted}); "
-                "this package runs span models with one encoder for text and labels"
+                "this package runs span models, with one encoder for text and labels or with one for each"
             )
     known = {**PUBLIC_DEFAULTS, **{name: fields[name] for name in PUBLIC_DEFAULTS if name in fields}}
     if known["encoder_config"] is None:
-        from transformers import AutoConfig
-
-        try:
-            encoder = AutoConfig.from_pretrained(known["model_name"], local_files_only=local)
-        except OSError as error:
-            raise ValueError(
-                f"{file}: no encoder_config, and the config of its encoder {known['model_name']!r} is not on this "
-                "machine; add the encoder's config.json to the file as encoder_config"
-            ) from error
-        known["encoder_config"] = encoder.to_dict()
+        known["encoder_config"] = _encoder_config(file, "encoder_config", "model_name", known["model_name"], local)
+    if known["labels_encoder"] is not None:
+        if known["labels_encoder_config"] is None:
+            known["labels_encoder_config"] = _encoder_config(
+                file, "labels_encoder_config", "labels_encoder", known["labels_encoder"], local
+            )
+        # texts hold no prompt, and the public package neither grows the embedding nor reads these
+        known.update(vocab_size=known["encoder_config"]["vocab_size"], class_token_index=-1)
     return (
         ModelConfig(**known)
         if known["vocab_size"] > 0
         else ModelConfig(**{**known, "vocab_size": known["encoder_config"]["vocab_size"]})
     )
+
+
+def _encoder_config(file: Path, field: str, name_field: str, name: str, local: bool) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    try:
+        config: dict[str, Any] = AutoConfig.from_pretrained(name, local_files_only=local).to_dict()
+    except OSError as error:
+        raise ValueError(
+            f"{file}: {field}: wanted the encoder's config, got none, and that of {name_field} {name!r} is not on this "
+            f"machine; add the encoder's config.json as {field}"
+        ) from error
+    return config
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
@@ -216,6 +235,9 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], revision: str | None
         raise ValueError(
             f"{folder}: tokenizer.json or its config is not valid JSON ({error}); half written?"
         ) from error
+    if config.labels_encoder is not None:
+        labels_tokenizer = _labels_tokenizer(folder, config.labels_encoder, local=folder == Path(path_or_hub_id))
+        return Checkpoint(config, state, tokenizer, labels_tokenizer)
     index = tokenizer.convert_tokens_to_ids(config.ent_token)
     if config.class_token_index != -1 and index != config.class_token_index:
         raise ValueError(
@@ -225,8 +247,27 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], revision: str | None
     return Checkpoint(config, state, tokenizer)
 
 
+def _labels_tokenizer(folder: Path, name: str, *, local: bool) -> Any:
+    """A bi-encoder's second tokenizer: of its own folder, else (older files) of the label encoder it is named after."""
+    from glimodern.prompt import load_tokenizer
+
+    if (folder / LABELS_TOKENIZER / "tokenizer_config.json").is_file():
+        return load_tokenizer(str(folder / LABELS_TOKENIZER))
+    try:
+        return load_tokenizer(name, local_files_only=local)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{folder}: no folder {LABELS_TOKENIZER}, and the tokenizer of the label encoder {name!r} is not on this "
+            f"machine; copy it to {folder / LABELS_TOKENIZER}"
+        ) from error
+
+
 def write_checkpoint(
-    folder: str | os.PathLike[str], config: ModelConfig, state: dict[str, Tensor], tokenizer: Any
+    folder: str | os.PathLike[str],
+    config: ModelConfig,
+    state: dict[str, Tensor],
+    tokenizer: Any,
+    labels_tokenizer: Any = None,
 ) -> None:
     """Write a checkpoint that appears whole or not at all; an older one in its place is replaced.
 
@@ -257,6 +298,8 @@ def write_checkpoint(
         text = json.dumps(_public_fields(config), indent=1, sort_keys=True)
         (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         tokenizer.save_pretrained(target)
+        if labels_tokenizer is not None:
+            labels_tokenizer.save_pretrained(target / LABELS_TOKENIZER)
 
 
 @contextmanager
@@ -301,8 +344,11 @@ def _rename(name: str, *, to_public: bool) -> str:
 
 def _public_fields(config: ModelConfig) -> dict[str, Any]:
     """gliner_config.json with every field that the public package reads back."""
+    fields = asdict(config)
+    if config.labels_encoder is not None:
+        fields["vocab_size"] = -1  # as the public package writes it, which checks the tokenizer against it otherwise
     return {
-        **asdict(config),
+        **fields,
         "model_type": None,
         "name": "glimodern",
         "subtoken_pooling": "first",
@@ -310,7 +356,6 @@ def _public_fields(config: ModelConfig) -> dict[str, Any]:
         "fine_tune": True,
         "post_fusion_schema": "",
         "fuse_layers": False,
-        "labels_encoder": None,
         "labels_decoder": None,
         "relations_layer": None,
     }

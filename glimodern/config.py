@@ -47,6 +47,8 @@ class EncoderConfig:
 
     encoder: str = "demo"
     """Folder or hub name of a pretrained encoder; "demo": a tiny ModernBERT from scratch with its own tokenizer."""
+    labels_encoder: str | None = None
+    """Folder or hub name of a sentence encoder for the labels (a bi-encoder); none: the labels stand in the text."""
     init_from: str | None = None
     """Checkpoint of a whole model to fine-tune (instead of a fresh head on an encoder)."""
     hidden_size: int | None = None

@@ -84,13 +84,13 @@ class _Window:
         return _Batch(texts, self.packer.pack_tokens([self.tokens[i] for i in texts], labels))
 
 
-def _windows(asked: Iterable[Asked], batch_tokens: int, max_words: int) -> Iterator[list[Asked]]:
+def _windows(asked: Iterable[Asked], batch_tokens: int, packer: PromptPacker) -> Iterator[list[Asked]]:
     """The stream in pieces of about _WINDOW_BATCHES batches, by words as the measure."""
     window: list[Asked] = []
     room = _WINDOW_BATCHES * batch_tokens
     for item in asked:
         window.append(item)
-        room -= min(len(item.words), max_words) + 2 * len(item.labels) + 1
+        room -= min(len(item.words), packer.max_words) + (2 * len(item.labels) if packer.asks_in_text else 0) + 1
         if room <= 0:
             yield window
             window, room = [], _WINDOW_BATCHES * batch_tokens
@@ -102,7 +102,7 @@ def find_entities(
     asked: Iterable[Asked], packer: PromptPacker, candidates: Candidates, search: Search, batch_tokens: int
 ) -> Iterator[Found]:
     """The entities of every text, in order. Raises ValueError for labels that overflow the encoder."""
-    pieces = _windows(asked, batch_tokens, packer.max_words)
+    pieces = _windows(asked, batch_tokens, packer)
     first = list(itertools.islice(pieces, 2))
     if len(first) < 2:  # nothing to overlap with
         for piece in first:

@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypedDict, overload
 
 import torch
@@ -13,11 +14,29 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from glimodern import ops, reference
+from glimodern.bi_encoder import (
+    LabelBatch,
+    LabelEncoder,
+    TextPacker,
+    TypeCache,
+    fresh_labels,
+    label_entities,
+    stored_labels,
+)
 from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
-from glimodern.inference import Asked, Found, Search, find_entities, pair_labels, resolve_batch_tokens
+from glimodern.inference import (
+    Asked,
+    Found,
+    Search,
+    check_labels,
+    find_entities,
+    pair_labels,
+    resolve_batch_tokens,
+)
+from glimodern.labels import LabelVectors
 from glimodern.precision import (
     CANARY_LABELS,
     CANARY_TEXTS,
@@ -78,6 +97,8 @@ class HeadOptions(TypedDict, total=False):
     """Most types asked of a sentence in training (25)."""
     dropout: float
     """Dropout of the head (0.4)."""
+    labels_encoder: str | None
+    """Folder or hub name of a sentence encoder for the labels; None: they stand in the text (None)."""
 
 
 class WordLstm(nn.LSTM):
@@ -102,7 +123,11 @@ class GLiModern(nn.Module):
     Build one with `from_pretrained` (a checkpoint) or `from_encoder` (a pretrained encoder and a fresh head).
     """
 
-    def __init__(self, config: ModelConfig, encoder: Encoder, tokenizer: Any) -> None:
+    labels: LabelEncoder | None  # of a bi-encoder
+
+    def __init__(
+        self, config: ModelConfig, encoder: Encoder, tokenizer: Any, labels: LabelEncoder | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
@@ -113,16 +138,29 @@ class GLiModern(nn.Module):
             self.rnn = WordLstm(config.hidden_size, config.num_rnn_layers)
         self.head = SpanHead(config.hidden_size, config.dropout, config.span_mode)
         limits = [limit for limit in (encoder.max_length, tokenizer.model_max_length) if limit is not None]
-        limit = min(limits) if limits else None
-        self.packer = PromptPacker(
-            tokenizer.backend_tokenizer,
-            ent_token=config.ent_token,
-            sep_token=config.sep_token,
-            max_width=config.max_width,
-            max_words=config.max_len,
-            max_tokens=limit if limit is not None and limit < 2**30 else None,
-            embed_ent_token=config.embed_ent_token,
-        )
+        limit = min((limit for limit in limits if limit < 2**30), default=None)
+        self.labels = labels
+        if labels is not None:
+            if "rnn" in self._modules:
+                self.rnn.requires_grad_(False)  # it is not run
+            self.packer: PromptPacker = TextPacker(
+                tokenizer.backend_tokenizer,
+                max_width=config.max_width,
+                max_words=config.max_len,
+                max_tokens=limit,
+                ids=config.vocab_size,
+            )
+        else:
+            self.packer = PromptPacker(
+                tokenizer.backend_tokenizer,
+                ent_token=config.ent_token,
+                sep_token=config.sep_token,
+                max_width=config.max_width,
+                max_words=config.max_len,
+                max_tokens=limit,
+                embed_ent_token=config.embed_ent_token,
+            )
+        self._types = TypeCache()
         self.encoder_frozen = False
         self.source: tuple[str, str | None] | None = None  # checkpoint and revision
         self.packed_dtype: str | None = None  # of linear layers that are packed for inference
@@ -131,7 +169,10 @@ class GLiModern(nn.Module):
 
     @classmethod
     def from_encoder(cls, path_or_hub_id: str | os.PathLike[str], **head: Unpack[HeadOptions]) -> "GLiModern":
-        """A pretrained encoder with its tokenizer, the two prompt tokens added, and a fresh head."""
+        """A pretrained encoder with its tokenizer, the two prompt tokens added, and a fresh head.
+
+        With labels_encoder, a bi-encoder: that one reads the labels, and no prompt tokens are added.
+        """
         name = os.fspath(path_or_hub_id)
         return cls._fresh(load_encoder(name), load_tokenizer(name), name, head)
 
@@ -143,12 +184,19 @@ class GLiModern(nn.Module):
     @classmethod
     def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadOptions) -> "GLiModern":
         ent_token, sep_token = "<<ENT>>", "<<SEP>>"
-        vocab_size = add_prompt_tokens(tokenizer, [ent_token, sep_token])
-        encoder.resize_token_embeddings(vocab_size)
+        hidden_size = head.get("hidden_size") or encoder.hidden_size
+        labels_encoder = head.get("labels_encoder")
+        labels = None if labels_encoder is None else fresh_labels(labels_encoder, hidden_size)
+        if labels is None:
+            vocab_size = add_prompt_tokens(tokenizer, [ent_token, sep_token])
+            encoder.resize_token_embeddings(vocab_size)
+        else:
+            add_prompt_tokens(tokenizer, [])
+            vocab_size = encoder.config.vocab_size
         config = ModelConfig(
             encoder_config=encoder.config.to_dict(),
-            hidden_size=head.get("hidden_size") or encoder.hidden_size,
-            class_token_index=tokenizer.convert_tokens_to_ids(ent_token),
+            hidden_size=hidden_size,
+            class_token_index=tokenizer.convert_tokens_to_ids(ent_token) if labels is None else -1,
             vocab_size=vocab_size,
             model_name=name,
             span_mode=head.get("span_mode", "markerV0"),
@@ -156,8 +204,10 @@ class GLiModern(nn.Module):
             max_len=head.get("max_len") or min(encoder.max_length or 8192, 8192),
             max_types=head.get("max_types", 25),
             dropout=head.get("dropout", 0.4),
+            labels_encoder=labels_encoder,
+            labels_encoder_config=None if labels is None else labels.encoder.config.to_dict(),
         )
-        return cls(config, encoder, tokenizer)
+        return cls(config, encoder, tokenizer, labels)
 
     @classmethod
     def from_pretrained(
@@ -186,13 +236,16 @@ class GLiModern(nn.Module):
         stored = read_checkpoint(path_or_hub_id, revision)
         encoder_config = {**stored.config.encoder_config, "vocab_size": stored.config.vocab_size}
         config = replace(stored.config, encoder_config=encoder_config)
-        model = cls(config, build_encoder(encoder_config), stored.tokenizer)
+        labels = stored_labels(config, stored.labels_tokenizer)
+        model = cls(config, build_encoder(encoder_config), stored.tokenizer, labels)
         model._load_state(stored.state, os.fspath(path_or_hub_id))
         model.source = (os.fspath(path_or_hub_id), revision)
         model.eval()
         if trainable:
             return model.to(device=where, dtype=plain)
         model.requires_grad_(False)
+        if labels is not None:
+            labels.seal()
         if dtype != "int8":
             if where.type == "cpu" and plain in (torch.float32, torch.bfloat16):
                 model._pack("fp32" if plain == torch.float32 else "bf16")
@@ -218,12 +271,16 @@ class GLiModern(nn.Module):
                     f"({ops.backend_info('cpu')['linear_packed']['why']})"
                 )
             return
-        if not self.encoder.pack(dtype) and dtype == "int8":
-            warnings.warn(
-                f"dtype: the layers of {self.encoder.config.model_type} are not known to pack, so the encoder is not "
-                "quantised, only the head is in int8",
-                stacklevel=3,
-            )
+        plain = [] if self.encoder.pack(dtype) else [(self.encoder, "encoder")]
+        if self.labels is not None and not self.labels.pack(dtype):
+            plain.append((self.labels.encoder, "label encoder"))
+        if dtype == "int8":
+            for encoder, name in plain:
+                warnings.warn(
+                    f"dtype: the layers of {encoder.config.model_type} are not known to pack, so the {name} is not "
+                    "quantised, only the rest is in int8",
+                    stacklevel=3,
+                )
         if "projection" in self._modules:
             self.projection = PackedLinear(self.projection, dtype)  # type: ignore[assignment]
         self.head.pack(dtype)
@@ -250,7 +307,8 @@ class GLiModern(nn.Module):
         """Write a checkpoint that this package and the public one load; it appears whole or not at all."""
         if self.packed_dtype == "int8":
             raise ValueError('a model in int8 cannot be saved: load it with dtype="fp32" to save it')
-        write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer)
+        labels_tokenizer = None if self.labels is None else self.labels.tokenizer
+        write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer, labels_tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -265,10 +323,13 @@ class GLiModern(nn.Module):
         return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
 
     def freeze_encoder(self) -> None:
-        """Run the encoder without gradients and without dropout from now on."""
+        """Run the encoder, or a bi-encoder's two, without gradients and without dropout from now on."""
         self.encoder_frozen = True
-        self.encoder.requires_grad_(False)
-        self.encoder.eval()
+        for encoder in self._encoders():
+            encoder.requires_grad_(False).eval()
+
+    def _encoders(self) -> list[Encoder]:
+        return [self.encoder] if self.labels is None else [self.encoder, self.labels.encoder]
 
     def set_dropout(self, p: float) -> None:
         """Train the head with this dropout from now on; the encoder keeps its own."""
@@ -280,7 +341,8 @@ class GLiModern(nn.Module):
     def train(self, mode: bool = True) -> "GLiModern":
         super().train(mode)
         if self.encoder_frozen:
-            self.encoder.eval()
+            for encoder in self._encoders():
+                encoder.eval()
         return self
 
     def check_precision(self, texts: Sequence[str], labels: Sequence[str], threshold: float = 0.5) -> PrecisionReport:
@@ -301,15 +363,22 @@ class GLiModern(nn.Module):
 
     def encode(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device."""
+        if self.labels is None or not isinstance(batch, LabelBatch):
+            return self._encode_texts(batch, batch.type_index)
+        words, _ = self._encode_texts(batch, batch.type_index[:0])
+        return words, self.labels(batch.labels)[batch.type_index]
+
+    def _encode_texts(self, batch: PackedBatch, types: Tensor) -> tuple[Tensor, Tensor]:
+        """Word vectors [n, d], and those of the tokens that ask the types [m]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            rows = torch.cat([batch.word_index.clamp(min=0), batch.type_index])
+            rows = torch.cat([batch.word_index.clamp(min=0), types])
             hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen, rows)
-        words, prompts = hidden.split([len(batch.word_index), len(batch.type_index)])
+        words, prompts = hidden.split([len(batch.word_index), len(types)])
         if "projection" in self._modules:
             words, prompts = self.projection(words), self.projection(prompts)
         if batch.has_missing_words:
             words = words.masked_fill((batch.word_index < 0)[:, None], 0.0)
-        if "rnn" in self._modules:
+        if "rnn" in self._modules and self.labels is None:
             words = self.rnn.run_packed(words, batch.cu_words)
         return words, prompts
 
@@ -370,25 +439,63 @@ class GLiModern(nn.Module):
     # predicting
 
     @torch.no_grad()
-    def _candidates(self, batch: PackedBatch, threshold: float) -> ops.SpanEntities:
+    def encode_labels(self, labels: Sequence[str]) -> LabelVectors:
+        """The vectors of labels, any number, to be asked of texts by predict(texts, label_vectors=...).
+
+        Duplicates count once. Raises ValueError for a model that is no bi-encoder.
+        """
+        encoder = self._label_encoder("encode_labels")
+        names = check_labels(labels)
+        training = self.training
+        self.eval()
+        try:
+            return LabelVectors(tuple(names), encoder(names), self.source_name, encoder.fingerprint)
+        finally:
+            self.train(training)
+
+    def _label_encoder(self, argument: str) -> LabelEncoder:
+        if self.labels is None:
+            raise ValueError(
+                f"{argument}: wanted a bi-encoder, this model reads its labels together with each text, so a label has "
+                "no vector of its own; give predict the labels, or load a model that has a labels_encoder"
+            )
+        return self.labels
+
+    @torch.no_grad()
+    def _candidates(
+        self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None = None
+    ) -> ops.SpanEntities:
         if self.training:
             self.eval()
             try:
-                return self._candidates(batch, threshold)
+                return self._candidates(batch, threshold, label_vectors)
             finally:
                 self.train()
+        if isinstance(batch, LabelBatch) and self.labels is not None:
+            types = self._types.find(batch.labels, label_vectors, self.labels, self.head)
+            words, _ = self._encode_texts(batch.to(self.device), batch.type_index[:0].to(self.device))
+            return label_entities(self.head, words, batch, types, self.config.max_width, threshold)
         batch = batch.to(self.device)
         factors = self.head.factors(*self.encode(batch))
         return ops.head_entities(*factors, batch.cu_words, batch.cu_types, self.config.max_width, threshold)
 
-    def _find(self, asked: Iterable[Asked], search: Search, batch_tokens: int | str) -> Iterator[Found]:
+    def _find(
+        self,
+        asked: Iterable[Asked],
+        search: Search,
+        batch_tokens: int | str,
+        label_vectors: LabelVectors | None = None,
+    ) -> Iterator[Found]:
         """The entities of every text, in order; at the end one warning if any was cut."""
         if not 0.0 <= search.threshold <= 1.0:
             raise ValueError(f"threshold: wanted a probability in [0, 1], got {search.threshold!r}")
         weight = next(self.parameters())
         bytes_per_token = 40 * self.config.hidden_size * weight.element_size()  # of activations, about
         tokens = resolve_batch_tokens(batch_tokens, weight.device, bytes_per_token)
-        return self._warn_cut(find_entities(asked, self.packer, self._candidates, search, tokens))
+        candidates = self._candidates
+        if label_vectors is not None:
+            candidates = partial(self._candidates, label_vectors=label_vectors)
+        return self._warn_cut(find_entities(asked, self.packer, candidates, search, tokens))
 
     def _warn_cut(self, stream: Iterator[Found]) -> Iterator[Found]:
         texts = texts_cut = words_cut = 0
@@ -422,25 +529,29 @@ class GLiModern(nn.Module):
 
     @overload
     def predict(  # type: ignore[overload-overlap]
-        self, texts: str | Sequence[str], labels: Labels, threshold: float = ..., flat: bool = ...,
-        multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ...,
+        self, texts: str | Sequence[str], labels: Labels | None = ..., threshold: float = ..., flat: bool = ...,
+        multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ..., *,
+        label_vectors: LabelVectors | None = ...,
     ) -> list[Entities]: ...  # fmt: skip
 
     @overload
     def predict(
-        self, texts: Iterable[str], labels: Labels, threshold: float = ..., flat: bool = ..., multi_label: bool = ...,
-        batch_tokens: int | str = ..., progress: bool | None = ...,
+        self, texts: Iterable[str], labels: Labels | None = ..., threshold: float = ..., flat: bool = ...,
+        multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ..., *,
+        label_vectors: LabelVectors | None = ...,
     ) -> Iterator[Entities]: ...  # fmt: skip
 
     def predict(
         self,
         texts: str | Iterable[str],
-        labels: Labels,
+        labels: Labels | None = None,
         threshold: float = 0.5,
         flat: bool = True,
         multi_label: bool = False,
         batch_tokens: int | str = "auto",
         progress: bool | None = None,
+        *,
+        label_vectors: LabelVectors | None = None,
     ) -> list[Entities] | Iterator[Entities]:
         """Find entities of the given types in texts: a string (one text), a sequence, or any iterable.
 
@@ -451,16 +562,17 @@ class GLiModern(nn.Module):
         labels: strings, asked of all texts, or one sequence of strings per text; duplicates count once. threshold:
         least probability, exclusive. flat: no overlaps; else nesting is allowed. multi_label: a span may have several
         labels. batch_tokens: tokens computed at a time, results do not depend on it; a batch that does not fit the
-        memory is split. progress: show a bar; None: for sequences of over 1,000 texts, on a terminal.
+        memory is split. progress: show a bar; None: for sequences of over 1,000 texts, on a terminal. label_vectors (of
+        a bi-encoder's encode_labels): all its labels are asked, or those of them that `labels` names.
 
         No words or no labels: no entities. A text that is too long is cut with a warning, and its result says so.
         Raises TypeError and ValueError for arguments of another kind.
         """
         texts = [texts] if isinstance(texts, str) else texts
-        pairs = pair_labels(texts, labels)
+        pairs = self._pair(texts, labels, label_vectors)
         split: deque[tuple[str, list[Word]]] = deque()  # of the texts that are on their way
         asked = _ask(pairs, split)
-        stream = self._find(asked, Search(threshold, flat, multi_label), batch_tokens)
+        stream = self._find(asked, Search(threshold, flat, multi_label), batch_tokens, label_vectors)
         results = (_with_offsets(*split.popleft(), found) for found in stream)
         total = len(texts) if isinstance(texts, Sequence) else None
         if progress or (progress is None and (total or 0) > 1000 and sys.stderr.isatty()):
@@ -469,6 +581,29 @@ class GLiModern(nn.Module):
 
             results = track(results, "predicting", total, console=Console(stderr=True))  # type: ignore[assignment]
         return results if total is None else list(results)
+
+    def _pair(
+        self, texts: Iterable[str], labels: Labels | None, label_vectors: LabelVectors | None
+    ) -> Iterator[tuple[str, list[str]]]:
+        """(text, labels asked of it), checked against the label vectors if there are any."""
+        if label_vectors is None:
+            if labels is None:
+                raise TypeError("labels: wanted a sequence of strings (or label_vectors of a bi-encoder), got neither")
+            return pair_labels(texts, labels)
+        if not isinstance(label_vectors, LabelVectors):
+            raise TypeError(f"label_vectors: wanted LabelVectors of encode_labels, got {type(label_vectors).__name__}")
+        label_vectors.check_model(
+            self.source_name, self._label_encoder("label_vectors").fingerprint, self.config.hidden_size
+        )
+        if labels is None:
+            names = list(label_vectors.labels)
+            return ((text, names) for text in texts)
+        return label_vectors.checked(pair_labels(texts, labels))
+
+    @property
+    def source_name(self) -> str:
+        """What messages call the model: the checkpoint that it was loaded from, else its encoder."""
+        return self.source[0] if self.source is not None else self.config.model_name or "a model of this session"
 
 
 def _ask(pairs: Iterable[tuple[str, list[str]]], split: deque[tuple[str, list[Word]]]) -> Iterator[Asked]:

@@ -89,6 +89,8 @@ class PromptPacker:
     encoder takes, prompt and special tokens included; None for no limit.
     """
 
+    asks_in_text = True  # the labels stand in the text and take their share of its tokens
+
     def __init__(
         self,
         tokenizer: "Tokenizer",

@@ -73,7 +73,7 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
     if config.init_from is not None:
         model = GLiModern.from_pretrained(config.init_from, trainable=True)
         default = EncoderConfig()
-        for name in ("hidden_size", "span_mode", "max_width", "max_len"):
+        for name in ("hidden_size", "span_mode", "max_width", "max_len", "labels_encoder"):
             asked, has = getattr(config, name), getattr(model.config, name)
             if asked not in (getattr(default, name), has):
                 raise ValueError(f"{name}: the checkpoint of init_from has {has!r}, got {asked!r}; leave it out")
@@ -87,6 +87,7 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
         "max_len": config.max_len,
         "max_types": max_types,
         "dropout": config.dropout,
+        "labels_encoder": config.labels_encoder,
     }
     if config.encoder == "demo":
         from glimodern.demo import encoder_config, train_tokenizer
@@ -97,11 +98,12 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
 
 
 def optimizer_groups(model: GLiModern, config: OptimConfig) -> list[dict[str, Any]]:
-    """Four groups: encoder and the rest, each with and without weight decay (none on biases and other vectors)."""
+    """Four groups: encoders and the rest, each with and without weight decay (none on biases and other vectors)."""
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("encoder."), parameter.dim() >= 2), []).append(parameter)
+            encoder = name.startswith(("encoder.", "labels.encoder."))
+            groups.setdefault((encoder, parameter.dim() >= 2), []).append(parameter)
     return [
         {
             "params": parameters,

@@ -198,7 +198,7 @@ def test_plain_bin_loads_and_code_is_refused(tiny_model, saved):
     ("field", "value"),
     [
         ("span_mode", "token_level"),
-        ("labels_encoder", "some/encoder"),
+        ("labels_decoder", "some/decoder"),
         ("model_type", "gliner_streaming_span"),
         ("subtoken_pooling", "mean"),
         ("fuse_layers", True),

@@ -11,6 +11,9 @@ the vectors. Measured on two Zen 3 cores (docs/LOG.md), 300 words, K = 12: equal
 about 750 for d = 768; three times faster by vectors at 5,000. Both run near a matrix product's rate, so multiply-adds
 decide, and predict the measured ratio to a tenth.
 
+Where u and c are known already (labels that were asked before), the fold costs s m H alone, and is the cheaper one up
+to m = 4d/3 for H = 4d, however short the text.
+
 Training asks a few dozen types of a sentence and stays on the fold (`span_loss`), whose backward pass stores nothing.
 """
 
@@ -38,21 +41,25 @@ class ScoringCost(NamedTuple):
     vectors: float
 
 
-def scoring_cost(words: int, types: int, texts: int, max_width: int, hidden: int, width: int) -> ScoringCost:
+def scoring_cost(
+    words: int, types: int, texts: int, max_width: int, hidden: int, width: int, folded: bool = False
+) -> ScoringCost:
     """The two costs of a batch of n words and m types in so many texts, H and d; from the texts' mean, so that shapes
-    alone decide and nothing waits for the device."""
+    alone decide and nothing waits for the device. folded: u and c are known."""
     mean_words = words / max(texts, 1)
     widths = min(max_width, mean_words)
     spans = words * widths - texts * widths * (widths - 1) / 2
     pairs = spans * types / max(texts, 1)
     return ScoringCost(
-        fold=types * width * hidden + pairs * hidden,
+        fold=(0.0 if folded else types * width * hidden) + pairs * hidden,
         vectors=spans * hidden * width + pairs * width,
     )
 
 
-def vectors_are_cheaper(words: int, types: int, texts: int, max_width: int, hidden: int, width: int) -> bool:
-    cost = scoring_cost(words, types, texts, max_width, hidden, width)
+def vectors_are_cheaper(
+    words: int, types: int, texts: int, max_width: int, hidden: int, width: int, folded: bool = False
+) -> bool:
+    cost = scoring_cost(words, types, texts, max_width, hidden, width, folded)
     return cost.fold > _LEAST_GAIN * cost.vectors
 
 
@@ -128,13 +135,17 @@ def head_entities(
     cu_types: Tensor,
     max_width: int,
     threshold: float | Tensor,
+    folded: tuple[Tensor, Tensor] | None = None,
 ) -> SpanEntities:
     """`span_entities` of a head whose w2 [d, H], b2 [d] and type vectors q [m, d] are known: by fold or span vectors.
 
-    a, b [n, H], cu_words, cu_types, max_width, threshold and the result as in `span_entities`.
+    a, b [n, H], cu_words, cu_types, max_width, threshold and the result as in `span_entities`. folded: (u [m, H],
+    c [m]) = (q w2, q b2), if they are known too.
     """
-    if not vectors_are_cheaper(len(a), len(q), len(cu_words) - 1, max_width, a.shape[1], len(w2)):
-        return span_entities(a, b, q @ w2, q @ b2, cu_words, cu_types, max_width, threshold)
+    sizes = (len(a), len(q), len(cu_words) - 1, max_width, a.shape[1], len(w2))
+    if not vectors_are_cheaper(*sizes, folded=folded is not None):
+        u, c = (q @ w2, q @ b2) if folded is None else folded
+        return span_entities(a, b, u, c, cu_words, cu_types, max_width, threshold)
     bounds = type_bounds(
         *check_threshold("head_entities", threshold, len(q), a.device), len(q), a.device, wide_dtype(a)
     )
