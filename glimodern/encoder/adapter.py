@@ -42,17 +42,18 @@ _BY_INTERFACE = ("albert", "distilbert", "eurobert", "nomic_bert", "xlm-roberta-
 PACKED_MODELS = (*_PASSES, *_BY_INTERFACE)
 """model_type of architectures that run packed."""
 _RELATIVE = (*DEBERTA_MODELS, *T5_MODELS, "mpnet")
+_PADDED_THAT_PACK = ("deberta",)  # their linears
 # Where a model keeps the layers whose linears are packed for inference: not its pooler, which is not used.
 _LAYERS = {"distilbert": "transformer", "eurobert": "layers", "nomic_bert": "layers"}
-# Their positions count from pad_token_id + 1, packed or padded.
-_POSITIONS_AFTER_PADDING = ("camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+# Their positions count from pad_token_id + 1, packed or padded; MPNet's from 2, whatever its config says.
+_POSITIONS_AFTER_PADDING = ("camembert", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
 
 def first_position(config: PreTrainedConfig) -> int:
     """The position number of a text's first token: 0, but RoBERTa and its kin count from pad_token_id + 1."""
     if config.model_type in _POSITIONS_AFTER_PADDING:
         return int(config.pad_token_id) + 1
-    return 0
+    return 2 if config.model_type == "mpnet" else 0
 
 
 def max_length(config: PreTrainedConfig) -> int | None:
@@ -69,7 +70,7 @@ def packed_reason(config: PreTrainedConfig) -> tuple[bool, str]:
     """Whether a model of this config runs packed, and why or why not."""
     kind = config.model_type
     if kind not in PACKED_MODELS:
-        return False, f"padded: {kind} is not among the architectures that run packed ({', '.join(PACKED_MODELS)})"
+        return False, f"padded: {kind} is not among the architectures that run packed"
     if getattr(config, "is_decoder", False):
         return False, f"padded: this {kind} is configured as a decoder (is_decoder), whose attention is causal"
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
@@ -77,10 +78,7 @@ def packed_reason(config: PreTrainedConfig) -> tuple[bool, str]:
     if kind in _BY_INTERFACE:
         return True, f"packed: {kind} takes position_ids, and its attention is ours"
     if kind in _RELATIVE:
-        return (
-            True,
-            f"packed: our own pass through {kind}, attention by groups of like length for its relative positions",
-        )
+        return True, f"packed: our own pass through {kind}, attention by groups of like length for its position bias"
     return True, f"packed: our own pass through {kind}"
 
 
@@ -189,7 +187,7 @@ class TransformersEncoder(Encoder):
         return hidden
 
     def pack(self, dtype: str) -> bool:
-        if not self.packed:  # others may read their layers' weights
+        if not self.packed and self.config.model_type not in _PADDED_THAT_PACK:  # others may read a layer's weight
             return False
         pack_layers(self.model.get_submodule(_LAYERS.get(self.config.model_type, "encoder")), dtype)
         return True
