@@ -46,7 +46,8 @@ class EncoderConfig:
     """The model to build, or to go on from."""
 
     encoder: str = "demo"
-    """Folder or hub name of a pretrained encoder; "demo": a tiny ModernBERT from scratch with its own tokenizer."""
+    """Folder or hub name of a pretrained encoder; "demo": a tiny ModernBERT from scratch with its own tokenizer (other
+    architectures of its size: glimodern.demo.DEMO_ENCODERS)."""
     labels_encoder: str | None = None
     """Folder or hub name of a sentence encoder for the labels (a bi-encoder); none: the labels stand in the text."""
     init_from: str | None = None
@@ -206,9 +207,8 @@ def yaml_arguments(path: str) -> list[str]:
     return arguments
 
 
-def parse_train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
-    """TrainConfig from flags and an optional `--config FILE.yaml` before or among them; flags win over the file."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+def with_yaml(given: Sequence[str]) -> list[str]:
+    """Arguments whose `--config FILE.yaml`, before or among them, is replaced by what the file holds; flags win."""
     merged: list[str] = []
     rest: list[str] = []
     position = 0
@@ -226,9 +226,14 @@ def parse_train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
         else:
             rest.append(argument)
         position += 1
+    return merged + rest
+
+
+def parse_train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
+    """TrainConfig from flags and an optional `--config FILE.yaml`."""
     return tyro.cli(
         Annotated[TrainConfig, tyro.conf.OmitArgPrefixes],
-        args=merged + rest,
+        args=with_yaml(sys.argv[1:] if arguments is None else arguments),
         prog="python -m glimodern.train",
         description="Train, evaluate and save a GLiNER span model. `--config FILE.yaml` reads settings from a file.",
         config=(tyro.conf.OmitArgPrefixes,),

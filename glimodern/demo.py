@@ -1,4 +1,4 @@
-"""The model of the embedded demo: a tiny ModernBERT from scratch, with a tokenizer trained on the spot."""
+"""The models of the embedded demo: tiny encoders from scratch, with a tokenizer trained on the spot."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -34,24 +34,48 @@ def train_tokenizer(texts: Iterable[Sequence[str]], labels: Iterable[str], vocab
     )
 
 
-def encoder_config(vocab_size: int) -> Any:
-    """A ModernBERT of about one million parameters beside its embeddings."""
-    from transformers import ModernBertConfig
+_BERT: dict[str, Any] = dict(
+    hidden_size=160,
+    intermediate_size=320,
+    num_hidden_layers=4,
+    num_attention_heads=5,
+    max_position_embeddings=1026,
+    initializer_range=0.06,
+)
+_T5: dict[str, Any] = dict(d_model=160, d_ff=320, d_kv=32, num_layers=4, num_heads=5)
+# name -> model_type and its fields; all are of one size
+DEMO_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "demo": (
+        "modernbert",
+        dict(_BERT, global_attn_every_n_layers=2, local_attention=64, max_position_embeddings=1024),
+    ),
+    "demo-bert": ("bert", _BERT),
+    "demo-roberta": ("roberta", _BERT),
+    "demo-electra": ("electra", dict(_BERT, embedding_size=160)),
+    "demo-mpnet": ("mpnet", _BERT),
+    "demo-deberta-v3": (
+        "deberta-v2",
+        dict(
+            _BERT,
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            position_biased_input=False,
+            position_buckets=64,
+            share_att_key=True,
+            norm_rel_ebd="layer_norm",
+            type_vocab_size=0,
+        ),
+    ),
+    "demo-t5": ("t5", _T5),
+    "demo-nomic": ("nomic_bert", _BERT),
+    "demo-eurobert": ("eurobert", dict(_BERT, mask_token_id=1)),
+}
 
-    options: dict[str, Any] = dict(
-        vocab_size=vocab_size,
-        hidden_size=160,
-        intermediate_size=320,
-        num_hidden_layers=4,
-        num_attention_heads=5,
-        global_attn_every_n_layers=2,
-        local_attention=64,
-        max_position_embeddings=1024,
-        initializer_range=0.06,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-        cls_token_id=2,
-        sep_token_id=3,
-    )
-    return ModernBertConfig(**options)
+
+def encoder_config(vocab_size: int, name: str = "demo") -> Any:
+    """A transformers config of about one million parameters beside the embeddings, by its name in DEMO_ENCODERS."""
+    from transformers import AutoConfig
+
+    kind, fields = DEMO_ENCODERS[name]
+    special = dict(pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3)
+    return AutoConfig.for_model(kind, vocab_size=vocab_size, **special, **fields)

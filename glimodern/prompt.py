@@ -287,27 +287,35 @@ def load_tokenizer(path: str, **hub_options: Any) -> Any:
 def add_prompt_tokens(tokenizer: Any, tokens: Sequence[str]) -> int:
     """Make words of a list separate themselves as in running text, and add the prompt tokens; returns the new length.
 
-    A byte-level tokenizer without `add_prefix_space` glues pre-split words together ("Th is"), which costs about one
-    F1 point, so it is switched on in the stored tokenizer.
+    Tokenizers that know a word by the space before it glue pre-split words together ("Th is"), which costs about one
+    F1 point: byte-level ones without `add_prefix_space`, and Gemma's (mmBERT's). They get that space in the stored
+    tokenizer: by that option, or where the byte level comes after another stage (EuroBERT's) or the space is written
+    as "\u2581", by a normalizer before all others.
     """
     import json
 
-    from tokenizers import AddedToken, pre_tokenizers
+    from tokenizers import AddedToken, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
     backend = tokenizer.backend_tokenizer
-    state = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    whole = json.loads(backend.to_str())
+    state, normalizer = whole["pre_tokenizer"] or {}, whole["normalizer"] or {}
     stages = state.get("pretokenizers", [state])
-    if any(stage.get("type") == "ByteLevel" and not stage["add_prefix_space"] for stage in stages):
-        if state["type"] != "ByteLevel":
-            raise ValueError(
-                "tokenizer: wanted a plain ByteLevel pre-tokenizer to switch on add_prefix_space, "
-                f"got {state['type']}; save the tokenizer with add_prefix_space=true first"
-            )
+    steps = normalizer.get("normalizers", [normalizer])
+    glued = any(stage.get("type") == "ByteLevel" and not stage["add_prefix_space"] for stage in stages)
+    if glued and state["type"] == "ByteLevel":
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(
             add_prefix_space=True, trim_offsets=state["trim_offsets"], use_regex=state["use_regex"]
         )
         tokenizer.add_prefix_space = True
         if "add_prefix_space" in tokenizer.init_kwargs:
             tokenizer.init_kwargs["add_prefix_space"] = True
+    elif glued or (
+        any((step.get("pattern"), step.get("content")) == ({"String": " "}, "\u2581") for step in steps)
+        and not any(part.get("type") in ("Prepend", "Metaspace") for part in [*steps, *stages])
+    ):
+        before = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend(" "), *before])
+        tokenizer.__class__ = PreTrainedTokenizerFast  # Gemma's would be built anew when loaded, without it
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     return len(tokenizer)

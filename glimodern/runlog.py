@@ -117,6 +117,21 @@ def machine() -> dict[str, Any]:
     }
 
 
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that this process held at a time: of tensors on a GPU, of resident memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss would count what the parent held before this process was its own
+        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(kib)
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def git_commit() -> str | None:
     """The commit of the source tree this package runs from; None when it is not its own git checkout."""
     root = Path(__file__).parents[1]

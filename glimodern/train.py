@@ -23,11 +23,12 @@ from glimodern.batches import TrainingBatches
 from glimodern.config import DataConfig, EncoderConfig, OptimConfig, TrainConfig, parse_train_config
 from glimodern.data import Dataset, load_split, validate, with_asked_types
 from glimodern.data.holdout import hold_out_types
+from glimodern.demo import DEMO_ENCODERS, encoder_config, train_tokenizer
 from glimodern.evaluate import evaluate
 from glimodern.metrics import Scores
 from glimodern.model import GLiModern, HeadOptions
 from glimodern.resume import Progress, load_progress, newest, save_progress
-from glimodern.runlog import RunLog, git_commit, make_report, write_report
+from glimodern.runlog import RunLog, git_commit, make_report, peak_memory, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +90,9 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
         "dropout": config.dropout,
         "labels_encoder": config.labels_encoder,
     }
-    if config.encoder == "demo":
-        from glimodern.demo import encoder_config, train_tokenizer
-
+    if config.encoder in DEMO_ENCODERS:
         tokenizer = train_tokenizer((example.words for example in train), train.types)
-        return GLiModern.from_encoder_config(encoder_config(len(tokenizer)), tokenizer, **head)
+        return GLiModern.from_encoder_config(encoder_config(len(tokenizer), config.encoder), tokenizer, **head)
     return GLiModern.from_encoder(config.encoder, **head)
 
 
@@ -224,6 +223,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 prepared.train()
             if not last and run.checkpoint_steps and done.step % run.checkpoint_steps == 0:
                 save_progress(accelerator, checkpoints, done, settings)
+    most_memory = peak_memory(accelerator.device)  # before a second model is loaded
     if words_cut or entities_lost:
         logger.warning(
             "training left out %d words of texts that are too long and %d gold entities that are wider than %d words "
@@ -245,6 +245,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             console.print(scores[name].table(f"{name}: {len(dataset)} sentences"))
         report = make_report(config, done, total, seconds, durations, scores)
         report["git_commit"] = commit
+        report["peak_memory_bytes"] = most_memory
         report["words_per_second"] = (done.words - words_before) / max(sum(durations), 1e-9)
         write_report(output / "report.json", report)
         console.print(f"model: {output / 'model'}   report: {output / 'report.json'}")

@@ -19,6 +19,8 @@ from glimodern.encoder.adapter import PACKED_MODELS
 from glimodern.encoder.attention import Packing, packed_attention
 from glimodern.encoder.dropout import Dropout, dropout
 from glimodern.encoder.linear import accelerate_linears
+from glimodern.encoder.relative import group_texts
+from glimodern.encoder.t5 import T5_MODELS
 
 transformers = pytest.importorskip("transformers")
 
@@ -47,16 +49,24 @@ def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
         own = dict(vocab_size=100, dim=64, n_layers=3, n_heads=4, hidden_dim=96, max_position_embeddings=200)
     if kind in ("albert", "electra"):
         own["embedding_size"] = 32
-    if kind == "deberta-v2":
+    if kind in ("deberta", "deberta-v2"):
         own |= dict(
             relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False, type_vocab_size=0
         )
+    if kind == "eurobert":
+        own |= dict(num_key_value_heads=2, mask_token_id=3)
+    if kind in T5_MODELS:
+        return {"model_type": kind, "vocab_size": 100, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 3} | {
+            "num_heads": 4, **changes
+        }  # fmt: skip
     return {"model_type": kind, "initializer_range": 0.1, **own, **SPECIAL, **changes}
 
 
 def reference_of(encoder: Encoder, config: dict[str, Any]) -> Any:
     """The transformers model of the same config (its own copy) and weights, with transformers' own attention."""
-    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**config)).eval()
+    own = transformers.AutoConfig.for_model(**config)
+    kind = transformers.AutoModelForTextEncoding if own.is_encoder_decoder else transformers.AutoModel
+    model = kind.from_config(own).eval()
     model.load_state_dict(encoder.model.state_dict())
     return model
 
@@ -130,7 +140,65 @@ def test_packed_models_equal_their_own_unpadded_run(kind: str) -> None:
     same_as_transformers(encoder, reference_of(encoder, tiny_config(kind)), [5, 1, 150, 33, 198], 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["bert", "electra", "albert", "modernbert", "deberta-v2"])
+DEBERTA_OPTIONS: list[dict[str, Any]] = [
+    dict(position_buckets=16, max_relative_positions=64, share_att_key=True, norm_rel_ebd="layer_norm"),  # v3's
+    dict(position_buckets=256, max_position_embeddings=512, conv_kernel_size=3, conv_act="gelu"),  # v2 xlarge's
+    dict(max_relative_positions=20),
+    dict(pos_att_type=["c2p"]),
+    dict(pos_att_type=["p2c"], position_biased_input=True, type_vocab_size=2, embedding_size=32),
+    dict(pos_att_type=[]),
+    dict(relative_attention=False),
+]
+
+
+@pytest.mark.parametrize("options", DEBERTA_OPTIONS, ids=lambda options: next(iter(options)))
+def test_deberta_options_equal_transformers(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    config = tiny_config("deberta-v2", **options)
+    encoder = build_encoder(config).eval()
+    assert encoder.packed and (encoder.max_length is None) == (not options.get("position_biased_input"))
+    same_as_transformers(encoder, reference_of(encoder, config), [33, 5, 1, 31, 150, 33], 1e-5)
+
+
+def test_gated_t5_equals_transformers() -> None:
+    torch.manual_seed(0)
+    config = tiny_config("t5", feed_forward_proj="gated-gelu")
+    encoder = build_encoder(config).eval()
+    assert encoder.hidden_size == 64 and encoder.max_length is None
+    same_as_transformers(encoder, reference_of(encoder, config), [4, 9, 150], 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["t5", "deberta-v2"])
+def test_fp16_stays_finite(kind: str) -> None:
+    """Where a layer's sum overflows, infinities become large numbers (T5), as in transformers."""
+    torch.manual_seed(0)
+    encoder = build_encoder(tiny_config(kind)).eval()
+    ids, cu_seqlens, longest = packed_ids([3, 8])
+    wanted = encoder(ids, cu_seqlens, longest)
+    with torch.no_grad():
+        got = encoder.half()(ids, cu_seqlens, longest)
+        torch.testing.assert_close(got.float(), wanted, rtol=0, atol=0.05)
+        if kind == "t5":
+            encoder.get_parameter("model.encoder.block.0.layer.1.DenseReluDense.wo.weight").fill_(6e4)
+            assert torch.isfinite(encoder(ids, cu_seqlens, longest)).all()
+
+
+def test_groups_of_like_length() -> None:
+    lengths = [10, 0, 10, 9, 5, 20]
+    groups = group_texts(Packing.of(torch.tensor([0, *lengths]).cumsum(0).int(), 20, sum(lengths)))
+    assert [(group.texts, group.length) for group in groups.groups] == [(1, 20), (3, 10), (1, 5)]
+    alone, padded, _ = groups.groups
+    assert alone.rows == slice(34, 54) and alone.unseen is None
+    assert isinstance(padded.rows, torch.Tensor) and padded.rows.tolist() == [*range(29), 28]
+    assert padded.unseen is not None and padded.unseen.flatten().tolist() == [False] * 29 + [True]
+    assert groups.order is not None
+    seen = [*range(34, 54), *range(29), 28, *range(29, 34)]
+    assert [seen[place] for place in groups.order.tolist()] == list(range(54))
+    sorted_texts = group_texts(Packing.of(torch.tensor([0, 7, 14, 17], dtype=torch.int32), 7, 17))
+    assert sorted_texts.order is None and [group.rows for group in sorted_texts.groups] == [slice(0, 14), slice(14, 17)]
+
+
+@pytest.mark.parametrize("kind", ["bert", "electra", "albert", "modernbert", "deberta", "deberta-v2", "mpnet", "t5"])
 def test_only_the_rows_asked_for(kind: str) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(modernbert_config() if kind == "modernbert" else tiny_config(kind)).eval()
@@ -145,21 +213,11 @@ def test_only_the_rows_asked_for(kind: str) -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_deberta_runs_padded() -> None:
+def test_other_architectures_run_padded() -> None:
     torch.manual_seed(0)
-    encoder = build_encoder(tiny_config("deberta-v2")).eval()
-    assert not encoder.packed and "deberta-v2" in encoder.packed_reason and encoder.max_length is None
-    same_as_transformers(encoder, reference_of(encoder, tiny_config("deberta-v2")), [5, 1, 90, 33], 1e-5)
-
-
-def test_encoder_half_of_t5() -> None:
-    torch.manual_seed(0)
-    config = dict(model_type="t5", vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
-    encoder = build_encoder(config).eval()
-    assert not encoder.packed and encoder.hidden_size == 32
-    ids, cu_seqlens, longest = packed_ids([4, 9])
-    expected = text_by_text(encoder.model, ids, [4, 9])
-    torch.testing.assert_close(encoder(ids, cu_seqlens, longest), expected, rtol=0, atol=1e-5)
+    encoder = build_encoder(tiny_config("deberta")).eval()
+    assert not encoder.packed and encoder.packed_reason.startswith("padded: deberta ") and encoder.max_length is None
+    same_as_transformers(encoder, reference_of(encoder, tiny_config("deberta")), [5, 1, 90, 33], 1e-5)
 
 
 def minilm() -> Path:
@@ -177,7 +235,7 @@ def test_minilm_weights() -> None:
     same_as_transformers(encoder, reference, [5, 1, 70, 300], 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2"])
+@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2", "t5"])
 def test_files_round_trip(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     saved = reference_of(build_encoder(tiny_config(kind)), tiny_config(kind))
@@ -204,7 +262,7 @@ def test_resize_token_embeddings(kind: str, size: int) -> None:
         encoder.resize_token_embeddings(0)
 
 
-@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2"])
+@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2", "t5"])
 def test_empty_texts_and_empty_batches(kind: str) -> None:
     encoder = build_encoder(tiny_config(kind)).eval()
     ids, cu_seqlens, longest = packed_ids([0, 7, 0, 5, 0])
@@ -214,7 +272,7 @@ def test_empty_texts_and_empty_batches(kind: str) -> None:
     assert nothing.shape == (0, encoder.hidden_size)
 
 
-@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2"])
+@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2", "t5"])
 def test_training_uses_dropout_and_seeds(kind: str) -> None:
     rates = dict(attention_dropout=0.2, mlp_dropout=0.2, embedding_dropout=0.2) if kind == "modernbert" else {}
     encoder = build_encoder(tiny_config(kind, **rates)).train()
@@ -232,10 +290,11 @@ def test_training_uses_dropout_and_seeds(kind: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("kind", ["modernbert", "bert"])
+@pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2", "t5", "mpnet"])
 def test_bf16_autocast_stays_close(kind: str) -> None:
     torch.manual_seed(0)
-    encoder = build_encoder(tiny_config(kind, initializer_range=0.02)).eval()
+    scale = {} if kind == "t5" else {"initializer_range": 0.02}
+    encoder = build_encoder(tiny_config(kind, **scale)).eval()
     ids, cu_seqlens, longest = packed_ids([1, 70, 180])
     exact = encoder(ids, cu_seqlens, longest)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -130,15 +130,19 @@ def test_loading_int8_warns_where_it_finds_other_entities(folder, monkeypatch):
 
 
 def test_an_encoder_that_stays_plain_is_said(tmp_path):
-    from transformers import T5Config
+    from transformers import MegatronBertConfig
 
     from glimodern.demo import train_tokenizer
 
     tokenizer = train_tokenizer([WORDS], ["person"], vocab_size=300)
-    config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    GLiModern.from_encoder_config(config, tokenizer).save_pretrained(tmp_path / "t5")
-    with pytest.warns(UserWarning, match="layers of t5 are not known to pack, so the encoder is not quantised"):
-        GLiModern.from_pretrained(tmp_path / "t5", dtype="int8")
+    config = MegatronBertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    GLiModern.from_encoder_config(config, tokenizer).save_pretrained(tmp_path / "plain")
+    with pytest.warns(
+        UserWarning, match="layers of megatron-bert are not known to pack, so the encoder is not quantised"
+    ):
+        GLiModern.from_pretrained(tmp_path / "plain", dtype="int8")
 
 
 def test_check_precision(folder):

@@ -1,13 +1,14 @@
 """Any encoder that transformers loads, on packed texts; the one place of this package that pads.
 
 A model whose only contact between tokens is attention, and whose positions can be given, runs packed: one row of N
-tokens, each text's positions counted from 0. BERT and its kin take our own pass through their layers (`bert`); others
-run as they are, with attention registered with transformers under `PACKED` so that every query stays in its text.
-`PACKED_MODELS` names the architectures for which that is tested; all others are padded.
+tokens, each text's positions counted from 0. `_PASSES` names the architectures that take a pass of our own through
+their layers, `_BY_INTERFACE` those that run as they are, with attention registered with transformers under `PACKED` so
+that every query stays in its text; that each equals its own padded run is tested. All others are padded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +16,12 @@ from torch import Tensor, nn
 
 from .attention import Packing, packed_attention
 from .base import Encoder
-from .bert import BERT_MODELS, bert_forward, pack_bert
+from .bert import BERT_MODELS, bert_forward
+from .deberta import DEBERTA_MODELS, deberta_forward
 from .dropout import Dropout
+from .mpnet import mpnet_forward
+from .packed_linear import pack_layers
+from .t5 import T5_MODELS, t5_forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -24,17 +29,31 @@ if TYPE_CHECKING:
 PACKED = "glimodern_packed"
 
 
-# model_type of architectures that run packed, each proved equal to its own padded run by tests/test_encoder.py.
-PACKED_MODELS = (*BERT_MODELS, "albert", "distilbert", "nomic_bert", "xlm-roberta-xl")
-# Their positions count from pad_token_id + 1, packed or padded.
-_POSITIONS_AFTER_PADDING = ("camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+Forward = Callable[[Any, Tensor, Tensor, Packing, Tensor | None], Tensor]
+"""Of a transformers model, input_ids and position_ids int64 [N], where the texts lie, and the rows asked for."""
+
+_PASSES: dict[str, Forward] = {
+    **dict.fromkeys(BERT_MODELS, bert_forward),
+    **dict.fromkeys(DEBERTA_MODELS, deberta_forward),
+    **dict.fromkeys(T5_MODELS, t5_forward),
+    "mpnet": mpnet_forward,
+}
+_BY_INTERFACE = ("albert", "distilbert", "eurobert", "nomic_bert", "xlm-roberta-xl")
+PACKED_MODELS = (*_PASSES, *_BY_INTERFACE)
+"""model_type of architectures that run packed."""
+_RELATIVE = (*DEBERTA_MODELS, *T5_MODELS, "mpnet")
+_PADDED_THAT_PACK = ("deberta",)  # their linears
+# Where a model keeps the layers whose linears are packed for inference: not its pooler, which is not used.
+_LAYERS = {"distilbert": "transformer", "eurobert": "layers", "nomic_bert": "layers"}
+# Their positions count from pad_token_id + 1, packed or padded; MPNet's from 2, whatever its config says.
+_POSITIONS_AFTER_PADDING = ("camembert", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
 
 def first_position(config: PreTrainedConfig) -> int:
     """The position number of a text's first token: 0, but RoBERTa and its kin count from pad_token_id + 1."""
     if config.model_type in _POSITIONS_AFTER_PADDING:
         return int(config.pad_token_id) + 1
-    return 0
+    return 2 if config.model_type == "mpnet" else 0
 
 
 def max_length(config: PreTrainedConfig) -> int | None:
@@ -51,12 +70,16 @@ def packed_reason(config: PreTrainedConfig) -> tuple[bool, str]:
     """Whether a model of this config runs packed, and why or why not."""
     kind = config.model_type
     if kind not in PACKED_MODELS:
-        return False, f"padded: {kind} is not among the architectures that run packed ({', '.join(PACKED_MODELS)})"
+        return False, f"padded: {kind} is not among the architectures that run packed"
     if getattr(config, "is_decoder", False):
         return False, f"padded: this {kind} is configured as a decoder (is_decoder), whose attention is causal"
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
         return False, f"padded: position_embedding_type {config.position_embedding_type!r} is not absolute"
-    return True, f"packed: {kind} takes position_ids, and its attention is ours"
+    if kind in _BY_INTERFACE:
+        return True, f"packed: {kind} takes position_ids, and its attention is ours"
+    if kind in _RELATIVE:
+        return True, f"packed: our own pass through {kind}, attention by groups of like length for its position bias"
+    return True, f"packed: our own pass through {kind}"
 
 
 class _Call:
@@ -85,6 +108,9 @@ def _packed_attention_forward(
             "encoder, or model.set_attn_implementation('sdpa') to run the transformers model by itself"
         )
     glimodern_call.layers += 1
+    repeats = query.shape[1] // key.shape[1]  # queries in a group share a key and a value
+    if repeats > 1:
+        key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return packed_attention(q, k, v, glimodern_call.packing, scale=scaling, dropout_p=dropout)[None], None
 
@@ -107,7 +133,8 @@ class TransformersEncoder(Encoder):
         self.packed, self.packed_reason = packed_reason(config)
         self.hidden_size = int(config.hidden_size)
         self.max_length = max_length(config)
-        if self.packed and config.model_type not in BERT_MODELS:
+        self._pass = _PASSES.get(config.model_type) if self.packed else None
+        if self.packed and self._pass is None:
             from transformers import AttentionInterface, AttentionMaskInterface
 
             AttentionInterface.register(PACKED, _packed_attention_forward)
@@ -124,8 +151,8 @@ class TransformersEncoder(Encoder):
         """input_ids int64 [N], rows int64 [r] or None (all N) -> hidden [r, hidden_size]."""
         if input_ids.numel() == 0:
             return next(self.model.parameters()).new_empty(0, self.hidden_size)
-        if self.packed and self.config.model_type in BERT_MODELS:
-            return bert_forward(self.model, input_ids, self._positions(packing), packing, rows)
+        if self._pass is not None:
+            return self._pass(self.model, input_ids, self._positions(packing), packing, rows)
         hidden = self._packed(input_ids, packing) if self.packed else self._padded(input_ids, packing)
         return hidden if rows is None else hidden.index_select(0, rows)
 
@@ -160,9 +187,9 @@ class TransformersEncoder(Encoder):
         return hidden
 
     def pack(self, dtype: str) -> bool:
-        if self.config.model_type not in BERT_MODELS:  # others may read their layers' weights
+        if not self.packed and self.config.model_type not in _PADDED_THAT_PACK:  # others may read a layer's weight
             return False
-        pack_bert(self.model, dtype)
+        pack_layers(self.model.get_submodule(_LAYERS.get(self.config.model_type, "encoder")), dtype)
         return True
 
     def resize_token_embeddings(self, size: int) -> None:

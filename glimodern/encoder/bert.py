@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attention import Packing, packed_attention
-from .packed_linear import PackedLinear, pack_linears
 
 # model_type of architectures built of BERT's layer, each proved equal to its own padded run by tests/test_encoder.py.
 BERT_MODELS = ("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta")
@@ -41,13 +40,3 @@ def _attention(module: Any, x: Tensor, packing: Packing) -> Tensor:
     q, k, v = (linear(x).view(len(x), heads, -1) for linear in (module.query, module.key, module.value))
     dropout_p = module.dropout.p if module.training else 0.0
     return packed_attention(q, k, v, packing, dropout_p=dropout_p).reshape(len(x), -1)
-
-
-def pack_bert(model: Any, dtype: str) -> None:
-    """Pack the layers' linears for inference, an exact GELU between the two of an MLP with the first of them."""
-    for layer in model.encoder.layer:
-        middle = layer.intermediate
-        if type(middle.intermediate_act_fn).__name__ == "GELUActivation":  # transformers' exact one
-            middle.dense = PackedLinear(middle.dense, dtype, "gelu")
-            middle.intermediate_act_fn = nn.Identity()
-    pack_linears(model.encoder, dtype)

@@ -59,6 +59,10 @@ class PackedLinear(nn.Module):
             destination[prefix + "bias"] = bias
 
 
+def _packs(linear: nn.Linear, min_features: int) -> bool:
+    return type(linear) in (nn.Linear, Linear) and min(linear.weight.shape) >= min_features
+
+
 def pack_linears(module: nn.Module, dtype: str = "int8", min_features: int = 64) -> int:
     """Put a `PackedLinear` in the place of every `nn.Linear` inside module; returns how many were packed.
 
@@ -68,9 +72,29 @@ def pack_linears(module: nn.Module, dtype: str = "int8", min_features: int = 64)
     packed: dict[nn.Module, PackedLinear] = {}
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if type(child) not in (nn.Linear, Linear) or min(child.weight.shape) < min_features:  # type: ignore[arg-type]
+            if not isinstance(child, nn.Linear) or not _packs(child, min_features):
                 continue
             if child not in packed:
-                packed[child] = PackedLinear(child, dtype).train(child.training)  # type: ignore[arg-type]
+                packed[child] = PackedLinear(child, dtype).train(child.training)
             setattr(parent, name, packed[child])
     return len(packed)
+
+
+# A linear layer and the activation that its module calls on its result, by transformers' names: BERT and its kin,
+# DistilBERT, ALBERT, T5.
+_ACTIVATED = (("dense", "intermediate_act_fn"), ("lin1", "activation"), ("ffn", "activation"), ("wi", "act"))
+
+
+def pack_layers(module: nn.Module, dtype: str = "int8", min_features: int = 64) -> int:
+    """`pack_linears` for layers of transformers, exact GELUs and ReLUs together with the linear layer before them."""
+    fused = 0
+    for parent in list(module.modules()):
+        for linear_name, activation_name in _ACTIVATED:
+            linear, activation = getattr(parent, linear_name, None), getattr(parent, activation_name, None)
+            kind = {"GELUActivation": "gelu", "ReLU": "relu"}.get(type(activation).__name__)
+            if kind is None or not isinstance(linear, nn.Linear) or not _packs(linear, min_features):
+                continue
+            setattr(parent, linear_name, PackedLinear(linear, dtype, kind).train(linear.training))
+            setattr(parent, activation_name, nn.Identity())
+            fused += 1
+    return fused + pack_linears(module, dtype, min_features)

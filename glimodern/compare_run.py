@@ -1,0 +1,111 @@
+"""One phase of one encoder's row in a comparison, in a process of its own; `glimodern.compare` writes the job."""
+
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from glimodern.batches import TrainingBatches
+from glimodern.compare import TRAINING_FIELDS, write_json
+from glimodern.config import DataConfig, EncoderConfig, OptimConfig, RunConfig, TrainConfig
+from glimodern.data import asked_types
+from glimodern.model import GLiModern
+from glimodern.runlog import machine, peak_memory, versions
+from glimodern.train import build_model, keep_freed_memory, load_data, optimizer_groups, train
+
+_WARM_UP, _MEASURED = 2, 6  # steps that tell how many fit into a number of seconds
+_PASSES = 3
+
+
+def read_config(fields: dict[str, Any]) -> TrainConfig:
+    """What dataclasses.asdict made of a TrainConfig, after JSON."""
+    data: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields["data"].items()
+    }
+    return TrainConfig(
+        DataConfig(**data),
+        EncoderConfig(**fields["model"]),
+        OptimConfig(**fields["optim"]),
+        RunConfig(**fields["run"]),
+    )
+
+
+def count_steps(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """How many training steps fit into the time that each encoder has, by a few on a model that is thrown away."""
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(config.run.dtype, config.run.dtype))
+    train_set, _, _ = load_data(config.data, config.run.seed)
+    model = build_model(config.model, train_set, config.data.max_types, config.run.seed)
+    if config.model.freeze_encoder:
+        model.freeze_encoder()
+    optimizer = torch.optim.AdamW(optimizer_groups(model, config.optim), fused=True)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    prepared.train()
+    stream = TrainingBatches(train_set, model.packer, config).starting_at(0)
+    durations = []
+    for _ in range(_WARM_UP + _MEASURED):
+        began = time.perf_counter()
+        for _, _, batch in itertools.islice(stream, config.run.accumulation):
+            loss = prepared(batch.to(accelerator.device), fused=config.run.fused)
+            accelerator.backward(loss)
+            loss.item()
+        optimizer.step()
+        optimizer.zero_grad()
+        durations.append(time.perf_counter() - began)
+    return {"steps": max(1, int(job["seconds"] / median(durations[_WARM_UP:])))}
+
+
+def run_training(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Train, or go on training."""
+    report = train(config)
+    model = GLiModern.from_pretrained(Path(config.run.output_dir) / "model", trainable=True)
+    return {
+        **{ours: report[theirs] for theirs, ours in TRAINING_FIELDS},
+        "f1": {name: scores["micro"]["f1"] for name, scores in report["evaluation"].items()},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def run_prediction(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Time prediction with the trained model, loaded as a user loads it: the median of some passes, after one."""
+    _, _, test_sets = load_data(config.data, config.run.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = GLiModern.from_pretrained(Path(config.run.output_dir) / "model", dtype=job["predict_dtype"], device=device)
+    count = job["predict_sentences"]
+    texts = [example.words for dataset in test_sets for example in dataset.examples[:count]]
+    types = [asked for dataset in test_sets for asked in asked_types(dataset)[:count]]
+    seconds = []
+    for _ in range(1 + _PASSES):
+        began = time.perf_counter()
+        for _ in model.predict_words(texts, types, threshold=config.run.threshold):
+            pass
+        seconds.append(time.perf_counter() - began)
+    encoder = model.encoder
+    return {
+        "predict_seconds": median(seconds[1:]),
+        "sentences": len(texts),
+        "sentences_per_second": len(texts) / median(seconds[1:]),
+        "predict_dtype": model.dtype_name,
+        "predict_memory_bytes": peak_memory(model.device),
+        "packed": encoder.packed,
+        "packed_reason": encoder.packed_reason,
+    }
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    config = read_config(job["train"])
+    keep_freed_memory()
+    run = {"steps": count_steps, "train": run_training, "predict": run_prediction}[job["phase"]]
+    write_json(Path(job["result"]), run(job, config))
+
+
+if __name__ == "__main__":
+    main()

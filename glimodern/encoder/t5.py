@@ -1,0 +1,70 @@
+"""The encoders of T5, mT5 and UMT5 on packed texts: our own pass through transformers' modules.
+
+    x = embed(ids)
+    x = x + Wo attention(Wq n, Wk n, Wv n),   n = norm(x)      scores without a scale, plus a bias by distance
+    x = x + W2 act(W1 norm(x)),               or W2 (act(W10 n) * W11 n) where it is gated
+    hidden = norm(x)
+
+The bias is the first layer's for all (UMT5 has one a layer): https://arxiv.org/abs/1910.10683.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attention import Packing
+from .relative import Groups, group_texts, grouped_attention
+
+T5_MODELS = ("t5", "mt5", "umt5")
+
+
+def t5_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
+    """input_ids int64 [N], rows int64 [r] or None (all) -> hidden [r or N, hidden_size]; positions are not used."""
+    stack = model.encoder
+    x: Tensor = stack.dropout(stack.embed_tokens(input_ids))
+    groups = group_texts(packing)
+    bias = x.new_zeros(())
+    for number, block in enumerate(stack.block):
+        first = block.layer[0]
+        attention = first.SelfAttention
+        if attention.has_relative_attention_bias:
+            longest = groups.groups[0].length
+            bias = attention.compute_bias(longest, longest)[0][:, None].contiguous()  # [heads, 1, longest, longest]
+        mixed = _attention(attention, first.layer_norm(x), groups, bias)
+        if rows is not None and number + 1 == len(stack.block):
+            mixed, x = mixed.index_select(0, rows), x.index_select(0, rows)
+        x = _in_range(x + first.dropout(attention.o(mixed)))
+        x = _in_range(_feed_forward(block.layer[-1], x))
+    x = stack.dropout(stack.final_layer_norm(x))
+    return x if rows is None or len(stack.block) else x.index_select(0, rows)
+
+
+def _attention(module: Any, x: Tensor, groups: Groups, bias: Tensor) -> Tensor:
+    q, k, v = (linear(x).view(len(x), module.n_heads, -1) for linear in (module.q, module.k, module.v))
+    dropout_p = module.dropout if module.training else 0.0
+
+    def part(q_of: Tensor, k_of: Tensor, length: int) -> Tensor:
+        return bias[..., :length, :length]
+
+    return grouped_attention(q, k, v, groups, part, scale=1.0, dropout_p=dropout_p).reshape(len(x), -1)
+
+
+def _feed_forward(layer: Any, x: Tensor) -> Tensor:
+    normed, mlp = layer.layer_norm(x), layer.DenseReluDense
+    if hasattr(mlp, "wi_0"):
+        inner = mlp.act(mlp.wi_0(normed)) * mlp.wi_1(normed)
+    else:
+        inner = mlp.act(mlp.wi(normed))
+    out: Tensor = x + layer.dropout(mlp.wo(mlp.dropout(inner)))
+    return out
+
+
+def _in_range(x: Tensor) -> Tensor:
+    """T5 overflows fp16: infinities become large numbers, as in transformers."""
+    if x.dtype != torch.float16:
+        return x
+    most = torch.finfo(x.dtype).max - 1000
+    return x.clamp(-most, most)
