@@ -12,12 +12,14 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from glimodern.hub import CARD_FILE, HubAccess, resolve_folder
 
 CONFIG_FILE = "gliner_config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -103,36 +105,19 @@ PUBLIC_DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read whole: its config, its tensors under the house's names, and its tokenizer."""
+    """A checkpoint read whole: its config, its tensors under the house's names, its tokenizer, and where it lay."""
 
     config: ModelConfig
     state: dict[str, Tensor]
     tokenizer: Any
+    folder: Path
 
 
-def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The local folder of a checkpoint: the path itself if it exists, else a snapshot of the hub repository."""
-    path = Path(path_or_hub_id)
-    if path.is_dir():
-        return path
-    name = os.fspath(path_or_hub_id)
-    if path.exists():
-        raise ValueError(f"checkpoint {name!r}: wanted a folder with {CONFIG_FILE}, got a file")
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir():
-        raise FileNotFoundError(f"checkpoint {name!r}: no such folder (and not a hub name of the form owner/name)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
+    """`gliner_config.json` of a folder; ValueError for a kind of model that is not supported, saying which field.
 
-    try:
-        return Path(snapshot_download(name, revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"checkpoint {name!r}: no such folder here, and the hub did not give it: {error}"
-        ) from error
-
-
-def read_config(folder: Path, *, local: bool = True) -> ModelConfig:
-    """`gliner_config.json` of a folder; ValueError for a kind of model that is not supported, saying which field."""
+    hub: how to look up the encoder of a file without encoder_config; None: without a network.
+    """
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{folder}: no {CONFIG_FILE}; wanted a folder in the public GLiNER format")
@@ -153,8 +138,9 @@ def read_config(folder: Path, *, local: bool = True) -> ModelConfig:
     if known["encoder_config"] is None:
         from transformers import AutoConfig
 
+        access = replace(hub, revision=None) if hub is not None else HubAccess(local_files_only=True)
         try:
-            encoder = AutoConfig.from_pretrained(known["model_name"], local_files_only=local)
+            encoder = AutoConfig.from_pretrained(known["model_name"], **access.options())
         except OSError as error:
             raise ValueError(
                 f"{file}: no encoder_config, and the config of its encoder {known['model_name']!r} is not on this "
@@ -198,12 +184,13 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     return {_rename(name, to_public=False): tensor for name, tensor in state.items()}
 
 
-def read_checkpoint(path_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
+def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None = None) -> Checkpoint:
     """Read config, tensors and tokenizer of a local folder or hub repository."""
     from glimodern.prompt import load_tokenizer
 
-    folder = resolve_folder(path_or_hub_id, revision)
-    config = read_config(folder, local=folder == Path(path_or_hub_id))
+    hub = hub or HubAccess()
+    folder = resolve_folder(path_or_hub_id, hub)
+    config = read_config(folder, None if folder == Path(path_or_hub_id) else hub)
     state = read_state(folder)
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         raise FileNotFoundError(
@@ -222,7 +209,7 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], revision: str | None
             f"{folder}: class_token_index: wanted the id of {config.ent_token!r} in the tokenizer ({index}), "
             f"got {config.class_token_index}; tokenizer and weights are not of one model"
         )
-    return Checkpoint(config, state, tokenizer)
+    return Checkpoint(config, state, tokenizer, folder)
 
 
 def write_checkpoint(
@@ -230,9 +217,9 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint that appears whole or not at all; an older one in its place is replaced.
 
-    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. Raises
-    ValueError for a folder that holds anything but a checkpoint. The public package does not know span_mode "ffn":
-    saving one warns that only this package loads it.
+    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. A
+    README.md in the older one stays. Raises ValueError for a folder that holds anything but a checkpoint. The public
+    package does not know span_mode "ffn": saving one warns that only this package loads it.
     """
     from safetensors.torch import save_file
 
@@ -257,6 +244,8 @@ def write_checkpoint(
         text = json.dumps(_public_fields(config), indent=1, sort_keys=True)
         (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         tokenizer.save_pretrained(target)
+        if (target_folder / CARD_FILE).is_file():
+            shutil.copy2(target_folder / CARD_FILE, target / CARD_FILE)
 
 
 @contextmanager
