@@ -226,7 +226,10 @@ class GLiModernComponent(Pipe):
         self.model  # noqa: B018
 
     def to_disk(self, path: str | os.PathLike[str], *, exclude: Iterable[str] = ()) -> None:
-        """Write the checkpoint, as it was read whatever the dtype, to a folder that GLiModern.from_pretrained loads."""
+        """Write the checkpoint, as it was read whatever the dtype, to a folder that GLiModern.from_pretrained loads.
+
+        It is copied from where it was read. Raises FileNotFoundError if it is there no longer.
+        """
         from glimodern.checkpoint import read_checkpoint, write_checkpoint
 
         stored = read_checkpoint(self._resolved())

@@ -6,6 +6,7 @@ import pytest
 
 from glimodern.gliner_api import GlinerApi
 from glimodern.model import GLiModern
+from tests.conftest import clear_threshold
 
 LABELS = ["person", "political party", "country"]
 TEXTS = [
@@ -30,10 +31,7 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def threshold(pair):
-    """What about one span in twenty passes."""
-    found = pair[1].predict(TEXTS, LABELS, 0.0, flat=False, multi_label=True)
-    scores = sorted(entity["score"] for entities in found for entity in entities)
-    return scores[int(0.95 * len(scores))]
+    return clear_threshold(pair[1], TEXTS, LABELS)
 
 
 def assert_same(got, wanted):
