@@ -11,7 +11,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 Files = dict[str, bytes]
 
@@ -148,15 +151,23 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(hub: FakeHub) -> Iterator[str]:
-    """The address of a server of this hub, for the time of the block."""
+def in_place_of_the_hub(cache: Path) -> Iterator[FakeHub]:
+    """A fake hub that huggingface_hub takes for the real one, with a cache of its own, for the time of the block."""
+    from huggingface_hub import constants
+
+    hub = FakeHub()
     handler = type("Handler", (_Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "ENDPOINT", address)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
+            yield hub
         finally:
             server.shutdown()
             thread.join()

@@ -10,7 +10,7 @@ import yaml
 from glimodern.hub import HubAccess, is_hub_name, resolve_folder
 from glimodern.model import GLiModern
 from tests.conftest import WORDS, make_tiny_model
-from tests.fake_hub import FakeHub, serve
+from tests.fake_hub import in_place_of_the_hub
 
 TEXT = "Ada Lovelace met Charles Babbage in London ."
 LABELS = ["person", "place"]
@@ -124,19 +124,8 @@ def test_the_token_is_not_shown():
 
 
 @pytest.fixture
-def online(monkeypatch, tmp_path):
-    """A fake hub that huggingface_hub takes for the real one, and an empty cache."""
-    from huggingface_hub import constants
-
-    hub = FakeHub()
-    with serve(hub) as address:
-        for name, value in {
-            "HF_HUB_OFFLINE": False,
-            "ENDPOINT": address,
-            "HF_HUB_CACHE": str(tmp_path / "cache"),
-            "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
-        }.items():
-            monkeypatch.setattr(constants, name, value)
+def online(tmp_path):
+    with in_place_of_the_hub(tmp_path / "cache") as hub:
         yield hub
 
 
