@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from glimodern.model import GLiModern
 
 CARD_FILE = "README.md"
+_TAGS = ("glimodern", "gliner", "named-entity-recognition", "zero-shot")
 _PICKLE_FILE = "pytorch_model.bin"
 _SAFE_FILE = "model.safetensors"
 _NAME = re.compile(r"([a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
@@ -113,7 +114,9 @@ def push_model(
     from huggingface_hub import HfApi
 
     from glimodern import __version__
+    from glimodern.inference import check_labels
 
+    asked = check_labels(labels)
     if create_pr and revision is not None:
         raise ValueError(f"revision: a pull request is made against the default branch, got {revision!r}; leave it out")
     api = HfApi(token=token, library_name="glimodern", library_version=__version__)
@@ -125,7 +128,7 @@ def push_model(
             api.create_branch(repository, branch=revision, exist_ok=True)
         if not api.file_exists(repository, CARD_FILE, revision=revision):
             more = {**_base_model(repository, model), **(metadata or {})}
-            card = model_card(repository, model.config, labels, more)
+            card = model_card(repository, model.config, asked, more)
             (folder / CARD_FILE).write_text(card, encoding="utf-8")
         commit = api.upload_folder(
             repo_id=repository,
@@ -145,16 +148,13 @@ def _base_model(repository: str, model: GLiModern) -> dict[str, str]:
     return {}
 
 
-def model_card(repo_id: str, config: ModelConfig, labels: Sequence[str], metadata: Mapping[str, Any]) -> str:
+def model_card(repo_id: str, config: ModelConfig, labels: list[str], metadata: Mapping[str, Any]) -> str:
     """The text of a repository's README.md: metadata that the hub searches, how to load and ask, what the model is."""
     from huggingface_hub import ModelCardData
 
-    fixed: dict[str, Any] = {
-        "library_name": "glimodern",
-        "pipeline_tag": "token-classification",
-        "tags": ["glimodern", "gliner", "named-entity-recognition", "zero-shot"],
-    }
-    data = ModelCardData(**{**fixed, **metadata})
+    ours: dict[str, Any] = {"library_name": "glimodern", "pipeline_tag": "token-classification"}
+    tags = dict.fromkeys([*_TAGS, *metadata.get("tags", ())])
+    data = ModelCardData(**{**ours, **metadata, "tags": list(tags)})
     public = (
         "It is in the public GLiNER format: `gliner.GLiNER.from_pretrained` loads it too."
         if config.span_mode != "ffn"
@@ -172,7 +172,7 @@ Finds named entities of any type you can name, without training for it.
 from glimodern import GLiModern
 
 model = GLiModern.from_pretrained("{repo_id}")
-for entity in model.predict("Ada Lovelace met Charles Babbage in London.", {list(labels)!r})[0]:
+for entity in model.predict("Ada Lovelace met Charles Babbage in London.", {labels!r})[0]:
     print(entity["text"], entity["label"], entity["score"])
 ```
 

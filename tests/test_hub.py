@@ -102,6 +102,9 @@ def test_encoders_by_name(cached, tiny_model):
     for name, tensor in tiny_model.encoder.model.state_dict().items():
         if "tok_embeddings" not in name:
             torch.testing.assert_close(model.encoder.model.state_dict()[name], tensor)
+    for revision in ("main", FIRST):
+        again = GLiModern.from_encoder("me/encoder", cache_dir=cached, revision=revision)  # HF_HUB_OFFLINE is set
+        assert again.config.model_name == "me/encoder"
     with pytest.raises(FileNotFoundError, match=r"encoder 'me/none': no such folder here.* has no revision of it"):
         GLiModern.from_encoder("me/none", cache_dir=cached, local_files_only=True)
     with pytest.raises(FileNotFoundError, match=r"encoder 'me/encoder'.* at revision 'v9'"):
@@ -186,7 +189,28 @@ def test_branches_and_pull_requests(online, tiny_model):
         tiny_model.push_to_hub("me/new", create_pr=True, revision="next")
 
 
-def test_base_model(online, tiny_model, tmp_path):
+def test_wrong_labels_reach_no_hub(online, tiny_model):
+    with pytest.raises(TypeError, match="labels: wanted a sequence of strings, got the string 'ship'"):
+        tiny_model.push_to_hub("me/new", labels="ship")
+    assert online.repositories == {}
+
+
+def test_the_public_package_loads_what_is_pushed(online, tiny_model):
+    gliner = pytest.importorskip("gliner", reason="needs the extra peers (gliner)")
+    tiny_model.push_to_hub("me/new")
+    public = gliner.GLiNER.from_pretrained("me/new")
+    wanted = tiny_model.predict(TEXT, LABELS, 0.0)[0]
+    got = public.predict_entities(TEXT, LABELS, threshold=0.0)
+    assert [(e["start"], e["label"]) for e in got] == [(e["start"], e["label"]) for e in wanted] != []
+
+
+def test_base_model(online, tiny_model, cached):
+    encoder = cached / "models--me--encoder"
+    files = {path.name: path.read_bytes() for path in (encoder / "snapshots" / FIRST).iterdir()}
+    online.commit("me/encoder", "main", files)
+    GLiModern.from_encoder("me/encoder", revision="main").push_to_hub("me/fresh", metadata={"tags": ["law"]})
+    metadata = yaml.safe_load(online.repositories["me/fresh"]["main"]["README.md"].decode().split("---")[1])
+    assert metadata["base_model"] == "me/encoder" and {"gliner", "law"} <= set(metadata["tags"])
     tiny_model.push_to_hub("me/new")
     again = GLiModern.from_pretrained("me/new", trainable=True)
     again.push_to_hub("me/finer")
