@@ -12,12 +12,14 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from glimodern.hub import CARD_FILE, HubAccess, download_files, resolve_folder
 
 CONFIG_FILE = "gliner_config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -110,37 +112,20 @@ PUBLIC_DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read whole: its config, its tensors under the house's names, and its tokenizer."""
+    """A checkpoint read whole: its config, its tensors under the house's names, its tokenizer, and where it lay."""
 
     config: ModelConfig
     state: dict[str, Tensor]
     tokenizer: Any
+    folder: Path
     labels_tokenizer: Any = None
 
 
-def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The local folder of a checkpoint: the path itself if it exists, else a snapshot of the hub repository."""
-    path = Path(path_or_hub_id)
-    if path.is_dir():
-        return path
-    name = os.fspath(path_or_hub_id)
-    if path.exists():
-        raise ValueError(f"checkpoint {name!r}: wanted a folder with {CONFIG_FILE}, got a file")
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir():
-        raise FileNotFoundError(f"checkpoint {name!r}: no such folder (and not a hub name of the form owner/name)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
+    """`gliner_config.json` of a folder; ValueError for a kind of model that is not supported, saying which field.
 
-    try:
-        return Path(snapshot_download(name, revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"checkpoint {name!r}: no such folder here, and the hub did not give it: {error}"
-        ) from error
-
-
-def read_config(folder: Path, *, local: bool = True) -> ModelConfig:
-    """`gliner_config.json` of a folder; ValueError for a kind of model that is not supported, saying which field."""
+    hub: how to look up the encoder of a file without encoder_config; None: without a network.
+    """
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{folder}: no {CONFIG_FILE}; wanted a folder in the public GLiNER format")
@@ -159,11 +144,11 @@ def read_config(folder: Path, *, local: bool = True) -> ModelConfig:
             )
     known = {**PUBLIC_DEFAULTS, **{name: fields[name] for name in PUBLIC_DEFAULTS if name in fields}}
     if known["encoder_config"] is None:
-        known["encoder_config"] = _encoder_config(file, "encoder_config", "model_name", known["model_name"], local)
+        known["encoder_config"] = _encoder_config(file, "encoder_config", "model_name", known["model_name"], hub)
     if known["labels_encoder"] is not None:
         if known["labels_encoder_config"] is None:
             known["labels_encoder_config"] = _encoder_config(
-                file, "labels_encoder_config", "labels_encoder", known["labels_encoder"], local
+                file, "labels_encoder_config", "labels_encoder", known["labels_encoder"], hub
             )
         # texts hold no prompt, and the public package neither grows the embedding nor reads these
         known.update(vocab_size=known["encoder_config"]["vocab_size"], class_token_index=-1)
@@ -174,11 +159,16 @@ def read_config(folder: Path, *, local: bool = True) -> ModelConfig:
     )
 
 
-def _encoder_config(file: Path, field: str, name_field: str, name: str, local: bool) -> dict[str, Any]:
+def _lookup(hub: HubAccess | None) -> dict[str, Any]:
+    """How to look up an encoder that a checkpoint names: without a network where the checkpoint is a local folder."""
+    return (HubAccess(local_files_only=True) if hub is None else replace(hub, revision=None)).options()
+
+
+def _encoder_config(file: Path, field: str, name_field: str, name: str, hub: HubAccess | None) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        config: dict[str, Any] = AutoConfig.from_pretrained(name, local_files_only=local).to_dict()
+        config: dict[str, Any] = AutoConfig.from_pretrained(name, **_lookup(hub)).to_dict()
     except OSError as error:
         raise ValueError(
             f"{file}: {field}: wanted the encoder's config, got none, and that of {name_field} {name!r} is not on this "
@@ -217,12 +207,14 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     return {_rename(name, to_public=False): tensor for name, tensor in state.items()}
 
 
-def read_checkpoint(path_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
+def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None = None) -> Checkpoint:
     """Read config, tensors and tokenizer of a local folder or hub repository."""
     from glimodern.prompt import load_tokenizer
 
-    folder = resolve_folder(path_or_hub_id, revision)
-    config = read_config(folder, local=folder == Path(path_or_hub_id))
+    hub = hub or HubAccess()
+    folder = resolve_folder(path_or_hub_id, hub)
+    access = None if folder == Path(path_or_hub_id) else hub
+    config = read_config(folder, access)
     state = read_state(folder)
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         raise FileNotFoundError(
@@ -236,25 +228,26 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], revision: str | None
             f"{folder}: tokenizer.json or its config is not valid JSON ({error}); half written?"
         ) from error
     if config.labels_encoder is not None:
-        labels_tokenizer = _labels_tokenizer(folder, config.labels_encoder, local=folder == Path(path_or_hub_id))
-        return Checkpoint(config, state, tokenizer, labels_tokenizer)
+        if access is not None:
+            download_files(os.fspath(path_or_hub_id), [f"{LABELS_TOKENIZER}/*"], access)
+        return Checkpoint(config, state, tokenizer, folder, _labels_tokenizer(folder, config.labels_encoder, access))
     index = tokenizer.convert_tokens_to_ids(config.ent_token)
     if config.class_token_index != -1 and index != config.class_token_index:
         raise ValueError(
             f"{folder}: class_token_index: wanted the id of {config.ent_token!r} in the tokenizer ({index}), "
             f"got {config.class_token_index}; tokenizer and weights are not of one model"
         )
-    return Checkpoint(config, state, tokenizer)
+    return Checkpoint(config, state, tokenizer, folder)
 
 
-def _labels_tokenizer(folder: Path, name: str, *, local: bool) -> Any:
+def _labels_tokenizer(folder: Path, name: str, hub: HubAccess | None) -> Any:
     """A bi-encoder's second tokenizer: of its own folder, else (older files) of the label encoder it is named after."""
     from glimodern.prompt import load_tokenizer
 
     if (folder / LABELS_TOKENIZER / "tokenizer_config.json").is_file():
         return load_tokenizer(str(folder / LABELS_TOKENIZER))
     try:
-        return load_tokenizer(name, local_files_only=local)
+        return load_tokenizer(name, **_lookup(hub))
     except OSError as error:
         raise FileNotFoundError(
             f"{folder}: no folder {LABELS_TOKENIZER}, and the tokenizer of the label encoder {name!r} is not on this "
@@ -271,9 +264,9 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint that appears whole or not at all; an older one in its place is replaced.
 
-    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. Raises
-    ValueError for a folder that holds anything but a checkpoint. The public package does not know span_mode "ffn":
-    saving one warns that only this package loads it.
+    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. A
+    README.md in the older one stays. Raises ValueError for a folder that holds anything but a checkpoint. The public
+    package does not know span_mode "ffn": saving one warns that only this package loads it.
     """
     from safetensors.torch import save_file
 
@@ -300,6 +293,8 @@ def write_checkpoint(
         tokenizer.save_pretrained(target)
         if labels_tokenizer is not None:
             labels_tokenizer.save_pretrained(target / LABELS_TOKENIZER)
+        if (target_folder / CARD_FILE).is_file():
+            shutil.copy2(target_folder / CARD_FILE, target / CARD_FILE)
 
 
 @contextmanager

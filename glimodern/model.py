@@ -4,9 +4,10 @@ import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypedDict, overload
 
 import torch
@@ -26,7 +27,9 @@ from glimodern.bi_encoder import (
 from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.gliner_api import GlinerApi
 from glimodern.head import SpanHead
+from glimodern.hub import HubAccess, push_model
 from glimodern.inference import (
     Asked,
     Found,
@@ -117,7 +120,7 @@ class WordLstm(nn.LSTM):
         return torch.cat(texts)
 
 
-class GLiModern(nn.Module):
+class GLiModern(nn.Module, GlinerApi):
     """GLiNER's span model on any encoder: text and labels in, entities out.
 
     Build one with `from_pretrained` (a checkpoint) or `from_encoder` (a pretrained encoder and a fresh head).
@@ -162,19 +165,29 @@ class GLiModern(nn.Module):
             )
         self._types = TypeCache()
         self.encoder_frozen = False
-        self.source: tuple[str, str | None] | None = None  # checkpoint and revision
+        self.source: tuple[str, Path] | None = None  # a checkpoint's name, and the folder it was read from
         self.packed_dtype: str | None = None  # of linear layers that are packed for inference
 
     # building, loading, saving
 
     @classmethod
-    def from_encoder(cls, path_or_hub_id: str | os.PathLike[str], **head: Unpack[HeadOptions]) -> "GLiModern":
+    def from_encoder(
+        cls,
+        path_or_hub_id: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **head: Unpack[HeadOptions],
+    ) -> "GLiModern":
         """A pretrained encoder with its tokenizer, the two prompt tokens added, and a fresh head.
 
         With labels_encoder, a bi-encoder: that one reads the labels, and no prompt tokens are added.
+        revision, cache_dir, token, local_files_only: as of from_pretrained.
         """
-        name = os.fspath(path_or_hub_id)
-        return cls._fresh(load_encoder(name), load_tokenizer(name), name, head)
+        name, hub = os.fspath(path_or_hub_id), HubAccess(revision, cache_dir, token, local_files_only)
+        return cls._fresh(load_encoder(name, hub), load_tokenizer(name, **hub.options()), name, head)
 
     @classmethod
     def from_encoder_config(cls, encoder_config: Any, tokenizer: Any, **head: Unpack[HeadOptions]) -> "GLiModern":
@@ -216,15 +229,20 @@ class GLiModern(nn.Module):
         *,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "cpu",
-        revision: str | None = None,
         trainable: bool = False,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
     ) -> "GLiModern":
         """Load a checkpoint of the public GLiNER format: a local folder (no network) or a hub name.
 
         dtype: "fp32", "bf16", "fp16", "int8" (on CPUs: weights by output channel, activations by token; warns where
         that changes what the model finds in a few sentences) or "auto", bf16 where the hardware multiplies it natively
         and else fp32. trainable: keep plain parameters, in fp32 unless dtype says otherwise; else the model is for
-        inference, and on CPUs its linear layers are packed.
+        inference, and on CPUs its linear layers are packed. Of a hub name: revision is a branch, tag or commit,
+        local_files_only (or the environment variable HF_HUB_OFFLINE) reads the hub's cache alone, cache_dir says where
+        that is, token is the user's own or says whether to send the stored one.
 
         Raises FileNotFoundError for missing files, ValueError for half-written files, pickled code, unsupported kinds
         of model and tensors that do not fit the config.
@@ -233,13 +251,13 @@ class GLiModern(nn.Module):
         if dtype == "int8" and (where.type != "cpu" or trainable):
             raise ValueError(f"dtype: 'int8' is for inference on CPUs, got device {device}, trainable={trainable}")
         plain = resolve_dtype("fp32" if trainable and dtype == "auto" else dtype, where)
-        stored = read_checkpoint(path_or_hub_id, revision)
+        stored = read_checkpoint(path_or_hub_id, HubAccess(revision, cache_dir, token, local_files_only))
         encoder_config = {**stored.config.encoder_config, "vocab_size": stored.config.vocab_size}
         config = replace(stored.config, encoder_config=encoder_config)
         labels = stored_labels(config, stored.labels_tokenizer)
         model = cls(config, build_encoder(encoder_config), stored.tokenizer, labels)
         model._load_state(stored.state, os.fspath(path_or_hub_id))
-        model.source = (os.fspath(path_or_hub_id), revision)
+        model.source = (os.fspath(path_or_hub_id), stored.folder)
         model.eval()
         if trainable:
             return model.to(device=where, dtype=plain)
@@ -310,6 +328,38 @@ class GLiModern(nn.Module):
         labels_tokenizer = None if self.labels is None else self.labels.tokenizer
         write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer, labels_tokenizer)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        labels: Sequence[str] = ("person", "organization", "place"),
+        metadata: Mapping[str, Any] | None = None,
+        commit_message: str = "Upload a model with glimodern",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload what save_pretrained writes, in one commit, to a hub repository, made if there is none; its address.
+
+        A repository without a README.md gets a model card: how to ask for `labels`, and metadata, to which `metadata`
+        adds (such as license, language, datasets). revision: the branch to write to, made if there is none; create_pr:
+        propose the commit instead. private: of a repository that is made now; None: as its owner's default.
+
+        Raises ValueError for a model in int8, and what huggingface_hub raises where the hub refuses.
+        """
+        return push_model(
+            self,
+            repo_id,
+            labels=labels,
+            metadata=metadata,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -353,8 +403,7 @@ class GLiModern(nn.Module):
                 "check_precision: wanted a model that from_pretrained loaded, this one has no checkpoint to compare "
                 "with; save it and load it"
             )
-        path, revision = self.source
-        exact = GLiModern.from_pretrained(path, dtype="fp32", device=self.device, revision=revision)
+        exact = GLiModern.from_pretrained(self.source[1], dtype="fp32", device=self.device)
         return compare_answers(
             self.dtype_name, answers(self, texts, labels, threshold), answers(exact, texts, labels, threshold)
         )

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from glimodern.hub import HubAccess
+
 from .base import Encoder
 from .linear import accelerate_linears
 
@@ -50,30 +52,33 @@ def build_encoder(config: dict[str, Any] | PreTrainedConfig) -> Encoder:
     return _accelerated(TransformersEncoder(_model_class(config).from_config(config, dtype=torch.float32)))
 
 
-def load_encoder(path_or_hub: str | Path, *, local_files_only: bool | None = None) -> Encoder:
+def load_encoder(path_or_hub: str | Path, hub: HubAccess | None = None) -> Encoder:
     """A pretrained encoder in fp32, from a local folder or a hub name; in evaluation mode, as transformers gives it.
 
-    A folder that exists is read without any network; only a name that is no path goes to the hub, and not even that
-    with `local_files_only=True` (then the hub's cache is read). Code from the hub is never run. Raises
-    FileNotFoundError for a folder without config.json and for a path that does not exist.
+    A folder that exists is read without any network; only a name that is no path goes to the hub, as `hub` says. Code
+    from the hub is never run. Raises FileNotFoundError for a folder without config.json, for a path that does not exist
+    and for a name that the hub does not give, and ValueError for a revision of a folder.
     """
     from transformers import AutoConfig
 
-    name = str(path_or_hub)
+    name, hub = str(path_or_hub), hub or HubAccess()
     folder = Path(name).expanduser()
     if folder.is_dir():
+        hub.check_folder(folder)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
                 f"path_or_hub {name!r} is a folder without config.json, so no transformers model; "
                 "give the folder that save_pretrained wrote"
             )
-        name, local_files_only = str(folder), True
+        name, hub = str(folder), HubAccess(local_files_only=True)
     elif isinstance(path_or_hub, Path) or folder.exists() or folder.is_absolute() or name.startswith(("~", ".")):
         raise FileNotFoundError(f"path_or_hub {name!r} is not a folder; give a model's folder or a hub name")
-    local = bool(local_files_only)
-    config = AutoConfig.from_pretrained(name, local_files_only=local)
+    try:
+        config = AutoConfig.from_pretrained(name, **hub.options())
+    except OSError as error:
+        raise FileNotFoundError(f"encoder {name!r}: no such folder here, and {hub.missed(name)}: {error}") from error
     model: PreTrainedModel = _model_class(config).from_pretrained(
-        name, config=config, local_files_only=local, dtype=torch.float32
+        name, config=config, dtype=torch.float32, **hub.options()
     )
     if config.model_type == "modernbert":
         from .modernbert import ModernBertEncoder
