@@ -1,15 +1,16 @@
 """glimodern: zero-shot named entity recognition, GLiNER's span model on ModernBERT, packed and fused.
 
-Nothing heavy is imported here; `glimodern.GLiModern` and `glimodern.ops` load when first asked for.
+Nothing heavy is imported here; `GLiModern`, `accelerate_gliner` and `ops` load when first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GLiModern", "__version__", "ops"]
+__all__ = ["GLiModern", "__version__", "accelerate_gliner", "ops"]
 
 if TYPE_CHECKING:
     from glimodern import ops
+    from glimodern.acceleration import accelerate_gliner
     from glimodern.model import GLiModern
 
 
@@ -18,6 +19,8 @@ def __getattr__(name: str) -> Any:
 
     if name == "GLiModern":
         return importlib.import_module("glimodern.model").GLiModern
+    if name == "accelerate_gliner":
+        return importlib.import_module("glimodern.acceleration").accelerate_gliner
     if name == "ops":
         return importlib.import_module("glimodern.ops")
     raise AttributeError(f"module 'glimodern' has no attribute {name!r}")
