@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict, overload
 
@@ -15,7 +15,9 @@ from typing_extensions import Unpack
 from glimodern import ops, reference
 from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
 from glimodern.encoder import Encoder, build_encoder, load_encoder
+from glimodern.encoder.attention import Packing
 from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.graphs import GraphCache
 from glimodern.head import SpanHead
 from glimodern.inference import Asked, Found, Search, find_entities, pair_labels, resolve_batch_tokens
 from glimodern.precision import (
@@ -28,6 +30,7 @@ from glimodern.precision import (
 )
 from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
 from glimodern.text import Word, split_words
+from glimodern.transfer import to_device
 
 Labels = Sequence[str] | Iterable[Sequence[str]]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,11 +59,17 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype in ("auto", "int8"):
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if _native_bf16(device) else torch.float32
     if dtype not in DTYPES:
         raise ValueError(f"dtype: wanted one of {[*DTYPES, 'int8', 'auto']} or a torch dtype, got {dtype!r}")
     return DTYPES[dtype]
+
+
+def _native_bf16(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return torch.cpu._is_avx512_bf16_supported()
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class HeadOptions(TypedDict, total=False):
@@ -86,9 +95,9 @@ class WordLstm(nn.LSTM):
     def __init__(self, width: int, layers: int) -> None:
         super().__init__(width, width // 2, num_layers=layers, bidirectional=True, batch_first=True)
 
-    def run_packed(self, words: Tensor, cu_words: Tensor) -> Tensor:
-        """words [n, d], cu_words int32 [b + 1] -> [n, d]; texts without words take no part."""
-        lengths = [length for length in cu_words.diff().tolist() if length]
+    def run_packed(self, words: Tensor, offsets: Sequence[int]) -> Tensor:
+        """words [n, d], offsets [b + 1] of the texts in it -> [n, d]; texts without words take no part."""
+        lengths = [end - start for start, end in zip(offsets, offsets[1:], strict=False) if end > start]
         if not lengths:
             return words
         packed = nn.utils.rnn.pack_sequence(words.split(lengths), enforce_sorted=False)
@@ -126,6 +135,8 @@ class GLiModern(nn.Module):
         self.encoder_frozen = False
         self.source: tuple[str, str | None] | None = None  # checkpoint and revision
         self.packed_dtype: str | None = None  # of linear layers that are packed for inference
+        self.cuda_graphs = True  # for small batches on a GPU
+        self._graphs = GraphCache()
 
     # building, loading, saving
 
@@ -168,13 +179,15 @@ class GLiModern(nn.Module):
         device: str | torch.device = "cpu",
         revision: str | None = None,
         trainable: bool = False,
+        cuda_graphs: bool = True,
     ) -> "GLiModern":
         """Load a checkpoint of the public GLiNER format: a local folder (no network) or a hub name.
 
         dtype: "fp32", "bf16", "fp16", "int8" (on CPUs: weights by output channel, activations by token, both symmetric;
         warns where that changes what the model finds in a few sentences) or "auto", bf16 where the hardware multiplies
         it natively and else fp32. trainable: keep plain parameters, in fp32 unless dtype says otherwise; else the model
-        is for inference, and on CPUs its linear layers are packed.
+        is for inference, and on CPUs its linear layers are packed. cuda_graphs: on a GPU, record what small batches
+        launch and replay it (`glimodern.graphs`); also the attribute of this name, at any time.
 
         Raises FileNotFoundError for missing files, ValueError for half-written files, pickled code, unsupported kinds
         of model and tensors that do not fit the config.
@@ -189,6 +202,7 @@ class GLiModern(nn.Module):
         model = cls(config, build_encoder(encoder_config), stored.tokenizer)
         model._load_state(stored.state, os.fspath(path_or_hub_id))
         model.source = (os.fspath(path_or_hub_id), revision)
+        model.cuda_graphs = cuda_graphs
         model.eval()
         if trainable:
             return model.to(device=where, dtype=plain)
@@ -281,7 +295,13 @@ class GLiModern(nn.Module):
         super().train(mode)
         if self.encoder_frozen:
             self.encoder.eval()
+        if mode:
+            self._graphs.clear()
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GLiModern":
+        self._graphs.clear()  # weights move
+        return super()._apply(fn, recurse)
 
     def check_precision(self, texts: Sequence[str], labels: Sequence[str], threshold: float = 0.5) -> PrecisionReport:
         """How far this model, loaded in bf16 or int8, is from its checkpoint in fp32, which is loaded for the time of
@@ -299,18 +319,24 @@ class GLiModern(nn.Module):
 
     # computing
 
-    def encode(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device."""
+    def encode(self, batch: PackedBatch, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
+        """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device.
+
+        packing: of the batch, known to be right (`glimodern.graphs`); None: checked and made here.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
             rows = torch.cat([batch.word_index.clamp(min=0), batch.type_index])
-            hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen, rows)
+            if packing is None:
+                hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen, rows, batch.token_offsets)
+            else:
+                hidden = self.encoder.encode(batch.input_ids, packing, rows)
         words, prompts = hidden.split([len(batch.word_index), len(batch.type_index)])
         if "projection" in self._modules:
             words, prompts = self.projection(words), self.projection(prompts)
         if batch.has_missing_words:
             words = words.masked_fill((batch.word_index < 0)[:, None], 0.0)
         if "rnn" in self._modules:
-            words = self.rnn.run_packed(words, batch.cu_words)
+            words = self.rnn.run_packed(words, batch.word_offsets or (0,))
         return words, prompts
 
     def forward(
@@ -377,9 +403,16 @@ class GLiModern(nn.Module):
                 return self._candidates(batch, threshold)
             finally:
                 self.train()
-        batch = batch.to(self.device)
-        factors = self.head.factors(*self.encode(batch))
-        return ops.head_entities(*factors, batch.cu_words, batch.cu_types, self.config.max_width, threshold)
+        try:
+            factors = self._graphs.factors(self, batch) if self.cuda_graphs else None
+            if factors is None:
+                batch = batch.to(self.device)
+                factors = self.head.factors(*self.encode(batch))
+            cu_words, cu_types = to_device([batch.cu_words, batch.cu_types], self.device)
+            return ops.head_entities(*factors, cu_words, cu_types, self.config.max_width, threshold)
+        except torch.OutOfMemoryError:
+            self._graphs.clear()  # their memory may be what is missing when half of the batch comes
+            raise
 
     def _find(self, asked: Iterable[Asked], search: Search, batch_tokens: int | str) -> Iterator[Found]:
         """The entities of every text, in order; at the end one warning if any was cut."""

@@ -105,6 +105,7 @@ class TransformersEncoder(Encoder):
         self.config = config = model.config
         self.model: PreTrainedModel = model
         self.packed, self.packed_reason = packed_reason(config)
+        self.capturable = self.packed and config.model_type in BERT_MODELS
         self.hidden_size = int(config.hidden_size)
         self.max_length = max_length(config)
         if self.packed and config.model_type not in BERT_MODELS:
@@ -124,7 +125,7 @@ class TransformersEncoder(Encoder):
         """input_ids int64 [N], rows int64 [r] or None (all N) -> hidden [r, hidden_size]."""
         if input_ids.numel() == 0:
             return next(self.model.parameters()).new_empty(0, self.hidden_size)
-        if self.packed and self.config.model_type in BERT_MODELS:
+        if self.capturable:
             return bert_forward(self.model, input_ids, self._positions(packing), packing, rows)
         hidden = self._packed(input_ids, packing) if self.packed else self._padded(input_ids, packing)
         return hidden if rows is None else hidden.index_select(0, rows)
