@@ -375,3 +375,109 @@ def test_out_of_memory_gives_the_graphs_memory_back(model, monkeypatch):
     with pytest.raises(RuntimeError, match="does not fit the memory"):
         model.predict("Ada", LABELS)
     assert len(cache) == 0
+
+
+# on a GPU
+
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture
+def on_cuda():
+    """A model in bf16 on the GPU, whose attention FlashAttention takes."""
+    model = make_tiny_model(dropout=0.0, max_width=6).to("cuda", torch.bfloat16)
+    if problem := graphs.CudaRecorder(model.device).problem(model):
+        pytest.skip(problem)
+    return model
+
+
+def assert_as_eager_on_cuda(model, batch, factors):
+    for got, wanted in zip(factors, eager(model, batch.to("cuda")), strict=True):
+        assert (got - wanted).abs().max() <= 2**-6 * wanted.abs().max()
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_replays_of_all_sizes_are_the_eager_results(on_cuda):
+    batches = [synthetic(*lengths) for lengths in ([40, 40, 46], [20, 20, 21, 20, 17, 16], [9], [128, 3], [100] * 15)]
+    cache = on_cuda._graphs
+    for batch in batches:
+        cache.factors(on_cuda, batch)
+    kept = [(batch, cache.factors(on_cuda, batch)) for _ in range(5) for batch in (*batches, *batches[::-1])]
+    assert len(cache) == len({bucket_of(batch, 128) for batch in batches})
+    for batch, factors in kept:
+        assert_as_eager_on_cuda(on_cuda, batch, factors)
+
+
+def spans(entities):
+    return {(e["start"], e["end"], e["label"]): e["score"] for e in entities}
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_predict_on_a_gpu_is_the_same_with_graphs_and_in_two_threads(on_cuda):
+    texts = [" ".join((WORDS * 4)[:n]) for n in (1, 5, 18, 40, 7)] * 12
+
+    def predict():
+        return [spans(on_cuda.predict(text, LABELS, 0.4, flat=False, multi_label=True)[0]) for text in texts]
+
+    on_cuda.cuda_graphs = False
+    wanted = predict()
+    on_cuda.cuda_graphs = True
+    results = {}
+
+    def run(name):
+        with torch.cuda.stream(torch.cuda.Stream() if name else torch.cuda.default_stream()):
+            results[name] = predict()
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(on_cuda._graphs) > 1 and len(results) == 2
+    for found in results.values():
+        for one, other in zip(found, wanted, strict=True):
+            assert all(abs(one[key] - other[key]) < 0.02 for key in one.keys() & other.keys())
+            assert all(abs((one | other)[key] - 0.4) < 0.02 for key in one.keys() ^ other.keys())  # at the threshold
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_graphs_take_no_more_memory_with_time_and_give_it_back(on_cuda, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
+    batches = [synthetic(*lengths) for lengths in ([9], [128, 3], [70, 70], [100] * 5, [100] * 15)]
+
+    def allocated_after(rounds):
+        for batch in batches * 2 * rounds:
+            on_cuda._graphs.factors(on_cuda, batch)
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated()
+
+    before = torch.cuda.memory_allocated()
+    allocated_after(2)
+    first = allocated_after(2)
+    assert allocated_after(20) <= first + (1 << 20)
+    assert len(on_cuda._graphs) == 3
+    on_cuda._graphs.clear()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_allocated() <= before + (64 << 20)  # cuBLAS keeps workspaces
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_a_failing_capture_leaves_the_gpu_as_it_was(on_cuda, monkeypatch, caplog):
+    whole = GLiModern.encode
+
+    def reading(model, batch, packing=None):
+        words, prompts = whole(model, batch, packing)
+        return words + float(words[0, 0]), prompts  # waits for the device, which a capture may not
+
+    stream = torch.cuda.current_stream()
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "glimodern"):
+        patch.setattr(GLiModern, "encode", reading)
+        assert [on_cuda._graphs.factors(on_cuda, synthetic(9)) for _ in range(3)] == [None] * 3
+    assert any("recording one failed" in record.message for record in caplog.records)
+    assert torch.cuda.current_stream() == stream
+    assert on_cuda.predict("Ada met Charles", LABELS, 0.0)[0]
