@@ -113,7 +113,7 @@ class StaticBatch:
         """Write a batch of this bucket, on the host, and the padding; every byte, in one copy."""
         bucket, offsets = self.bucket, batch.token_offsets or (0,)
         staging = self.layout.buffer(torch.device("cpu"), pinned=self.buffer.device.type == "cuda")
-        ids, words, types, cu = (view.numpy() for view in self.layout.views(staging))
+        ids, words, types, cu = self.layout.arrays(staging)
         for target, source, padding in (
             (ids, batch.input_ids, 0),
             (words, batch.word_index, -1),  # no word: its vector is zero
@@ -211,20 +211,24 @@ class _Weights:
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = list(model.modules())
-        self.training = [m.training for m in self.modules]
-        self.tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            (table, dict(table)) for m in self.modules for table in (m._parameters, m._buffers, m._modules)
+        self.tables: list[dict[str, Any]] = [
+            table for m in self.modules for table in (m._parameters, m._buffers, m._modules) if table
         ]
-        tensors = [x for _, table in self.tables for x in table.values() if isinstance(x, Tensor)]
-        self.places = [(x, x.detach(), x.data_ptr()) for x in tensors]
+        self.values = [value for table in self.tables for value in table.values()]  # held, so that ids stay theirs
+        self.tensors = [value for value in self.values if isinstance(value, Tensor)]
+        self.memory = [x.detach() for x in self.tensors]  # held, whatever becomes of the parameters' own
+        self.state = self._state()
+
+    def _state(self) -> list[list[int]]:
+        return [
+            [id(value) for table in self.tables for value in table.values()],
+            [x.data_ptr() for x in self.tensors],
+            [m.training for m in self.modules],
+        ]
 
     def unchanged(self) -> bool:
         """Whether the model still reads the same memory by the same modules, in the same modes."""
-        return (
-            all(len(now) == len(then) and all(now.get(k) is v for k, v in then.items()) for now, then in self.tables)
-            and all(x.data_ptr() == address for x, _, address in self.places)
-            and [m.training for m in self.modules] == self.training
-        )
+        return self._state() == self.state
 
 
 def _problem(model: GLiModern) -> str:
@@ -237,6 +241,7 @@ def _problem(model: GLiModern) -> str:
 
 
 class _Graph(NamedTuple):
+    recorder: Recorder
     inputs: StaticBatch
     recording: Recording
 
@@ -282,46 +287,50 @@ class GraphCache:
         self._forget()
 
     @torch.no_grad()
-    def factors(self, model: GLiModern, batch: PackedBatch) -> SpanFactors | None:
-        """`model.head.factors(*model.encode(batch))` of a batch on the host, by a graph; None where none serves it."""
-        if self._failed or model.device.type != self._device_type or torch.is_autocast_enabled(self._device_type):
+    def factors(self, model: GLiModern, batch: PackedBatch, device: torch.device) -> SpanFactors | None:
+        """`model.head.factors(*model.encode(batch))` of a batch on the host, by a graph on the model's device; None
+        where no graph serves it."""
+        if self._failed or device.type != self._device_type or torch.is_autocast_enabled(self._device_type):
             return None
         bucket = bucket_of(batch, model.encoder.max_length)
         if bucket is None:
             return None
         with self._lock:
+            if bucket in self._graphs:
+                self._graphs.move_to_end(bucket)
+                factors = self._replay(self._graphs[bucket], batch)
+                if self._weights is not None and self._weights.unchanged():  # asked while the GPU is at work
+                    return factors
             if self._weights is None or not self._weights.unchanged():
-                self._start(model)
-            if not self._usable:
-                return None
-            graph = self._graphs.get(bucket) or self._record(model, bucket, batch)
-            if graph is None or self._recorder is None:
-                return None
-            self._graphs.move_to_end(bucket)
-            with self._recorder.turn():
-                graph.inputs.fill(batch)
-                graph.recording.replay()
-                a, b, w2, b2, q = graph.recording.outputs
-                words, types = len(batch.word_index), len(batch.type_index)
-                return SpanFactors(a[:words].clone(), b[:words].clone(), w2, b2, q[:types].clone())
+                self._start(model, device)
+            graph = self._record(model, bucket, batch, device) if self._usable else None
+            return None if graph is None else self._replay(graph, batch)
 
-    def _start(self, model: GLiModern) -> None:
+    def _replay(self, graph: _Graph, batch: PackedBatch) -> SpanFactors:
+        with graph.recorder.turn():
+            graph.inputs.fill(batch)
+            graph.recording.replay()
+            a, b, w2, b2, q = graph.recording.outputs
+            words, types = len(batch.word_index), len(batch.type_index)
+            return SpanFactors(a[:words].clone(), b[:words].clone(), w2, b2, q[:types].clone())
+
+    def _start(self, model: GLiModern, device: torch.device) -> None:
         self._drop()
         self._weights = _Weights(model)
         if any(isinstance(m, nn.Dropout) and m.training for m in self._weights.modules):
             return
-        self._recorder = self._make_recorder(model.device)
+        self._recorder = self._make_recorder(device)
         problem = _problem(model) or self._recorder.problem(model)
         if problem:
             _LOGGER.info("no CUDA graphs for small batches: %s", problem)
         self._usable = not problem
 
-    def _record(self, model: GLiModern, bucket: Bucket, batch: PackedBatch) -> _Graph | None:
+    def _record(self, model: GLiModern, bucket: Bucket, batch: PackedBatch, device: torch.device) -> _Graph | None:
         """The bucket's graph, recorded; None at the bucket's first batch and where recording fails."""
         if bucket not in self._seen or self._recorder is None:
             self._seen.add(bucket)
             return None
-        recorder, inputs = self._recorder, StaticBatch(bucket, model.device)
+        recorder, inputs = self._recorder, StaticBatch(bucket, device)
 
         def run() -> Outputs:
             return model.head.factors(*model.encode(inputs.batch, inputs.packing))
@@ -329,7 +338,7 @@ class GraphCache:
         try:
             with recorder.turn():
                 inputs.fill(batch)
-                graph = _Graph(inputs, recorder.record(run))
+                graph = _Graph(recorder, inputs, recorder.record(run))
         except RuntimeError as error:
             self._failed = True
             self._drop()

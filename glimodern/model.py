@@ -403,12 +403,13 @@ class GLiModern(nn.Module):
                 return self._candidates(batch, threshold)
             finally:
                 self.train()
+        device = self.device
         try:
-            factors = self._graphs.factors(self, batch) if self.cuda_graphs else None
+            factors = self._graphs.factors(self, batch, device) if self.cuda_graphs else None
             if factors is None:
-                batch = batch.to(self.device)
+                batch = batch.to(device)
                 factors = self.head.factors(*self.encode(batch))
-            cu_words, cu_types = to_device([batch.cu_words, batch.cu_types], self.device)
+            cu_words, cu_types = to_device([batch.cu_words, batch.cu_types], device)
             return ops.head_entities(*factors, cu_words, cu_types, self.config.max_width, threshold)
         except torch.OutOfMemoryError:
             self._graphs.clear()  # their memory may be what is missing when half of the batch comes

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+_NUMPY = {torch.int32: np.int32, torch.int64: np.int64}
 _ALIGNMENT = 64  # bytes: Triton compiles another kernel for pointers that are no multiple of 16
 
 
@@ -47,18 +50,30 @@ class Layout:
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """The tensors in a buffer, none copied."""
-        places = zip(self.starts, self.fields, strict=False)
-        return [buffer.narrow(0, start, field.nbytes).view(field.dtype).view(field.shape) for start, field in places]
+        typed = {dtype: buffer.view(dtype) for dtype in {field.dtype for field in self.fields}}
+        views = []
+        for start, (shape, dtype) in zip(self.starts, self.fields, strict=False):
+            flat = typed[dtype].narrow(0, start // dtype.itemsize, prod(shape))
+            views.append(flat if len(shape) == 1 else flat.view(shape))
+        return views
+
+    def arrays(self, buffer: Tensor) -> list[npt.NDArray[Any]]:
+        """The same of a buffer on the host, flat."""
+        raw = buffer.numpy()
+        return [
+            raw[start : start + field.nbytes].view(_NUMPY[field.dtype])
+            for start, field in zip(self.starts, self.fields, strict=False)
+        ]
 
 
 def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """The tensors on device; from the host elsewhere by one copy, which nothing waits for (CUDA)."""
+    """The tensors, int32 or int64, on device; from the host elsewhere by one copy, which nothing waits for (CUDA)."""
     if device.type == "cpu" or any(x.device.type != "cpu" for x in tensors):
         return [x.to(device) for x in tensors]
     layout = Layout([Field(tuple(x.shape), x.dtype) for x in tensors])
     staging = layout.buffer(torch.device("cpu"), pinned=device.type == "cuda")
-    for view, x in zip(layout.views(staging), tensors, strict=True):
-        view.copy_(x)
+    for array, x in zip(layout.arrays(staging), tensors, strict=True):
+        array[:] = x.numpy().ravel()
     return layout.views(staging.to(device, non_blocking=True))
 
 

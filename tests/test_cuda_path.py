@@ -24,7 +24,7 @@ from glimodern.prompt import PackedBatch
 from glimodern.transfer import Field, Layout, to_device, to_host
 from tests.backends import poisoned, skip_unless_runs
 from tests.conftest import WORDS, make_tiny_model
-from tests.test_graphs import calling, synthetic
+from tests.test_graphs import calling, serve, synthetic
 
 LABELS = ["person", "place", "machine"]
 META = torch.device("meta")
@@ -187,8 +187,8 @@ def test_the_cuda_path_in_bf16_with_and_without_graphs(models, monkeypatch):
     cache = calling(model)
     with as_on_cuda(monkeypatch), poisoned(), torch.no_grad():
         alone = [model.head.factors(*model.encode(batch)) for batch in batches]
-        cache.factors(model, batches[0])
-        padded = [cache.factors(model, batch) for batch in batches]
+        serve(model, batches[0])
+        padded = [serve(model, batch) for batch in batches]
     assert cache._recorder.replayed == 2
     for ours, same, truth in zip(padded, alone, exact, strict=True):
         for got, wanted, sure in zip(ours, same, truth, strict=True):

@@ -68,6 +68,11 @@ def calling(model):
     return model._graphs
 
 
+def serve(model, batch):
+    """The factors by a graph, or None."""
+    return model._graphs.factors(model, batch, model.device)
+
+
 @pytest.fixture
 def model():
     return make_tiny_model(dropout=0.0, max_width=6)
@@ -165,10 +170,10 @@ def test_padded_results_are_those_of_the_batch_alone(kind, minilm):
     for lengths in ([1], [7, 3], [2, 0, 5, 1, 4], [40, 3], [17] * 6):
         batch = pack(model, *lengths)
         if bucket_of(batch, model.encoder.max_length) not in buckets:
-            assert cache.factors(model, batch) is None  # a size that is seen once is not recorded
+            assert serve(model, batch) is None  # a size that is seen once is not recorded
         buckets.add(bucket_of(batch, model.encoder.max_length))
         for _ in range(2):
-            assert_as_eager(model, batch, cache.factors(model, batch))
+            assert_as_eager(model, batch, serve(model, batch))
     assert 3 <= len(cache) == len(buckets)
 
 
@@ -176,21 +181,21 @@ def test_a_shorter_batch_after_a_longer_one_sees_nothing_of_it(model):
     cache = calling(model)
     batches = [synthetic(*lengths) for lengths in ([40, 40, 46], [20, 20, 21, 20, 17, 16], [60, 61], [113, 2])]
     assert {bucket_of(batch, 128) for batch in batches} == {Bucket(128, 8, 128)}
-    cache.factors(model, batches[0])
-    kept = [(batch, cache.factors(model, batch)) for batch in batches * 2]
+    serve(model, batches[0])
+    kept = [(batch, serve(model, batch)) for batch in batches * 2]
     assert len(cache) == 1 and cache._recorder.recorded == 1 and cache._recorder.replayed == 8
     for batch, factors in kept:  # after all: no result lies in a buffer that later calls wrote
         assert_as_eager(model, batch, factors)
 
 
 def test_words_that_are_no_tokens(model):
-    cache = calling(model)
+    calling(model)
     batch = model.packer.pack([[*WORDS[:3], "\u200b", "", *WORDS[3:5]]], [LABELS])
     if not batch.has_missing_words:
         batch = replace(batch, word_index=batch.word_index.clone().index_fill_(0, torch.tensor([2]), -1))
         batch = replace(batch, has_missing_words=True)
-    cache.factors(model, batch)
-    assert_as_eager(model, batch, cache.factors(model, batch))
+    serve(model, batch)
+    assert_as_eager(model, batch, serve(model, batch))
 
 
 def test_predict_finds_the_same_with_graphs(model):
@@ -210,14 +215,14 @@ def test_predict_finds_the_same_with_graphs(model):
 
 
 def test_two_threads_take_turns(model):
-    cache = calling(model)
+    calling(model)
     batches = [synthetic(*lengths) for lengths in ([40, 40, 46], [20, 20, 21, 20, 17, 16], [60, 61], [9], [128, 3])]
     for batch in batches * 2:
-        cache.factors(model, batch)
+        serve(model, batch)
     results = {}
 
     def run(name):
-        results[name] = [(batch, cache.factors(model, batch)) for batch in batches[name:] * 10]
+        results[name] = [(batch, serve(model, batch)) for batch in batches[name:] * 10]
 
     threads = [threading.Thread(target=run, args=(name,)) for name in range(3)]
     for thread in threads:
@@ -235,8 +240,8 @@ def test_two_threads_take_turns(model):
 def ready(model):
     """A model with one graph, of the batch returned."""
     cache, batch = calling(model), pack(model, 9)
-    cache.factors(model, batch)
-    assert cache.factors(model, batch) is not None
+    serve(model, batch)
+    assert serve(model, batch) is not None
     return cache, batch
 
 
@@ -245,11 +250,11 @@ def test_the_graph_that_was_not_used_for_longest_goes_first(model, monkeypatch):
     cache, first = ready(model)
     second, third = synthetic(100), synthetic(70, 80)
     for batch in (second, second, first, third, third):
-        cache.factors(model, batch)
+        serve(model, batch)
     assert len(cache) == 2
     assert list(cache._graphs) == [bucket_of(batch, 128) for batch in (first, third)]
     recorded = cache._recorder.recorded
-    assert_as_eager(model, second, cache.factors(model, second))
+    assert_as_eager(model, second, serve(model, second))
     assert cache._recorder.recorded == recorded + 1
 
 
@@ -289,25 +294,25 @@ def given_other_data(model):
 def test_graphs_go_when_the_weights_are_elsewhere(model, change):
     cache, batch = ready(model)
     change(model)
-    assert cache.factors(model, batch) is None
+    assert serve(model, batch) is None
     assert len(cache) == 0
-    assert_as_eager(model, batch, cache.factors(model, batch))
+    assert_as_eager(model, batch, serve(model, batch))
 
 
 def test_weights_changed_in_place_are_read(model):
     cache, batch = ready(model)
     model.load_state_dict({name: 2 * x for name, x in model.state_dict().items()})
     assert len(cache) == 1
-    assert_as_eager(model, batch, cache.factors(model, batch))
+    assert_as_eager(model, batch, serve(model, batch))
 
 
 def test_no_graphs_in_training_or_autocast(model):
     cache, batch = ready(model)
     with torch.autocast("cpu", torch.bfloat16):
-        assert cache.factors(model, batch) is None
-    assert cache.factors(model, batch) is not None
+        assert serve(model, batch) is None
+    assert serve(model, batch) is not None
     model.head.train()
-    assert cache.factors(model, batch) is None and cache.factors(model, batch) is None
+    assert serve(model, batch) is None and serve(model, batch) is None
     model.train()
     model.predict(" ".join(WORDS), LABELS)
     assert len(cache) == 0
@@ -316,12 +321,12 @@ def test_no_graphs_in_training_or_autocast(model):
 def test_a_capture_that_fails_is_said_once_and_all_goes_on(model, caplog):
     cache = calling(model)
     batch = pack(model, 9)
-    cache.factors(model, batch)
+    serve(model, batch)
     cache._recorder.error = RuntimeError("operation not permitted when stream is capturing (test)")
     with caplog.at_level(logging.WARNING, "glimodern"):
         assert model.predict(" ".join(WORDS[:9]), LABELS, 0.5) == model.predict(" ".join(WORDS[:9]), LABELS, 0.5)
         cache.clear()
-        assert cache.factors(model, batch) is None and cache.factors(model, batch) is None
+        assert serve(model, batch) is None and serve(model, batch) is None
     assert [r.message for r in caplog.records if "recording one failed" in r.message] == [
         "no CUDA graphs for small batches, which run slower: recording one failed: operation not permitted when stream "
         "is capturing (test)"
@@ -338,9 +343,9 @@ def test_models_that_cannot_be_recorded_say_why(model, caplog):
     config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     padded = GLiModern.from_encoder_config(config, tokenizer).eval()
     for other, why in ((with_lstm, "the LSTM"), (padded, "t5 runs by transformers' own forward pass")):
-        cache = calling(other)
+        calling(other)
         with caplog.at_level(logging.INFO, "glimodern"):
-            assert [cache.factors(other, pack(other, 3)) for _ in range(3)] == [None] * 3
+            assert [serve(other, pack(other, 3)) for _ in range(3)] == [None] * 3
         assert [why in record.message for record in caplog.records] == [True]
         caplog.clear()
 
@@ -349,13 +354,13 @@ def test_a_copy_of_a_model_has_graphs_of_its_own(model):
     cache, batch = ready(model)
     twin = copy.deepcopy(model)
     assert twin._graphs is not cache and len(twin._graphs) == 0
-    twin._graphs.factors(twin, batch)
-    assert_as_eager(twin, batch, twin._graphs.factors(twin, batch))
+    serve(twin, batch)
+    assert_as_eager(twin, batch, serve(twin, batch))
 
 
 def test_models_on_a_cpu_have_none(model):
     batch = pack(model, 9)
-    assert [model._graphs.factors(model, batch) for _ in range(3)] == [None] * 3
+    assert [serve(model, batch) for _ in range(3)] == [None] * 3
     assert model._graphs._weights is None
 
 
@@ -403,8 +408,8 @@ def test_replays_of_all_sizes_are_the_eager_results(on_cuda):
     batches = [synthetic(*lengths) for lengths in ([40, 40, 46], [20, 20, 21, 20, 17, 16], [9], [128, 3], [100] * 15)]
     cache = on_cuda._graphs
     for batch in batches:
-        cache.factors(on_cuda, batch)
-    kept = [(batch, cache.factors(on_cuda, batch)) for _ in range(5) for batch in (*batches, *batches[::-1])]
+        serve(on_cuda, batch)
+    kept = [(batch, serve(on_cuda, batch)) for _ in range(5) for batch in (*batches, *batches[::-1])]
     assert len(cache) == len({bucket_of(batch, 128) for batch in batches})
     for batch, factors in kept:
         assert_as_eager_on_cuda(on_cuda, batch, factors)
@@ -451,7 +456,7 @@ def test_graphs_take_no_more_memory_with_time_and_give_it_back(on_cuda, monkeypa
 
     def allocated_after(rounds):
         for batch in batches * 2 * rounds:
-            on_cuda._graphs.factors(on_cuda, batch)
+            serve(on_cuda, batch)
         torch.cuda.synchronize()
         return torch.cuda.memory_allocated()
 
@@ -477,7 +482,7 @@ def test_a_failing_capture_leaves_the_gpu_as_it_was(on_cuda, monkeypatch, caplog
     stream = torch.cuda.current_stream()
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "glimodern"):
         patch.setattr(GLiModern, "encode", reading)
-        assert [on_cuda._graphs.factors(on_cuda, synthetic(9)) for _ in range(3)] == [None] * 3
+        assert [serve(on_cuda, synthetic(9)) for _ in range(3)] == [None] * 3
     assert any("recording one failed" in record.message for record in caplog.records)
     assert torch.cuda.current_stream() == stream
     assert on_cuda.predict("Ada met Charles", LABELS, 0.0)[0]
