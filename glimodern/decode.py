@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from glimodern.ops import SpanEntities, select_spans
+from glimodern.transfer import to_host
 
 Entity = tuple[int, int, int, float]
 
@@ -28,7 +29,7 @@ def decode_batch(
     result count from their text's first, the last word is inclusive; ordered as greedy_decode's. Raises ValueError on a
     NaN score.
     """
-    start, width, kind, score = (column.cpu().numpy() for column in found)
+    start, width, kind, score = (column.numpy() for column in to_host(found))
     if np.isnan(score).any():
         raise ValueError("scores: wanted numbers, got NaN; the model's weights or its input are broken")
     kept = greedy_decode(start, start + width, kind, score, flat=flat, multi_label=multi_label)

@@ -7,6 +7,7 @@ one is tokenised and packed in a thread of its own. Memory is that of two window
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,10 @@ WordEntity = tuple[int, int, str, float]
 _WINDOW_BATCHES = 8
 _CPU_BATCH_TOKENS = 2048  # measured (docs/LOG.md): more gains nothing, fewer leave cores idle at a batch's end
 _CUDA_BATCH_TOKENS = (4096, 65_536)
+_OUT_OF_MEMORY = (
+    "can't allocate memory", "CUDA error: out of memory", "[CUDA]: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 class Asked(NamedTuple):
@@ -142,6 +147,8 @@ def _run_batch(window: _Window, batch: _Batch, candidates: Candidates, search: S
             ) from error
         spans = None
     if spans is None:  # out of the except clause: the error's frames hold the batch's tensors
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # cuBLAS and Triton take theirs from the driver, not from PyTorch's cache
         half = len(batch.texts) // 2
         for part in (batch.texts[:half], batch.texts[half:]):
             yield from _run_batch(window, window.pack(part), candidates, search)
@@ -154,20 +161,25 @@ def _run_batch(window: _Window, batch: _Batch, candidates: Candidates, search: S
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """PyTorch has a class for a GPU's memory; its CPU allocator says so in words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """PyTorch has a class for its GPU allocator's word; its CPU allocator, the driver, cuBLAS and cuDNN use a text."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def resolve_batch_tokens(batch_tokens: int | str, device: torch.device, bytes_per_token: int) -> int:
     """Tokens a batch may hold; "auto": what keeps the cores busy, or half of a GPU's free memory."""
     if batch_tokens == "auto":
-        if device.type != "cuda":
-            return _CPU_BATCH_TOKENS
-        least, most = _CUDA_BATCH_TOKENS
-        return min(max(torch.cuda.mem_get_info(device)[0] // 2 // bytes_per_token, least), most)
+        return _CPU_BATCH_TOKENS if device.type != "cuda" else _cuda_batch_tokens(device, bytes_per_token)
     if not isinstance(batch_tokens, int) or isinstance(batch_tokens, bool) or batch_tokens < 1:
         raise ValueError(f'batch_tokens: wanted a number of tokens or "auto", got {batch_tokens!r}')
     return batch_tokens
+
+
+@functools.cache
+def _cuda_batch_tokens(device: torch.device, bytes_per_token: int) -> int:
+    """Asked once: the driver takes its time, and what batches leave in PyTorch's cache is free although it says not."""
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    least, most = _CUDA_BATCH_TOKENS
+    return min(max((torch.cuda.mem_get_info(device)[0] + cached) // 2 // bytes_per_token, least), most)
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,10 @@ from glimodern.bi_encoder import (
 )
 from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
 from glimodern.encoder import Encoder, build_encoder, load_encoder
+from glimodern.encoder.attention import Packing
 from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.gliner_api import GlinerApi
+from glimodern.graphs import GraphCache
 from glimodern.head import SpanHead
 from glimodern.hub import HubAccess, push_model
 from glimodern.inference import (
@@ -50,6 +52,7 @@ from glimodern.precision import (
 )
 from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
 from glimodern.text import Word, split_words
+from glimodern.transfer import to_device
 
 Labels = Sequence[str] | Iterable[Sequence[str]]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,11 +81,17 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype in ("auto", "int8"):
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if _native_bf16(device) else torch.float32
     if dtype not in DTYPES:
         raise ValueError(f"dtype: wanted one of {[*DTYPES, 'int8', 'auto']} or a torch dtype, got {dtype!r}")
     return DTYPES[dtype]
+
+
+def _native_bf16(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return torch.cpu._is_avx512_bf16_supported()
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class HeadOptions(TypedDict, total=False):
@@ -110,9 +119,9 @@ class WordLstm(nn.LSTM):
     def __init__(self, width: int, layers: int) -> None:
         super().__init__(width, width // 2, num_layers=layers, bidirectional=True, batch_first=True)
 
-    def run_packed(self, words: Tensor, cu_words: Tensor) -> Tensor:
-        """words [n, d], cu_words int32 [b + 1] -> [n, d]; texts without words take no part."""
-        lengths = [length for length in cu_words.diff().tolist() if length]
+    def run_packed(self, words: Tensor, offsets: Sequence[int]) -> Tensor:
+        """words [n, d], offsets [b + 1] of the texts in it -> [n, d]; texts without words take no part."""
+        lengths = [end - start for start, end in zip(offsets, offsets[1:], strict=False) if end > start]
         if not lengths:
             return words
         packed = nn.utils.rnn.pack_sequence(words.split(lengths), enforce_sorted=False)
@@ -167,6 +176,8 @@ class GLiModern(nn.Module, GlinerApi):
         self.encoder_frozen = False
         self.source: tuple[str, Path] | None = None  # a checkpoint's name, and the folder it was read from
         self.packed_dtype: str | None = None  # of linear layers that are packed for inference
+        self.cuda_graphs = True  # for small batches on a GPU
+        self._graphs = GraphCache()
 
     # building, loading, saving
 
@@ -234,6 +245,7 @@ class GLiModern(nn.Module, GlinerApi):
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        cuda_graphs: bool = True,
     ) -> "GLiModern":
         """Load a checkpoint of the public GLiNER format: a local folder (no network) or a hub name.
 
@@ -242,7 +254,8 @@ class GLiModern(nn.Module, GlinerApi):
         and else fp32. trainable: keep plain parameters, in fp32 unless dtype says otherwise; else the model is for
         inference, and on CPUs its linear layers are packed. Of a hub name: revision is a branch, tag or commit,
         local_files_only (or the environment variable HF_HUB_OFFLINE) reads the hub's cache alone, cache_dir says where
-        that is, token is the user's own or says whether to send the stored one.
+        that is, token is the user's own or says whether to send the stored one. cuda_graphs: on a GPU, record what
+        small batches launch and replay it (`glimodern.graphs`); also the attribute of this name, at any time.
 
         Raises FileNotFoundError for missing files, ValueError for half-written files, pickled code, unsupported kinds
         of model and tensors that do not fit the config.
@@ -258,6 +271,7 @@ class GLiModern(nn.Module, GlinerApi):
         model = cls(config, build_encoder(encoder_config), stored.tokenizer, labels)
         model._load_state(stored.state, os.fspath(path_or_hub_id))
         model.source = (os.fspath(path_or_hub_id), stored.folder)
+        model.cuda_graphs = cuda_graphs
         model.eval()
         if trainable:
             return model.to(device=where, dtype=plain)
@@ -393,7 +407,13 @@ class GLiModern(nn.Module, GlinerApi):
         if self.encoder_frozen:
             for encoder in self._encoders():
                 encoder.eval()
+        if mode:
+            self._graphs.clear()
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GLiModern":
+        self._graphs.clear()  # weights move
+        return super()._apply(fn, recurse)
 
     def check_precision(self, texts: Sequence[str], labels: Sequence[str], threshold: float = 0.5) -> PrecisionReport:
         """How far this model, loaded in bf16 or int8, is from its checkpoint in fp32, which is loaded for the time of
@@ -410,25 +430,31 @@ class GLiModern(nn.Module, GlinerApi):
 
     # computing
 
-    def encode(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device."""
+    def encode(self, batch: PackedBatch, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
+        """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device.
+
+        packing: of the batch, known to be right (`glimodern.graphs`); None: checked and made here.
+        """
         if self.labels is None or not isinstance(batch, LabelBatch):
-            return self._encode_texts(batch, batch.type_index)
-        words, _ = self._encode_texts(batch, batch.type_index[:0])
+            return self._encode_texts(batch, batch.type_index, packing)
+        words, _ = self._encode_texts(batch, batch.type_index[:0], packing)
         return words, self.labels(batch.labels)[batch.type_index]
 
-    def _encode_texts(self, batch: PackedBatch, types: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode_texts(self, batch: PackedBatch, types: Tensor, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
         """Word vectors [n, d], and those of the tokens that ask the types [m]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
             rows = torch.cat([batch.word_index.clamp(min=0), types])
-            hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen, rows)
+            if packing is None:
+                hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen, rows, batch.token_offsets)
+            else:
+                hidden = self.encoder.encode(batch.input_ids, packing, rows)
         words, prompts = hidden.split([len(batch.word_index), len(types)])
         if "projection" in self._modules:
             words, prompts = self.projection(words), self.projection(prompts)
         if batch.has_missing_words:
             words = words.masked_fill((batch.word_index < 0)[:, None], 0.0)
         if "rnn" in self._modules and self.labels is None:
-            words = self.rnn.run_packed(words, batch.cu_words)
+            words = self.rnn.run_packed(words, batch.word_offsets or (0,))
         return words, prompts
 
     def forward(
@@ -524,9 +550,17 @@ class GLiModern(nn.Module, GlinerApi):
             types = self._types.find(batch.labels, label_vectors, self.labels, self.head)
             words, _ = self._encode_texts(batch.to(self.device), batch.type_index[:0].to(self.device))
             return label_entities(self.head, words, batch, types, self.config.max_width, threshold)
-        batch = batch.to(self.device)
-        factors = self.head.factors(*self.encode(batch))
-        return ops.head_entities(*factors, batch.cu_words, batch.cu_types, self.config.max_width, threshold)
+        device = self.device
+        try:
+            factors = self._graphs.factors(self, batch, device) if self.cuda_graphs else None
+            if factors is None:
+                batch = batch.to(device)
+                factors = self.head.factors(*self.encode(batch))
+            cu_words, cu_types = to_device([batch.cu_words, batch.cu_types], device)
+            return ops.head_entities(*factors, cu_words, cu_types, self.config.max_width, threshold)
+        except torch.OutOfMemoryError:
+            self._graphs.clear()  # their memory may be what is missing when half of the batch comes
+            raise
 
     def _find(
         self,

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from glimodern.transfer import to_device
+
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
@@ -33,6 +35,7 @@ class PackedBatch:
     input_ids int64 [N]; cu_seqlens, cu_words, cu_types int32 [b + 1]; word_index int64 [n], the token whose hidden
     state is the word's vector, -1 for a word the tokenizer turns into nothing (its vector is zero); type_index int64
     [m]; positives int32 [P, 3], distinct rows (word, width - 1, type), counted in the whole batch.
+    token_offsets, word_offsets: cu_seqlens and cu_words on the host, where whoever asks need not wait for a device.
     words_cut: per text, how many words at its end did not fit. entities_lost: gold entities that the batch cannot
     hold (wider than max_width, or cut off).
     """
@@ -48,14 +51,18 @@ class PackedBatch:
     words_cut: tuple[int, ...] = ()
     entities_lost: int = 0
     has_missing_words: bool = False
+    token_offsets: tuple[int, ...] | None = None
+    word_offsets: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, cu in (("token_offsets", self.cu_seqlens), ("word_offsets", self.cu_words)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, tuple(cu.tolist()))
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        moved: dict[str, Any] = {
-            f.name: getattr(self, f.name).to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        names = [f.name for f in fields(self) if isinstance(getattr(self, f.name), Tensor)]
+        moved: Any = to_device([getattr(self, name) for name in names], torch.device(device))
+        return replace(self, **dict(zip(names, moved, strict=True)))
 
 
 def _int32_offsets(lengths: Sequence[int]) -> Tensor:

@@ -22,7 +22,7 @@ from glimodern.kernels._common import TILES, logit_tile, text_frame, text_of
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["words", "texts"])  # another compilation for batches of one text, or of 16
 def entities_kernel(
     a_ptr,  # [n, H]
     b_ptr,  # [n, H]

@@ -37,7 +37,7 @@ from torch import Tensor
 from glimodern.reference import dropout_threshold
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["words", "texts", "seed"])
 def scores_kernel(
     a_ptr,  # [n, H]
     b_ptr,  # [n, H]
@@ -83,7 +83,7 @@ def scores_kernel(
             tl.store(tile_ptr + (row * types)[:, None] + kind, logits, mask=own[:, None] & (kind < types))
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["words", "texts", "seed"])
 def word_grads_kernel(
     grad_ptr,  # [L] g, the logits' gradient, up to a factor
     a_ptr,  # [n, H]

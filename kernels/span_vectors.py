@@ -27,7 +27,7 @@ _COLUMNS = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}
 _WORD_COLUMNS = 256  # of da or db a program sums
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["rows", "seed"])
 def vectors_kernel(
     a_ptr,  # [n, H]
     b_ptr,  # [n, H]
@@ -66,7 +66,7 @@ def vectors_kernel(
     tl.store(out_ptr + row0 * width + place, vectors, mask=exists[:, None] & (column < width)[None, :])
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["rows", "seed"])
 def hidden_kernel(
     a_ptr,  # [n, H]
     b_ptr,  # [n, H]

@@ -131,6 +131,7 @@ class TransformersEncoder(Encoder):
         self.config = config = model.config
         self.model: PreTrainedModel = model
         self.packed, self.packed_reason = packed_reason(config)
+        self.capturable = self.packed and config.model_type in BERT_MODELS
         self.hidden_size = int(config.hidden_size)
         self.max_length = max_length(config)
         self._pass = _PASSES.get(config.model_type) if self.packed else None

@@ -9,28 +9,37 @@ import torch
 from torch import Tensor
 
 from glimodern.ops import attention_varlen
+from glimodern.ops._attention_varlen import takes_flash
+
+__all__ = ["Packing", "packed_attention", "takes_flash"]
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
     """Where the texts of a packed batch lie, with what every layer asks about it computed once.
 
-    cu_seqlens int32 [b + 1] (the tensor, for kernels), offsets the same on the host, max_seqlen the longest text.
+    cu_seqlens int32 [b + 1] (the tensor, for kernels), max_seqlen the longest text's tokens, tokens of all texts;
+    offsets: cu_seqlens on the host, None in a graph that serves any texts (`glimodern.graphs`).
     """
 
     cu_seqlens: Tensor
-    offsets: tuple[int, ...]
     max_seqlen: int
+    tokens: int
+    offsets: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> Packing:
-        """Check cu_seqlens against the number of tokens; the one host synchronisation of a forward pass."""
+    def of(cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int, offsets: tuple[int, ...] | None = None) -> Packing:
+        """Check cu_seqlens against the number of tokens; unless offsets tell what it holds, it is read, the one host
+        synchronisation of a forward pass."""
         if cu_seqlens.ndim != 1 or cu_seqlens.dtype != torch.int32 or cu_seqlens.numel() == 0:
             raise ValueError(
                 f"cu_seqlens must be int32 [texts + 1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}; "
                 "it holds 0 and the end of every text"
             )
-        offsets = tuple(cu_seqlens.tolist())
+        if offsets is None:
+            offsets = tuple(cu_seqlens.tolist())
+        elif len(offsets) != len(cu_seqlens):
+            raise ValueError(f"offsets must be cu_seqlens on the host: {len(cu_seqlens)} numbers, got {len(offsets)}")
         lengths = [end - start for start, end in zip(offsets, offsets[1:], strict=False)]
         if offsets[0] != 0 or offsets[-1] != tokens or min(lengths, default=0) < 0:
             raise ValueError(
@@ -39,11 +48,13 @@ class Packing:
             )
         if max(lengths, default=0) > max_seqlen:
             raise ValueError(f"max_seqlen is {max_seqlen}, but the longest text of cu_seqlens has {max(lengths)}")
-        return cls(cu_seqlens, offsets, max_seqlen)
+        return cls(cu_seqlens, max_seqlen, tokens, offsets)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each text."""
+        """Tokens of each text, which must be known on the host."""
+        if self.offsets is None:
+            raise RuntimeError("the texts of a captured batch are known on the device only")
         return [end - start for start, end in zip(self.offsets, self.offsets[1:], strict=False)]
 
     @cached_property
@@ -51,9 +62,8 @@ class Packing:
         """int64 [N]: each token's place in its text, from 0."""
         starts = self.cu_seqlens[:-1].long()
         lengths = self.cu_seqlens.diff().long()
-        tokens = self.offsets[-1]
-        firsts = torch.repeat_interleave(starts, lengths, output_size=tokens)
-        return torch.arange(tokens, device=self.cu_seqlens.device) - firsts
+        firsts = torch.repeat_interleave(starts, lengths, output_size=self.tokens)
+        return torch.arange(self.tokens, device=self.cu_seqlens.device) - firsts
 
 
 def packed_attention(
@@ -73,5 +83,6 @@ def packed_attention(
     """
     seed = int(torch.randint(2**62, ())) if dropout_p > 0.0 else 0
     return attention_varlen(
-        q, k, v, packing.cu_seqlens, packing.max_seqlen, window=window, scale=scale, dropout_p=dropout_p, seed=seed
-    )
+        q, k, v, packing.cu_seqlens, packing.max_seqlen, window=window, scale=scale, dropout_p=dropout_p, seed=seed,
+        offsets=packing.offsets,
+    )  # fmt: skip

@@ -19,6 +19,8 @@ class Encoder(nn.Module):
     config: transformers' config of the model.
     model: the module that owns the parameters, so that state dict keys are `model.<transformers' names>`.
     packed, packed_reason: whether the model itself runs without padding, and why (not), in words.
+    capturable: whether `encode` takes a Packing without offsets, asks nothing of the device and, but for attention,
+    launches the same kernels whatever the texts, so that a CUDA graph can record it.
     hidden_size: width of the hidden states; max_length: tokens of one text that positions allow (None: no limit).
     """
 
@@ -26,14 +28,23 @@ class Encoder(nn.Module):
     model: nn.Module
     packed: bool
     packed_reason: str
+    capturable: bool = False
     hidden_size: int
     max_length: int | None
 
-    def forward(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        rows: Tensor | None = None,
+        offsets: tuple[int, ...] | None = None,
+    ) -> Tensor:
         """input_ids int64 [N], cu_seqlens int32 [texts + 1], max_seqlen tokens -> hidden [N, hidden_size].
 
         rows int64 [r]: the hidden states of these tokens only, in this order, [r, hidden_size] (an encoder of our own
-        spares the others the end of its last layer).
+        spares the others the end of its last layer). offsets: cu_seqlens on the host; None: it is read, which waits
+        for the device.
 
         Raises ValueError for input of another shape or dtype, and for a text longer than `max_length`.
         """
@@ -42,7 +53,7 @@ class Encoder(nn.Module):
                 f"input_ids must be int64 [tokens of all texts], got {input_ids.dtype} {list(input_ids.shape)}; "
                 "concatenate the texts and give their ends as cu_seqlens"
             )
-        packing = Packing.of(cu_seqlens, max_seqlen, input_ids.numel())
+        packing = Packing.of(cu_seqlens, max_seqlen, input_ids.numel(), offsets)
         longest = max(packing.lengths, default=0)
         if self.max_length is not None and longest > self.max_length:
             raise ValueError(

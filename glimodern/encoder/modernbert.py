@@ -220,6 +220,7 @@ class ModernBertEncoder(Encoder):
         self.config = config
         self.model: ModernBert = ModernBert(config)
         self.packed, self.packed_reason = True, "packed: our own ModernBERT"
+        self.capturable = True
         self.hidden_size = config.hidden_size
         self.max_length = config.max_position_embeddings
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,7 @@ def group_texts(packing: Packing) -> Groups:
     on_cpu = device.type == "cpu"
     least_fill = _LEAST_FILL_CPU if on_cpu else _LEAST_FILL
     lengths = packing.lengths
+    offsets = list(accumulate(lengths, initial=0))
     cut: list[list[int]] = []
     for text in sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]):
         longest = lengths[cut[-1][0]] if cut else 0
@@ -56,11 +58,11 @@ def group_texts(packing: Packing) -> Groups:
         if not cut or full or lengths[text] < least_fill * longest:
             cut.append([])
         cut[-1].append(text)
-    groups, places, place = [], torch.empty(packing.offsets[-1], dtype=torch.int64), 0
+    groups, places, place = [], torch.empty(packing.tokens, dtype=torch.int64), 0
     in_order = True
     for texts in cut:
         length = lengths[texts[0]]
-        starts = torch.tensor([packing.offsets[i] for i in texts])
+        starts = torch.tensor([offsets[i] for i in texts])
         sizes = torch.tensor([lengths[i] for i in texts])
         step = torch.arange(length)
         rows = starts[:, None] + step.clamp(max=sizes[:, None] - 1)  # padding repeats a text's last token

@@ -1,7 +1,7 @@
 """attention_varlen: bidirectional attention inside each text of a packed batch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -39,7 +39,13 @@ def _check_inputs(
     check_dropout(op, dropout_p)
 
 
-def _offsets(cu_seqlens: Tensor, tokens: int, max_seqlen: int) -> list[int]:
+def takes_flash(device_type: str, dtype: torch.dtype, head_dim: int, dropout_p: float = 0.0) -> bool:
+    """Whether attention_varlen gives such tensors to FlashAttention, which reads cu_seqlens on the device."""
+    chosen, _ = dispatch.choose("attention_varlen", device_type, dtype)
+    return chosen == "flash" and dropout_p == 0.0 and head_dim % 8 == 0 and head_dim <= _FLASH_MAX_DIM
+
+
+def _offsets(cu_seqlens: Tensor | Sequence[int], tokens: int, max_seqlen: int) -> list[int]:
     bounds = text_bounds("cu_seqlens", cu_seqlens, tokens)
     longest = max((end - start for start, end in zip(bounds, bounds[1:], strict=False)), default=0)
     if longest > max_seqlen:
@@ -91,9 +97,11 @@ def _forward_impl(
     dropout_p: float,
     seed: int,
     keep_lse: bool = False,
+    offsets: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """keep_lse: for a backward pass."""
-    offsets = _offsets(cu_seqlens, len(q), max_seqlen)
+    """keep_lse: for a backward pass. offsets: cu_seqlens on the host, if known."""
+    unknown = offsets is None or cu_seqlens.device.type == "cpu"  # there reading is free, and C++ reads it too
+    bounds = _offsets(cu_seqlens if unknown else cast(Sequence[int], offsets), len(q), max_seqlen)
     if backend("attention_varlen", q) == "cpp":
         inputs = _CppInputs(q.dtype, cu_seqlens, q=q, k=k, v=v)
         out = torch.empty(q.shape, dtype=inputs.dtype)
@@ -103,7 +111,7 @@ def _forward_impl(
             torch.get_num_threads(),
         )  # fmt: skip
         return out.to(q.dtype), lse
-    out, lse = _in_tiles(plain.forward, q, k, v, offsets=offsets, options=plain.Options(window, scale, dropout_p, seed))
+    out, lse = _in_tiles(plain.forward, q, k, v, offsets=bounds, options=plain.Options(window, scale, dropout_p, seed))
     return out, lse
 
 
@@ -207,6 +215,7 @@ def attention_varlen(
     scale: float | None = None,
     dropout_p: float = 0.0,
     seed: int = 0,
+    offsets: Sequence[int] | None = None,
 ) -> Tensor:
     """Bidirectional attention inside each text: out_i = sum_j drop(softmax_j(scale * q_i . k_j)) v_j.
 
@@ -215,7 +224,9 @@ def attention_varlen(
     least the longest text's tokens. Query i sees keys j of its text with |i - j| <= window (None: all; ModernBERT's
     local_attention is twice this). scale: 1 / sqrt(head_dim) unless given. -> [N, heads, head_dim] in that dtype.
     dropout_p drops probabilities by a counter-based generator, a function of seed, head, query and key alone
-    (reference.attention_keep). Saved for backward: the inputs, the result and one logsumexp a head and query.
+    (reference.attention_keep). offsets: cu_seqlens on the host, for tensors elsewhere: without gradients, those
+    backends that must know them then need not read cu_seqlens, which waits for the device. Saved for backward: the
+    inputs, the result and one logsumexp a head and query.
 
     CUDA tensors in half precision without dropout take FlashAttention (the package flash-attn, else PyTorch's
     varlen_attn); CPU tensors the C++ kernels; all else tiles of matrix products, which never make an N x N tensor.
@@ -226,12 +237,14 @@ def attention_varlen(
     dim = q.shape[-1]
     scale = 1.0 / math.sqrt(max(dim, 1)) if scale is None else float(scale)
     if backend("attention_varlen", q) == "flash":
-        if dropout_p == 0.0 and dim % 8 == 0 and dim <= _FLASH_MAX_DIM:
+        if takes_flash(q.device.type, q.dtype, dim, dropout_p):
             flash = cast(Callable[..., Tensor], dispatch.flash_attention())
             return flash(q, k, v, cu_seqlens.to(torch.int32), int(max_seqlen), scale, window)
         dispatch.warn_once(
             f"attention_varlen runs in plain PyTorch, slowly: FlashAttention takes no dropout mask of ours, and head"
             f" dims of 8, 16 .. {_FLASH_MAX_DIM} only, got dropout_p {dropout_p} and head_dim {dim}"
         )
-    run = _forward_impl if direct(needs_grad(q, k, v), (q, k, v)) else _forward_op
-    return run(q, k, v, cu_seqlens, int(max_seqlen), window, scale, float(dropout_p), int(seed))[0]
+    options = (int(max_seqlen), window, scale, float(dropout_p), int(seed))
+    if direct(needs_grad(q, k, v), (q, k, v)):
+        return _forward_impl(q, k, v, cu_seqlens, *options, offsets=offsets)[0]
+    return cast(Tensor, _forward_op(q, k, v, cu_seqlens, *options)[0])

@@ -43,9 +43,9 @@ def check_span_inputs(
     check_dropout(op, dropout_p)
 
 
-def text_bounds(name: str, cu: Tensor, rows: int) -> list[int]:
-    """cu [texts + 1] on the CPU as a list, checked to rise from 0 to `rows`."""
-    bounds: list[int] = cu.tolist()
+def text_bounds(name: str, cu: Tensor | Sequence[int], rows: int) -> list[int]:
+    """cu [texts + 1] as a list, checked to rise from 0 to `rows`; reads a tensor, which waits for its device."""
+    bounds: list[int] = cu.tolist() if isinstance(cu, Tensor) else list(cu)
     if bounds[0] != 0 or bounds[-1] != rows or any(x > y for x, y in zip(bounds, bounds[1:], strict=False)):
         shown = bounds if len(bounds) <= 8 else [*bounds[:4], "...", *bounds[-3:]]
         raise ValueError(f"{name} must rise from 0 to {rows} (cumulative lengths, one more than texts), got {shown}")

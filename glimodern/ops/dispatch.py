@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -55,9 +56,14 @@ NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}
 _forced: str | None = None
 
 
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def _triton_problem(device_type: str) -> str:
     """Why Triton cannot run on such tensors; empty if it can."""
-    if importlib.util.find_spec("triton") is None:
+    if not _has_triton():
         return "Triton is not installed"
     if device_type == "cuda" or (device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return ""
@@ -73,14 +79,18 @@ def _cpp_problem(device_type: str) -> str:
 @functools.cache
 def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Tensor, int, float, int | None], Tensor] | None:
     """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention, by flash-attn or else PyTorch; None: neither."""
-    name, wanted = "flash_attn", "flash_attn_varlen_func"
-    if importlib.util.find_spec(name) is None:
-        name, wanted = "torch.nn.attention.varlen", "varlen_attn"
-    try:
-        run = getattr(importlib.import_module(name), wanted)
-    except (ImportError, AttributeError):
+    for name, wanted, scale_name in (
+        ("flash_attn", "flash_attn_varlen_func", "softmax_scale"),
+        ("torch.nn.attention.varlen", "varlen_attn", "scale"),
+    ):
+        try:
+            run = getattr(importlib.import_module(name), wanted)
+        except (ImportError, AttributeError):  # not there, or built for another PyTorch
+            continue
+        if {scale_name, "window_size"} <= inspect.signature(run).parameters.keys():  # PyTorch's first had no windows
+            break
+    else:
         return None
-    scale_name = "softmax_scale" if name == "flash_attn" else "scale"
 
     def attend(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
         reach = -1 if window is None else window
@@ -93,7 +103,15 @@ def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Tensor, int, float, i
 def _flash_problem(device_type: str) -> str:
     if device_type != "cuda":
         return f"FlashAttention needs CUDA tensors, got {device_type}"
-    return "" if flash_attention() else "neither flash-attn nor PyTorch's varlen_attn is installed"
+    if not flash_attention():
+        return "neither flash-attn nor PyTorch's varlen_attn (with windows) is installed"
+    return "" if _has_ampere() else "FlashAttention needs compute capability 8.0 (Ampere) or more"
+
+
+@functools.cache
+def _has_ampere() -> bool:
+    """Of the current device; true where there is none, to tell what would run there."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
 
 
 _PROBLEMS = {"cpp": _cpp_problem, "triton": _triton_problem, "flash": _flash_problem}

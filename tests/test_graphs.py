@@ -1,0 +1,488 @@
+"""CUDA graphs for small batches: padding, reuse of buffers and bookkeeping, with calls in the place of replays.
+
+What only a GPU can show (the capture itself, its memory, other streams) is in the tests marked `gpu`.
+"""
+
+import contextlib
+import copy
+import logging
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from glimodern import GLiModern, graphs
+from glimodern.graphs import SIZES, Bucket, GraphCache, StaticBatch, bucket_of
+from glimodern.prompt import PackedBatch
+from tests.conftest import WORDS, make_tiny_model
+
+LABELS = ["person", "place", "machine"]
+CPU = torch.device("cpu")
+
+
+class Calls:
+    """Records by keeping the function, replays by calling it; as a graph does, into outputs that stay."""
+
+    def __init__(self, device):
+        self.recorded = self.replayed = self.turns = 0
+        self.inside = False
+        self.error = None
+
+    def problem(self, model):
+        return ""
+
+    def record(self, run):
+        assert self.inside and not torch.is_grad_enabled()
+        if self.error:
+            raise self.error
+        self.recorded += 1
+        return Call(self, run)
+
+    @contextlib.contextmanager
+    def turn(self):
+        assert not self.inside
+        self.inside = True
+        self.turns += 1
+        yield
+        self.inside = False
+
+    def finish(self):
+        assert not self.inside
+
+
+class Call:
+    def __init__(self, recorder, run):
+        self.recorder, self.run, self.outputs = recorder, run, run()
+
+    def replay(self):
+        assert self.recorder.inside
+        self.recorder.replayed += 1
+        for old, new in zip(self.outputs, self.run(), strict=True):
+            old.copy_(new)
+
+
+def calling(model):
+    """The model's graphs, made of calls."""
+    model._graphs = GraphCache(Calls, "cpu")
+    return model._graphs
+
+
+def serve(model, batch):
+    """The factors by a graph, or None."""
+    return model._graphs.factors(model, batch, model.device)
+
+
+@pytest.fixture
+def model():
+    return make_tiny_model(dropout=0.0, max_width=6)
+
+
+def pack(model, *lengths, labels=LABELS):
+    return model.packer.pack([(WORDS * 9)[:n] for n in lengths], [labels] * len(lengths))
+
+
+def synthetic(*lengths):
+    """Texts of so many tokens: the first two are prompts of types, all others words."""
+    generator = torch.Generator().manual_seed(sum(lengths))
+    cu = torch.tensor([0, *lengths]).cumsum(0)
+    place = torch.cat([torch.arange(n) for n in lengths])
+    counts = [[max(n - 2, 0) for n in lengths], [min(n, 2) for n in lengths]]
+    cu_words, cu_types = (torch.tensor([0, *n]).cumsum(0).to(torch.int32) for n in counts)
+    ids = torch.randint(4, 300, (sum(lengths),), generator=generator)
+    words, types = (place >= 2).nonzero()[:, 0], (place < 2).nonzero()[:, 0]
+    positives = torch.empty(0, 3, dtype=torch.int32)
+    return PackedBatch(ids, cu.to(torch.int32), max(lengths), words, cu_words, types, cu_types, positives)
+
+
+def eager(model, batch):
+    with torch.no_grad():
+        return model.head.factors(*model.encode(batch))
+
+
+def assert_as_eager(model, batch, factors):
+    for got, wanted in zip(factors, eager(model, batch), strict=True):
+        assert (got - wanted).abs().max() <= 1e-6 * max(1.0, wanted.abs().max())
+
+
+# buckets
+
+
+def test_sizes_rise_and_waste_at_most_a_fifth():
+    assert list(SIZES) == sorted(set(SIZES))
+    assert all(size % 16 == 0 for size in SIZES)
+    assert all((larger - smaller - 1) / larger < 0.2 for smaller, larger in zip(SIZES, SIZES[1:], strict=False))
+
+
+@pytest.mark.parametrize("max_length", [None, 128, 512])
+def test_every_small_batch_has_a_bucket_that_holds_it(model, max_length):
+    for lengths in ([1], [3, 0, 9], [18] * 7, [1] * 30, [60, 2], [18] * 20):
+        batch = pack(model, *lengths)
+        bucket = bucket_of(batch, max_length)
+        assert bucket is not None
+        tokens, texts = batch.token_offsets[-1], len(lengths)
+        assert tokens <= bucket.tokens < max(1.25 * tokens + 16, 65)
+        assert bucket.longest >= batch.max_seqlen and bucket.longest <= (max_length or bucket.tokens)
+        assert texts + -(-(bucket.tokens - tokens) // bucket.longest) <= bucket.texts
+
+
+def test_what_no_bucket_holds(model):
+    assert bucket_of(pack(model), None) is None
+    assert bucket_of(pack(model, *[60] * 40), None) is None  # tokens
+    assert bucket_of(replace(pack(model, 2), type_index=torch.zeros(40, dtype=torch.int64)), None) is None
+    assert bucket_of(replace(pack(model, 2), word_index=torch.zeros(70, dtype=torch.int64)), None) is None
+    assert bucket_of(pack(model, 60), 20) is None  # a text longer than positions: the encoder says so
+
+
+@pytest.mark.parametrize("max_length", [70, 128])
+@pytest.mark.parametrize("lengths", [[1], [64], [3, 1, 9], [40] * 7, [60, 2], [70] * 15])
+def test_a_filled_batch_covers_every_token_with_texts_that_fit(lengths, max_length):
+    batch = synthetic(*lengths)
+    bucket = bucket_of(batch, max_length)
+    static = StaticBatch(bucket, CPU)
+    address = static.buffer.data_ptr()
+    static.buffer.fill_(255)  # of a batch before
+    static.fill(batch)
+    n, words, types = len(batch.input_ids), len(batch.word_index), len(batch.type_index)
+    assert torch.equal(static.batch.input_ids[:n], batch.input_ids) and not static.batch.input_ids[n:].any()
+    assert (
+        torch.equal(static.batch.word_index[:words], batch.word_index) and (static.batch.word_index[words:] == -1).all()
+    )
+    assert torch.equal(static.batch.type_index[:types], batch.type_index) and not static.batch.type_index[types:].any()
+    cu = static.packing.cu_seqlens
+    assert torch.equal(cu[: len(lengths) + 1], batch.cu_seqlens)
+    assert cu[-1] == bucket.tokens and cu.diff().min() >= 0 and cu.diff().max() <= bucket.longest
+    assert static.buffer.data_ptr() == address == static.batch.input_ids.data_ptr()
+
+
+# results
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "projection", "bert"])
+def test_padded_results_are_those_of_the_batch_alone(kind, minilm):
+    if kind == "bert":
+        torch.manual_seed(0)
+        model = GLiModern.from_encoder(minilm, hidden_size=64).eval()
+    else:
+        model = make_tiny_model(hidden_size=48 if kind == "projection" else None)
+    cache = calling(model)
+    buckets = set()
+    for lengths in ([1], [7, 3], [2, 0, 5, 1, 4], [40, 3], [17] * 6):
+        batch = pack(model, *lengths)
+        if bucket_of(batch, model.encoder.max_length) not in buckets:
+            assert serve(model, batch) is None  # a size that is seen once is not recorded
+        buckets.add(bucket_of(batch, model.encoder.max_length))
+        for _ in range(2):
+            assert_as_eager(model, batch, serve(model, batch))
+    assert 3 <= len(cache) == len(buckets)
+
+
+def test_a_shorter_batch_after_a_longer_one_sees_nothing_of_it(model):
+    cache = calling(model)
+    batches = [synthetic(*lengths) for lengths in ([40, 40, 46], [20, 20, 21, 20, 17, 16], [60, 61], [113, 2])]
+    assert {bucket_of(batch, 128) for batch in batches} == {Bucket(128, 8, 128)}
+    serve(model, batches[0])
+    kept = [(batch, serve(model, batch)) for batch in batches * 2]
+    assert len(cache) == 1 and cache._recorder.recorded == 1 and cache._recorder.replayed == 8
+    for batch, factors in kept:  # after all: no result lies in a buffer that later calls wrote
+        assert_as_eager(model, batch, factors)
+
+
+def test_words_that_are_no_tokens(model):
+    calling(model)
+    batch = model.packer.pack([[*WORDS[:3], "\u200b", "", *WORDS[3:5]]], [LABELS])
+    if not batch.has_missing_words:
+        batch = replace(batch, word_index=batch.word_index.clone().index_fill_(0, torch.tensor([2]), -1))
+        batch = replace(batch, has_missing_words=True)
+    serve(model, batch)
+    assert_as_eager(model, batch, serve(model, batch))
+
+
+def test_predict_finds_the_same_with_graphs(model):
+    texts = [" ".join((WORDS * 4)[:n]) for n in (1, 5, 0, 18, 40, 7)]
+    wanted = [model.predict(text, LABELS, 0.5)[0] for text in texts]
+    assert sum(map(len, wanted)) > 10
+    cache = calling(model)
+    for _ in range(3):
+        for text, entities in zip(texts, wanted, strict=True):
+            (found,) = model.predict(text, LABELS, 0.5)
+            assert [{**e, "score": pytest.approx(e["score"], abs=1e-5)} for e in entities] == found
+    assert cache._recorder.replayed >= 10
+    before = cache._recorder.replayed
+    model.cuda_graphs = False
+    model.predict(texts, LABELS, 0.5)
+    assert cache._recorder.replayed == before
+
+
+def test_two_threads_take_turns(model):
+    calling(model)
+    batches = [synthetic(*lengths) for lengths in ([40, 40, 46], [20, 20, 21, 20, 17, 16], [60, 61], [9], [128, 3])]
+    for batch in batches * 2:
+        serve(model, batch)
+    results = {}
+
+    def run(name):
+        results[name] = [(batch, serve(model, batch)) for batch in batches[name:] * 10]
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for pairs in results.values():
+        for batch, factors in pairs:
+            assert_as_eager(model, batch, factors)
+
+
+# bookkeeping
+
+
+def ready(model):
+    """A model with one graph, of the batch returned."""
+    cache, batch = calling(model), pack(model, 9)
+    serve(model, batch)
+    assert serve(model, batch) is not None
+    return cache, batch
+
+
+def test_the_graph_that_was_not_used_for_longest_goes_first(model, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
+    cache, first = ready(model)
+    second, third = synthetic(100), synthetic(70, 80)
+    for batch in (second, second, first, third, third):
+        serve(model, batch)
+    assert len(cache) == 2
+    assert list(cache._graphs) == [bucket_of(batch, 128) for batch in (first, third)]
+    recorded = cache._recorder.recorded
+    assert_as_eager(model, second, serve(model, second))
+    assert cache._recorder.recorded == recorded + 1
+
+
+def moved(model):
+    model.to(torch.float64).to(torch.float32)
+
+
+def moved_in_part(model):
+    model.encoder.to(torch.float64).to(torch.float32)
+
+
+def trained(model):
+    model.train().eval()
+
+
+def reassigned(model):
+    model.load_state_dict({name: 2 * x for name, x in model.state_dict().items()}, assign=True)
+
+
+def replaced(model):
+    model.head.prompt = copy.deepcopy(model.head.prompt)
+    with torch.no_grad():
+        model.head.prompt[0].weight.mul_(3.0)
+
+
+def resized(model):
+    model.encoder.resize_token_embeddings(500)
+
+
+def given_other_data(model):
+    model.head.prompt[0].weight.data = 2 * model.head.prompt[0].weight.data
+
+
+@pytest.mark.parametrize(
+    "change", [moved, moved_in_part, trained, reassigned, replaced, resized, given_other_data], ids=lambda f: f.__name__
+)
+def test_graphs_go_when_the_weights_are_elsewhere(model, change):
+    cache, batch = ready(model)
+    change(model)
+    assert serve(model, batch) is None
+    assert len(cache) == 0
+    assert_as_eager(model, batch, serve(model, batch))
+
+
+def test_weights_changed_in_place_are_read(model):
+    cache, batch = ready(model)
+    model.load_state_dict({name: 2 * x for name, x in model.state_dict().items()})
+    assert len(cache) == 1
+    assert_as_eager(model, batch, serve(model, batch))
+
+
+def test_no_graphs_in_training_or_autocast(model):
+    cache, batch = ready(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert serve(model, batch) is None
+    assert serve(model, batch) is not None
+    model.head.train()
+    assert serve(model, batch) is None and serve(model, batch) is None
+    model.train()
+    model.predict(" ".join(WORDS), LABELS)
+    assert len(cache) == 0
+
+
+def test_a_capture_that_fails_is_said_once_and_all_goes_on(model, caplog):
+    cache = calling(model)
+    batch = pack(model, 9)
+    serve(model, batch)
+    cache._recorder.error = RuntimeError("operation not permitted when stream is capturing (test)")
+    with caplog.at_level(logging.WARNING, "glimodern"):
+        assert model.predict(" ".join(WORDS[:9]), LABELS, 0.5) == model.predict(" ".join(WORDS[:9]), LABELS, 0.5)
+        cache.clear()
+        assert serve(model, batch) is None and serve(model, batch) is None
+    assert [r.message for r in caplog.records if "recording one failed" in r.message] == [
+        "no CUDA graphs for small batches, which run slower: recording one failed: operation not permitted when stream "
+        "is capturing (test)"
+    ]
+
+
+def test_models_that_cannot_be_recorded_say_why(model, caplog):
+    from transformers import T5Config
+
+    from glimodern.demo import train_tokenizer
+
+    with_lstm = GLiModern(replace(model.config, num_rnn_layers=1), model.encoder, model.tokenizer).eval()
+    tokenizer = train_tokenizer([WORDS], ["person"], vocab_size=300)
+    config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    padded = GLiModern.from_encoder_config(config, tokenizer).eval()
+    for other, why in ((with_lstm, "the LSTM"), (padded, "t5 runs by transformers' own forward pass")):
+        calling(other)
+        with caplog.at_level(logging.INFO, "glimodern"):
+            assert [serve(other, pack(other, 3)) for _ in range(3)] == [None] * 3
+        assert [why in record.message for record in caplog.records] == [True]
+        caplog.clear()
+
+
+def test_a_copy_of_a_model_has_graphs_of_its_own(model):
+    cache, batch = ready(model)
+    twin = copy.deepcopy(model)
+    assert twin._graphs is not cache and len(twin._graphs) == 0
+    serve(twin, batch)
+    assert_as_eager(twin, batch, serve(twin, batch))
+
+
+def test_models_on_a_cpu_have_none(model):
+    batch = pack(model, 9)
+    assert [serve(model, batch) for _ in range(3)] == [None] * 3
+    assert model._graphs._weights is None
+
+
+def test_the_switch(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    assert GLiModern.from_pretrained(tmp_path / "model").cuda_graphs
+    assert not GLiModern.from_pretrained(tmp_path / "model", cuda_graphs=False).cuda_graphs
+
+
+def test_out_of_memory_gives_the_graphs_memory_back(model, monkeypatch):
+    cache, _ = ready(model)
+
+    def cramped(*arguments):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("glimodern.ops.head_entities", cramped)
+    with pytest.raises(RuntimeError, match="does not fit the memory"):
+        model.predict("Ada", LABELS)
+    assert len(cache) == 0
+
+
+# on a GPU
+
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture
+def on_cuda():
+    """A model in bf16 on the GPU, whose attention FlashAttention takes."""
+    model = make_tiny_model(dropout=0.0, max_width=6).to("cuda", torch.bfloat16)
+    if problem := graphs.CudaRecorder(model.device).problem(model):
+        pytest.skip(problem)
+    return model
+
+
+def assert_as_eager_on_cuda(model, batch, factors):
+    for got, wanted in zip(factors, eager(model, batch.to("cuda")), strict=True):
+        assert (got - wanted).abs().max() <= 2**-6 * wanted.abs().max()
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_replays_of_all_sizes_are_the_eager_results(on_cuda):
+    batches = [synthetic(*lengths) for lengths in ([40, 40, 46], [20, 20, 21, 20, 17, 16], [9], [128, 3], [100] * 15)]
+    cache = on_cuda._graphs
+    for batch in batches:
+        serve(on_cuda, batch)
+    kept = [(batch, serve(on_cuda, batch)) for _ in range(5) for batch in (*batches, *batches[::-1])]
+    assert len(cache) == len({bucket_of(batch, 128) for batch in batches})
+    for batch, factors in kept:
+        assert_as_eager_on_cuda(on_cuda, batch, factors)
+
+
+def spans(entities):
+    return {(e["start"], e["end"], e["label"]): e["score"] for e in entities}
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_predict_on_a_gpu_is_the_same_with_graphs_and_in_two_threads(on_cuda):
+    texts = [" ".join((WORDS * 4)[:n]) for n in (1, 5, 18, 40, 7)] * 12
+
+    def predict():
+        return [spans(on_cuda.predict(text, LABELS, 0.4, flat=False, multi_label=True)[0]) for text in texts]
+
+    on_cuda.cuda_graphs = False
+    wanted = predict()
+    on_cuda.cuda_graphs = True
+    results = {}
+
+    def run(name):
+        with torch.cuda.stream(torch.cuda.Stream() if name else torch.cuda.default_stream()):
+            results[name] = predict()
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(on_cuda._graphs) > 1 and len(results) == 2
+    for found in results.values():
+        for one, other in zip(found, wanted, strict=True):
+            assert all(abs(one[key] - other[key]) < 0.02 for key in one.keys() & other.keys())
+            assert all(abs((one | other)[key] - 0.4) < 0.02 for key in one.keys() ^ other.keys())  # at the threshold
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_graphs_take_no_more_memory_with_time_and_give_it_back(on_cuda, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
+    batches = [synthetic(*lengths) for lengths in ([9], [128, 3], [70, 70], [100] * 5, [100] * 15)]
+
+    def allocated_after(rounds):
+        for batch in batches * 2 * rounds:
+            serve(on_cuda, batch)
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated()
+
+    before = torch.cuda.memory_allocated()
+    allocated_after(2)
+    first = allocated_after(2)
+    assert allocated_after(20) <= first + (1 << 20)
+    assert len(on_cuda._graphs) == 3
+    on_cuda._graphs.clear()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_allocated() <= before + (64 << 20)  # cuBLAS keeps workspaces
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_a_failing_capture_leaves_the_gpu_as_it_was(on_cuda, monkeypatch, caplog):
+    whole = GLiModern.encode
+
+    def reading(model, batch, packing=None):
+        words, prompts = whole(model, batch, packing)
+        return words + float(words[0, 0]), prompts  # waits for the device, which a capture may not
+
+    stream = torch.cuda.current_stream()
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "glimodern"):
+        patch.setattr(GLiModern, "encode", reading)
+        assert [serve(on_cuda, synthetic(9)) for _ in range(3)] == [None] * 3
+    assert any("recording one failed" in record.message for record in caplog.records)
+    assert torch.cuda.current_stream() == stream
+    assert on_cuda.predict("Ada met Charles", LABELS, 0.0)[0]
