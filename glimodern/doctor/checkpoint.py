@@ -1,0 +1,202 @@
+"""A checkpoint's files one by one, then all together: half-written files, parts of different models, broken weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from glimodern.doctor import CheckError, Checks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from glimodern.checkpoint import ModelConfig
+    from glimodern.model import GLiModern
+
+_AGAIN = "download the checkpoint again, or save it again with save_pretrained"
+_ONE_MODEL = "take config, weights and tokenizer from one save_pretrained"
+_TRAIN = "take an earlier checkpoint, and train on from it with a smaller learning rate"
+_COPY = "copy the tokenizer's files from where the model was trained"
+_REPORT = "send this report with a bug report"
+_TEXTS = 4  # of the canary
+_TOLERANCE = 1e-4  # of logits in fp32, as a part of the largest: another order of summation
+
+
+def check_checkpoint(checks: Checks, model: str) -> None:
+    """Checks of a folder or hub name; each part by itself, so that one that is broken does not hide another."""
+    checks.run("folder", lambda: _folder(model), "give the folder that holds gliner_config.json, or a hub name")
+    checks.run("config", lambda folder: _config(folder, folder == Path(model)), _AGAIN, needs=("folder",))
+    checks.run("weights", _weights, _AGAIN, needs=("folder",))
+    checks.run("finite weights", _finite, _TRAIN, needs=("weights",))
+    checks.run("shapes", _shapes, _ONE_MODEL, needs=("config", "weights"))
+    checks.run("tokenizer", _tokenizer, _COPY, needs=("folder",))
+    checks.run("vocabulary", _vocabulary, _ONE_MODEL, needs=("config", "tokenizer"))
+    checks.run("loads", _loads, _AGAIN, needs=("folder", "shapes", "vocabulary"))
+    checks.run("canary", _canary, _TRAIN, needs=("loads",))
+    checks.run("deterministic", _deterministic, _REPORT, needs=("loads", "canary"))
+    checks.run("batching", _batching, _REPORT, needs=("loads", "canary"))
+    checks.run("packed", _packed, _REPORT, needs=("folder", "canary"))
+
+
+# the parts
+
+
+def _folder(model: str) -> tuple[Path, str]:
+    from glimodern.checkpoint import resolve_folder
+
+    folder = resolve_folder(model)
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return folder, ", ".join(f"{file.name} {file.stat().st_size:,} B" for file in files) or "no files"
+
+
+def _config(folder: Path, local: bool) -> tuple[ModelConfig, str]:
+    from glimodern.checkpoint import read_config
+
+    config = read_config(folder, local=local)
+    kind = config.encoder_config.get("model_type")
+    return config, f"{kind} encoder, {config.span_mode}, d {config.hidden_size}, K {config.max_width}"
+
+
+def _weights(folder: Path) -> tuple[dict[str, Tensor], str]:
+    from glimodern.checkpoint import read_state
+
+    state = read_state(folder)
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
+    numbers = sum(tensor.numel() for tensor in state.values())
+    return state, f"{len(state)} tensors, {numbers:,} numbers in {', '.join(kinds)}"
+
+
+def _finite(state: dict[str, Tensor]) -> tuple[None, str]:
+    import torch
+
+    broken = [name for name, x in state.items() if x.is_floating_point() and not bool(torch.isfinite(x).all())]
+    if broken:
+        raise CheckError(
+            f"wanted numbers, got NaN or infinity in {len(broken)} of {len(state)} tensors: {', '.join(broken[:4])}",
+            _TRAIN,
+        )
+    return None, "no NaN and no infinity"
+
+
+def _shapes(config: ModelConfig, state: dict[str, Tensor]) -> tuple[None, str]:
+    """The config's model on the meta device, which has shapes but no numbers, takes the tensors or says which not."""
+    import torch
+
+    from glimodern.encoder import build_encoder
+    from glimodern.model import GLiModern
+
+    with torch.device("meta"):
+        encoder = build_encoder({**config.encoder_config, "vocab_size": config.vocab_size})
+        model = GLiModern(config, encoder, _stand_in_tokenizer(config))
+    model._load_state({name: tensor.to("meta") for name, tensor in state.items()}, "weights")
+    return None, f"{len(state)} tensors are those of the config"
+
+
+def _stand_in_tokenizer(config: ModelConfig) -> Any:
+    """As much of a tokenizer as the model's parameters ask, so that a broken one does not hide broken weights."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    words = WordLevel({config.ent_token: 0, config.sep_token: 1}, unk_token=config.sep_token)
+    return SimpleNamespace(backend_tokenizer=Tokenizer(words), model_max_length=None)
+
+
+def _tokenizer(folder: Path) -> tuple[Any, str]:
+    from glimodern.prompt import load_tokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise CheckError(f"{folder}: wanted tokenizer.json and tokenizer_config.json, got neither", _COPY)
+    try:
+        tokenizer = load_tokenizer(str(folder), local_files_only=True)
+    except Exception as error:  # the tokenizers library raises its bare class for a file it cannot read
+        said = " ".join(str(error).split())
+        raise CheckError(f"{folder}: wanted a tokenizer, got files that do not read ({said})", _COPY) from error
+    return tokenizer, f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"
+
+
+def _vocabulary(config: ModelConfig, tokenizer: Any) -> tuple[None, str]:
+    known = tokenizer.get_vocab()
+    missing = [token for token in (config.ent_token, config.sep_token) if token not in known]
+    if missing:
+        raise CheckError(f"wanted the prompt tokens {missing} in the tokenizer, got {len(known):,} others", _ONE_MODEL)
+    index, last = known[config.ent_token], max(known.values())
+    if config.class_token_index not in (-1, index):
+        wanted = f"wanted the id of {config.ent_token!r} in the tokenizer ({index})"
+        raise CheckError(f"class_token_index: {wanted}, got {config.class_token_index}", _ONE_MODEL)
+    if last >= config.vocab_size:
+        wanted = f"wanted a row of the embedding for every id of the tokenizer, up to {last}"
+        raise CheckError(f"vocab_size: {wanted}, got {config.vocab_size} rows", _ONE_MODEL)
+    return None, f"ids up to {last} for {config.vocab_size} rows; {config.ent_token} is {index}"
+
+
+# the whole
+
+
+def _loads(folder: Path, *_: None) -> tuple[GLiModern, str]:
+    from glimodern.model import GLiModern
+
+    model = GLiModern.from_pretrained(folder, dtype="fp32", trainable=True)
+    limit = model.packer.max_tokens
+    reads = f"texts of {model.packer.max_words} words" + ("" if limit is None else f", {limit} tokens with the prompt")
+    return model, f"{reads}; {model.encoder.packed_reason}"
+
+
+def _logits(model: GLiModern, texts: int | slice) -> Tensor:
+    """fp32 [numbers], the canary's logits of all spans that lie in their texts."""
+    import torch
+
+    from glimodern.precision import CANARY_LABELS, CANARY_TEXTS
+    from glimodern.text import split_words
+
+    chosen = CANARY_TEXTS[:_TEXTS][texts if isinstance(texts, slice) else slice(texts, texts + 1)]
+    words = [[word.text for word in split_words(text)] for text in chosen]
+    with torch.no_grad():
+        parts = model.scores(model.packer.pack(words, [CANARY_LABELS[:3]] * len(words)))
+    return torch.cat([part[~part.isneginf()] for part in parts]).float()
+
+
+def _canary(model: GLiModern) -> tuple[Tensor, str]:
+    import torch
+
+    logits = _logits(model, slice(None))
+    if not bool(torch.isfinite(logits).all()):
+        raise CheckError(
+            f"wanted finite logits of {_TEXTS} sentences, got {int((~torch.isfinite(logits)).sum())} of {len(logits)} "
+            "that are not",
+            _TRAIN,
+        )
+    return logits, f"{len(logits)} finite logits of {_TEXTS} sentences, {logits.min():.2f} to {logits.max():.2f}"
+
+
+def _deterministic(model: GLiModern, logits: Tensor) -> tuple[None, str]:
+    import torch
+
+    if not torch.equal(_logits(model, slice(None)), logits):
+        raise CheckError("wanted the same logits the second time, got others", _REPORT)
+    return None, "a second run gives the same bits"
+
+
+def _batching(model: GLiModern, logits: Tensor) -> tuple[None, str]:
+    import torch
+
+    alone = torch.cat([_logits(model, text) for text in range(_TEXTS)])
+    return None, f"sentences alone and together: {_compare(alone, logits)}"
+
+
+def _packed(folder: Path, logits: Tensor) -> tuple[None, str]:
+    from glimodern.model import GLiModern
+
+    model = GLiModern.from_pretrained(folder, dtype="fp32")
+    if model.packed_dtype is None:
+        return None, "nothing is packed on this machine"
+    return None, f"packed for inference and plain: {_compare(_logits(model, slice(None)), logits)}"
+
+
+def _compare(got: Tensor, wanted: Tensor) -> str:
+    off, largest = float((got - wanted).abs().max()), float(wanted.abs().max())
+    if not off <= _TOLERANCE * max(1.0, largest):
+        raise CheckError(
+            f"wanted the same logits but for rounding, got them off by {off:.1e} of {largest:.1f}", _REPORT
+        )
+    return f"logits off by {off:.1e}"

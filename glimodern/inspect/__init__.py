@@ -1,0 +1,223 @@
+"""What a model does with one text: shapes at each stage, sub-tokens of words, truncation, spans and what beat them.
+
+`inspect(model, text, labels)` gives an `Inspection`; `python -m glimodern.inspect` prints it, writes it as JSON and
+draws it as an HTML page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from glimodern import ops
+from glimodern.decode import decode_batch
+from glimodern.inference import check_labels
+from glimodern.inspect.spans import Span, TypeSpans, rank_spans
+from glimodern.inspect.stages import Stage, Watch, operators_of
+from glimodern.text import split_words
+
+if TYPE_CHECKING:
+    from glimodern.model import GLiModern
+    from glimodern.prompt import PackedBatch, PromptPacker
+
+__all__ = ["Inspection", "InspectedWord", "Span", "Stage", "Token", "TypeSpans", "inspect"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of the packed batch. part: "special", "prompt" or "word"; owner: index of its word, or of the label whose
+    prompt it is in, None for neither; vector: whether its hidden state becomes a word's or a type's vector."""
+
+    text: str
+    id: int
+    part: str
+    owner: int | None
+    vector: bool
+
+
+@dataclass(frozen=True)
+class InspectedWord:
+    """A word of the text and its tokens, tokens[first_token : first_token + token_count] of the inspection.
+
+    start, end: characters, end exclusive. status: "read"; "cut short", its last tokens do not fit; "cut", not read at
+    all; "missing", the tokenizer turns it into nothing, and its vector is zero.
+    """
+
+    text: str
+    start: int
+    end: int
+    status: str
+    first_token: int
+    token_count: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One text, as one model sees it.
+
+    logits: fp32 [words read, max_width, types] on the CPU, -inf where a span leaves the text; all else is plain data.
+    entities: what `predict` finds, dicts with start, end, text, label, score. types: one a label, in their order.
+    operators: ops.backend_info of the operators that this model runs. max_words, max_tokens (None: no limit): where
+    texts are cut.
+    """
+
+    model: dict[str, Any]
+    text: str
+    labels: list[str]
+    threshold: float
+    flat: bool
+    multi_label: bool
+    words: list[InspectedWord]
+    tokens: list[Token]
+    words_cut: int
+    max_words: int
+    max_tokens: int | None
+    stages: list[Stage]
+    operators: dict[str, dict[str, str]]
+    entities: list[dict[str, Any]]
+    types: list[TypeSpans]
+    logits: Tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the logits, ready for JSON."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "logits"}
+
+    def to_html(self) -> str:
+        """A page that needs nothing but itself: text with entities, a start x width heat map per type, all tables."""
+        from glimodern.inspect.page import render
+
+        return render(self)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [asdict(item) if hasattr(item, "__dataclass_fields__") else item for item in value]
+    return value
+
+
+@torch.no_grad()
+def inspect(
+    model: GLiModern,
+    text: str,
+    labels: Sequence[str],
+    *,
+    threshold: float = 0.5,
+    flat: bool = True,
+    multi_label: bool = False,
+    top: int = 5,
+) -> Inspection:
+    """Run one text through the model and keep what a reader of its mistakes wants to see.
+
+    threshold, flat, multi_label as in `predict`. top: best spans kept per type; entities are kept whatever their rank.
+    Raises TypeError and ValueError as `predict` does, and ValueError for a text without words and for no labels.
+    """
+    words, asked = split_words(text), check_labels(labels)
+    if not words:
+        raise ValueError(f"text: wanted at least one word, got {text!r}")
+    if not asked:
+        raise ValueError("labels: wanted at least one type, such as ['person', 'city'], got none")
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold: wanted a probability in [0, 1], got {threshold!r}")
+    if top < 1:
+        raise ValueError(f"top: wanted a number of spans of at least 1, got {top!r}")
+    names = [word.text for word in words]
+    batch = model.packer.pack([names], [asked])
+    training, max_width = model.training, model.config.max_width
+    model.eval()
+    try:
+        with Watch(model) as watch:
+            watch.words(len(words), len(text), model.config.max_len)
+            watch.batch(batch)
+            moved = batch.to(model.device)
+            vectors = model.encode(moved)
+            watch.vectors(*vectors)
+            factors = model.head.factors(*vectors)
+            watch.factors(factors)
+            where = (moved.cu_words, moved.cu_types, max_width)
+            logits = ops.split_scores(ops.head_scores(*factors, *where), *where)[0].float().cpu()
+            found = ops.head_entities(*factors, *where, threshold)
+            watch.scores(logits, found, threshold)
+    finally:
+        model.train(training)
+    kept = decode_batch(found, batch.cu_words, batch.cu_types, flat=flat, multi_label=multi_label).get(0, [])
+    watch.entities(len(kept), flat, multi_label)
+    tokens = _tokens(model.packer, batch, names, asked)
+    weight = next(model.parameters())
+    return Inspection(
+        model={
+            "source": None if model.source is None else model.source[0],
+            "encoder": model.encoder.config.model_type,
+            "packing": model.encoder.packed_reason,
+            "span_mode": model.config.span_mode,
+            "max_width": max_width,
+            "dtype": model.dtype_name,
+            "device": str(model.device),
+        },
+        text=text,
+        labels=asked,
+        threshold=threshold,
+        flat=flat,
+        multi_label=multi_label,
+        words=_words(words, tokens, batch, model.packer),
+        tokens=tokens,
+        words_cut=batch.words_cut[0],
+        max_words=model.packer.max_words,
+        max_tokens=model.packer.max_tokens,
+        stages=watch.stages,
+        operators=operators_of(model, weight.dtype, watch.by_vectors),
+        entities=[
+            {
+                "start": words[start].start,
+                "end": words[end].end,
+                "text": text[words[start].start : words[end].end],
+                "label": asked[kind],
+                "score": score,
+            }
+            for start, end, kind, score in kept
+        ],
+        types=rank_spans(logits, kept, asked, text, words, threshold, flat=flat, multi_label=multi_label, top=top),
+        logits=logits,
+    )
+
+
+def _tokens(packer: PromptPacker, batch: PackedBatch, words: list[str], labels: list[str]) -> list[Token]:
+    """The batch's tokens, each with what it stands for."""
+    ids: list[int] = batch.input_ids.tolist()
+    vectors = {*batch.word_index.tolist(), *batch.type_index.tolist()}
+    prompt = packer.tokenizer.encode_batch(
+        [packer.prompt_words(labels)], is_pretokenized=True, add_special_tokens=False
+    )[0]
+    body = packer.tokenizer.encode_batch([words[: packer.max_words]], is_pretokenized=True, add_special_tokens=False)[0]
+    before = int(batch.type_index[0]) - int(packer.prompt(labels).types[0])
+    frame = len(packer.pack([[]], [labels]).input_ids)  # special tokens and prompt
+    owners: list[tuple[str, int | None]] = [("special", None)] * before
+    asked = [*range(len(labels)), None]  # the prompt's words are ENT, label, ENT, label, ..., SEP
+    owners += [("prompt", asked[word // 2]) for word in prompt.word_ids if word is not None]
+    owners += [("word", word) for word in body.word_ids[: len(ids) - frame]]
+    owners += [("special", None)] * (len(ids) - len(owners))
+    return [
+        Token(packer.tokenizer.id_to_token(number) or "?", number, part, owner, place in vectors)
+        for place, (number, (part, owner)) in enumerate(zip(ids, owners, strict=True))
+    ]
+
+
+def _words(words: Sequence[Any], tokens: list[Token], batch: PackedBatch, packer: PromptPacker) -> list[InspectedWord]:
+    """The words with their statuses and places among the tokens."""
+    kept = batch.word_index.tolist()
+    counts, first = [0] * len(words), [-1] * len(words)
+    for place, token in enumerate(tokens):
+        if token.part == "word" and token.owner is not None:
+            counts[token.owner] += 1
+            first[token.owner] = place if first[token.owner] < 0 else first[token.owner]
+    whole = [len(text.ids) for text in packer.tokenize([[words[len(kept) - 1].text]])] if kept else []
+    result = []
+    for i, word in enumerate(words):
+        status = "cut" if i >= len(kept) else "missing" if kept[i] < 0 else "read"
+        if i + 1 == len(kept) and counts[i] < whole[0]:
+            status = "cut short"
+        result.append(InspectedWord(word.text, word.start, word.end, status, first[i], counts[i]))
+    return result

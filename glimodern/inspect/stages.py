@@ -1,0 +1,112 @@
+"""The shapes and dtypes that a forward pass goes through, and the operators that it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from glimodern import ops
+from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.ops._cost import vectors_are_cheaper
+
+if TYPE_CHECKING:
+    from glimodern.head import SpanFactors
+    from glimodern.model import GLiModern
+    from glimodern.prompt import PackedBatch
+
+_SHOWN = 8  # values of a tensor that is no longer than this
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A tensor (or list) of a forward pass: the stage it comes from, its name, shape and dtype; and a remark."""
+
+    stage: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    note: str = ""
+
+
+class Watch:
+    """Collects the stages of one forward pass; hooks see what encoder and projection really give."""
+
+    def __init__(self, model: GLiModern) -> None:
+        self.model = model
+        self.stages: list[Stage] = []
+        self.by_vectors = False  # how this batch is scored
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Watch:
+        encoder = self.model.encoder
+        self._hook(encoder, "encoder", ["hidden"], f"rows of words and types only; {encoder.packed_reason}")
+        if "projection" in self.model._modules:
+            self._hook(self.model.projection, "projection", ["words", "prompts"], "encoder width -> head width d")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _hook(self, module: nn.Module, stage: str, names: list[str], note: str) -> None:
+        left = list(names)
+
+        def seen(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._tensor(stage, left.pop(0) if left else "output", output, note)
+
+        self._hooks.append(module.register_forward_hook(seen))
+
+    def _tensor(self, stage: str, name: str, x: Tensor, note: str = "") -> None:
+        dtype = str(x.dtype).removeprefix("torch.")
+        self.stages.append(Stage(stage, name, tuple(x.shape), dtype, note))
+
+    def words(self, words: int, characters: int, max_len: int) -> None:
+        self.stages.append(Stage("text", "words", (words,), "str", f"{characters} characters; max_len {max_len} words"))
+
+    def batch(self, batch: PackedBatch) -> None:
+        for field in fields(batch):
+            x = getattr(batch, field.name)
+            if isinstance(x, Tensor):
+                values = x.tolist() if 0 < x.numel() <= _SHOWN else ""
+                self._tensor("PackedBatch", field.name, x, str(values))
+            else:
+                self.stages.append(Stage("PackedBatch", field.name, (), type(x).__name__, str(x)))
+
+    def vectors(self, words: Tensor, prompts: Tensor) -> None:
+        through = ", through the LSTM" if "rnn" in self.model._modules else ""
+        self._tensor("encode", "h", words, "word vectors" + through)
+        self._tensor("encode", "p", prompts, "type prompts")
+
+    def factors(self, factors: SpanFactors) -> None:
+        self.by_vectors = vectors_are_cheaper(
+            len(factors.a), len(factors.q), 1, self.model.config.max_width, factors.a.shape[1], len(factors.w2)
+        )
+        notes = {"a": "a word as a start", "b": "a word as an end", "w2": "span FFN's last layer", "q": "type vectors"}
+        for name, x in factors._asdict().items():
+            self._tensor("head", name, x, notes.get(name, ""))
+
+    def scores(self, logits: Tensor, found: ops.SpanEntities, threshold: float) -> None:
+        how = "by span_vectors" if self.by_vectors else "by span_scores, of the fold u = q W2"
+        self._tensor("scores", "logits", logits, f"[words, max_width, types]; {how}")
+        by = "span_vectors" if self.by_vectors else "span_entities"
+        self._tensor("candidates", "score", found.score, f"above {threshold:g}; by {by}")
+
+    def entities(self, count: int, flat: bool, multi_label: bool) -> None:
+        mode = ("no overlaps" if flat else "nesting allowed") + (", several labels a span" if multi_label else "")
+        self.stages.append(Stage("decode", "entities", (count,), "dict", f"greedy search: {mode}"))
+
+
+def operators_of(model: GLiModern, dtype: torch.dtype, by_vectors: bool) -> dict[str, dict[str, str]]:
+    """ops.backend_info of the operators that this model's prediction runs, on its device and in its dtype."""
+    names = {"span_vectors"} if by_vectors else {"span_scores", "span_entities"}
+    if model.encoder.packed:
+        names.add("attention_varlen")
+    if model.encoder.config.model_type == "modernbert":
+        names |= {"rotary", "geglu", "add_layer_norm"}
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        names.add("linear_packed")
+    info = ops.backend_info(model.device, dtype)
+    return {name: info[name] for name in info if name in names}

@@ -1,0 +1,257 @@
+"""glimodern.doctor: each way in which a checkpoint or a machine can be broken fails its own check, with a remedy."""
+
+import json
+import os
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from glimodern import reference
+from glimodern.doctor import __main__ as command
+from glimodern.doctor import examine, machine
+from glimodern.model import GLiModern
+from glimodern.ops import dispatch
+
+CONFIG, WEIGHTS, TOKENIZER = "gliner_config.json", "model.safetensors", "tokenizer.json"
+BIAS = "span_rep_layer.span_rep_layer.out_project.0.bias"
+
+
+@pytest.fixture
+def healthy(monkeypatch):
+    """The machine's own checks are left out: what is found is the checkpoint's."""
+    monkeypatch.setattr(machine, "check_machine", lambda checks: None)
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def failures(report):
+    return {check.name: check for check in report.checks if check.ok is False}
+
+
+def halve(file):
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+
+
+def edit_json(file, **fields):
+    content = json.loads(file.read_text())
+    content.update(fields)
+    file.write_text(json.dumps(content))
+
+
+def edit_state(folder, **tensors):
+    state = {**load_file(folder / WEIGHTS), **tensors}
+    save_file({name: tensor for name, tensor in state.items() if tensor is not None}, folder / WEIGHTS)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("hacked",))
+
+
+def put_pickle(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+
+
+def without_tokenizer(folder):
+    for name in (TOKENIZER, "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+def add_token(folder):
+    tokenizer = GLiModern.from_pretrained(folder).tokenizer
+    tokenizer.add_tokens(["<<new>>"])
+    tokenizer.save_pretrained(folder)
+
+
+def without_prompt_tokens(folder):
+    content = json.loads((folder / TOKENIZER).read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<<SEP>>"]
+    (folder / TOKENIZER).write_text(json.dumps(content))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    kept = {name: value for name, value in config.items() if "<<SEP>>" not in json.dumps(value)}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kept))
+
+
+BROKEN = {
+    "half a config": (lambda f: halve(f / CONFIG), {"config": "not valid JSON"}),
+    "no config": (lambda f: (f / CONFIG).unlink(), {"config": f"no {CONFIG}"}),
+    "another kind": (lambda f: edit_json(f / CONFIG, span_mode="token_level"), {"config": "not supported"}),
+    "a bad field": (lambda f: edit_json(f / CONFIG, max_width=-3), {"config": "max_width: wanted a positive integer"}),
+    "half the weights": (lambda f: halve(f / WEIGHTS), {"weights": "not a whole safetensors file"}),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), {"weights": "no weights"}),
+    "a pickle with code": (put_pickle, {"weights": "refused"}),
+    "a wrong shape": (lambda f: edit_state(f, **{BIAS: torch.zeros(3)}), {"shapes": r"wanted shape \(128,\)"}),
+    "a missing tensor": (lambda f: edit_state(f, **{BIAS: None}), {"shapes": "missing"}),
+    "a strange tensor": (lambda f: edit_state(f, strange=torch.zeros(3)), {"shapes": "strange"}),
+    "a width of another model": (lambda f: edit_json(f / CONFIG, hidden_size=16), {"shapes": "wanted"}),
+    "half a tokenizer": (lambda f: halve(f / TOKENIZER), {"tokenizer": "do not read"}),
+    "no tokenizer": (without_tokenizer, {"tokenizer": "got neither"}),
+    "a tokenizer of another model": (
+        lambda f: edit_json(f / CONFIG, class_token_index=5),
+        {"vocabulary": "class_token_index: wanted the id"},
+    ),
+    "a token without a row": (add_token, {"vocabulary": "vocab_size: wanted a row"}),
+    "no prompt token": (without_prompt_tokens, {"vocabulary": "prompt tokens"}),
+    "a NaN": (
+        lambda f: edit_state(f, **{BIAS: torch.full((128,), torch.nan)}),
+        {"finite weights": BIAS.replace("span_rep_layer.span_rep_layer.out_project", "head.span"), "canary": "finite"},
+    ),
+    "two faults at once": (
+        lambda f: (halve(f / CONFIG), halve(f / WEIGHTS)),
+        {"config": "not valid JSON", "weights": "not a whole"},
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_broken_checkpoint(saved, healthy, monkeypatch, fault):
+    monkeypatch.chdir(saved)
+    break_it, wanted = BROKEN[fault]
+    break_it(saved)
+    report = examine(str(saved))
+    failed = failures(report)
+    assert set(failed) == set(wanted)
+    for name, message in wanted.items():
+        pytest.raises(ValueError, _raise, failed[name].detail).match(message)
+        assert failed[name].remedy
+    assert not report.ok
+    assert not (saved / "hacked").exists()
+    assert {check.name for check in report.checks if check.ok} >= {"folder"}
+
+
+def _raise(message):
+    raise ValueError(message)
+
+
+def test_a_fault_hides_no_other_part(saved, healthy):
+    """What does not hang on the broken part is examined all the same."""
+    halve(saved / WEIGHTS)
+    states = {check.name: check.ok for check in examine(str(saved)).checks}
+    assert states == {
+        "folder": True, "config": True, "weights": False, "finite weights": None, "shapes": None, "tokenizer": True,
+        "vocabulary": True, "loads": None, "canary": None, "deterministic": None, "batching": None, "packed": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["no/such/folder", "./nowhere"])
+def test_no_folder(healthy, path):
+    report = examine(path)
+    assert set(failures(report)) == {"folder"}
+    assert [check.ok for check in report.checks[1:]] == [None] * 11
+
+
+def test_whole_checkpoint(saved, healthy, capsys):
+    (saved / "[red]notes.txt").write_text("not read as markup")
+    command.main([str(saved), "--json", str(saved.parent / "report.json")])  # no SystemExit: status 0
+    printed = capsys.readouterr().out
+    assert "all is well" in printed and "[red]notes.txt" in printed
+    data = json.loads((saved.parent / "report.json").read_text())
+    assert data["ok"] and len(data["checks"]) == 12
+    assert data["machine"]["versions"]["torch"] == torch.__version__
+    assert data["machine"]["backends"]["cpu"]["span_scores"]["why"]
+
+
+def test_exit_status_of_a_failure(saved, healthy, capsys):
+    halve(saved / WEIGHTS)
+    with pytest.raises(SystemExit) as stopped:
+        command.main([str(saved)])
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().out
+    assert "FAILED weights" in printed and "remedy: " in printed and "1 of 12 checks failed" in printed
+
+
+def test_lstm_and_projection(tmp_path, healthy):
+    """The shapes that a config asks for are those of every part that a model can have."""
+    from dataclasses import replace
+
+    from tests.conftest import make_tiny_model
+
+    model = make_tiny_model(dropout=0.0, hidden_size=16)
+    GLiModern(replace(model.config, num_rnn_layers=1), model.encoder, model.tokenizer).save_pretrained(tmp_path / "rnn")
+    assert examine(str(tmp_path / "rnn")).ok
+    edit_json(tmp_path / "rnn" / CONFIG, num_rnn_layers=0)
+    assert set(failures(examine(str(tmp_path / "rnn")))) == {"shapes"}
+
+
+def test_trained_checkpoint(shared, healthy):
+    report = examine(str(shared / "checkpoints" / "gliner-minilm-mix"))
+    assert report.ok, failures(report)
+
+
+@pytest.mark.parametrize(
+    ("failing", "skew"),
+    [
+        ("batching", lambda words, texts, calls: words + 0.1 * texts),
+        ("deterministic", lambda words, texts, calls: words + 0.1 * (calls == 2)),
+        ("packed", lambda words, texts, calls: words + 0.1 * (calls > 6)),
+    ],
+)
+def test_canary_sees_a_model_that_is_not_itself(saved, healthy, monkeypatch, failing, skew):
+    """Word vectors that hang on the batch, on the call, or on the packing: one check each. Calls: 1 canary, 2 again,
+    3 to 6 the sentences alone, 7 packed."""
+    encode, calls = GLiModern.encode, []
+
+    def skewed(model, batch):
+        calls.append(batch)
+        words, prompts = encode(model, batch)
+        return skew(words, len(batch.cu_words) - 1, len(calls)), prompts
+
+    monkeypatch.setattr(GLiModern, "encode", skewed)
+    assert set(failures(examine(str(saved)))) == {failing}
+
+
+# the machine
+
+
+def test_machine_without_extension(monkeypatch):
+    monkeypatch.setattr(dispatch, "extension", None)
+    monkeypatch.setattr(dispatch, "EXTENSION_ERROR", "the C++ extension is not there (for a test)")
+    report = examine()
+    failed = failures(report)
+    assert "for a test" in failed["extension"].detail
+    assert "compiler" in failed["extension"].remedy
+    assert report.machine["instruction sets"] == []
+    assert "for a test" in report.machine["backends"]["cpu"]["span_scores"]["why"]
+
+
+def test_machine_whose_kernels_are_wrong(monkeypatch):
+    span_scores = reference.span_scores
+    monkeypatch.setattr(reference, "span_scores", lambda *arguments: 1.5 * span_scores(*arguments))
+    assert "wanted plain PyTorch's numbers" in failures(examine())["operators"].detail
+
+
+def test_machine_with_too_many_threads(monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: torch.get_num_threads() - 1)
+    assert "threads" in failures(examine())
+
+
+def test_machine_with_an_old_package(monkeypatch):
+    version_of = machine.version_of
+    monkeypatch.setattr(machine, "version_of", lambda name: {"rich": "1.0", "tyro": ""}.get(name, version_of(name)))
+    failure = failures(examine())["packages"]
+    assert "rich: wanted >=13, got 1.0" in failure.detail
+    assert "tyro: wanted >=0.9, got none" in failure.detail
+    assert failure.remedy == 'pip install "rich>=13" "tyro>=0.9"'
+
+
+def test_machine_whose_gpu_is_not_seen(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(machine, "shutil", SimpleNamespace(which=lambda name: "/usr/bin/" + name))
+    assert "PyTorch" in failures(examine())["gpu"].remedy
+
+
+def test_facts_of_this_machine():
+    facts = examine().machine
+    assert facts["threads"] == torch.get_num_threads()
+    assert set(facts["versions"]) == set(machine.PACKAGES)
+    assert facts["cores"] >= 1 and facts["python"] and facts["processor"]
+    assert set(facts["backends"]["cpu"]) == set(dispatch.OPERATORS)
