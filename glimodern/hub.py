@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glimodern.checkpoint import ModelConfig
-    from glimodern.model import GLiModern
 
 CARD_FILE = "README.md"
 _TAGS = ("glimodern", "gliner", "named-entity-recognition", "zero-shot")
@@ -103,54 +102,69 @@ def download_files(name: str, patterns: Sequence[str], hub: HubAccess, ignored: 
         raise FileNotFoundError(f"checkpoint {name!r}: no such folder here, and {hub.missed(name)}: {error}") from error
 
 
-def push_model(
-    model: GLiModern,
-    repo_id: str,
-    *,
-    labels: Sequence[str],
-    metadata: Mapping[str, Any] | None,
-    commit_message: str,
-    private: bool | None,
-    token: str | bool | None,
-    revision: str | None,
-    create_pr: bool,
-) -> str:
-    """`GLiModern.push_to_hub`, which says what it does."""
-    from huggingface_hub import HfApi
+class HubApi:
+    """`push_to_hub` of a model that has a config, a source and save_pretrained."""
 
-    from glimodern import __version__
-    from glimodern.inference import check_labels
+    config: ModelConfig
+    source: tuple[str, Path] | None
+    save_pretrained: Callable[..., None]
 
-    asked = check_labels(labels)
-    if create_pr and revision is not None:
-        raise ValueError(f"revision: a pull request is made against the default branch, got {revision!r}; leave it out")
-    api = HfApi(token=token, library_name="glimodern", library_version=__version__)
-    with tempfile.TemporaryDirectory(prefix="glimodern-") as scratch:
-        folder = Path(scratch) / "model"
-        model.save_pretrained(folder)  # first: what cannot be saved leaves no empty repository behind
-        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None:
-            api.create_branch(repository, branch=revision, exist_ok=True)
-        if not api.file_exists(repository, CARD_FILE, revision=revision):
-            more = {**_base_model(repository, model), **(metadata or {})}
-            card = model_card(repository, model.config, asked, more)
-            (folder / CARD_FILE).write_text(card, encoding="utf-8")
-        commit = api.upload_folder(
-            repo_id=repository,
-            folder_path=folder,
-            commit_message=commit_message,
-            revision=revision,
-            create_pr=create_pr,
-        )
-    return str(commit.pr_url or commit.commit_url)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        labels: Sequence[str] = ("person", "organization", "place"),
+        metadata: Mapping[str, Any] | None = None,
+        commit_message: str = "Upload a model with glimodern",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload what save_pretrained writes, in one commit, to a hub repository, made if there is none; its address.
 
+        A repository without a README.md gets a model card: how to ask for `labels`, and metadata, to which `metadata`
+        adds (such as license, language, datasets). revision: the branch to write to, made if there is none; create_pr:
+        propose the commit instead. private: of a repository that is made now; None: as its owner's default.
 
-def _base_model(repository: str, model: GLiModern) -> dict[str, str]:
-    """The checkpoint that the model was loaded from, else its encoder, if that is a name at the hub."""
-    for name in (model.source[0] if model.source is not None else "", model.config.model_name):
-        if name and name != repository and is_hub_name(name):
-            return {"base_model": name}
-    return {}
+        Raises TypeError and ValueError for such arguments and for a model in int8, and what huggingface_hub raises
+        where the hub refuses.
+        """
+        from huggingface_hub import HfApi
+
+        from glimodern import __version__
+        from glimodern.inference import check_labels
+
+        asked = check_labels(labels)
+        if create_pr and revision is not None:
+            raise ValueError(
+                f"revision: a pull request is made against the default branch, got {revision!r}; leave it out"
+            )
+        api = HfApi(token=token, library_name="glimodern", library_version=__version__)
+        with tempfile.TemporaryDirectory(prefix="glimodern-") as scratch:
+            folder = Path(scratch) / "model"
+            self.save_pretrained(folder)  # first: what cannot be saved leaves no empty repository behind
+            repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if revision is not None:
+                api.create_branch(repository, branch=revision, exist_ok=True)
+            if not api.file_exists(repository, CARD_FILE, revision=revision):
+                more = {**self._base_model(repository), **(metadata or {})}
+                (folder / CARD_FILE).write_text(model_card(repository, self.config, asked, more), encoding="utf-8")
+            commit = api.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )
+        return str(commit.pr_url or commit.commit_url)
+
+    def _base_model(self, repository: str) -> dict[str, str]:
+        """The checkpoint that the model was loaded from, else its encoder, if that is a name at the hub."""
+        for name in (self.source[0] if self.source is not None else "", self.config.model_name):
+            if name and name != repository and is_hub_name(name):
+                return {"base_model": name}
+        return {}
 
 
 def model_card(repo_id: str, config: ModelConfig, labels: list[str], metadata: Mapping[str, Any]) -> str:

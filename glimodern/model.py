@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.gliner_api import GlinerApi
 from glimodern.graphs import GraphCache
 from glimodern.head import SpanHead
-from glimodern.hub import HubAccess, push_model
+from glimodern.hub import HubAccess, HubApi
 from glimodern.inference import (
     Asked,
     Found,
@@ -129,7 +129,7 @@ class WordLstm(nn.LSTM):
         return torch.cat(texts)
 
 
-class GLiModern(nn.Module, GlinerApi):
+class GLiModern(nn.Module, HubApi, GlinerApi):
     """GLiNER's span model on any encoder: text and labels in, entities out.
 
     Build one with `from_pretrained` (a checkpoint) or `from_encoder` (a pretrained encoder and a fresh head).
@@ -341,38 +341,6 @@ class GLiModern(nn.Module, GlinerApi):
             raise ValueError('a model in int8 cannot be saved: load it with dtype="fp32" to save it')
         labels_tokenizer = None if self.labels is None else self.labels.tokenizer
         write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer, labels_tokenizer)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        labels: Sequence[str] = ("person", "organization", "place"),
-        metadata: Mapping[str, Any] | None = None,
-        commit_message: str = "Upload a model with glimodern",
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Upload what save_pretrained writes, in one commit, to a hub repository, made if there is none; its address.
-
-        A repository without a README.md gets a model card: how to ask for `labels`, and metadata, to which `metadata`
-        adds (such as license, language, datasets). revision: the branch to write to, made if there is none; create_pr:
-        propose the commit instead. private: of a repository that is made now; None: as its owner's default.
-
-        Raises ValueError for a model in int8, and what huggingface_hub raises where the hub refuses.
-        """
-        return push_model(
-            self,
-            repo_id,
-            labels=labels,
-            metadata=metadata,
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-        )
 
     @property
     def device(self) -> torch.device:

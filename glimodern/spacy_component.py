@@ -137,8 +137,8 @@ class GLiModernComponent(Pipe):
     def labels(self) -> tuple[str, ...]:
         return self.config.labels
 
-    @property
-    def model(self) -> "GLiModern":
+    def load(self) -> "GLiModern":
+        """The model; a method, as spaCy looks for an attribute `model` of any component when it links them."""
         if self._model is None:
             from glimodern.model import GLiModern
 
@@ -174,7 +174,7 @@ class GLiModernComponent(Pipe):
             import torch
 
             torch.set_num_threads(1)  # a forked process has not the threads of its parent, and would wait for them
-        results = self.model.predict(
+        results = self.load().predict(
             [doc.text for doc in docs], config.labels, config.threshold, config.flat, config.multi_label, progress=False
         )
         for doc, entities in zip(docs, results, strict=True):
@@ -223,7 +223,7 @@ class GLiModernComponent(Pipe):
 
     def initialize(self, get_examples: Callable[[], Iterable[Any]], *, nlp: Language | None = None) -> None:
         """Load the checkpoint; there is nothing to learn."""
-        self.model  # noqa: B018
+        self.load()
 
     def to_disk(self, path: str | os.PathLike[str], *, exclude: Iterable[str] = ()) -> None:
         """Write the checkpoint, as it was read whatever the dtype, to a folder that GLiModern.from_pretrained loads.
@@ -238,7 +238,7 @@ class GLiModernComponent(Pipe):
     def from_disk(self, path: str | os.PathLike[str], *, exclude: Iterable[str] = ()) -> "GLiModernComponent":
         """Load the checkpoint that to_disk wrote, in place of the one that the config names."""
         self.folder, self._model = Path(path).absolute(), None
-        self.model  # noqa: B018
+        self.load()
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:

@@ -138,8 +138,18 @@ def test_entities_that_stand_there(pipeline, overwrite, wanted):
         with pytest.warns(UserWarning, match=r"with one that stood in doc\.ents, are left out"):
             doc = nlp("Ada Lovelace left London")
     assert [(span.text, span.label_) for span in doc.ents] == wanted
-    again = nlp.get_pipe("glimodern")(doc)  # a second time: nothing new, nothing to warn of
-    assert [(span.text, span.label_) for span in again.ents][-1] == ("London", "place")
+
+
+def test_a_second_time_changes_nothing(pipeline, recwarn):
+    nlp = find(pipeline(), ("Ada", "person", 0.9), ("London", "place", 0.8))
+    doc = nlp("Ada left London")
+    assert ents(nlp.get_pipe("glimodern")(doc)) == [("Ada", "person", 0.9), ("London", "place", 0.8)]
+    assert not [warning for warning in recwarn if "left out" in str(warning.message)]
+
+
+def test_model_and_labels_are_asked_for():
+    with pytest.raises(ValueError, match=r"(?s)model.*field required.*labels.*field required|missing"):
+        spacy.blank("en").add_pipe("glimodern")
 
 
 def test_pipe_streams_by_batch(pipeline):
@@ -191,6 +201,7 @@ def test_wrong_config(pipeline, config, message):
 
 def test_a_checkpoint_that_is_not_there(pipeline):
     nlp = pipeline(model="./no/such/folder")
+    assert not hasattr(nlp.get_pipe("glimodern"), "model")  # spaCy asks so of any component, which must not load it
     with pytest.raises(FileNotFoundError, match="no such folder"):
         nlp(TEXT)
     with pytest.raises(FileNotFoundError, match="no such folder"):
@@ -202,7 +213,7 @@ def test_revision_and_dtype(pipeline, folder):
         pipeline(revision="v1").initialize()
     nlp = pipeline(dtype="bf16")
     nlp.initialize()
-    assert nlp.get_pipe("glimodern").model.dtype_name == "bf16"
+    assert nlp.get_pipe("glimodern").load().dtype_name == "bf16"
 
 
 def test_a_saved_pipeline_is_whole(pipeline, folder, tmp_path):
