@@ -26,7 +26,7 @@ _TOLERANCE = 1e-4  # of logits in fp32, as a part of the largest: another order 
 def check_checkpoint(checks: Checks, model: str) -> None:
     """Checks of a folder or hub name; each part by itself, so that one that is broken does not hide another."""
     checks.run("folder", lambda: _folder(model), "give the folder that holds gliner_config.json, or a hub name")
-    checks.run("config", lambda folder: _config(folder, folder == Path(model)), _AGAIN, needs=("folder",))
+    checks.run("config", lambda folder: _config(folder, hub=folder != Path(model)), _AGAIN, needs=("folder",))
     checks.run("weights", _weights, _AGAIN, needs=("folder",))
     checks.run("finite weights", _finite, _TRAIN, needs=("weights",))
     checks.run("shapes", _shapes, _ONE_MODEL, needs=("config", "weights"))
@@ -43,17 +43,18 @@ def check_checkpoint(checks: Checks, model: str) -> None:
 
 
 def _folder(model: str) -> tuple[Path, str]:
-    from glimodern.checkpoint import resolve_folder
+    from glimodern.hub import resolve_folder
 
     folder = resolve_folder(model)
     files = sorted(file for file in folder.iterdir() if file.is_file())
     return folder, ", ".join(f"{file.name} {file.stat().st_size:,} B" for file in files) or "no files"
 
 
-def _config(folder: Path, local: bool) -> tuple[ModelConfig, str]:
+def _config(folder: Path, *, hub: bool) -> tuple[ModelConfig, str]:
     from glimodern.checkpoint import read_config
+    from glimodern.hub import HubAccess
 
-    config = read_config(folder, local=local)
+    config = read_config(folder, HubAccess() if hub else None)
     kind = config.encoder_config.get("model_type")
     return config, f"{kind} encoder, {config.span_mode}, d {config.hidden_size}, K {config.max_width}"
 
