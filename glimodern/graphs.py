@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 Outputs = tuple[Tensor, ...]
 
 _LOGGER = logging.getLogger("glimodern")
-# Four sizes an octave: at most a fifth of a batch is filler. 2,048 tokens keep an H100 busy for about as long as the
-# launches take (docs/ROOFLINE.md: predictions).
+# Four sizes an octave: at most a fifth of a batch is filler. At 2,048 tokens ModernBERT-base's products alone need
+# an H100 a millisecond, as long as some 300 launches of 3 to 4 us: more has little to gain. Not measured.
 SIZES = (*(octave * quarter // 4 for octave in (64, 128, 256, 512, 1024) for quarter in (4, 5, 6, 7)), 2048)
 TEXTS = (2, 8, 32, 128)  # fillers included
 MOST_GRAPHS = 32  # of one model; the one that was not used for longest goes first
@@ -215,6 +215,7 @@ class _Weights:
             table for m in self.modules for table in (m._parameters, m._buffers, m._modules) if table
         ]
         self.values = [value for table in self.tables for value in table.values()]  # held, so that ids stay theirs
+        self.hooks = [hooks for m in self.modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.tensors = [value for value in self.values if isinstance(value, Tensor)]
         self.memory = [x.detach() for x in self.tensors]  # held, whatever becomes of the parameters' own
         self.state = self._state()
@@ -224,11 +225,18 @@ class _Weights:
             [id(value) for table in self.tables for value in table.values()],
             [x.data_ptr() for x in self.tensors],
             [m.training for m in self.modules],
+            [any(self.hooks)],
         ]
 
     def unchanged(self) -> bool:
-        """Whether the model still reads the same memory by the same modules, in the same modes."""
+        """Whether the model still reads the same memory by the same modules, in the same modes, as free of hooks."""
         return self._state() == self.state
+
+    def problem(self) -> str:
+        """Why what the modules do cannot be replayed; empty if it can."""
+        if any(self.hooks):
+            return "modules have forward hooks, which a replay would not call"
+        return "dropout is on" if any(isinstance(m, nn.Dropout) and m.training for m in self.modules) else ""
 
 
 def _problem(model: GLiModern) -> str:
@@ -249,9 +257,9 @@ class _Graph(NamedTuple):
 class GraphCache:
     """A model's graphs by bucket, recorded at a bucket's second batch, so that a rare size costs nothing.
 
-    Safe for threads. Graphs are dropped when the model's weights have moved or modules have been replaced (weights
-    changed in place are read as they are), and by `clear`. Where a capture fails, that is said once, and all runs as it
-    would without graphs. A copy of a model starts without graphs.
+    Safe for threads. Graphs are dropped when the model's weights have moved or modules have been replaced or hooked
+    (weights changed in place are read as they are), and by `clear`. Where a capture fails, that is said once, and all
+    runs as it would without graphs. A copy of a model starts without graphs.
     """
 
     def __init__(
@@ -317,10 +325,8 @@ class GraphCache:
     def _start(self, model: GLiModern, device: torch.device) -> None:
         self._drop()
         self._weights = _Weights(model)
-        if any(isinstance(m, nn.Dropout) and m.training for m in self._weights.modules):
-            return
         self._recorder = self._make_recorder(device)
-        problem = _problem(model) or self._recorder.problem(model)
+        problem = _problem(model) or self._weights.problem() or self._recorder.problem(model)
         if problem:
             _LOGGER.info("no CUDA graphs for small batches: %s", problem)
         self._usable = not problem

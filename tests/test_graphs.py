@@ -318,6 +318,20 @@ def test_no_graphs_in_training_or_autocast(model):
     assert len(cache) == 0
 
 
+def test_hooks_are_called(model):
+    """A replay would not call them."""
+    cache, batch = ready(model)
+    called = []
+    hook = model.head.prompt.register_forward_hook(lambda *arguments: called.append(1))
+    assert [serve(model, batch) for _ in range(3)] == [None] * 3
+    called.clear()
+    model.predict(" ".join(WORDS[:9]), LABELS)
+    assert called == [1]
+    hook.remove()
+    assert serve(model, batch) is None and len(cache) == 0
+    assert_as_eager(model, batch, serve(model, batch))
+
+
 def test_a_capture_that_fails_is_said_once_and_all_goes_on(model, caplog):
     cache = calling(model)
     batch = pack(model, 9)
