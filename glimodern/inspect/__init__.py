@@ -95,7 +95,7 @@ class Inspection:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [asdict(item) if hasattr(item, "__dataclass_fields__") else item for item in value]
+        return [asdict(item) if isinstance(item, (InspectedWord, Token, Stage, TypeSpans)) else item for item in value]
     return value
 
 
@@ -188,10 +188,9 @@ def _tokens(packer: PromptPacker, batch: PackedBatch, words: list[str], labels: 
     """The batch's tokens, each with what it stands for."""
     ids: list[int] = batch.input_ids.tolist()
     vectors = {*batch.word_index.tolist(), *batch.type_index.tolist()}
-    prompt = packer.tokenizer.encode_batch(
-        [packer.prompt_words(labels)], is_pretokenized=True, add_special_tokens=False
-    )[0]
-    body = packer.tokenizer.encode_batch([words[: packer.max_words]], is_pretokenized=True, add_special_tokens=False)[0]
+    prompt, body = packer.tokenizer.encode_batch(
+        [packer.prompt_words(labels), words[: packer.max_words]], is_pretokenized=True, add_special_tokens=False
+    )
     before = int(batch.type_index[0]) - int(packer.prompt(labels).types[0])
     frame = len(packer.pack([[]], [labels]).input_ids)  # special tokens and prompt
     owners: list[tuple[str, int | None]] = [("special", None)] * before

@@ -104,8 +104,9 @@ def operators_of(model: GLiModern, dtype: torch.dtype, by_vectors: bool) -> dict
     names = {"span_vectors"} if by_vectors else {"span_scores", "span_entities"}
     if model.encoder.packed:
         names.add("attention_varlen")
-    if model.encoder.config.model_type == "modernbert":
-        names |= {"rotary", "geglu", "add_layer_norm"}
+    config = model.encoder.config
+    if config.model_type == "modernbert":
+        names |= {"rotary", "add_layer_norm"} | ({"geglu"} if config.hidden_activation == "gelu" else set())
     if any(isinstance(module, PackedLinear) for module in model.modules()):
         names.add("linear_packed")
     info = ops.backend_info(model.device, dtype)
