@@ -2,14 +2,17 @@
 
 import ast
 import copy
+import importlib
+import json
 import logging
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import WORDS
+from tests.conftest import WORDS, make_tiny_model
 
 gliner = pytest.importorskip("gliner", reason="needs the extra peers (gliner)")
 
@@ -416,3 +419,23 @@ def test_nothing_imports_gliner_at_its_top():
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
             assert not any((name or "").split(".")[0] == "gliner" for name in names), file
+
+
+def test_the_benchmark_runs(tmp_path, monkeypatch, capsys):
+    """bench/bench_accelerate.py on a tiny checkpoint: it compares before it times."""
+    make_tiny_model(dropout=0.0, max_width=6).save_pretrained(tmp_path / "tiny")
+    (tmp_path / "texts.txt").write_text(
+        "Ada Lovelace met Charles Babbage in London .\nTaylor wrote about the Engine .\n"
+    )
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    bench = importlib.import_module("bench_accelerate")
+    asked = ["--models", tmp_path / "tiny", "--checkpoint", tmp_path / "none", "--texts", tmp_path / "texts.txt"]
+    asked += ["--batches", "1,2", "--rounds", "2", "--json", tmp_path / "out.json"]
+    monkeypatch.setattr(sys, "argv", ["bench_accelerate.py", *map(str, asked)])
+    assert bench.main() == 0
+    results = json.loads((tmp_path / "out.json").read_text())
+    (batches,) = results["models"].values()
+    assert all(len(batches[batch]["seconds"][side]) == 2 for batch in "12" for side in ("gliner", "accelerated"))
+    assert "accelerated, s" in capsys.readouterr().out
+    monkeypatch.setattr(bench, "agreement", lambda *_: {"same": False})
+    assert bench.main() == 1 and "nothing was timed" in capsys.readouterr().err
