@@ -183,10 +183,9 @@ def train(steps: int, seed: int = 0) -> float:
             print(f"step {step}: loss {loss.item():.3f} a document")
     with torch.no_grad():
         spans, pairs, _ = model(test)
-    score, apart = pairs.max(1)
     clusters: list[int] = []
-    for i, (value, k) in enumerate(zip(score.tolist(), apart.tolist(), strict=True)):
-        clusters.append(clusters[i - k - 1] if value > 0 else i)
+    for i, (score, k) in enumerate(zip(*(column.tolist() for column in pairs.max(1)), strict=True)):
+        clusters.append(clusters[i - k - 1] if score > 0 else i)
     found = linked([(i, k) for i, k in spans.tolist()], clusters)
     gold = linked(list(test.gold), list(test.gold.values()))
     return 2 * len(found & gold) / (len(found) + len(gold))

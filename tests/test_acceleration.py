@@ -2,14 +2,17 @@
 
 import ast
 import copy
+import importlib
+import json
 import logging
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import WORDS
+from tests.conftest import WORDS, make_tiny_model
 
 gliner = pytest.importorskip("gliner", reason="needs the extra peers (gliner)")
 
@@ -41,8 +44,8 @@ def encoder_config(kind, size):
     if kind == "modernbert":
         fields |= {"global_attn_every_n_layers": 2, "local_attention": 16, "bos_token_id": 2, "eos_token_id": 3}
         fields |= {"cls_token_id": 2, "sep_token_id": 3}
-    if kind == "distilbert":
-        fields |= {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4}
+    if kind == "albert":
+        fields |= {"embedding_size": 32}
     return AutoConfig.for_model(kind, **fields)
 
 
@@ -147,7 +150,8 @@ def test_same_entities(models, said, case, call):
     wanted = model.inference(TEXTS, labels, **options)
     with accelerate_gliner(model) as acceleration:
         assert set(acceleration.swapped) == {"encoder", "span head"} and not acceleration.left
-        assert any(isinstance(m, PackedLinear) for m in model.model.forward.__self__.encoder.current().modules())
+        layers = model.model.forward.__self__.encoder.current().modules()
+        assert any(isinstance(layer, PackedLinear) for layer in layers) == shadows._packs()
         got = model.inference(TEXTS, labels, **options)
     assert_same_entities(wanted, got)
     for theirs, ours in zip(sum(wanted, []), sum(got, []), strict=True):
@@ -309,8 +313,8 @@ def test_span_vectors_are_left_to_gliner(models, said):
 PARTLY = {
     "LSTM over words": ({"num_rnn_layers": 1}, {"encoder", "span head"}, None),
     "mean of sub-tokens": ({"subtoken_pooling": "mean"}, {"encoder", "span head"}, None),
-    "padded encoder": ({"kind": "deberta-v2"}, {"span head"}, "encoder"),
-    "packed through transformers": ({"kind": "distilbert"}, {"encoder", "span head"}, None),
+    "padded encoder": ({"kind": "deberta"}, {"span head"}, "encoder"),
+    "packed through transformers": ({"kind": "albert"}, {"encoder", "span head"}, None),
     "another head": ({"span_mode": "marker"}, {"encoder"}, "span head"),
     "token level": ({"span_mode": "token_level"}, {"encoder"}, "span head"),
     "two encoders": ({"labels_kind": "bert"}, {"encoder", "label encoder", "span head"}, None),
@@ -383,8 +387,8 @@ def test_errors(models):
     model = models()
     with accelerate_gliner(model), pytest.raises(ValueError, match="replaced already; restore"):
         accelerate_gliner(model)
-    with pytest.raises(ValueError, match="nothing to replace: encoder: padded: deberta-v2 .*; span head: "):
-        accelerate_gliner(models("deberta-v2", span_mode="token_level"))
+    with pytest.raises(ValueError, match="nothing to replace: encoder: padded: deberta .*; span head: "):
+        accelerate_gliner(models("deberta", span_mode="token_level"))
     compiled = copy.deepcopy(model)
     compiled.model = torch.nn.Module()
     compiled.model._orig_mod = model.model  # as torch.compile has it
@@ -415,3 +419,23 @@ def test_nothing_imports_gliner_at_its_top():
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
             assert not any((name or "").split(".")[0] == "gliner" for name in names), file
+
+
+def test_the_benchmark_runs(tmp_path, monkeypatch, capsys):
+    """bench/bench_accelerate.py on a tiny checkpoint: it compares before it times."""
+    make_tiny_model(dropout=0.0, max_width=6).save_pretrained(tmp_path / "tiny")
+    (tmp_path / "texts.txt").write_text(
+        "Ada Lovelace met Charles Babbage in London .\nTaylor wrote about the Engine .\n"
+    )
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    bench = importlib.import_module("bench_accelerate")
+    asked = ["--models", tmp_path / "tiny", "--checkpoint", tmp_path / "none", "--texts", tmp_path / "texts.txt"]
+    asked += ["--batches", "1,2", "--rounds", "2", "--json", tmp_path / "out.json"]
+    monkeypatch.setattr(sys, "argv", ["bench_accelerate.py", *map(str, asked)])
+    assert bench.main() == 0
+    results = json.loads((tmp_path / "out.json").read_text())
+    (batches,) = results["models"].values()
+    assert all(len(batches[batch]["seconds"][side]) == 2 for batch in "12" for side in ("gliner", "accelerated"))
+    assert "accelerated, s" in capsys.readouterr().out
+    monkeypatch.setattr(bench, "agreement", lambda *_: {"same": False})
+    assert bench.main() == 1 and "nothing was timed" in capsys.readouterr().err
