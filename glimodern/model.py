@@ -27,7 +27,7 @@ from glimodern.bi_encoder import (
 from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.encoder.attention import Packing
-from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.encoder.packed_linear import PackedLinear, measured_inputs
 from glimodern.gliner_api import GlinerApi
 from glimodern.graphs import GraphCache
 from glimodern.head import SpanHead
@@ -282,7 +282,8 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
             if where.type == "cpu" and plain in (torch.float32, torch.bfloat16):
                 model._pack("fp32" if plain == torch.float32 else "bf16")
             return model.to(device=where, dtype=plain)
-        exact = answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5)
+        with measured_inputs(model):
+            exact = answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5)
         model._pack("int8")
         model.to(dtype=plain)
         report = compare_answers("int8", answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5), exact)

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from glimodern import ops
 from glimodern.encoder.packed_linear import PackedLinear, pack_linears
 from glimodern.ops import PackedWeight, linear_packed
-from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise_rows, quantise_weight, sum_groups
+from glimodern.reference.linear_packed import (
+    ACTIVATIONS,
+    linear_int8,
+    quantise_rows,
+    quantise_weight,
+    scale_inputs,
+    sum_groups,
+)
 
 SHAPES = [  # n, i, o
     (0, 5, 3),
@@ -167,6 +174,38 @@ def test_extreme_rows(kind, dtype):
         assert bool(y[:8].isfinite().all()) and not bool(y[8:].isfinite().any()) and bool(y[8].isnan().all())
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ("reference", *KINDS))
+def test_scaled_inputs_are_the_reference_bit_by_bit(kind, dtype):
+    for shape in ((7, 37, 19), (45, 384, 40)):
+        x, weight, bias = draw(*shape)
+        x = x.to(dtype)
+        sizes = x.float().abs().amax(0)
+        scale = scale_inputs(weight, sizes)
+        with running("reference") if kind == "reference" else kernels(kind), poisoned():
+            packed = PackedWeight.pack(weight, bias, input_sizes=sizes)
+            y = linear_packed(x, packed)
+        assert torch.equal(y, expected_int8(x.float() * scale, weight / scale, bias).to(dtype))
+        assert (packed.unpack() - weight).abs().max() <= 0.03 * weight.abs().max()
+
+
+def test_scaling_inputs_helps_where_some_are_always_large():
+    x, weight, bias = draw(60, 256, 40)
+    x[:, [3, 200]] *= 40.0
+    truth = F.linear(x, weight, bias)
+    plain, scaled = (linear_packed(x, PackedWeight.pack(weight, bias, input_sizes=s)) for s in (None, x.abs().amax(0)))
+    assert (scaled - truth).square().mean() < 0.3 * (plain - truth).square().mean()
+    with pytest.raises(ValueError, match=r"input_sizes must be \[256\], one an input, got \(255,\)"):
+        PackedWeight.pack(weight, bias, input_sizes=x[0, 1:])
+
+
+def test_inputs_that_were_never_seen_are_not_magnified():
+    weight, sizes = torch.ones(4, 8), torch.tensor([0.0, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 9.0])
+    scale = scale_inputs(weight, sizes)
+    assert scale.log().mean().abs() < 1e-6 and scale[7] < scale[2] == scale[0]  # below half the mean
+    assert bool(scale_inputs(torch.zeros(4, 8), torch.zeros(8)).isfinite().all())
+
+
 def test_a_row_does_not_depend_on_the_others():
     x, weight, bias = draw(50, 75, 33)
     for dtype in ("int8", "bf16", "fp32"):
@@ -236,7 +275,7 @@ def test_opcheck(backend, dtype):
     with running(backend):
         torch.library.opcheck(
             torch.ops.glimodern.linear_packed.default,
-            (x, p.panels, p.scale, p.weight_sum, p.bias, 7, "relu", torch.float32),
+            (x, *p.tensors, 7, "relu", torch.float32),
         )
 
 

@@ -9,8 +9,9 @@ namespace {
 
 float x_at(const LinearPacked& in, int64_t row, int64_t k) {
   const int64_t place = row * in.inputs + k;
-  return in.x_dtype == Dtype::fp32 ? static_cast<const float*>(in.x)[place]
-                                   : widen(static_cast<const Bf16*>(in.x)[place]);
+  const float value =
+      in.x_dtype == Dtype::fp32 ? static_cast<const float*>(in.x)[place] : widen(static_cast<const Bf16*>(in.x)[place]);
+  return in.input_scale == nullptr ? value : value * in.input_scale[k];
 }
 
 float rounded(float x) {

@@ -266,11 +266,12 @@ void prepare_floats(const LinearPacked& in, int64_t row, const PreparedRows& pre
 // A row's numbers, its scale and its zero. D::quantise stores D::bytes numbers at once, so the stride has room for
 // them.
 template <class D, class V, class T>
-void prepare_int8_row(const T* x, int64_t inputs, int64_t padded, uint8_t* to, float* scale, int32_t* zero) {
+void prepare_int8_row(const T* x, const float* input_scale, int64_t inputs, int64_t padded, uint8_t* to, float* scale,
+                      int32_t* zero) {
   using F = typename V::F;
   F high = V::zero(), low = V::zero(), bad = V::zero();  // bad: NaN once x is not finite, else 0
   for_row<V>(inputs, [&](int64_t j, auto io) {
-    const F value = io.load(x + j);
+    const F value = input_scale == nullptr ? io.load(x + j) : V::mul(io.load(x + j), io.load(input_scale + j));
     high = V::max(value, high);
     low = V::max(V::sub(V::zero(), value), low);
     bad = V::fma(value, V::zero(), bad);
@@ -285,12 +286,16 @@ void prepare_int8_row(const T* x, int64_t inputs, int64_t padded, uint8_t* to, f
   F values[vectors];
   for (; j + D::bytes <= inputs; j += D::bytes) {
 #pragma GCC unroll 4
-    for (int n = 0; n < vectors; ++n) values[n] = V::mul(V::loadu(x + j + n * V::width), factor);
+    for (int n = 0; n < vectors; ++n) {
+      const int64_t k = j + n * V::width;
+      const F value = input_scale == nullptr ? V::loadu(x + k) : V::mul(V::loadu(x + k), V::loadu(input_scale + k));
+      values[n] = V::mul(value, factor);
+    }
     D::quantise(values, *zero, to + j);
   }
   if (j < padded) {
     alignas(64) float rest[D::bytes] = {};
-    for (int64_t k = j; k < inputs; ++k) rest[k - j] = widen(x[k]);
+    for (int64_t k = j; k < inputs; ++k) rest[k - j] = widen(x[k]) * (input_scale == nullptr ? 1.0f : input_scale[k]);
 #pragma GCC unroll 4
     for (int n = 0; n < vectors; ++n) values[n] = V::mul(V::load(rest + n * V::width), factor);
     D::quantise(values, *zero, to + j);
@@ -302,10 +307,10 @@ void prepare_int8(const LinearPacked& in, int64_t row, const PreparedRows& prepa
   uint8_t* out = reinterpret_cast<uint8_t*>(prepared.data) + to * prepared.stride;
   const int64_t padded = glimodern::packed_groups(in) * D::x_bytes;
   if (in.x_dtype == Dtype::fp32) {
-    prepare_int8_row<D, V>(static_cast<const float*>(in.x) + row * in.inputs, in.inputs, padded, out,
+    prepare_int8_row<D, V>(static_cast<const float*>(in.x) + row * in.inputs, in.input_scale, in.inputs, padded, out,
                            prepared.scale + to, prepared.zero + to);
   } else {
-    prepare_int8_row<D, V>(static_cast<const Bf16*>(in.x) + row * in.inputs, in.inputs, padded, out,
+    prepare_int8_row<D, V>(static_cast<const Bf16*>(in.x) + row * in.inputs, in.input_scale, in.inputs, padded, out,
                            prepared.scale + to, prepared.zero + to);
   }
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,18 +13,39 @@ from glimodern.ops import PackedWeight, linear_packed
 
 from .linear import Linear
 
+_INPUT_SIZES = "_largest_inputs"  # attribute of a linear layer that was watched
+
+
+@contextmanager
+def measured_inputs(model: nn.Module) -> Iterator[None]:
+    """While it lasts, what the model's linear layers are given is watched: fp32 [inputs], the largest |x| of each."""
+
+    def watch(linear: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        sizes = arguments[0].detach().float().abs().flatten(0, -2).amax(0)
+        before = getattr(linear, _INPUT_SIZES, None)
+        setattr(linear, _INPUT_SIZES, sizes if before is None else torch.maximum(before, sizes))
+
+    hooks = [module.register_forward_pre_hook(watch) for module in model.modules() if isinstance(module, nn.Linear)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
 
 class PackedLinear(nn.Module):
     """An `nn.Linear` for inference by `linear_packed`; dtype "int8", "bf16" or "fp32".
 
     It has no parameters. Its state_dict is the plain layer's in the same dtype if that is `lossless` (not int8), and
     raises ValueError otherwise. activation: "none", "relu" or "gelu", of the result.
+    In int8, what `measured_inputs` saw of the layer's inputs is taken into account.
     """
 
     def __init__(self, linear: nn.Linear, dtype: str = "int8", activation: str = "none"):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.packed = PackedWeight.pack(linear.weight, linear.bias, dtype)
+        sizes = getattr(linear, _INPUT_SIZES, None)
+        self.packed = PackedWeight.pack(linear.weight, linear.bias, dtype, sizes)
         self.activation = activation
 
     @property

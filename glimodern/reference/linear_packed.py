@@ -40,6 +40,24 @@ def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weight / scale[:, None]).to(torch.int8), scale
 
 
+LEAST_INPUT_SIZE = 0.5
+"""Of the mean of all inputs' sizes. What was small when it was measured may be large later: it is not magnified."""
+
+
+def scale_inputs(weight: Tensor, input_sizes: Tensor) -> Tensor:
+    """fp32 [i]: what to multiply each input by before it is quantised, and divide the weight [o, i] by, so that both
+    are equally hard: sqrt(largest |weight| / largest |x|), with a geometric mean of 1.
+
+    input_sizes [i]: the largest |x| of each input, as measured; counted as LEAST_INPUT_SIZE at least. Inputs that are
+    always large then no longer set the step of all others. SmoothQuant, https://arxiv.org/abs/2211.10438, with its
+    alpha of 1/2.
+    """
+    sizes, weights = input_sizes.float(), weight.abs().amax(0)
+    sizes = sizes.clamp(min=LEAST_INPUT_SIZE * sizes.mean()).clamp(min=1e-20)
+    scale = (weights.clamp(min=1e-3 * weights.mean()).clamp(min=1e-20) / sizes).sqrt()
+    return scale / scale.log().mean().exp()
+
+
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x [n, i] -> (q, whole numbers in [0, 255], fp32 [n, i]; scale fp32 [n, 1]; zero fp32 [n, 1]).
 

@@ -30,6 +30,7 @@ struct LinearPacked {
   int64_t rows, inputs, outputs;
   WeightDtype weight_dtype;
   const void* weight;         // panels
+  const float* input_scale;   // [inputs] x is multiplied by these first, int8 only; null: by nothing
   const float* scale;         // [outputs, padded], int8 only
   const int32_t* weight_sum;  // [outputs, padded] sum of an output's weights, int8 only
   const float* bias;          // [outputs, padded]
