@@ -9,6 +9,7 @@ that some of their checkpoints hold is not run by the public package, so it is n
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -100,13 +101,20 @@ class LabelEncoder(nn.Module):
         self._tokens.no_padding()
         limits = [limit for limit in (encoder.max_length, tokenizer.model_max_length) if limit is not None]
         if limits and min(limits) < 2**30:
-            self._tokens.enable_truncation(min(limits))  # as the public package; no label is that long
+            self._tokens.enable_truncation(min(limits))
         self.sealed: str | None = None  # the fingerprint of weights that stay as they are
 
     def forward(self, labels: Sequence[str]) -> Tensor:
         """labels [m] -> vectors [m, d]; differentiable, packed, some thousand tokens at a time."""
         chunks, chunk, room = [], list[list[int]](), _CHUNK_TOKENS
-        for encoding in self._tokens.encode_batch(list(labels)):
+        encodings = self._tokens.encode_batch(list(labels))
+        if cut := [label for label, encoding in zip(labels, encodings, strict=True) if encoding.overflowing]:
+            warnings.warn(
+                f"labels: {len(cut)} are longer than the label encoder takes ({self._tokens.truncation['max_length']} "
+                f"tokens) and are read to there: {cut[0][:40]!r}...",
+                stacklevel=2,
+            )
+        for encoding in encodings:
             if chunk and len(encoding.ids) > room:
                 chunks.append(self._pooled(chunk))
                 chunk, room = [], _CHUNK_TOKENS

@@ -262,6 +262,8 @@ def test_wrong_use(model, tiny_model):
     for labels in (["person", "plaice"], [["plaice"]]):
         with pytest.raises(ValueError, match=r"labels: wanted labels of label_vectors, \['plaice'\] \(1 in all\)"):
             model.predict([TEXT], labels, label_vectors=vectors)
+    with pytest.warns(UserWarning, match=r"labels: 1 are longer than the label encoder takes \(128 tok.*'long long"):
+        model.encode_labels(["person", "long " * 200])
     assert model.predict([TEXT], [], threshold=0.0, label_vectors=vectors) == [[]]
     assert len(model.encode_labels([])) == 0
     assert model.predict([TEXT], threshold=0.0, label_vectors=model.encode_labels([])) == [[]]
@@ -421,4 +423,4 @@ def test_bench_labels(monkeypatch, tmp_path, capsys):
     assert all({bench.OURS, bench.UNI} == row["seconds"].keys() for row in results["rows"])
     assert (tmp_path / "labels.png").stat().st_size > 5000
     printed = capsys.readouterr().out
-    assert "| 2 x 200 |" in printed and "encode_labels, 64 labels: ours" in printed
+    assert "| 2 x 200 |" in printed and "encode_labels, 16 labels: ours" in printed
