@@ -9,6 +9,7 @@ that some of their checkpoints hold is not run by the public package, so it is n
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -27,8 +28,9 @@ from glimodern.encoder.linear import Linear
 from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
 from glimodern.labels import LabelVectors
-from glimodern.prompt import _NONE, Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens
+from glimodern.prompt import Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens
 
+_NONE = np.empty(0, dtype=np.int64)
 _CHUNK_TOKENS = 2048  # of labels that are encoded at a time
 _LABELS_KEPT = 4096  # of the labels that were asked last; and of label vectors whose fold is kept
 _TYPE_ROWS = 4096  # type vectors that exist twice: one text's, or those of some texts with few types
@@ -100,13 +102,20 @@ class LabelEncoder(nn.Module):
         self._tokens.no_padding()
         limits = [limit for limit in (encoder.max_length, tokenizer.model_max_length) if limit is not None]
         if limits and min(limits) < 2**30:
-            self._tokens.enable_truncation(min(limits))  # as the public package; no label is that long
+            self._tokens.enable_truncation(min(limits))
         self.sealed: str | None = None  # the fingerprint of weights that stay as they are
 
     def forward(self, labels: Sequence[str]) -> Tensor:
         """labels [m] -> vectors [m, d]; differentiable, packed, some thousand tokens at a time."""
         chunks, chunk, room = [], list[list[int]](), _CHUNK_TOKENS
-        for encoding in self._tokens.encode_batch(list(labels)):
+        encodings = self._tokens.encode_batch(list(labels))
+        if cut := [label for label, encoding in zip(labels, encodings, strict=True) if encoding.overflowing]:
+            warnings.warn(
+                f"labels: {len(cut)} are longer than the label encoder takes ({self._tokens.truncation['max_length']} "
+                f"tokens) and are read to there: {cut[0][:40]!r}...",
+                stacklevel=2,
+            )
+        for encoding in encodings:
             if chunk and len(encoding.ids) > room:
                 chunks.append(self._pooled(chunk))
                 chunk, room = [], _CHUNK_TOKENS

@@ -50,7 +50,7 @@ def encoder_config(kind: str, width: int, vocab_size: int) -> Any:
         "distilbert": {"n_layers": 2, "n_heads": 4, "hidden_dim": 64, "dim": width},
     }.get(kind, {})
     sizes = {} if kind == "distilbert" else sizes
-    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "initializer_range": 0.2}
     return AutoConfig.for_model(kind, vocab_size=vocab_size, **special, **sizes, **more)
 
 
@@ -69,6 +69,13 @@ def save_encoder(folder: Path, kind: str, width: int, vocab_size: int) -> Any:
     return config
 
 
+def spread_types(prompt: torch.nn.Module) -> None:
+    """Makes a fresh head's type vectors large, so that logits are of the size of a trained model's."""
+    with torch.no_grad():
+        for parameter in prompt.parameters():
+            parameter.mul_(5.0)
+
+
 def public_model(row: Row, folder: Path) -> Any:
     """gliner's model of a row with random weights, saved by its own save_pretrained under folder/public."""
     from gliner import GLiNER
@@ -83,6 +90,7 @@ def public_model(row: Row, folder: Path) -> Any:
     )  # fmt: skip
     torch.manual_seed(2)
     model = GLiNER.from_config(config, backbone_from_pretrained=False)
+    spread_types(model.model.prompt_rep_layer)
     model.save_pretrained(folder / "public", safe_serialization=row.safetensors)
     return model.eval()
 
@@ -147,6 +155,7 @@ def check(row: Row) -> tuple[float, bool]:
         public = public_model(row, folder)
         ours = GLiModern.from_pretrained(folder / "public", dtype="fp32")
         logits = torch.cat([t[torch.isfinite(t)] for t in ours.scores(ours.packer.pack(words, [LABELS] * len(words)))])
+        assert min(logits.std(), logits.view(-1, len(LABELS)).std(1).mean()) > 0.1, "logits too near each other"
         threshold = float(torch.sigmoid(logits).quantile(0.98))
         ours.save_pretrained(folder / "saved")
         again = GLiNER.from_pretrained(str(folder / "saved"), strict=True).eval()

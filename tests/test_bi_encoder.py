@@ -19,7 +19,7 @@ from glimodern import GLiModern, LabelVectors, bi_encoder, ops
 from glimodern.config import parse_train_config
 from glimodern.ops import _cost
 from glimodern.train import train
-from tests.bi_encoder_rows import ROWS, check, difference, encoder_config, save_encoder
+from tests.bi_encoder_rows import ROWS, check, difference, encoder_config, save_encoder, spread_types
 from tests.conftest import WORDS
 from tests.test_train import losses, rows
 
@@ -52,7 +52,9 @@ def make_bi(labels_encoder, seed=0, **head):
     tokenizer = train_tokenizer([WORDS] * 4, LABELS, vocab_size=320)
     torch.manual_seed(seed)
     head = {"dropout": 0.0, "max_width": 6, "labels_encoder": str(labels_encoder), **head}
-    return GLiModern.from_encoder_config(encoder_config("modernbert", 32, len(tokenizer)), tokenizer, **head).eval()
+    model = GLiModern.from_encoder_config(encoder_config("modernbert", 32, len(tokenizer)), tokenizer, **head).eval()
+    spread_types(model.head.prompt)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,7 @@ def test_a_score_depends_on_its_label_alone(model, monkeypatch, label, others, p
     alone = model.encode_labels([label]).vectors[0]
     assert (vectors.vectors[vectors.rows[label]] - alone).abs().max() <= 1e-6 * max(1.0, float(alone.abs().max()))
     wanted = all_scores(model, [label])
+    assert max(wanted.values()) - min(wanted.values()) > 0.1
     assert len(wanted) == sum(min(6, len(WORDS) - i) for i in range(len(WORDS)))
     got = all_scores(model, labels, vectors)
     for word, width, _ in wanted:
@@ -262,6 +265,8 @@ def test_wrong_use(model, tiny_model):
     for labels in (["person", "plaice"], [["plaice"]]):
         with pytest.raises(ValueError, match=r"labels: wanted labels of label_vectors, \['plaice'\] \(1 in all\)"):
             model.predict([TEXT], labels, label_vectors=vectors)
+    with pytest.warns(UserWarning, match=r"labels: 1 are longer than the label encoder takes \(128 tok.*'long long"):
+        model.encode_labels(["person", "long " * 200])
     assert model.predict([TEXT], [], threshold=0.0, label_vectors=vectors) == [[]]
     assert len(model.encode_labels([])) == 0
     assert model.predict([TEXT], threshold=0.0, label_vectors=model.encode_labels([])) == [[]]
@@ -421,4 +426,4 @@ def test_bench_labels(monkeypatch, tmp_path, capsys):
     assert all({bench.OURS, bench.UNI} == row["seconds"].keys() for row in results["rows"])
     assert (tmp_path / "labels.png").stat().st_size > 5000
     printed = capsys.readouterr().out
-    assert "| 2 x 200 |" in printed and "encode_labels, 64 labels: ours" in printed
+    assert "| 2 x 200 |" in printed and "encode_labels, 16 labels: ours" in printed

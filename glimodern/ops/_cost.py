@@ -143,7 +143,7 @@ def head_entities(
     c [m]) = (q w2, q b2), if they are known too.
     """
     sizes = (len(a), len(q), len(cu_words) - 1, max_width, a.shape[1], len(w2))
-    if not vectors_are_cheaper(*sizes, folded=folded is not None):
+    if not vectors_are_cheaper(*sizes, folded is not None):
         u, c = (q @ w2, q @ b2) if folded is None else folded
         return span_entities(a, b, u, c, cu_words, cu_types, max_width, threshold)
     bounds = type_bounds(
