@@ -3,8 +3,8 @@
 A model whose only contact between tokens is attention, and whose positions can be given, runs packed: one row of N
 tokens, each text's positions counted from 0. `_PASSES` names the architectures that take a pass of our own through
 their layers, `_BY_INTERFACE` those that run as they are, with attention registered with transformers under `PACKED` so
-that every query stays in its text; that each equals its own padded run is tested. All others are padded, texts of like length together; where the model
-takes no mask (FNet), of one length.
+that every query stays in its text; that each equals its own padded run is tested. All others are padded, texts of like
+length together; where the model takes no mask (FNet), of one length.
 """
 
 from __future__ import annotations
