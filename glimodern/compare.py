@@ -2,7 +2,8 @@
 
 All get the same data in the same order, the same recipe and as many steps, or as many seconds. Each is trained, and
 then predicts, in a process of its own, so that its memory is its own and its failure nobody else's. What is done stays:
-the command called again goes on where it was stopped, and encoders named later join the table. `compare.json`, the plot
+the command called again goes on where it was stopped (but with --overwrite, which configs/demo.yaml sets, from the
+start), and encoders named later join the table. `compare.json`, the plot
 `compare.png` (extra `plots`) and a folder with log and model for each are in the output folder.
 """
 

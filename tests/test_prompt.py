@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from glimodern.prompt import add_prompt_tokens, load_tokenizer
 from tests.conftest import WORDS
+from tests.encoder_rows import make_tokenizer
 
 
 def test_layout_against_the_tokenizer(tiny_model):
@@ -31,6 +33,23 @@ def test_words_are_separated(tiny_model):
     """A byte-level tokenizer must see "Ada Lovelace", not "AdaLovelace"."""
     tokenizer = tiny_model.tokenizer
     assert tokenizer(["Ada", "met"], is_split_into_words=True)["input_ids"] == tokenizer(" Ada met")["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "llama", "gemma", "sentencepiece", "t5"])
+def test_words_are_separated_by_every_kind_of_tokenizer(kind, tmp_path):
+    """As in running text, once: also after saving and loading, and where the prompt's tokens stand before."""
+    tokenizer = make_tokenizer(kind)
+    text = "Ada Lovelace met Alan Turing"
+    in_text = tokenizer(" " + text if kind in ("byte-level", "llama", "gemma") else text, add_special_tokens=False)
+    add_prompt_tokens(tokenizer, ["<<ENT>>", "<<SEP>>"])
+    tokenizer.save_pretrained(tmp_path)
+    for each in (tokenizer, load_tokenizer(str(tmp_path))):
+        words = each(text.split(), is_split_into_words=True, add_special_tokens=False)
+        assert words["input_ids"] == in_text["input_ids"]
+        prompt = each(
+            ["<<ENT>>", "place", "<<SEP>>", *text.split()], is_split_into_words=True, add_special_tokens=False
+        )
+        assert prompt["input_ids"][-len(words["input_ids"]) - 1 :] == [len(each) - 1, *in_text["input_ids"]]
 
 
 def test_positives(tiny_model):

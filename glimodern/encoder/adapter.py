@@ -3,11 +3,13 @@
 A model whose only contact between tokens is attention, and whose positions can be given, runs packed: one row of N
 tokens, each text's positions counted from 0. `_PASSES` names the architectures that take a pass of our own through
 their layers, `_BY_INTERFACE` those that run as they are, with attention registered with transformers under `PACKED` so
-that every query stays in its text; that each equals its own padded run is tested. All others are padded.
+that every query stays in its text; that each equals its own padded run is tested. All others are padded, texts of like
+length together; where the model takes no mask (FNet), of one length.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from .deberta import DEBERTA_MODELS, deberta_forward
 from .dropout import Dropout
 from .mpnet import mpnet_forward
 from .packed_linear import pack_layers
+from .relative import group_texts
 from .t5 import T5_MODELS, t5_forward
 
 if TYPE_CHECKING:
@@ -134,6 +137,7 @@ class TransformersEncoder(Encoder):
         self.capturable = self.packed and config.model_type in BERT_MODELS
         self.hidden_size = int(config.hidden_size)
         self.max_length = max_length(config)
+        self._takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
         self._pass = _PASSES.get(config.model_type) if self.packed else None
         if self.packed and self._pass is None:
             from transformers import AttentionInterface, AttentionMaskInterface
@@ -173,19 +177,22 @@ class TransformersEncoder(Encoder):
         return hidden
 
     def _padded(self, input_ids: Tensor, packing: Packing) -> Tensor:
-        texts, longest = len(packing.lengths), max(packing.lengths)
-        text_of_token = torch.repeat_interleave(
-            torch.arange(texts, device=input_ids.device), packing.cu_seqlens.diff().long(), output_size=len(input_ids)
-        )
-        place = text_of_token * longest + packing.position_ids
+        groups = group_texts(packing, padding=self._takes_mask)
         padding = self.config.pad_token_id
-        padded = input_ids.new_full((texts * longest,), 0 if padding is None else padding)
-        mask = torch.zeros_like(padded)
-        padded[place] = input_ids
-        mask[place] = 1
-        output = self.model(input_ids=padded.view(texts, longest), attention_mask=mask.view(texts, longest))
-        hidden: Tensor = output.last_hidden_state.flatten(0, 1)[place]
-        return hidden
+        outs = []
+        for group in groups.groups:
+            shape = group.texts, group.length
+            ids = input_ids[group.rows].view(shape)
+            inputs: dict[str, Tensor] = {}
+            if self._takes_mask:
+                inputs["attention_mask"] = torch.ones_like(ids)
+            if group.unseen is not None:
+                unseen = group.unseen.view(shape)
+                ids = ids.masked_fill(unseen, 0 if padding is None else padding)
+                inputs["attention_mask"] = (~unseen).long()
+            outs.append(self.model(input_ids=ids, **inputs).last_hidden_state.flatten(0, 1))
+        hidden = torch.cat(outs)
+        return hidden if groups.order is None else hidden.index_select(0, groups.order)
 
     def pack(self, dtype: str) -> bool:
         if not self.packed and self.config.model_type not in _PADDED_THAT_PACK:  # others may read a layer's weight

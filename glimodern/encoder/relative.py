@@ -1,8 +1,8 @@
-"""Attention with a bias over relative positions, on packed texts: texts of like length at a time.
+"""Texts of like length side by side, and attention with a bias over relative positions on them.
 
 `ops.attention_varlen` knows no bias. So here the linear layers stay packed, and attention alone is computed for groups
-of texts, each as long as the group's longest: on a CPU within a tenth of it, so that a group of one length, which is
-the rule after sorting, is a view without padding or copy; on a GPU, where launches cost more than padding, within half.
+of texts, each as long as the group's longest: on a CPU within a tenth of it, and without any copy where the texts of a
+group are of one length; on a GPU, where launches cost more than padding, within half.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ class Groups:
     order: Tensor | None
 
 
-def group_texts(packing: Packing) -> Groups:
-    """The texts with tokens, longest first, cut where a text is much shorter than the first of its group."""
+def group_texts(packing: Packing, padding: bool = True) -> Groups:
+    """The texts with tokens, longest first, cut where a text is much shorter than the first of its group, or (padding
+    False) shorter at all."""
     device = packing.cu_seqlens.device
     on_cpu = device.type == "cpu"
-    least_fill = _LEAST_FILL_CPU if on_cpu else _LEAST_FILL
+    least_fill = (_LEAST_FILL_CPU if on_cpu else _LEAST_FILL) if padding else 1.0
     lengths = packing.lengths
     offsets = list(accumulate(lengths, initial=0))
     cut: list[list[int]] = []
