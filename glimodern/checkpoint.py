@@ -18,7 +18,7 @@ from glimodern.files import atomic_folder
 from glimodern.pooling import POOLINGS
 from glimodern.prompt import load_tokenizer
 from glimodern.public_config import read_fields, refuse_other_kinds, settle_old_fields
-from glimodern.tensors import WEIGHTS_FILE, read_tensors, weights_file
+from glimodern.tensors import WEIGHTS_FILE, first_line, read_tensors, weights_file
 
 CONFIG_FILE = "gliner_config.json"
 
@@ -157,7 +157,7 @@ def read_config(folder: Path, *, local: bool = True) -> ModelConfig:
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{file}: encoder_config: wanted the encoder's config, got none, and that of model_name "
-                f"{known['model_name']!r} is not on this machine; add the encoder's config.json as encoder_config"
+                f"{known['model_name']!r} was not to be had ({first_line(error)}); add its config.json there"
             ) from error
         known["encoder_config"] = encoder.to_dict()
     encoder_config = known["encoder_config"]
@@ -195,15 +195,15 @@ def _read_tokenizer(folder: Path, encoder: str, *, local: bool) -> Any:
     try:
         return load_tokenizer(str(folder) if own else encoder, local_files_only=own or local)
     except Exception as error:  # the tokenizers library raises its bare class for a file it cannot read
-        said = next(iter(str(error).splitlines()), "")
+        said = f"{type(error).__name__}: {first_line(error)}"
         if own:
             raise ValueError(
                 f"{folder / 'tokenizer.json'}: wanted a tokenizer, got files that transformers does not read "
-                f"({type(error).__name__}: {said}); half written? Copy the tokenizer that was saved with these weights"
+                f"({said}); half written? Copy the tokenizer that was saved with these weights"
             ) from error
         raise FileNotFoundError(
             f"{folder}: no tokenizer: wanted tokenizer.json and tokenizer_config.json, got neither, and that of "
-            f"model_name {encoder!r} is not on this machine; copy it into the folder"
+            f"model_name {encoder!r} was not to be had ({said}); copy it into the folder"
         ) from error
 
 

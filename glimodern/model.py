@@ -28,7 +28,7 @@ from glimodern.precision import (
     compare_answers,
 )
 from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
-from glimodern.tensors import check_fit
+from glimodern.tensors import check_fit, first_line
 from glimodern.text import Word, WordSplitter, word_splitter
 
 Labels = Sequence[str] | Iterable[Sequence[str]]
@@ -471,10 +471,9 @@ def _encoder_of(stored: Checkpoint, config: dict[str, Any]) -> Encoder:
     try:
         return build_encoder(config)
     except (ValueError, TypeError, KeyError) as error:
-        said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise ValueError(
             f"{stored.weights.with_name(CONFIG_FILE)}: encoder_config: wanted a config that an encoder can be built "
-            f"from, got model_type {config.get('model_type')!r} and: {said}"
+            f"from, got model_type {config.get('model_type')!r} and: {first_line(error) or type(error).__name__}"
         ) from error
 
 

@@ -297,7 +297,11 @@ def _subtoken_counts(starts: IntArray, tokens: int) -> IntArray:
 
 
 def load_tokenizer(path: str, **hub_options: Any) -> Any:
-    """transformers' fast tokenizer of a folder or hub name, as it is stored; its Rust half is `.backend_tokenizer`."""
+    """transformers' fast tokenizer of a folder or hub name; its Rust half is `.backend_tokenizer`.
+
+    It is as it is stored, but puts its bos and eos tokens, if it has such, around every text: transformers 5 forgets
+    them for some tokenizers, and the public package asks for them (https://github.com/urchade/GLiNER/issues/324).
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, **hub_options)
@@ -306,6 +310,9 @@ def load_tokenizer(path: str, **hub_options: Any) -> Any:
             f"tokenizer of {path!r}: wanted a fast tokenizer (tokenizer.json), got {type(tokenizer).__name__}; "
             "convert it once with transformers' convert_slow_tokenizer and save it"
         )
+    for name in ("bos", "eos"):
+        if getattr(tokenizer, f"{name}_token_id") is not None and hasattr(tokenizer, f"add_{name}_token"):
+            setattr(tokenizer, f"add_{name}_token", True)
     return tokenizer
 
 

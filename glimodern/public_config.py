@@ -18,7 +18,7 @@ _RELATIONS = "it scores relations between entities, and this package scores enti
 _REASONS: dict[str | tuple[str, str], str] = {
     ("span_mode", "token_level"): _TOKEN_LEVEL,
     ("span_mode", "token-level"): _TOKEN_LEVEL,
-    "span_mode": "this package has the span heads that see a span by its two ends alone",
+    "span_mode": "it is not a head that sees a span by its two ends alone",
     ("model_type", "gliner_uni_encoder_token"): _TOKEN_LEVEL,
     ("model_type", "gliner_bi_encoder_token"): _TOKEN_LEVEL,
     ("model_type", "gliner_uni_encoder_span_decoder"): _DECODER,
@@ -27,7 +27,7 @@ _REASONS: dict[str | tuple[str, str], str] = {
     ("model_type", "gliner_uni_encoder_span_relex"): _RELATIONS,
     ("model_type", "gliner_uni_encoder_token_relex"): _RELATIONS,
     ("model_type", "gliner_streaming_span"): "it reads text with a causal decoder that keeps a cache",
-    "model_type": "this package has span models with encoders",
+    "model_type": "this package has span models on encoders",
     "labels_decoder": _DECODER,
     "relations_layer": _RELATIONS,
     "span_encoder_config": "it runs a second encoder over words",
@@ -85,19 +85,18 @@ def settle_old_fields(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     if "has_rnn" in settled and "num_rnn_layers" not in settled:  # 0.2.1 until num_rnn_layers came, which 0.2.26 has
         settled["num_rnn_layers"] = int(bool(settled["has_rnn"]))
         if not settled["has_rnn"]:
-            _warn(file, "has_rnn = false means num_rnn_layers = 0 here", "ignores it and adds an untrained LSTM")
+            _warn(file, "has_rnn = false means num_rnn_layers = 0 here; gliner 0.2.29 adds an untrained LSTM")
     splitter = settled.get("token_splitter")  # up to 0.2.0, which had no words_splitter_type
     if splitter is not None and "words_splitter_type" not in settled:
         settled["words_splitter_type"] = {"mecab-ko": "mecab"}.get(splitter, splitter)
         if splitter != "whitespace":
-            _warn(file, f"token_splitter = {splitter!r} splits the words here", "ignores it and splits at white space")
+            _warn(file, f"token_splitter = {splitter!r} splits the words here; gliner 0.2.29 splits at white space")
     pooling = settled.get("subtoken_pooling", "first")
     if pooling != "first" and "span_encoder_config" not in fields:  # both are read since 0.2.28
         _warn(
             file,
-            f"subtoken_pooling = {pooling!r} is followed here, as gliner 0.2.29 does",
-            "of before 0.2.28, which wrote this file, took the first sub-token whatever it says; if the model was "
-            'trained so, set it to "first"',
+            f"subtoken_pooling = {pooling!r} is followed, as by gliner 0.2.29; a version before 0.2.28, which wrote this, "
+            'took the first sub-token whatever it said: if the model was trained so, set it to "first"',
         )
     encoder = settled.get("encoder_config")
     if isinstance(encoder, dict) and encoder.get("model_type") is None:
@@ -105,6 +104,5 @@ def settle_old_fields(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     return settled
 
 
-def _warn(file: Path, ours: str, theirs: str) -> None:
-    version = "gliner" if theirs.startswith("of before") else "gliner 0.2.29"
-    warnings.warn(f"{file}: {ours}; {version} {theirs}", stacklevel=2)
+def _warn(file: Path, choice: str) -> None:
+    warnings.warn(f"{file}: {choice}", stacklevel=3)

@@ -40,7 +40,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
             metadata = opened.metadata() or {}
     except SafetensorError as error:
         raise ValueError(
-            f"{file}: not a whole safetensors file: {_sizes(file)} ({_line(error)}); download or save it again"
+            f"{file}: not a whole safetensors file: {_sizes(file)} ({first_line(error)}); download or save it again"
         ) from error
     # the public package stores tensors that share memory once, and names the copies in the metadata
     state.update({copy: state[kept] for copy, kept in metadata.items() if kept in state and copy not in state})
@@ -75,16 +75,16 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError) as error:
         raise ValueError(
             f"{file}: not a whole file: wanted what torch.save writes, got {file.stat().st_size} bytes of it "
-            f"({_line(error) or type(error).__name__}); download or save it again"
+            f"({first_line(error) or type(error).__name__}); download or save it again"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{file}: wanted a dictionary of tensors, got {type(state).__name__}; save a state_dict")
     return state
 
 
-def _line(error: Exception) -> str:
-    """The first line of what a library says."""
-    return next(iter(str(error).splitlines()), "")
+def first_line(error: Exception) -> str:
+    """The first line of what a library says, 200 characters of it at most."""
+    return next(iter(str(error).splitlines()), "")[:200]
 
 
 def check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], file: Path, vocab_size: int) -> None:

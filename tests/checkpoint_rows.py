@@ -57,14 +57,23 @@ ROWS = (
     _row("modernbert", "marker", 0, "mean", True, 48, note="other prompt tokens", ent_token="[E]", sep_token="[S]"),
     _row("bert", "markerV0", 0, "first", True, 48, note="`pytorch_model.bin`", pickled=True),
     _row("bert", "markerV0", 1, "first", True, 32, note="config and files as of gliner 0.1", old=True),
+    _row("deberta-v2", "marker", 1, "first", True, 48, note="the same, bos and eos forgotten", old=True, bos=True),
 )
 
 
 @functools.cache
-def _tokenizer() -> Any:
+def _tokenizer(bos: bool = False) -> Any:
+    """bos: with bos and eos tokens that it does not put around a text, as transformers 5 reads some."""
+    from transformers import PreTrainedTokenizerFast
+
     from glimodern.demo import train_tokenizer
 
     tokenizer = train_tokenizer([WORDS] * 4, LABELS, vocab_size=340)
+    if bos:
+        tokenizer.backend_tokenizer.post_processor = None
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer.backend_tokenizer, bos_token="[CLS]", eos_token="[SEP]", pad_token="[PAD]"
+        )
     tokenizer.model_max_length = 512
     return tokenizer
 
@@ -97,8 +106,9 @@ def public_model(folder: Path, row: Row) -> Any:
     options = dict(row.options)
     kind, pickled, old = options.pop("encoder"), options.pop("pickled", False), options.pop("old", False)
     base = folder / "encoder"
-    _tokenizer().save_pretrained(base)
-    encoder = _encoder_config(kind, len(_tokenizer()))
+    tokenizer = _tokenizer(bos=True) if options.pop("bos", False) else _tokenizer()
+    tokenizer.save_pretrained(base)
+    encoder = _encoder_config(kind, len(tokenizer))
     encoder.save_pretrained(base)
     config = GLiNERConfig(model_name=str(base), encoder_config=encoder.to_dict(), dropout=0.1, **options)
     torch.manual_seed(1)
@@ -207,4 +217,13 @@ Labels and words are of several sub-tokens. The first eight rows hold every pair
     measured=("logits differ by", "entities equal"),
     rows=ROWS,
     measure=measure,
+    notes="""Old configs: a field that is missing has the value of the version that wrote the file (`has_rnn` for
+`num_rnn_layers`, tokenizer and encoder from `model_name`, prompt tokens added as gliner adds them); where gliner 0.2.29
+reads it otherwise, a warning says what was taken. `words_splitter_type` may be `whitespace` or `spacy`; a model of any
+other loads and takes texts given as words (`predict_words`).
+
+Known differences, on purpose: after a word that the tokenizer turns into nothing (a zero-width space, say) gliner gives
+each word its right neighbour's vector, so that entities are reported one word early; here such a word is a zero vector
+and the others keep their own. Words at the end of a text that do not fit the encoder are zero vectors in gliner and
+take part in its LSTM; here they are cut, with a warning.""",
 )

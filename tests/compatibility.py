@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ("checkpoint_rows",)
+SECTIONS = ("checkpoint_rows", "refused_rows")
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "COMPATIBILITY.md"
 HEAD = """# Compatibility
 
-Written by `python tests/compatibility.py`, which runs every row; `make test` runs them again. A difference is the greatest
-of all logits', rounded up to a power of ten.
+Written by `python tests/compatibility.py`, which runs every row; `make test` runs them again. A difference is the
+greatest of all logits', rounded up to a power of ten.
 """
 
 

@@ -131,14 +131,14 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "tokenizer cut": (cut("tokenizer.json", 0.5), r"tokenizer.json: wanted a tokenizer, got files .*half written\?"),
     "tokenizer is something else": (write("tokenizer.json", "{}"), r"tokenizer.json: wanted a tokenizer, got files"),
-    "tokenizer of another model": (of_another_model, r"tokenizer.json: ent_token: wanted '<<ENT>>' in .*, got \d+ tokens"),
+    "tokenizer of another model": (of_another_model, r"tokenizer.json: ent_token: wanted '<<ENT>>' in .*, got \d+ "),
     "config cut": (cut(CONFIG, 0.5), rf"{CONFIG}: not valid JSON: wanted an object of fields, got \d+ bytes"),
     "config is a list": (write(CONFIG, "[]"), rf"{CONFIG}: wanted a JSON object, got list"),
     "config is empty": (write(CONFIG, "{}"), rf"{CONFIG}: encoder_config: wanted the encoder's config, got none"),
     "no encoder": (fields(encoder_config=...), rf"{CONFIG}: encoder_config: wanted the encoder's config, got none"),
-    "no head width": (fields(hidden_size=...), rf"{WEIGHTS}: hidden_size: wanted a head of width 512 .*, got one of 32"),
+    "no head width": (fields(hidden_size=...), rf"{WEIGHTS}: hidden_size: wanted a head of width 512 .*got one of 32"),
     "encoder is a list": (fields(encoder_config=[1]), rf"{CONFIG}: encoder_config: wanted an object .*, got \[1\]"),
-    "unknown encoder": (encoder(model_type="nope"), rf"{CONFIG}: encoder_config: wanted .*, got model_type 'nope' and: "),
+    "unknown encoder": (encoder(model_type="nope"), rf"{CONFIG}: encoder_config: wanted .* got model_type 'nope' and"),
     "impossible encoder": (encoder(num_attention_heads=5), rf"{CONFIG}: encoder_config: wanted .* must be a multiple"),
     "width": (fields(max_width="12"), rf"{CONFIG}: max_width: wanted a positive integer, got '12'"),
     "dropout": (fields(dropout="0.4"), rf"{CONFIG}: dropout: wanted 0 <= dropout < 1, got '0.4'"),
@@ -190,34 +190,6 @@ def test_bad_file(saved, name):
 def test_missing_file(saved, spoil, message):
     spoil(saved)
     assert message in refusal(saved, FileNotFoundError)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "reason"),
-    [
-        ("span_mode", "token_level", "a token-level model tags words"),
-        ("span_mode", "markerV1", "see a span by its two ends alone"),
-        ("labels_encoder", "some/encoder", "one encoder"),
-        ("model_type", "gliner_uni_encoder_token", "a token-level model tags words"),
-        ("model_type", "gliner_uni_encoder_span_decoder", "writes labels with a decoder"),
-        ("model_type", "gliner_uni_encoder_span_relex", "scores relations"),
-        ("model_type", "gliner_streaming_span", "a causal decoder"),
-        ("labels_decoder", "some/decoder", "writes labels with a decoder"),
-        ("relations_layer", "biaffine", "scores relations"),
-        ("span_encoder_config", {"model_type": "rnn"}, "a second encoder over words"),
-        ("subtoken_pooling", "first_last", "no such pooling"),
-        ("fuse_layers", True, "the outputs of all layers"),
-        ("post_fusion_schema", "l2l-l2t", "attend to each other"),
-        ("precomputed_prompts_mode", True, "stored vectors"),
-    ],
-)
-def test_other_kinds_of_model(saved, field, value, reason):
-    fields(**{field: value})(saved)
-    said = refusal(saved)
-    assert said.startswith(f"{saved / CONFIG}: {field}: wanted ")
-    assert f", got {value!r}: not supported, because " in said
-    assert reason in said
-    assert said.endswith("run it with the gliner package")
 
 
 def test_words_of_another_splitter(saved):

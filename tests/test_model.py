@@ -207,7 +207,7 @@ def test_saved_folder_is_complete(saved, tmp_path):
 # the two forms of the head
 
 
-@pytest.mark.parametrize("span_mode", ["markerV0", "ffn"])
+@pytest.mark.parametrize("span_mode", ["markerV0", "marker", "ffn"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_fold_equals_textbook(span_mode, dropout):
     """Loss and gradients of the fused path are those of the textbook head, with the same dropout mask."""
