@@ -95,8 +95,8 @@ def settle_old_fields(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     if pooling != "first" and "span_encoder_config" not in fields:  # both are read since 0.2.28
         _warn(
             file,
-            f"subtoken_pooling = {pooling!r} is followed, as by gliner 0.2.29; a version before 0.2.28, which wrote this, "
-            'took the first sub-token whatever it said: if the model was trained so, set it to "first"',
+            f"subtoken_pooling = {pooling!r} is followed, as by gliner 0.2.29; the file is of a version before "
+            '0.2.28, which took the first sub-token whatever it said: if the model was trained so, set it to "first"',
         )
     encoder = settled.get("encoder_config")
     if isinstance(encoder, dict) and encoder.get("model_type") is None:

@@ -230,6 +230,19 @@ def test_fold_equals_textbook(span_mode, dropout):
         torch.testing.assert_close(grad, results[False][1][name], rtol=1e-3, atol=2e-5 * max(scale, 1e-3), msg=name)
 
 
+@pytest.mark.parametrize(("span_mode", "drops"), [("markerV0", True), ("marker", False), ("ffn", True)])
+def test_dropout_of_spans(span_mode, drops):
+    """The public `marker` head has dropout in its projections alone, not in its spans' hidden layer."""
+    model = make_tiny_model(dropout=0.5, span_mode=span_mode).train()
+    for module in model.head.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    batch = model.packer.pack([WORDS], [LABELS], [[(0, 1, "person")]])
+    torch.manual_seed(0)
+    trained = model(batch)
+    assert torch.allclose(trained, model.eval()(batch), rtol=1e-5) is not drops
+
+
 def test_frozen_encoder_gets_no_gradient():
     model = make_tiny_model(dropout=0.0)
     model.freeze_encoder()
