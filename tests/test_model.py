@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from glimodern.files import atomic_folder
 from glimodern.model import GLiModern
