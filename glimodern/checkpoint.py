@@ -135,7 +135,7 @@ def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None 
         return Path(snapshot_download(name, revision=revision))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(
-            f"checkpoint {name!r}: no such folder here, and the hub did not give it: {error}"
+            f"checkpoint {name!r}: no such folder here, and the hub did not give it: {first_line(error)}"
         ) from error
 
 
