@@ -28,8 +28,9 @@ from glimodern.encoder.linear import Linear
 from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
 from glimodern.labels import LabelVectors
-from glimodern.prompt import _NONE, Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens
+from glimodern.prompt import Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens
 
+_NONE = np.empty(0, dtype=np.int64)
 _CHUNK_TOKENS = 2048  # of labels that are encoded at a time
 _LABELS_KEPT = 4096  # of the labels that were asked last; and of label vectors whose fold is kept
 _TYPE_ROWS = 4096  # type vectors that exist twice: one text's, or those of some texts with few types
