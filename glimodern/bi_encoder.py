@@ -279,7 +279,7 @@ def fresh_labels(path_or_hub_id: str, width: int) -> LabelEncoder:
     from glimodern.encoder import load_encoder
     from glimodern.prompt import load_tokenizer
 
-    return LabelEncoder(load_encoder(path_or_hub_id), load_tokenizer(path_or_hub_id), width)
+    return LabelEncoder(load_encoder(path_or_hub_id), load_tokenizer(path_or_hub_id, add_bos_eos=False), width)
 
 
 def stored_labels(config: ModelConfig, tokenizer: Any) -> LabelEncoder | None:

@@ -6,24 +6,23 @@ tokenizer's files. A local folder never touches the network; a name that is no p
 
 import json
 import os
-import pickle
 import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from glimodern.files import atomic_folder
 from glimodern.hub import CARD_FILE, HubAccess, download_files, resolve_folder
+from glimodern.pooling import POOLINGS
+from glimodern.prompt import load_tokenizer
+from glimodern.public_config import read_fields, refuse_other_kinds, settle_old_fields
+from glimodern.tensors import WEIGHTS_FILE, first_line, read_tensors, weights_file
 
 CONFIG_FILE = "gliner_config.json"
-WEIGHTS_FILE = "model.safetensors"
-PICKLE_FILE = "pytorch_model.bin"
 LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
 
 # (our prefix, the public one): the same parameters under the house's shorter names.
@@ -65,22 +64,28 @@ class ModelConfig:
     sep_token: str = "<<SEP>>"
     labels_encoder: str | None = None
     labels_encoder_config: dict[str, Any] | None = None
+    subtoken_pooling: str = "first"
+    words_splitter_type: str = "whitespace"
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "max_width", "max_len", "vocab_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}: wanted a positive integer, got {value!r}")
-        if not 0.0 <= self.dropout < 1.0:
+        for name in ("num_rnn_layers", "class_token_index"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name}: wanted an integer, got {getattr(self, name)!r}")
+        if not isinstance(self.dropout, (int, float)) or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: wanted 0 <= dropout < 1, got {self.dropout!r}")
+        if self.subtoken_pooling not in POOLINGS:
+            raise ValueError(f"subtoken_pooling: wanted one of {POOLINGS}, got {self.subtoken_pooling!r}")
 
 
 # field of gliner_config.json -> the values this package runs; anything else is a kind of model it does not have.
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "model_type": (None, "gliner", "gliner_uni_encoder_span", "gliner_bi_encoder", "gliner_bi_encoder_span"),
-    "span_mode": ("markerV0", "ffn"),
-    "subtoken_pooling": ("first", None),
-    "words_splitter_type": ("whitespace", None),
+    "span_mode": ("markerV0", "marker", "ffn"),
+    "subtoken_pooling": POOLINGS,
     "labels_decoder": (None,),
     "relations_layer": (None,),
     "span_encoder_config": (None,),
@@ -101,6 +106,8 @@ PUBLIC_DEFAULTS: dict[str, Any] = {
     "embed_ent_token": True,
     "ent_token": "<<ENT>>",
     "sep_token": "<<SEP>>",
+    "subtoken_pooling": "first",
+    "words_splitter_type": "whitespace",
     "model_name": "microsoft/deberta-v3-small",
     "vocab_size": -1,
     "class_token_index": -1,
@@ -112,51 +119,49 @@ PUBLIC_DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read whole: its config, its tensors under the house's names, its tokenizer, and where it lay."""
+    """A checkpoint read whole: config, tensors under the house's names, tokenizer, and the tensors' file."""
 
     config: ModelConfig
     state: dict[str, Tensor]
     tokenizer: Any
-    folder: Path
+    weights: Path
     labels_tokenizer: Any = None
+
+    @property
+    def folder(self) -> Path:
+        """Where it lay on this machine."""
+        return self.weights.parent
 
 
 def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
     """`gliner_config.json` of a folder; ValueError for a kind of model that is not supported, saying which field.
 
-    hub: how to look up the encoder of a file without encoder_config; None: without a network.
+    A class_token_index of -1 says that the prompt tokens are still to be added to tokenizer and embedding. hub: how to
+    look up the encoder of a file without encoder_config; None: without a network.
     """
     file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder}: no {CONFIG_FILE}; wanted a folder in the public GLiNER format")
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not valid JSON ({error}); is the file half written?") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file}: wanted a JSON object, got {type(fields).__name__}")
-    for name, allowed in SUPPORTED.items():
-        if name in fields and fields[name] not in allowed:
-            wanted = " or ".join(repr(value) for value in allowed if value is not None) or "none"
-            raise ValueError(
-                f"{file}: {name} = {fields[name]!r} is not supported (wanted {wanted}); "
-                "this package runs span models, with one encoder for text and labels or with one for each"
-            )
+    fields = read_fields(file)
+    refuse_other_kinds(file, fields, SUPPORTED)
+    fields = settle_old_fields(file, fields)
     known = {**PUBLIC_DEFAULTS, **{name: fields[name] for name in PUBLIC_DEFAULTS if name in fields}}
-    if known["encoder_config"] is None:
-        known["encoder_config"] = _encoder_config(file, "encoder_config", "model_name", known["model_name"], hub)
+    encoders = {"encoder_config": "model_name"}
     if known["labels_encoder"] is not None:
-        if known["labels_encoder_config"] is None:
-            known["labels_encoder_config"] = _encoder_config(
-                file, "labels_encoder_config", "labels_encoder", known["labels_encoder"], hub
-            )
+        encoders["labels_encoder_config"] = "labels_encoder"
+    for field, name in encoders.items():
+        if known[field] is None:
+            known[field] = _encoder_config(file, field, name, known[name], hub)
+        if not isinstance(known[field], dict):
+            raise ValueError(f"{file}: {field}: wanted an object of fields, got {known[field]!r}")
+    if known["labels_encoder"] is not None:
         # texts hold no prompt, and the public package neither grows the embedding nor reads these
-        known.update(vocab_size=known["encoder_config"]["vocab_size"], class_token_index=-1)
-    return (
-        ModelConfig(**known)
-        if known["vocab_size"] > 0
-        else ModelConfig(**{**known, "vocab_size": known["encoder_config"]["vocab_size"]})
-    )
+        known.update(vocab_size=known["encoder_config"].get("vocab_size"), class_token_index=-1)
+    elif -1 in (known["class_token_index"], known["vocab_size"]):
+        rows = known["encoder_config"].get("vocab_size") if known["vocab_size"] == -1 else known["vocab_size"]
+        known.update(class_token_index=-1, vocab_size=rows)
+    try:
+        return ModelConfig(**known)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _lookup(hub: HubAccess | None) -> dict[str, Any]:
@@ -169,85 +174,82 @@ def _encoder_config(file: Path, field: str, name_field: str, name: str, hub: Hub
 
     try:
         config: dict[str, Any] = AutoConfig.from_pretrained(name, **_lookup(hub)).to_dict()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"{file}: {field}: wanted the encoder's config, got none, and that of {name_field} {name!r} is not on this "
-            f"machine; add the encoder's config.json as {field}"
+            f"{file}: {field}: wanted the encoder's config, got none, and that of {name_field} {name!r} was not to be "
+            f"had ({first_line(error)}); add its config.json there"
         ) from error
     return config
 
 
-def read_state(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder, by safetensors, or by torch's loader that refuses code; house names."""
-    safe, pickled = folder / WEIGHTS_FILE, folder / PICKLE_FILE
-    if safe.is_file():
-        from safetensors import SafetensorError, safe_open
-        from safetensors.torch import load_file
-
-        try:
-            state = load_file(safe)
-            with safe_open(safe, framework="pt") as opened:
-                metadata = opened.metadata() or {}
-        except SafetensorError as error:
-            raise ValueError(f"{safe}: not a whole safetensors file ({error}); download or save it again") from error
-        # the public package stores tensors that share memory once, and names the copies in the metadata
-        state.update({copy: state[kept] for copy, kept in metadata.items() if kept in state and copy not in state})
-    elif pickled.is_file():
-        try:
-            state = torch.load(pickled, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(
-                f"{pickled}: refused: not a plain file of tensors, or half written ({error}); "
-                f"convert it to {WEIGHTS_FILE} on a machine where you trust it"
-            ) from error
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise ValueError(f"{pickled}: wanted a dictionary of tensors, got {type(state).__name__}")
-    else:
-        raise FileNotFoundError(f"{folder}: no weights; wanted {WEIGHTS_FILE} or {PICKLE_FILE}")
-    return {_rename(name, to_public=False): tensor for name, tensor in state.items()}
-
-
 def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None = None) -> Checkpoint:
     """Read config, tensors and tokenizer of a local folder or hub repository."""
-    from glimodern.prompt import load_tokenizer
-
     hub = hub or HubAccess()
     folder = resolve_folder(path_or_hub_id, hub)
     access = None if folder == Path(path_or_hub_id) else hub
     config = read_config(folder, access)
-    state = read_state(folder)
-    if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: no tokenizer (tokenizer.json, tokenizer_config.json); "
-            f"copy it from the encoder {config.model_name!r}"
-        )
-    try:
-        tokenizer = load_tokenizer(str(folder))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{folder}: tokenizer.json or its config is not valid JSON ({error}); half written?"
-        ) from error
+    weights = weights_file(folder)
+    state = {_rename(name, to_public=False): tensor for name, tensor in read_tensors(weights).items()}
+    tokenizer = _read_tokenizer(folder, config.model_name, access)
     if config.labels_encoder is not None:
         if access is not None:
             download_files(os.fspath(path_or_hub_id), [f"{LABELS_TOKENIZER}/*"], access)
-        return Checkpoint(config, state, tokenizer, folder, _labels_tokenizer(folder, config.labels_encoder, access))
-    index = tokenizer.convert_tokens_to_ids(config.ent_token)
-    if config.class_token_index != -1 and index != config.class_token_index:
+        return Checkpoint(config, state, tokenizer, weights, _labels_tokenizer(folder, config.labels_encoder, access))
+    if config.class_token_index == -1:
+        tokenizer.add_tokens(["[FLERT]", config.ent_token, config.sep_token], special_tokens=True)
+        index = tokenizer.convert_tokens_to_ids(config.ent_token)
+        config = replace(config, class_token_index=index, vocab_size=len(tokenizer))
+    _check_vocabulary(folder, config, tokenizer)
+    return Checkpoint(config, state, tokenizer, weights)
+
+
+def _read_tokenizer(folder: Path, encoder: str, hub: HubAccess | None) -> Any:
+    """The tokenizer of a checkpoint's folder, or of its encoder if the checkpoint has none, as old ones. One line of
+    error for a missing or half-written one."""
+    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    try:
+        return load_tokenizer(str(folder), local_files_only=True) if own else load_tokenizer(encoder, **_lookup(hub))
+    except Exception as error:  # the tokenizers library raises its bare class for a file it cannot read
+        said = f"{type(error).__name__}: {first_line(error)}"
+        if own:
+            raise ValueError(
+                f"{folder / 'tokenizer.json'}: wanted a tokenizer, got files that transformers does not read "
+                f"({said}); half written? Copy the tokenizer that was saved with these weights"
+            ) from error
+        raise FileNotFoundError(
+            f"{folder}: no tokenizer: wanted tokenizer.json and tokenizer_config.json, got neither, and that of "
+            f"model_name {encoder!r} was not to be had ({said}); copy it into the folder"
+        ) from error
+
+
+def _check_vocabulary(folder: Path, config: ModelConfig, tokenizer: Any) -> None:
+    """ValueError unless tokenizer and config are of one model."""
+    for name in ("ent_token", "sep_token"):
+        token = getattr(config, name)
+        index = tokenizer.convert_tokens_to_ids(token)
+        if index is None or index == tokenizer.unk_token_id:
+            raise ValueError(
+                f"{folder / 'tokenizer.json'}: {name}: wanted {token!r} in the vocabulary, got {len(tokenizer)} tokens "
+                "without it; copy the tokenizer that was saved with these weights"
+            )
+        if name == "ent_token" and index != config.class_token_index:
+            raise ValueError(
+                f"{folder / CONFIG_FILE}: class_token_index: wanted the id of {token!r} in the tokenizer ({index}), "
+                f"got {config.class_token_index}; tokenizer and weights are not of one model"
+            )
+    if len(tokenizer) > config.vocab_size:
         raise ValueError(
-            f"{folder}: class_token_index: wanted the id of {config.ent_token!r} in the tokenizer ({index}), "
-            f"got {config.class_token_index}; tokenizer and weights are not of one model"
+            f"{folder / CONFIG_FILE}: vocab_size: wanted at least the {len(tokenizer)} tokens of the tokenizer, "
+            f"got {config.vocab_size}; tokenizer and weights are not of one model"
         )
-    return Checkpoint(config, state, tokenizer, folder)
 
 
 def _labels_tokenizer(folder: Path, name: str, hub: HubAccess | None) -> Any:
     """A bi-encoder's second tokenizer: of its own folder, else (older files) of the label encoder it is named after."""
-    from glimodern.prompt import load_tokenizer
-
     if (folder / LABELS_TOKENIZER / "tokenizer_config.json").is_file():
-        return load_tokenizer(str(folder / LABELS_TOKENIZER))
+        return load_tokenizer(str(folder / LABELS_TOKENIZER), add_bos_eos=False)
     try:
-        return load_tokenizer(name, **_lookup(hub))
+        return load_tokenizer(name, add_bos_eos=False, **_lookup(hub))
     except OSError as error:
         raise FileNotFoundError(
             f"{folder}: no folder {LABELS_TOKENIZER}, and the tokenizer of the label encoder {name!r} is not on this "
@@ -264,9 +266,9 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint that appears whole or not at all; an older one in its place is replaced.
 
-    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. A
-    README.md in the older one stays. Raises ValueError for a folder that holds anything but a checkpoint. The public
-    package does not know span_mode "ffn": saving one warns that only this package loads it.
+    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. Raises
+    ValueError for a folder that holds anything but a checkpoint. The public package does not know span_mode "ffn":
+    saving one warns that only this package loads it.
     """
     from safetensors.torch import save_file
 
@@ -278,8 +280,7 @@ def write_checkpoint(
     kept: dict[tuple[Any, ...], str] = {}
     copies: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        public = _rename(name, to_public=True)
+    for public, tensor in to_public(state).items():
         memory = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
         if memory in kept and tensor.numel():
             copies[public] = kept[memory]
@@ -297,36 +298,9 @@ def write_checkpoint(
             shutil.copy2(target_folder / CARD_FILE, target / CARD_FILE)
 
 
-@contextmanager
-def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """A fresh folder beside `folder` that takes its place when the block ends, and vanishes when the block raises."""
-    final = Path(folder)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    os.chmod(staged, 0o777 & ~_umask())
-    try:
-        yield staged
-        if final.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{final.name}.old.", dir=final.parent))
-            os.replace(final, old / "replaced")
-            try:
-                os.replace(staged, final)
-            except OSError:
-                os.replace(old / "replaced", final)
-                raise
-            finally:
-                shutil.rmtree(old)
-        else:
-            os.replace(staged, final)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def to_public(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under the public package's names."""
+    return {_rename(name, to_public=True): tensor for name, tensor in state.items()}
 
 
 def _rename(name: str, *, to_public: bool) -> str:
@@ -346,11 +320,10 @@ def _public_fields(config: ModelConfig) -> dict[str, Any]:
         **fields,
         "model_type": None,
         "name": "glimodern",
-        "subtoken_pooling": "first",
-        "words_splitter_type": "whitespace",
         "fine_tune": True,
         "post_fusion_schema": "",
         "fuse_layers": False,
         "labels_decoder": None,
         "relations_layer": None,
+        "span_encoder_config": None,
     }

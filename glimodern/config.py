@@ -54,8 +54,10 @@ class EncoderConfig:
     """Checkpoint of a whole model to fine-tune (instead of a fresh head on an encoder)."""
     hidden_size: int | None = None
     """Width d of the span head; none: the encoder's."""
-    span_mode: Literal["markerV0", "ffn"] = "markerV0"
-    """The head: public checkpoints' markers, or the paper's plain FFN."""
+    span_mode: Literal["markerV0", "marker", "ffn"] = "markerV0"
+    """The head: public checkpoints' markers, those of the oldest checkpoints, or the paper's plain FFN."""
+    subtoken_pooling: Literal["first", "last", "mean", "max"] = "first"
+    """Which sub-tokens make a word's vector."""
     max_width: int = 12
     """Longest span, in words (K)."""
     max_len: int | None = None

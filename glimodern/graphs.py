@@ -245,6 +245,8 @@ def _problem(model: GLiModern) -> str:
         return f"{model.encoder.config.model_type} runs by transformers' own forward pass"
     if "rnn" in model._modules:
         return "the LSTM over words must know their number"
+    if model.config.subtoken_pooling in ("mean", "max"):
+        return "sub-tokens are pooled by their number in each word"
     return "its linear layers are packed for CPUs" if model.packed_dtype is not None else ""
 
 

@@ -1,6 +1,7 @@
 """The span head: word vectors and type prompts in, the four tensors of the fold (or the textbook's parts) out.
 
     s = MLP_start(h)   e = MLP_end(h)   S(i,j) = W2 . drop(relu(W1 . relu([s_i | e_j]) + b1)) + b2      "markerV0"
+                                        S(i,j) = W2 . relu([s_i | e_j]) + b2                            "marker"
                                         S(i,j) = W2 . drop(relu(W1 . [h_i | h_j] + b1)) + b2            "ffn"
     q = MLP_prompt(p)                   logit(i,j,t) = S(i,j) . q_t
 
@@ -8,7 +9,11 @@ W1 acts on a concatenation and W2 meets only q, so both move out of the span (AR
 
     a = x W1s^T + b1   b = y W1e^T   u = q W2   c = q b2      logit = drop(relu(a_i + b_j)) . u_t + c_t
 
-with x, y the two inputs of the concatenation. The same algebra with the hidden tensor stored has been proposed in
+with x, y the two inputs of the concatenation. "marker", of the oldest checkpoints, has no W1: there
+
+    a = [s | 0]        b = [0 | e]   so that relu(a_i + b_j) = relu([s_i | e_j])                       H = 2d
+
+and the rest is the same. The same algebra with the hidden tensor stored has been proposed in
 https://github.com/fastino-ai/GLiNER2/pull/143; here the ops keep it on chip.
 """
 
@@ -23,7 +28,7 @@ from glimodern.encoder.dropout import Dropout
 from glimodern.encoder.linear import Linear
 from glimodern.encoder.packed_linear import PackedLinear
 
-SPAN_MODES = ("markerV0", "ffn")
+SPAN_MODES = ("markerV0", "marker", "ffn")
 
 
 class Fold(NamedTuple):
@@ -46,21 +51,22 @@ class SpanFactors(NamedTuple):
 
 
 class SpanParts(NamedTuple):
-    """What the textbook form takes: start and end inputs [n, d], the span FFN's w1 [H, 2d], b1 [H], w2 [d, H], b2 [d],
-    and the type vectors q [m, d]."""
+    """What the textbook form takes: start and end inputs [n, d], the span FFN's w1 [H, 2d], b1 [H] (None for "marker",
+    which has no W1), w2 [d, H], b2 [d], and the type vectors q [m, d]."""
 
     starts: Tensor
     ends: Tensor
-    w1: Tensor
-    b1: Tensor
+    w1: Tensor | None
+    b1: Tensor | None
     w2: Tensor
     b2: Tensor
     q: Tensor
 
 
-def _mlp(width_in: int, width: int, dropout: float) -> nn.Sequential:
-    """Linear(width_in, 4 width) - ReLU - Dropout - Linear(4 width, width), every projection of a GLiNER head."""
-    return nn.Sequential(Linear(width_in, 4 * width), nn.ReLU(), Dropout(dropout), Linear(4 * width, width))
+def _mlp(width_in: int, width: int, dropout: float, factor: int = 4) -> nn.Sequential:
+    """Linear(width_in, H) - ReLU - Dropout - Linear(H, width), H = factor width: every projection of a GLiNER head."""
+    hidden = factor * width
+    return nn.Sequential(Linear(width_in, hidden), nn.ReLU(), Dropout(dropout), Linear(hidden, width))
 
 
 def _packed_mlp(mlp: nn.Module, dtype: str, last: str) -> nn.Sequential:
@@ -104,7 +110,11 @@ class _PackedSpan(nn.Module):
 
 
 class SpanHead(nn.Module):
-    """GLiNER's span head of width d; span_mode "markerV0" (public checkpoints) or "ffn" (the paper's equation 3)."""
+    """GLiNER's span head of width d; span_mode "markerV0" (public checkpoints), "marker" (the oldest of them) or "ffn"
+    (the paper's equation 3).
+
+    drops_spans: whether training drops elements of relu(a_i + b_j).
+    """
 
     def __init__(self, width: int, dropout: float, span_mode: str) -> None:
         super().__init__()
@@ -112,14 +122,19 @@ class SpanHead(nn.Module):
             raise ValueError(f"span_mode: wanted one of {SPAN_MODES}, got {span_mode!r}")
         self.width = width
         self.span_mode = span_mode
-        if span_mode == "markerV0":
-            self.start = _mlp(width, width, dropout)
-            self.end = _mlp(width, width, dropout)
-        self.span: nn.Module = _mlp(2 * width, width, dropout)
+        self.drops_spans = span_mode != "marker"
+        if span_mode != "ffn":
+            factor = 2 if span_mode == "marker" else 4
+            self.start = _mlp(width, width, dropout, factor)
+            self.end = _mlp(width, width, dropout, factor)
+        self.span: nn.Module = Linear(2 * width, width) if span_mode == "marker" else _mlp(2 * width, width, dropout)
         self.prompt = _mlp(width, width, dropout)
 
     def parts(self, words: Tensor, prompts: Tensor) -> SpanParts:
         """words [n, d], prompts [m, d] -> the parts of the textbook form."""
+        if isinstance(self.span, Linear):
+            w2, b2 = self.span.weight, self.span.bias
+            return SpanParts(self.start(words), self.end(words), None, None, w2, b2, self.prompt(prompts))
         if self.span_mode == "markerV0":
             starts, ends = F.relu(self.start(words)), F.relu(self.end(words))
         else:
@@ -130,10 +145,12 @@ class SpanHead(nn.Module):
 
     def pack(self, dtype: str) -> None:
         """Pack the linear layers for inference ("fp32" or "int8"), with the ReLUs that follow them."""
-        for name in ("start", "end") if self.span_mode == "markerV0" else ():
-            setattr(self, name, _packed_mlp(self.get_submodule(name), dtype, "relu"))
+        for name in ("start", "end") if self.span_mode != "ffn" else ():
+            last = "relu" if self.span_mode == "markerV0" else "none"
+            setattr(self, name, _packed_mlp(self.get_submodule(name), dtype, last))
         self.prompt = _packed_mlp(self.prompt, dtype, "none")
-        self.span = _PackedSpan(self.span, self.width, dtype)
+        if self.span_mode != "marker":  # whose span layer meets only types
+            self.span = _PackedSpan(self.span, self.width, dtype)
 
     def factors(self, words: Tensor, prompts: Tensor) -> SpanFactors:
         """words [n, d], prompts [m, d] -> the first Linear once a word, the second beside the types: a, b [n, 4d]."""
@@ -142,6 +159,8 @@ class SpanHead(nn.Module):
             span = self.span
             return SpanFactors(span.start(starts), span.end(ends), span.w2, span.b2, self.prompt(prompts))
         starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
+        if w1 is None:
+            return SpanFactors(F.pad(starts, (0, self.width)), F.pad(ends, (self.width, 0)), w2, b2, q)
         w1_start, w1_end = w1.chunk(2, dim=1)  # its gradient is one concatenation; two slices' are zeros and sums
         return SpanFactors(F.linear(starts, w1_start, b1), F.linear(ends, w1_end), w2, b2, q)
 

@@ -24,7 +24,7 @@ from glimodern.bi_encoder import (
     label_entities,
     stored_labels,
 )
-from glimodern.checkpoint import ModelConfig, read_checkpoint, write_checkpoint
+from glimodern.checkpoint import CONFIG_FILE, Checkpoint, ModelConfig, read_checkpoint, to_public, write_checkpoint
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.encoder.attention import Packing
 from glimodern.encoder.packed_linear import PackedLinear, measured_inputs
@@ -42,6 +42,7 @@ from glimodern.inference import (
     resolve_batch_tokens,
 )
 from glimodern.labels import LabelVectors
+from glimodern.pooling import pool_subtokens
 from glimodern.precision import (
     CANARY_LABELS,
     CANARY_TEXTS,
@@ -51,13 +52,12 @@ from glimodern.precision import (
     compare_answers,
 )
 from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
-from glimodern.text import Word, split_words
+from glimodern.tensors import check_fit, first_line
+from glimodern.text import Word, WordSplitter, word_splitter
 from glimodern.transfer import to_device
 
 Labels = Sequence[str] | Iterable[Sequence[str]]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Parameters that public checkpoints may lack or hold in excess without any effect on the scores.
-_IGNORED_PARAMETERS = (".pooler.", ".position_ids", ".inv_freq")
 
 
 class Entities(list[dict[str, Any]]):
@@ -100,7 +100,9 @@ class HeadOptions(TypedDict, total=False):
     hidden_size: int | None
     """Width d; None: the encoder's."""
     span_mode: str
-    """"markerV0" or "ffn" ("markerV0")."""
+    """"markerV0", "marker" or "ffn" ("markerV0")."""
+    subtoken_pooling: str
+    """Which sub-tokens make a word's vector: "first", "last", "mean" or "max" ("first")."""
     max_width: int
     """Longest span in words, K (12)."""
     max_len: int | None
@@ -160,6 +162,7 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
                 max_width=config.max_width,
                 max_words=config.max_len,
                 max_tokens=limit,
+                subtoken_pooling=config.subtoken_pooling,
                 ids=config.vocab_size,
             )
         else:
@@ -171,6 +174,7 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
                 max_words=config.max_len,
                 max_tokens=limit,
                 embed_ent_token=config.embed_ent_token,
+                subtoken_pooling=config.subtoken_pooling,
             )
         self._types = TypeCache()
         self.encoder_frozen = False
@@ -224,6 +228,7 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
             vocab_size=vocab_size,
             model_name=name,
             span_mode=head.get("span_mode", "markerV0"),
+            subtoken_pooling=head.get("subtoken_pooling", "first"),
             max_width=head.get("max_width", 12),
             max_len=head.get("max_len") or min(encoder.max_length or 8192, 8192),
             max_types=head.get("max_types", 25),
@@ -268,8 +273,8 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         encoder_config = {**stored.config.encoder_config, "vocab_size": stored.config.vocab_size}
         config = replace(stored.config, encoder_config=encoder_config)
         labels = stored_labels(config, stored.labels_tokenizer)
-        model = cls(config, build_encoder(encoder_config), stored.tokenizer, labels)
-        model._load_state(stored.state, os.fspath(path_or_hub_id))
+        model = cls(config, _encoder_of(stored, encoder_config), stored.tokenizer, labels)
+        model._load_state(stored)
         model.source = (os.fspath(path_or_hub_id), stored.folder)
         model.cuda_graphs = cuda_graphs
         model.eval()
@@ -319,22 +324,10 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         self.head.pack(dtype)
         self.packed_dtype = dtype
 
-    def _load_state(self, state: dict[str, Tensor], source: str) -> None:
-        own = self.state_dict()
-        for name, tensor in state.items():
-            if name in own and own[name].shape != tensor.shape:
-                raise ValueError(
-                    f"{source}: tensor {name}: wanted shape {tuple(own[name].shape)} by the config, "
-                    f"got {tuple(tensor.shape)}; config and weights are not of one model"
-                )
-        missing = [n for n in own if n not in state and not any(part in n for part in _IGNORED_PARAMETERS)]
-        extra = [n for n in state if n not in own and not any(part in n for part in _IGNORED_PARAMETERS)]
-        if missing or extra:
-            raise ValueError(
-                f"{source}: weights do not fit the config: missing {missing[:4]} ({len(missing)} in all), "
-                f"unknown {extra[:4]} ({len(extra)} in all)"
-            )
-        self.load_state_dict(state, strict=False)
+    def _load_state(self, stored: Checkpoint) -> None:
+        own, read = to_public(self.state_dict()), to_public(stored.state)
+        check_fit(own, read, stored.weights, stored.config.vocab_size)
+        self.load_state_dict(stored.state, strict=False)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a checkpoint that this package and the public one load; it appears whole or not at all."""
@@ -412,15 +405,18 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
     def _encode_texts(self, batch: PackedBatch, types: Tensor, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
         """Word vectors [n, d], and those of the tokens that ask the types [m]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            rows = torch.cat([batch.word_index.clamp(min=0), types])
+            tokens = batch.word_index.clamp(min=0) if batch.subtoken_index is None else batch.subtoken_index
+            rows = torch.cat([tokens, types])
             if packing is None:
                 hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen, rows, batch.token_offsets)
             else:
                 hidden = self.encoder.encode(batch.input_ids, packing, rows)
-        words, prompts = hidden.split([len(batch.word_index), len(types)])
+        words, prompts = hidden.split([len(tokens), len(types)])
         if "projection" in self._modules:
             words, prompts = self.projection(words), self.projection(prompts)
-        if batch.has_missing_words:
+        if batch.subtoken_counts is not None:
+            words = pool_subtokens(words, batch.subtoken_counts, self.config.subtoken_pooling)
+        elif batch.has_missing_words:
             words = words.masked_fill((batch.word_index < 0)[:, None], 0.0)
         if "rnn" in self._modules and self.labels is None:
             words = self.rnn.run_packed(words, batch.word_offsets or (0,))
@@ -443,7 +439,8 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
                 "GLiModern.from_pretrained(..., trainable=True)"
             )
         words, prompts = self.encode(batch)
-        width, dropout_p = self.config.max_width, self.config.dropout if self.training else 0.0
+        width = self.config.max_width
+        dropout_p = self.config.dropout if self.training and self.head.drops_spans else 0.0
         seed = int(torch.randint(2**31, (1,))) if dropout_p else 0
         if fused:
             return ops.span_loss(
@@ -623,7 +620,7 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         texts = [texts] if isinstance(texts, str) else texts
         pairs = self._pair(texts, labels, label_vectors)
         split: deque[tuple[str, list[Word]]] = deque()  # of the texts that are on their way
-        asked = _ask(pairs, split)
+        asked = _ask(pairs, split, word_splitter(self.config.words_splitter_type))
         stream = self._find(asked, Search(threshold, flat, multi_label), batch_tokens, label_vectors)
         results = (_with_offsets(*split.popleft(), found) for found in stream)
         total = len(texts) if isinstance(texts, Sequence) else None
@@ -658,11 +655,23 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         return self.source[0] if self.source is not None else self.config.model_name or "a model of this session"
 
 
-def _ask(pairs: Iterable[tuple[str, list[str]]], split: deque[tuple[str, list[Word]]]) -> Iterator[Asked]:
+def _encoder_of(stored: Checkpoint, config: dict[str, Any]) -> Encoder:
+    try:
+        return build_encoder(config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{stored.weights.with_name(CONFIG_FILE)}: encoder_config: wanted a config that an encoder can be built "
+            f"from, got model_type {config.get('model_type')!r} and: {first_line(error) or type(error).__name__}"
+        ) from error
+
+
+def _ask(
+    pairs: Iterable[tuple[str, list[str]]], split: deque[tuple[str, list[Word]]], splitter: WordSplitter
+) -> Iterator[Asked]:
     for i, (text, labels) in enumerate(pairs):
         if not isinstance(text, str):
             raise TypeError(f"texts[{i}]: wanted a string, got {type(text).__name__}")
-        words = split_words(text)
+        words = splitter(text)
         split.append((text, words))
         yield Asked([word.text for word in words], labels)
 

@@ -33,8 +33,10 @@ class PackedBatch:
     """b texts, N tokens, n words and m entity types, packed; tensors on one device.
 
     input_ids int64 [N]; cu_seqlens, cu_words, cu_types int32 [b + 1]; word_index int64 [n], the token whose hidden
-    state is the word's vector, -1 for a word the tokenizer turns into nothing (its vector is zero); type_index int64
-    [m]; positives int32 [P, 3], distinct rows (word, width - 1, type), counted in the whole batch.
+    state is the word's vector (its first, if its sub-tokens are pooled), -1 for a word the tokenizer turns into nothing
+    (its vector is zero); type_index int64 [m]; positives int32 [P, 3], distinct rows (word, width - 1, type), counted
+    in the whole batch. subtoken_index int64 [s], all tokens of all words, and subtoken_counts int64 [n], tokens of each
+    word: None unless sub-tokens are pooled.
     token_offsets, word_offsets: cu_seqlens and cu_words on the host, where whoever asks need not wait for a device.
     words_cut: per text, how many words at its end did not fit. entities_lost: gold entities that the batch cannot
     hold (wider than max_width, or cut off).
@@ -51,6 +53,8 @@ class PackedBatch:
     words_cut: tuple[int, ...] = ()
     entities_lost: int = 0
     has_missing_words: bool = False
+    subtoken_index: Tensor | None = None
+    subtoken_counts: Tensor | None = None
     token_offsets: tuple[int, ...] | None = None
     word_offsets: tuple[int, ...] | None = None
 
@@ -93,7 +97,8 @@ class PromptPacker:
 
     A pre-split word is tokenised by itself, whatever stands around it, so texts and prompts are tokenised apart, and
     the prompts kept. max_words: a text's words beyond this are cut (a checkpoint's `max_len`). max_tokens: what the
-    encoder takes, prompt and special tokens included; None for no limit.
+    encoder takes, prompt and special tokens included; None for no limit. subtoken_pooling: which tokens of a word make
+    its vector (see glimodern.pooling).
     """
 
     asks_in_text = True  # the labels stand in the text and take their share of its tokens
@@ -108,6 +113,7 @@ class PromptPacker:
         max_words: int,
         max_tokens: int | None,
         embed_ent_token: bool = True,
+        subtoken_pooling: str = "first",
     ) -> None:
         missing = [token for token in (ent_token, sep_token) if tokenizer.token_to_id(token) is None]
         if missing:
@@ -124,6 +130,7 @@ class PromptPacker:
         self.max_words = max_words
         self.max_tokens = max_tokens
         self.embed_ent_token = embed_ent_token
+        self.subtoken_pooling = subtoken_pooling
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self._before, self._after = self._special_tokens()
@@ -200,6 +207,7 @@ class PromptPacker:
         ids: list[IntArray] = [_NONE]
         token_counts, word_counts, type_counts = [], [], []
         word_index, type_index, words_cut = [_NONE], [_NONE], []
+        subtoken_index, subtoken_counts = [_NONE], [_NONE]
         positives: set[tuple[int, int, int]] = set()
         first_token = first_word = first_type = lost = 0
         for i, (text, labels) in enumerate(zip(texts, types, strict=True)):
@@ -208,7 +216,15 @@ class PromptPacker:
             words, before = len(starts), len(self._before) + first_token
             ids += [self._before, prompt.ids, body, self._after]
             type_index.append(prompt.types + before)
-            word_index.append(np.where(starts < 0, -1, starts + before + len(prompt.ids)))
+            chosen = starts
+            if self.subtoken_pooling != "first":
+                counts = _subtoken_counts(starts, len(body))
+                if self.subtoken_pooling == "last":
+                    chosen = starts + np.maximum(counts - 1, 0)
+                else:
+                    subtoken_index.append(np.arange(len(body)) + before + len(prompt.ids))
+                    subtoken_counts.append(counts)
+            word_index.append(np.where(starts < 0, -1, chosen + before + len(prompt.ids)))
             words_cut.append(text.words - words)
             if entities is not None:
                 lost += self._add_positives(positives, entities[i], labels, words, first_word, first_type)
@@ -219,6 +235,7 @@ class PromptPacker:
             first_word += words
             first_type += len(labels)
         packed_words = np.concatenate(word_index)
+        pooled = self.subtoken_pooling in ("mean", "max")
         return PackedBatch(
             input_ids=torch.from_numpy(np.concatenate(ids)),
             cu_seqlens=_int32_offsets(token_counts),
@@ -231,6 +248,8 @@ class PromptPacker:
             words_cut=tuple(words_cut),
             entities_lost=lost,
             has_missing_words=bool((packed_words < 0).any()),
+            subtoken_index=torch.from_numpy(np.concatenate(subtoken_index)) if pooled else None,
+            subtoken_counts=torch.from_numpy(np.concatenate(subtoken_counts)) if pooled else None,
         )
 
     def _fit(self, text: TextTokens, prompt: PromptTokens, labels: int) -> tuple[IntArray, IntArray]:
@@ -278,8 +297,21 @@ def _word_starts(encoding: "Encoding", words: int) -> IntArray:
     return starts
 
 
-def load_tokenizer(path: str, **hub_options: Any) -> Any:
-    """transformers' fast tokenizer of a folder or hub name, as it is stored; its Rust half is `.backend_tokenizer`."""
+def _subtoken_counts(starts: IntArray, tokens: int) -> IntArray:
+    """Tokens of each word, from their first ones (-1 for none) and the number of tokens that all words have."""
+    counts = np.zeros(len(starts), dtype=np.int64)
+    present = starts >= 0
+    counts[present] = np.diff(np.append(starts[present], tokens))
+    return counts
+
+
+def load_tokenizer(path: str, *, add_bos_eos: bool = True, **hub_options: Any) -> Any:
+    """transformers' fast tokenizer of a folder or hub name; its Rust half is `.backend_tokenizer`.
+
+    It is as it is stored, but puts its bos and eos tokens, if it has such, around every text: transformers 5 forgets
+    them for some tokenizers, and the public package asks for them (https://github.com/urchade/GLiNER/issues/324), but
+    not for a bi-encoder's labels (add_bos_eos=False).
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, **hub_options)
@@ -288,6 +320,9 @@ def load_tokenizer(path: str, **hub_options: Any) -> Any:
             f"tokenizer of {path!r}: wanted a fast tokenizer (tokenizer.json), got {type(tokenizer).__name__}; "
             "convert it once with transformers' convert_slow_tokenizer and save it"
         )
+    for name in ("bos", "eos") if add_bos_eos else ():
+        if getattr(tokenizer, f"{name}_token_id") is not None and hasattr(tokenizer, f"add_{name}_token"):
+            setattr(tokenizer, f"add_{name}_token", True)
     return tokenizer
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glimodern.checkpoint import atomic_folder
+from glimodern.files import atomic_folder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

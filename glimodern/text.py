@@ -7,7 +7,9 @@ Pattern: the `whitespace` splitter of https://github.com/urchade/GLiNER.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 _WORD = re.compile(r"\w+(?:[-_]\w+)*|\S")
@@ -26,3 +28,25 @@ def split_words(text: str) -> list[Word]:
     if not isinstance(text, str):
         raise TypeError(f"text: wanted a str, got {type(text).__name__}; pass one text at a time")
     return [Word(match.group(), match.start(), match.end()) for match in _WORD.finditer(text)]
+
+
+WordSplitter = Callable[[str], list[Word]]
+
+
+@functools.cache
+def word_splitter(kind: str) -> WordSplitter:
+    """The splitter that a checkpoint's `words_splitter_type` names: "whitespace" (split_words) or "spacy" (spaCy's
+    tokenizer for English, white space included, as the public package runs it). ValueError for another."""
+    if kind == "whitespace":
+        return split_words
+    if kind != "spacy":
+        raise ValueError(
+            f"words_splitter_type: wanted 'whitespace' or 'spacy', got {kind!r}: not supported, because its words come "
+            "from another package; split the text with it and call predict_words"
+        )
+    try:
+        import spacy
+    except ImportError as error:
+        raise ValueError("words_splitter_type: 'spacy' wants the package spacy, got none; pip install spacy") from error
+    tokenize = spacy.blank("en")
+    return lambda text: [Word(token.text, token.idx, token.idx + len(token.text)) for token in tokenize(text)]

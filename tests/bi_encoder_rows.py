@@ -36,6 +36,9 @@ ROWS = (
     Row("BERT, RoBERTa on labels (positions from 2)", ("bert", 48), ("roberta", 48), 48),
     Row("DeBERTa, DistilBERT on labels", ("deberta-v2", 48), ("distilbert", 48), 48),
     Row("ModernBERT, MPNet on labels, pytorch_model.bin", ("modernbert", 48), ("mpnet", 48), 48, {}, False),
+    Row("span_mode marker", ("modernbert", 48), ("bert", 32), 48, {"span_mode": "marker"}),
+    Row("subtoken_pooling mean", ("modernbert", 48), ("bert", 32), 64, {"subtoken_pooling": "mean"}),
+    Row("bos and eos of labels forgotten", ("modernbert", 48), ("bert", 48), 48, {"bos": True}),
     Row("max_width 5, max_len 10", ("modernbert", 48), ("bert", 48), 48, {"max_width": 5, "max_len": 10}),
 )
 
@@ -54,13 +57,22 @@ def encoder_config(kind: str, width: int, vocab_size: int) -> Any:
     return AutoConfig.for_model(kind, vocab_size=vocab_size, **special, **sizes, **more)
 
 
-def save_encoder(folder: Path, kind: str, width: int, vocab_size: int) -> Any:
-    """A tiny encoder with random weights and its tokenizer, as transformers stores them; returns the config."""
-    from transformers import AutoModel
+def save_encoder(folder: Path, kind: str, width: int, vocab_size: int, bos: bool = False) -> Any:
+    """A tiny encoder with random weights and its tokenizer, as transformers stores them; returns the config.
+
+    bos: the tokenizer has bos and eos tokens that it does not put around a text, as transformers 5 reads some.
+    """
+    from transformers import AutoModel, PreTrainedTokenizerFast
 
     from glimodern.demo import train_tokenizer
 
     tokenizer = train_tokenizer([text.split() for text in CANARY_TEXTS], LABELS, vocab_size)
+    if bos:
+        backend = tokenizer.backend_tokenizer
+        backend.post_processor = None
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend, bos_token="[CLS]", eos_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]"
+        )
     tokenizer.model_max_length = 128
     tokenizer.save_pretrained(folder)
     config = encoder_config(kind, width, len(tokenizer))
@@ -82,8 +94,8 @@ def public_model(row: Row, folder: Path) -> Any:
     from gliner.config import GLiNERConfig
 
     text = save_encoder(folder / "text", *row.text, vocab_size=400)
-    labels = save_encoder(folder / "labels", *row.labels, vocab_size=330)
     options = {"max_width": 12, "max_len": 384, "num_rnn_layers": 0, **row.options}
+    labels = save_encoder(folder / "labels", *row.labels, vocab_size=330, bos=options.pop("bos", False))
     config = GLiNERConfig(
         model_name=str(folder / "text"), encoder_config=text.to_dict(), labels_encoder=str(folder / "labels"),
         labels_encoder_config=labels.to_dict(), hidden_size=row.hidden_size, dropout=0.1, **options,

@@ -103,7 +103,7 @@ BROKEN = {
     "no prompt token": (without_prompt_tokens, {"vocabulary": "prompt tokens"}),
     "a NaN": (
         lambda f: edit_state(f, **{BIAS: torch.full((128,), torch.nan)}),
-        {"finite weights": BIAS.replace("span_rep_layer.span_rep_layer.out_project", "head.span"), "canary": "finite"},
+        {"finite weights": BIAS, "canary": "finite"},
     ),
     "two faults at once": (
         lambda f: (halve(f / CONFIG), halve(f / WEIGHTS)),

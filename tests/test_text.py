@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimodern.text import Word, split_words
+from glimodern.text import Word, split_words, word_splitter
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,17 @@ def test_a_huge_word_is_one_word() -> None:
 def test_anything_but_a_string_is_refused() -> None:
     with pytest.raises(TypeError, match="text: wanted a str, got list"):
         split_words(["a"])  # type: ignore[arg-type]
+
+
+def test_spacy_splitter_is_gliners():
+    pytest.importorskip("spacy", reason="needs the package spacy")
+    tokenizer = pytest.importorskip("gliner.data_processing.tokenizer", reason="needs the extra peers (gliner)")
+    text = "She didn't fly to the U.K.  (state-of-the-art, €3.5m)\non 3/11/2019."
+    assert word_splitter("spacy")(text) == [Word(*word) for word in tokenizer.WordsSplitter("spacy")(text)]
+    assert word_splitter("spacy") is word_splitter("spacy")
+
+
+def test_other_splitters():
+    assert word_splitter("whitespace") is split_words
+    with pytest.raises(ValueError, match="words_splitter_type: wanted .*, got 'jieba'.*predict_words"):
+        word_splitter("jieba")

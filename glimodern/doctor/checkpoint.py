@@ -29,7 +29,7 @@ def check_checkpoint(checks: Checks, model: str) -> None:
     checks.run("config", lambda folder: _config(folder, hub=folder != Path(model)), _AGAIN, needs=("folder",))
     checks.run("weights", _weights, _AGAIN, needs=("folder",))
     checks.run("finite weights", _finite, _TRAIN, needs=("weights",))
-    checks.run("shapes", _shapes, _ONE_MODEL, needs=("config", "weights"))
+    checks.run("shapes", _shapes, _ONE_MODEL, needs=("folder", "config", "weights"))
     checks.run("tokenizer", _tokenizer, _COPY, needs=("folder",))
     checks.run("vocabulary", _vocabulary, _ONE_MODEL, needs=("config", "tokenizer"))
     checks.run("loads", _loads, _AGAIN, needs=("folder", "shapes", "vocabulary"))
@@ -60,9 +60,9 @@ def _config(folder: Path, *, hub: bool) -> tuple[ModelConfig, str]:
 
 
 def _weights(folder: Path) -> tuple[dict[str, Tensor], str]:
-    from glimodern.checkpoint import read_state
+    from glimodern.tensors import read_tensors, weights_file
 
-    state = read_state(folder)
+    state = read_tensors(weights_file(folder))
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
     numbers = sum(tensor.numel() for tensor in state.values())
     return state, f"{len(state)} tensors, {numbers:,} numbers in {', '.join(kinds)}"
@@ -80,17 +80,21 @@ def _finite(state: dict[str, Tensor]) -> tuple[None, str]:
     return None, "no NaN and no infinity"
 
 
-def _shapes(config: ModelConfig, state: dict[str, Tensor]) -> tuple[None, str]:
+def _shapes(folder: Path, config: ModelConfig, state: dict[str, Tensor]) -> tuple[None, str]:
     """The config's model on the meta device, which has shapes but no numbers, takes the tensors or says which not."""
     import torch
 
+    from glimodern.checkpoint import to_public
     from glimodern.encoder import build_encoder
     from glimodern.model import GLiModern
+    from glimodern.tensors import check_fit, weights_file
 
+    if config.class_token_index == -1:
+        return None, "left to loading, which adds the prompt tokens (class_token_index -1)"
     with torch.device("meta"):
         encoder = build_encoder({**config.encoder_config, "vocab_size": config.vocab_size})
         model = GLiModern(config, encoder, _stand_in_tokenizer(config))
-    model._load_state({name: tensor.to("meta") for name, tensor in state.items()}, "weights")
+    check_fit(to_public(model.state_dict()), state, weights_file(folder), config.vocab_size)
     return None, f"{len(state)} tensors are those of the config"
 
 
@@ -117,12 +121,14 @@ def _tokenizer(folder: Path) -> tuple[Any, str]:
 
 
 def _vocabulary(config: ModelConfig, tokenizer: Any) -> tuple[None, str]:
+    if config.class_token_index == -1:
+        return None, "left to loading, which adds the prompt tokens (class_token_index -1)"
     known = tokenizer.get_vocab()
     missing = [token for token in (config.ent_token, config.sep_token) if token not in known]
     if missing:
         raise CheckError(f"wanted the prompt tokens {missing} in the tokenizer, got {len(known):,} others", _ONE_MODEL)
     index, last = known[config.ent_token], max(known.values())
-    if config.class_token_index not in (-1, index):
+    if config.class_token_index != index:
         wanted = f"wanted the id of {config.ent_token!r} in the tokenizer ({index})"
         raise CheckError(f"class_token_index: {wanted}, got {config.class_token_index}", _ONE_MODEL)
     if last >= config.vocab_size:

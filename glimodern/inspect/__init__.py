@@ -18,7 +18,7 @@ from glimodern.decode import decode_batch
 from glimodern.inference import check_labels
 from glimodern.inspect.spans import Span, TypeSpans, rank_spans
 from glimodern.inspect.stages import Stage, Watch, operators_of
-from glimodern.text import split_words
+from glimodern.text import word_splitter
 
 if TYPE_CHECKING:
     from glimodern.model import GLiModern
@@ -115,7 +115,7 @@ def inspect(
     threshold, flat, multi_label as in `predict`. top: best spans kept per type; entities are kept whatever their rank.
     Raises TypeError and ValueError as `predict` does, and ValueError for a text without words and for no labels.
     """
-    words, asked = split_words(text), check_labels(labels)
+    words, asked = word_splitter(model.config.words_splitter_type)(text), check_labels(labels)
     if not words:
         raise ValueError(f"text: wanted at least one word, got {text!r}")
     if not asked:
@@ -187,7 +187,8 @@ def inspect(
 def _tokens(packer: PromptPacker, batch: PackedBatch, words: list[str], labels: list[str]) -> list[Token]:
     """The batch's tokens, each with what it stands for."""
     ids: list[int] = batch.input_ids.tolist()
-    vectors = {*batch.word_index.tolist(), *batch.type_index.tolist()}
+    read = batch.word_index if batch.subtoken_index is None else batch.subtoken_index
+    vectors = {*read.tolist(), *batch.type_index.tolist()}
     prompt, body = packer.tokenizer.encode_batch(
         [packer.prompt_words(labels), words[: packer.max_words]], is_pretokenized=True, add_special_tokens=False
     )

@@ -72,7 +72,7 @@ class Watch:
             if isinstance(x, Tensor):
                 values = x.tolist() if 0 < x.numel() <= _SHOWN else ""
                 self._tensor("PackedBatch", field.name, x, str(values))
-            else:
+            elif x is not None:
                 self.stages.append(Stage("PackedBatch", field.name, (), type(x).__name__, str(x)))
 
     def vectors(self, words: Tensor, prompts: Tensor) -> None:

@@ -141,8 +141,8 @@ def span_loss(
 def textbook_scores(
     starts: Tensor,
     ends: Tensor,
-    w1: Tensor,
-    b1: Tensor,
+    w1: Tensor | None,
+    b1: Tensor | None,
     w2: Tensor,
     b2: Tensor,
     q: Tensor,
@@ -155,7 +155,8 @@ def textbook_scores(
     """The head before the fold, span vectors materialised: S = W2 . drop(relu(W1 . [start_i | end_j] + b1)) + b2.
 
     starts, ends [n, d], w1 [H, 2d], b1 [H], w2 [d, H], b2 [d], q [m, d] -> logits laid out as span_scores' are, with
-    the same dropout mask. Stores [spans, H] and [spans, d]: this is what the fold is measured against.
+    the same dropout mask; w1 None: the identity, with H = 2d and no b1. Stores [spans, H] and [spans, d]: this is what
+    the fold is measured against.
     """
     blocks = []
     word_bounds, type_bounds = cu_words.tolist(), cu_types.tolist()
@@ -167,7 +168,7 @@ def textbook_scores(
         last = first + torch.arange(max_width, device=starts.device)[None, :]
         inside = last < words
         pair = torch.cat([starts[w0:w1_][first[inside]], ends[w0:w1_][last[inside]]], dim=-1)
-        hidden = torch.relu(torch.nn.functional.linear(pair, w1, b1))
+        hidden = torch.relu(pair if w1 is None else torch.nn.functional.linear(pair, w1, b1))
         if dropout_p > 0.0:
             rows = w0 * max_width + torch.arange(words * max_width, device=starts.device).view(words, max_width)[inside]
             keep = dropout_keep(rows, hidden.shape[1], dropout_p, seed)
