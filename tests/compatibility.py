@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ("checkpoint_rows", "bi_encoder_section", "refused_rows")
+SECTIONS = ("checkpoint_rows", "bi_encoder_section", "encoder_section", "refused_rows")
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "COMPATIBILITY.md"
 HEAD = """# Compatibility
 
@@ -36,7 +36,7 @@ class Section:
     """A table of the document.
 
     columns name the rows' cells, measured what `measure` gives for a row and an empty folder; it raises AssertionError
-    where the two packages do not agree. notes stand under the table.
+    where the two packages do not agree. notes stand under the table. needs: the package that `measure` compares with.
     """
 
     title: str
@@ -46,6 +46,7 @@ class Section:
     rows: tuple[Row, ...]
     measure: Callable[[Row, Path], tuple[str, ...]]
     notes: str = ""
+    needs: str = "gliner"
 
 
 def sections() -> list[Section]:
