@@ -291,9 +291,12 @@ def test_dtypes(folder, model, dtype):
     assert all_scores(other, LABELS, vectors).keys() == all_scores(model, LABELS).keys()
 
 
-def test_int8_packs_both_encoders_and_asks_the_canary(folder):
+def test_int8_packs_both_encoders_and_asks_the_canary(folder, monkeypatch):
     pytest.importorskip("glimodern._C", reason="needs the extension")
-    with pytest.warns(UserWarning, match="that is under 97 %"):
+    from glimodern import model as module
+
+    monkeypatch.setattr(module, "LEAST_AGREEMENT", 1.01)
+    with pytest.warns(UserWarning, match="that is under 101 %"):
         model = GLiModern.from_pretrained(folder / "model", dtype="int8")
     kinds = [type(m).__name__ for m in (*model.encoder.modules(), *model.labels.modules())]
     assert kinds.count("PackedLinear") > 0

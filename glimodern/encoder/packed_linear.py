@@ -21,6 +21,8 @@ def measured_inputs(model: nn.Module) -> Iterator[None]:
     """While it lasts, what the model's linear layers are given is watched: fp32 [inputs], the largest |x| of each."""
 
     def watch(linear: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if not arguments[0].numel():
+            return
         sizes = arguments[0].detach().float().abs().flatten(0, -2).amax(0)
         before = getattr(linear, _INPUT_SIZES, None)
         setattr(linear, _INPUT_SIZES, sizes if before is None else torch.maximum(before, sizes))
