@@ -27,6 +27,7 @@ from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.encoder.linear import Linear
 from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
+from glimodern.hub import HubAccess
 from glimodern.labels import LabelVectors
 from glimodern.prompt import Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens, load_tokenizer, token_limit
 
@@ -274,9 +275,10 @@ def _runs(batch: LabelBatch) -> Iterator[tuple[tuple[int, int], tuple[int, int],
             first = text + 1
 
 
-def fresh_labels(path_or_hub_id: str, width: int) -> LabelEncoder:
+def fresh_labels(path_or_hub_id: str, width: int, hub: HubAccess) -> LabelEncoder:
     """A pretrained label encoder with its tokenizer, of a folder or hub name."""
-    return LabelEncoder(load_encoder(path_or_hub_id), load_tokenizer(path_or_hub_id, add_bos_eos=False), width)
+    tokenizer = load_tokenizer(path_or_hub_id, add_bos_eos=False, **hub.options())
+    return LabelEncoder(load_encoder(path_or_hub_id, hub), tokenizer, width)
 
 
 def stored_labels(config: ModelConfig, tokenizer: Any) -> LabelEncoder | None:

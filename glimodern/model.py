@@ -17,7 +17,16 @@ from glimodern.checkpoint import ModelConfig, read_checkpoint, to_public, write_
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.gliner_api import GlinerApi
 from glimodern.hub import HubAccess, HubApi
-from glimodern.inference import Asked, Found, Search, check_labels, find_entities, resolve_batch_tokens
+from glimodern.inference import (
+    Asked,
+    Found,
+    Search,
+    activation_bytes,
+    check_labels,
+    check_threshold,
+    find_entities,
+    resolve_batch_tokens,
+)
 from glimodern.labels import LabelVectors
 from glimodern.loading import DTYPES, encoder_of, make_ready, resolve_dtype
 from glimodern.network import SpanNetwork
@@ -73,22 +82,24 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         """A pretrained encoder with its tokenizer, the two prompt tokens added, and a fresh head.
 
         With labels_encoder, a bi-encoder: that one reads the labels, and no prompt tokens are added.
-        revision, cache_dir, token, local_files_only: as of from_pretrained.
+        revision (of the text encoder), cache_dir, token, local_files_only: as of from_pretrained.
         """
         name, hub = os.fspath(path_or_hub_id), HubAccess(revision, cache_dir, token, local_files_only)
-        return cls._fresh(load_encoder(name, hub), load_tokenizer(name, **hub.options()), name, head)
+        return cls._fresh(load_encoder(name, hub), load_tokenizer(name, **hub.options()), name, head, hub)
 
     @classmethod
     def from_encoder_config(cls, encoder_config: Any, tokenizer: Any, **head: Unpack[HeadOptions]) -> "GLiModern":
         """The same from an encoder's config, with random weights (from scratch)."""
-        return cls._fresh(build_encoder(encoder_config), tokenizer, "", head)
+        return cls._fresh(build_encoder(encoder_config), tokenizer, "", head, HubAccess())
 
     @classmethod
-    def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadOptions) -> "GLiModern":
+    def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadOptions, hub: HubAccess) -> "GLiModern":
         ent_token, sep_token = "<<ENT>>", "<<SEP>>"
         hidden_size = head.get("hidden_size") or encoder.hidden_size
         labels_encoder = head.get("labels_encoder")
-        labels = None if labels_encoder is None else fresh_labels(labels_encoder, hidden_size)
+        labels = None
+        if labels_encoder is not None:
+            labels = fresh_labels(labels_encoder, hidden_size, replace(hub, revision=None))
         if labels is None:
             vocab_size = add_prompt_tokens(tokenizer, [ent_token, sep_token])
             encoder.resize_token_embeddings(vocab_size)
@@ -230,11 +241,9 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         label_vectors: LabelVectors | None = None,
     ) -> Iterator[Found]:
         """The entities of every text, in order; at the end one warning if any was cut."""
-        if not 0.0 <= search.threshold <= 1.0:
-            raise ValueError(f"threshold: wanted a probability in [0, 1], got {search.threshold!r}")
+        check_threshold(search.threshold)
         weight = next(self.parameters())
-        bytes_per_token = 40 * self.config.hidden_size * weight.element_size()  # of activations, about
-        tokens = resolve_batch_tokens(batch_tokens, weight.device, bytes_per_token)
+        tokens = resolve_batch_tokens(batch_tokens, weight.device, activation_bytes(weight, self.config.hidden_size))
         candidates = self._candidates
         if label_vectors is not None:
             candidates = partial(self._candidates, label_vectors=label_vectors)

@@ -44,7 +44,7 @@ def pair_texts(
 def split_texts(
     pairs: Iterable[tuple[str, list[str]]], split: deque[tuple[str, list[Word]]], splitter: WordSplitter
 ) -> Iterator[Asked]:
-    """Texts split into words; a copy of what each was split into is left in `split`, in order."""
+    """What `inference` is asked; each text with its words is left in `split`, until its entities come."""
     for i, (text, labels) in enumerate(pairs):
         if not isinstance(text, str):
             raise TypeError(f"texts[{i}]: wanted a string, got {type(text).__name__}")
