@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from glimodern import ops
 from glimodern.checkpoint import ModelConfig
-from glimodern.encoder import Encoder
+from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.encoder.linear import Linear
 from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
+from glimodern.hub import HubAccess
 from glimodern.labels import LabelVectors
-from glimodern.prompt import Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens
+from glimodern.prompt import Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens, load_tokenizer, token_limit
 
 _NONE = np.empty(0, dtype=np.int64)
 _CHUNK_TOKENS = 2048  # of labels that are encoded at a time
@@ -100,9 +101,9 @@ class LabelEncoder(nn.Module):
         backend = tokenizer.backend_tokenizer
         self._tokens = type(backend).from_str(backend.to_str())  # its own: whoever shares one can switch truncation
         self._tokens.no_padding()
-        limits = [limit for limit in (encoder.max_length, tokenizer.model_max_length) if limit is not None]
-        if limits and min(limits) < 2**30:
-            self._tokens.enable_truncation(min(limits))
+        limit = token_limit(tokenizer, encoder.max_length)
+        if limit is not None:
+            self._tokens.enable_truncation(limit)
         self.sealed: str | None = None  # the fingerprint of weights that stay as they are
 
     def forward(self, labels: Sequence[str]) -> Tensor:
@@ -274,18 +275,14 @@ def _runs(batch: LabelBatch) -> Iterator[tuple[tuple[int, int], tuple[int, int],
             first = text + 1
 
 
-def fresh_labels(path_or_hub_id: str, width: int) -> LabelEncoder:
+def fresh_labels(path_or_hub_id: str, width: int, hub: HubAccess) -> LabelEncoder:
     """A pretrained label encoder with its tokenizer, of a folder or hub name."""
-    from glimodern.encoder import load_encoder
-    from glimodern.prompt import load_tokenizer
-
-    return LabelEncoder(load_encoder(path_or_hub_id), load_tokenizer(path_or_hub_id, add_bos_eos=False), width)
+    tokenizer = load_tokenizer(path_or_hub_id, add_bos_eos=False, **hub.options())
+    return LabelEncoder(load_encoder(path_or_hub_id, hub), tokenizer, width)
 
 
 def stored_labels(config: ModelConfig, tokenizer: Any) -> LabelEncoder | None:
     """The label encoder that a checkpoint's config describes, without its weights; None for a uni-encoder."""
-    from glimodern.encoder import build_encoder
-
     if config.labels_encoder_config is None:
         return None
     return LabelEncoder(build_encoder(config.labels_encoder_config), tokenizer, config.hidden_size)

@@ -9,7 +9,6 @@ start), and encoders named later join the table. `compare.json`, the plot
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from glimodern.config import RunConfig, TrainConfig, with_yaml
+from glimodern.files import write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,13 +98,6 @@ def check_settings(config: CompareConfig, output: Path) -> None:
                 "folder, or replace it with --overwrite"
             )
     write_json(path, settings)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """A file that appears whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def measure(config: CompareConfig, encoder: str, output: Path) -> dict[str, Any]:

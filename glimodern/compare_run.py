@@ -12,9 +12,10 @@ import torch
 from accelerate import Accelerator
 
 from glimodern.batches import TrainingBatches
-from glimodern.compare import TRAINING_FIELDS, write_json
+from glimodern.compare import TRAINING_FIELDS
 from glimodern.config import DataConfig, EncoderConfig, OptimConfig, RunConfig, TrainConfig
 from glimodern.data import asked_types
+from glimodern.files import write_json
 from glimodern.model import GLiModern
 from glimodern.runlog import machine, peak_memory, versions
 from glimodern.train import build_model, keep_freed_memory, load_data, optimizer_groups, train

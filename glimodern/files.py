@@ -1,11 +1,32 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_file(file: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name beside `file` to write to, which takes its place when the block ends, and goes when the block raises."""
+    final = Path(file)
+    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, final)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(file: str | os.PathLike[str], content: Any) -> None:
+    """One JSON value, whole or not at all; what JSON has no form for, as text."""
+    with atomic_file(file) as partial:
+        partial.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 @contextmanager

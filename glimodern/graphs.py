@@ -42,7 +42,7 @@ from glimodern.prompt import PackedBatch
 from glimodern.transfer import Field, Layout
 
 if TYPE_CHECKING:
-    from glimodern.model import GLiModern
+    from glimodern.network import SpanNetwork
 
 Outputs = tuple[Tensor, ...]
 
@@ -139,7 +139,7 @@ class Recording(Protocol):
 class Recorder(Protocol):
     """What makes recordings; `CudaRecorder`, or a test's double."""
 
-    def problem(self, model: GLiModern) -> str:
+    def problem(self, model: SpanNetwork) -> str:
         """Why this model cannot be recorded; empty if it can."""
 
     def record(self, run: Callable[[], Outputs]) -> Recording:
@@ -169,7 +169,7 @@ class CudaRecorder:
         self.pool = torch.cuda.graph_pool_handle()
         self.used = torch.cuda.Event()
 
-    def problem(self, model: GLiModern) -> str:
+    def problem(self, model: SpanNetwork) -> str:
         heads, dtype = model.encoder.config.num_attention_heads, next(model.parameters()).dtype
         if takes_flash("cuda", dtype, model.encoder.hidden_size // heads):
             return ""
@@ -239,7 +239,7 @@ class _Weights:
         return "dropout is on" if any(isinstance(m, nn.Dropout) and m.training for m in self.modules) else ""
 
 
-def _problem(model: GLiModern) -> str:
+def _problem(model: SpanNetwork) -> str:
     """Why no recorder can record this model; empty if one might."""
     if not model.encoder.capturable:
         return f"{model.encoder.config.model_type} runs by transformers' own forward pass"
@@ -297,7 +297,7 @@ class GraphCache:
         self._forget()
 
     @torch.no_grad()
-    def factors(self, model: GLiModern, batch: PackedBatch, device: torch.device) -> SpanFactors | None:
+    def factors(self, model: SpanNetwork, batch: PackedBatch, device: torch.device) -> SpanFactors | None:
         """`model.head.factors(*model.encode(batch))` of a batch on the host, by a graph on the model's device; None
         where no graph serves it."""
         if self._failed or device.type != self._device_type or torch.is_autocast_enabled(self._device_type):
@@ -324,7 +324,7 @@ class GraphCache:
             words, types = len(batch.word_index), len(batch.type_index)
             return SpanFactors(a[:words].clone(), b[:words].clone(), w2, b2, q[:types].clone())
 
-    def _start(self, model: GLiModern, device: torch.device) -> None:
+    def _start(self, model: SpanNetwork, device: torch.device) -> None:
         self._drop()
         self._weights = _Weights(model)
         self._recorder = self._make_recorder(device)
@@ -333,7 +333,7 @@ class GraphCache:
             _LOGGER.info("no CUDA graphs for small batches: %s", problem)
         self._usable = not problem
 
-    def _record(self, model: GLiModern, bucket: Bucket, batch: PackedBatch, device: torch.device) -> _Graph | None:
+    def _record(self, model: SpanNetwork, bucket: Bucket, batch: PackedBatch, device: torch.device) -> _Graph | None:
         """The bucket's graph, recorded; None at the bucket's first batch and where recording fails."""
         if bucket not in self._seen or self._recorder is None:
             self._seen.add(bucket)

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glimodern.tensors import PICKLE_FILE, WEIGHTS_FILE
+
 if TYPE_CHECKING:
     from glimodern.checkpoint import ModelConfig
 
 CARD_FILE = "README.md"
 _TAGS = ("glimodern", "gliner", "named-entity-recognition", "zero-shot")
-_PICKLE_FILE = "pytorch_model.bin"
-_SAFE_FILE = "model.safetensors"
 _NAME = re.compile(r"([a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
 # What a checkpoint is read from; not what sub-folders hold, such as ONNX exports.
-_FILES = ("*.json", "*.model", "*.txt", _SAFE_FILE)
+_FILES = ("*.json", "*.model", "*.txt", WEIGHTS_FILE)
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def resolve_folder(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None
     if name.count("/") != 1 or not is_hub_name(name):
         raise FileNotFoundError(f"checkpoint {name!r}: no such folder (and not a hub name of the form owner/name)")
     folder = download_files(name, _FILES, hub, ignored="*/*")
-    if not (folder / _SAFE_FILE).is_file():
-        download_files(name, [_PICKLE_FILE], hub, ignored="*/*")
+    if not (folder / WEIGHTS_FILE).is_file():
+        download_files(name, [PICKLE_FILE], hub, ignored="*/*")
     return folder
 
 

@@ -165,6 +165,11 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
+def activation_bytes(weight: torch.Tensor, width: int) -> int:
+    """Of a token, about: of a model with this head's width d that computes in the weight's dtype."""
+    return 40 * width * weight.element_size()
+
+
 def resolve_batch_tokens(batch_tokens: int | str, device: torch.device, bytes_per_token: int) -> int:
     """Tokens a batch may hold; "auto": what keeps the cores busy, or half of a GPU's free memory."""
     if batch_tokens == "auto":
@@ -180,6 +185,12 @@ def _cuda_batch_tokens(device: torch.device, bytes_per_token: int) -> int:
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     least, most = _CUDA_BATCH_TOKENS
     return min(max((torch.cuda.mem_get_info(device)[0] + cached) // 2 // bytes_per_token, least), most)
+
+
+def check_threshold(threshold: float) -> None:
+    """ValueError for what is no probability."""
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold: wanted a probability in [0, 1], got {threshold!r}")
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:

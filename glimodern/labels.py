@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glimodern.files import atomic_file
+
 _FORMAT = "glimodern label vectors"
 
 
@@ -70,10 +72,8 @@ class LabelVectors:
 
         told = {"format": _FORMAT, "model": self.model, "fingerprint": self.fingerprint}
         told["labels"] = json.dumps(self.labels, ensure_ascii=False)
-        file = Path(path)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_bytes(save({"vectors": self.vectors.detach().cpu().contiguous()}, metadata=told))
-        os.replace(partial, file)
+        with atomic_file(path) as partial:
+            partial.write_bytes(save({"vectors": self.vectors.detach().cpu().contiguous()}, metadata=told))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "LabelVectors":

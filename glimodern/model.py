@@ -1,97 +1,40 @@
-"""GLiModern: encoder, span head and prompt packing as one module, with loading, saving and prediction."""
+"""GLiModern: the network with what is around it: building, loading, saving, and prediction."""
 
 import os
 import sys
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, overload
 
 import torch
-from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from glimodern import ops, reference
-from glimodern.bi_encoder import (
-    LabelBatch,
-    LabelEncoder,
-    TextPacker,
-    TypeCache,
-    fresh_labels,
-    label_entities,
-    stored_labels,
-)
-from glimodern.checkpoint import CONFIG_FILE, Checkpoint, ModelConfig, read_checkpoint, to_public, write_checkpoint
+from glimodern.bi_encoder import LabelEncoder, fresh_labels, stored_labels
+from glimodern.checkpoint import ModelConfig, read_checkpoint, to_public, write_checkpoint
 from glimodern.encoder import Encoder, build_encoder, load_encoder
-from glimodern.encoder.attention import Packing
-from glimodern.encoder.packed_linear import PackedLinear, measured_inputs
 from glimodern.gliner_api import GlinerApi
-from glimodern.graphs import GraphCache
-from glimodern.head import SpanHead
 from glimodern.hub import HubAccess, HubApi
 from glimodern.inference import (
     Asked,
     Found,
     Search,
+    activation_bytes,
     check_labels,
+    check_threshold,
     find_entities,
-    pair_labels,
     resolve_batch_tokens,
 )
 from glimodern.labels import LabelVectors
-from glimodern.pooling import pool_subtokens
-from glimodern.precision import (
-    CANARY_LABELS,
-    CANARY_TEXTS,
-    LEAST_AGREEMENT,
-    PrecisionReport,
-    answers,
-    compare_answers,
-)
-from glimodern.prompt import PackedBatch, PromptPacker, add_prompt_tokens, load_tokenizer
-from glimodern.tensors import check_fit, first_line
-from glimodern.text import Word, WordSplitter, word_splitter
-from glimodern.transfer import to_device
-
-Labels = Sequence[str] | Iterable[Sequence[str]]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Entities(list[dict[str, Any]]):
-    """The entities of one text, dicts with start, end, text, label, score (character offsets, end exclusive).
-
-    words_cut: how many words at the text's end the model did not see, 0 for a text that was read whole.
-    """
-
-    def __init__(self, entities: Sequence[dict[str, Any]] = (), words_cut: int = 0) -> None:
-        super().__init__(entities)
-        self.words_cut = words_cut
-
-    @property
-    def truncated(self) -> bool:
-        return self.words_cut > 0
-
-
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Of activations and of weights that are not packed: "fp32", "bf16", "fp16", "auto" (bf16 where the hardware
-    multiplies it natively, else fp32; "int8" likewise) or a torch dtype."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype in ("auto", "int8"):
-        return torch.bfloat16 if _native_bf16(device) else torch.float32
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype: wanted one of {[*DTYPES, 'int8', 'auto']} or a torch dtype, got {dtype!r}")
-    return DTYPES[dtype]
-
-
-def _native_bf16(device: torch.device) -> bool:
-    if device.type != "cuda":
-        return torch.cpu._is_avx512_bf16_supported()
-    with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+from glimodern.loading import DTYPES, encoder_of, make_ready, resolve_dtype
+from glimodern.network import SpanNetwork
+from glimodern.precision import PrecisionReport, answers, compare_answers
+from glimodern.prediction import Entities, Labels, pair_texts, split_texts, warn_cut, with_offsets
+from glimodern.prompt import add_prompt_tokens, load_tokenizer
+from glimodern.tensors import check_fit
+from glimodern.text import Word, word_splitter
 
 
 class HeadOptions(TypedDict, total=False):
@@ -115,73 +58,13 @@ class HeadOptions(TypedDict, total=False):
     """Folder or hub name of a sentence encoder for the labels; None: they stand in the text (None)."""
 
 
-class WordLstm(nn.LSTM):
-    """The bidirectional LSTM over words that old checkpoints put between encoder and head; packed in, packed out."""
-
-    def __init__(self, width: int, layers: int) -> None:
-        super().__init__(width, width // 2, num_layers=layers, bidirectional=True, batch_first=True)
-
-    def run_packed(self, words: Tensor, offsets: Sequence[int]) -> Tensor:
-        """words [n, d], offsets [b + 1] of the texts in it -> [n, d]; texts without words take no part."""
-        lengths = [end - start for start, end in zip(offsets, offsets[1:], strict=False) if end > start]
-        if not lengths:
-            return words
-        packed = nn.utils.rnn.pack_sequence(words.split(lengths), enforce_sorted=False)
-        texts = nn.utils.rnn.unpack_sequence(self(packed)[0])
-        return torch.cat(texts)
-
-
-class GLiModern(nn.Module, HubApi, GlinerApi):
+class GLiModern(SpanNetwork, HubApi, GlinerApi):
     """GLiNER's span model on any encoder: text and labels in, entities out.
 
     Build one with `from_pretrained` (a checkpoint) or `from_encoder` (a pretrained encoder and a fresh head).
     """
 
-    labels: LabelEncoder | None  # of a bi-encoder
-
-    def __init__(
-        self, config: ModelConfig, encoder: Encoder, tokenizer: Any, labels: LabelEncoder | None = None
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.tokenizer = tokenizer
-        self.encoder = encoder
-        if encoder.hidden_size != config.hidden_size:
-            self.projection = nn.Linear(encoder.hidden_size, config.hidden_size)
-        if config.num_rnn_layers > 0:
-            self.rnn = WordLstm(config.hidden_size, config.num_rnn_layers)
-        self.head = SpanHead(config.hidden_size, config.dropout, config.span_mode)
-        limits = [limit for limit in (encoder.max_length, tokenizer.model_max_length) if limit is not None]
-        limit = min((limit for limit in limits if limit < 2**30), default=None)
-        self.labels = labels
-        if labels is not None:
-            if "rnn" in self._modules:
-                self.rnn.requires_grad_(False)  # it is not run
-            self.packer: PromptPacker = TextPacker(
-                tokenizer.backend_tokenizer,
-                max_width=config.max_width,
-                max_words=config.max_len,
-                max_tokens=limit,
-                subtoken_pooling=config.subtoken_pooling,
-                ids=config.vocab_size,
-            )
-        else:
-            self.packer = PromptPacker(
-                tokenizer.backend_tokenizer,
-                ent_token=config.ent_token,
-                sep_token=config.sep_token,
-                max_width=config.max_width,
-                max_words=config.max_len,
-                max_tokens=limit,
-                embed_ent_token=config.embed_ent_token,
-                subtoken_pooling=config.subtoken_pooling,
-            )
-        self._types = TypeCache()
-        self.encoder_frozen = False
-        self.source: tuple[str, Path] | None = None  # a checkpoint's name, and the folder it was read from
-        self.packed_dtype: str | None = None  # of linear layers that are packed for inference
-        self.cuda_graphs = True  # for small batches on a GPU
-        self._graphs = GraphCache()
+    source: tuple[str, Path] | None = None  # a checkpoint's name, and the folder it was read from
 
     # building, loading, saving
 
@@ -199,22 +82,24 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         """A pretrained encoder with its tokenizer, the two prompt tokens added, and a fresh head.
 
         With labels_encoder, a bi-encoder: that one reads the labels, and no prompt tokens are added.
-        revision, cache_dir, token, local_files_only: as of from_pretrained.
+        revision (of the text encoder), cache_dir, token, local_files_only: as of from_pretrained.
         """
         name, hub = os.fspath(path_or_hub_id), HubAccess(revision, cache_dir, token, local_files_only)
-        return cls._fresh(load_encoder(name, hub), load_tokenizer(name, **hub.options()), name, head)
+        return cls._fresh(load_encoder(name, hub), load_tokenizer(name, **hub.options()), name, head, hub)
 
     @classmethod
     def from_encoder_config(cls, encoder_config: Any, tokenizer: Any, **head: Unpack[HeadOptions]) -> "GLiModern":
         """The same from an encoder's config, with random weights (from scratch)."""
-        return cls._fresh(build_encoder(encoder_config), tokenizer, "", head)
+        return cls._fresh(build_encoder(encoder_config), tokenizer, "", head, HubAccess())
 
     @classmethod
-    def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadOptions) -> "GLiModern":
+    def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadOptions, hub: HubAccess) -> "GLiModern":
         ent_token, sep_token = "<<ENT>>", "<<SEP>>"
         hidden_size = head.get("hidden_size") or encoder.hidden_size
         labels_encoder = head.get("labels_encoder")
-        labels = None if labels_encoder is None else fresh_labels(labels_encoder, hidden_size)
+        labels = None
+        if labels_encoder is not None:
+            labels = fresh_labels(labels_encoder, hidden_size, replace(hub, revision=None))
         if labels is None:
             vocab_size = add_prompt_tokens(tokenizer, [ent_token, sep_token])
             encoder.resize_token_embeddings(vocab_size)
@@ -273,61 +158,16 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         encoder_config = {**stored.config.encoder_config, "vocab_size": stored.config.vocab_size}
         config = replace(stored.config, encoder_config=encoder_config)
         labels = stored_labels(config, stored.labels_tokenizer)
-        model = cls(config, _encoder_of(stored, encoder_config), stored.tokenizer, labels)
-        model._load_state(stored)
+        model = cls(config, encoder_of(stored, encoder_config), stored.tokenizer, labels)
+        check_fit(to_public(model.state_dict()), to_public(stored.state), stored.weights, config.vocab_size)
+        model.load_state_dict(stored.state, strict=False)
         model.source = (os.fspath(path_or_hub_id), stored.folder)
         model.cuda_graphs = cuda_graphs
         model.eval()
         if trainable:
             return model.to(device=where, dtype=plain)
-        model.requires_grad_(False)
-        if labels is not None:
-            labels.seal()
-        if dtype != "int8":
-            if where.type == "cpu" and plain in (torch.float32, torch.bfloat16):
-                model._pack("fp32" if plain == torch.float32 else "bf16")
-            return model.to(device=where, dtype=plain)
-        with measured_inputs(model):
-            exact = answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5)
-        model._pack("int8")
-        model.to(dtype=plain)
-        report = compare_answers("int8", answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5), exact)
-        if report.agreement < LEAST_AGREEMENT:
-            warnings.warn(
-                f"{os.fspath(path_or_hub_id)}: {report}; that is under {100 * LEAST_AGREEMENT:.0f} %. Check it on your "
-                'own texts with check_precision, or load with dtype="fp32" or "bf16"',
-                stacklevel=2,
-            )
+        make_ready(model, where, plain, int8=dtype == "int8")
         return model
-
-    def _pack(self, dtype: str) -> None:
-        """Pack linear layers for inference on CPUs, where there is a kernel for them."""
-        if ops.backend_info("cpu")["linear_packed"]["isa"] in ("", "scalar"):
-            if dtype == "int8":
-                raise ValueError(
-                    "dtype: 'int8' needs the C++ extension on a CPU with AVX2; load with dtype='fp32' "
-                    f"({ops.backend_info('cpu')['linear_packed']['why']})"
-                )
-            return
-        plain = [] if self.encoder.pack(dtype) else [(self.encoder, "encoder")]
-        if self.labels is not None and not self.labels.pack(dtype):
-            plain.append((self.labels.encoder, "label encoder"))
-        if dtype == "int8":
-            for encoder, name in plain:
-                warnings.warn(
-                    f"dtype: the layers of {encoder.config.model_type} are not known to pack, so the {name} is not "
-                    "quantised, only the rest is in int8",
-                    stacklevel=3,
-                )
-        if "projection" in self._modules:
-            self.projection = PackedLinear(self.projection, dtype)  # type: ignore[assignment]
-        self.head.pack(dtype)
-        self.packed_dtype = dtype
-
-    def _load_state(self, stored: Checkpoint) -> None:
-        own, read = to_public(self.state_dict()), to_public(stored.state)
-        check_fit(own, read, stored.weights, stored.config.vocab_size)
-        self.load_state_dict(stored.state, strict=False)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a checkpoint that this package and the public one load; it appears whole or not at all."""
@@ -337,10 +177,6 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer, labels_tokenizer)
 
     @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
     def dtype_name(self) -> str:
         """What the model computes in: "fp32", "bf16", "fp16" or "int8"."""
         if self.packed_dtype == "int8":
@@ -348,34 +184,10 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         dtype = next(self.parameters()).dtype
         return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
 
-    def freeze_encoder(self) -> None:
-        """Run the encoder, or a bi-encoder's two, without gradients and without dropout from now on."""
-        self.encoder_frozen = True
-        for encoder in self._encoders():
-            encoder.requires_grad_(False).eval()
-
-    def _encoders(self) -> list[Encoder]:
-        return [self.encoder] if self.labels is None else [self.encoder, self.labels.encoder]
-
-    def set_dropout(self, p: float) -> None:
-        """Train the head with this dropout from now on; the encoder keeps its own."""
-        self.config = replace(self.config, dropout=p)
-        for module in self.head.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = p
-
-    def train(self, mode: bool = True) -> "GLiModern":
-        super().train(mode)
-        if self.encoder_frozen:
-            for encoder in self._encoders():
-                encoder.eval()
-        if mode:
-            self._graphs.clear()
-        return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GLiModern":
-        self._graphs.clear()  # weights move
-        return super()._apply(fn, recurse)
+    @property
+    def source_name(self) -> str:
+        """What messages call the model: the checkpoint that it was loaded from, else its encoder."""
+        return self.source[0] if self.source is not None else self.config.model_name or "a model of this session"
 
     def check_precision(self, texts: Sequence[str], labels: Sequence[str], threshold: float = 0.5) -> PrecisionReport:
         """How far this model, loaded in bf16 or int8, is from its checkpoint in fp32, which is loaded for the time of
@@ -389,93 +201,6 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         return compare_answers(
             self.dtype_name, answers(self, texts, labels, threshold), answers(exact, texts, labels, threshold)
         )
-
-    # computing
-
-    def encode(self, batch: PackedBatch, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
-        """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device.
-
-        packing: of the batch, known to be right (`glimodern.graphs`); None: checked and made here.
-        """
-        if self.labels is None or not isinstance(batch, LabelBatch):
-            return self._encode_texts(batch, batch.type_index, packing)
-        words, _ = self._encode_texts(batch, batch.type_index[:0], packing)
-        return words, self.labels(batch.labels)[batch.type_index]
-
-    def _encode_texts(self, batch: PackedBatch, types: Tensor, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
-        """Word vectors [n, d], and those of the tokens that ask the types [m]."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            tokens = batch.word_index.clamp(min=0) if batch.subtoken_index is None else batch.subtoken_index
-            rows = torch.cat([tokens, types])
-            if packing is None:
-                hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen, rows, batch.token_offsets)
-            else:
-                hidden = self.encoder.encode(batch.input_ids, packing, rows)
-        words, prompts = hidden.split([len(tokens), len(types)])
-        if "projection" in self._modules:
-            words, prompts = self.projection(words), self.projection(prompts)
-        if batch.subtoken_counts is not None:
-            words = pool_subtokens(words, batch.subtoken_counts, self.config.subtoken_pooling)
-        elif batch.has_missing_words:
-            words = words.masked_fill((batch.word_index < 0)[:, None], 0.0)
-        if "rnn" in self._modules and self.labels is None:
-            words = self.rnn.run_packed(words, batch.word_offsets or (0,))
-        return words, prompts
-
-    def forward(
-        self,
-        batch: PackedBatch,
-        *,
-        focal_gamma: float = 0.0,
-        focal_scale: float = 1.0,
-        class_balance: float | None = None,
-        reduction: str = "sum",
-        fused: bool = True,
-    ) -> Tensor:
-        """The loss of a batch with positives (see ops.span_loss); fused=False computes it by the textbook form."""
-        if self.packed_dtype is not None:
-            raise ValueError(
-                "this model was loaded for inference and has no gradients; load it with "
-                "GLiModern.from_pretrained(..., trainable=True)"
-            )
-        words, prompts = self.encode(batch)
-        width = self.config.max_width
-        dropout_p = self.config.dropout if self.training and self.head.drops_spans else 0.0
-        seed = int(torch.randint(2**31, (1,))) if dropout_p else 0
-        if fused:
-            return ops.span_loss(
-                *self.head.fold(words, prompts),
-                batch.cu_words,
-                batch.cu_types,
-                batch.positives,
-                width,
-                focal_gamma=focal_gamma,
-                focal_scale=focal_scale,
-                class_balance=class_balance,
-                reduction=reduction,
-                dropout_p=dropout_p,
-                seed=seed,
-            )
-        parts = self.head.parts(words, prompts)
-        logits = reference.textbook_scores(*parts, batch.cu_words, batch.cu_types, width, dropout_p, seed)
-        return reference.loss_of_scores(
-            logits.float(),
-            batch.cu_words,
-            batch.cu_types,
-            batch.positives,
-            width,
-            focal_gamma,
-            focal_scale,
-            class_balance,
-            reduction,
-        )
-
-    def scores(self, batch: PackedBatch) -> list[Tensor]:
-        """Logits of every span and type, one tensor [words, max_width, types] per text; -inf where a span leaves it."""
-        words, prompts = self.encode(batch)
-        factors = self.head.factors(words, prompts)
-        logits = ops.head_scores(*factors, batch.cu_words, batch.cu_types, self.config.max_width)
-        return ops.split_scores(logits, batch.cu_words, batch.cu_types, self.config.max_width)
 
     # predicting
 
@@ -502,31 +227,11 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
             )
         return self.labels
 
-    @torch.no_grad()
-    def _candidates(
-        self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None = None
-    ) -> ops.SpanEntities:
-        if self.training:
-            self.eval()
-            try:
-                return self._candidates(batch, threshold, label_vectors)
-            finally:
-                self.train()
-        if isinstance(batch, LabelBatch) and self.labels is not None:
-            types = self._types.find(batch.labels, label_vectors, self.labels, self.head)
-            words, _ = self._encode_texts(batch.to(self.device), batch.type_index[:0].to(self.device))
-            return label_entities(self.head, words, batch, types, self.config.max_width, threshold)
-        device = self.device
-        try:
-            factors = self._graphs.factors(self, batch, device) if self.cuda_graphs else None
-            if factors is None:
-                batch = batch.to(device)
-                factors = self.head.factors(*self.encode(batch))
-            cu_words, cu_types = to_device([batch.cu_words, batch.cu_types], device)
-            return ops.head_entities(*factors, cu_words, cu_types, self.config.max_width, threshold)
-        except torch.OutOfMemoryError:
-            self._graphs.clear()  # their memory may be what is missing when half of the batch comes
-            raise
+    def _check_vectors(self, label_vectors: LabelVectors) -> None:
+        if not isinstance(label_vectors, LabelVectors):
+            raise TypeError(f"label_vectors: wanted LabelVectors of encode_labels, got {type(label_vectors).__name__}")
+        encoder = self._label_encoder("label_vectors")
+        label_vectors.check_model(self.source_name, encoder.fingerprint, self.config.hidden_size)
 
     def _find(
         self,
@@ -536,30 +241,14 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         label_vectors: LabelVectors | None = None,
     ) -> Iterator[Found]:
         """The entities of every text, in order; at the end one warning if any was cut."""
-        if not 0.0 <= search.threshold <= 1.0:
-            raise ValueError(f"threshold: wanted a probability in [0, 1], got {search.threshold!r}")
+        check_threshold(search.threshold)
         weight = next(self.parameters())
-        bytes_per_token = 40 * self.config.hidden_size * weight.element_size()  # of activations, about
-        tokens = resolve_batch_tokens(batch_tokens, weight.device, bytes_per_token)
+        tokens = resolve_batch_tokens(batch_tokens, weight.device, activation_bytes(weight, self.config.hidden_size))
         candidates = self._candidates
         if label_vectors is not None:
             candidates = partial(self._candidates, label_vectors=label_vectors)
-        return self._warn_cut(find_entities(asked, self.packer, candidates, search, tokens))
-
-    def _warn_cut(self, stream: Iterator[Found]) -> Iterator[Found]:
-        texts = texts_cut = words_cut = 0
-        for found in stream:
-            texts += 1
-            texts_cut += found.words_cut > 0
-            words_cut += found.words_cut
-            yield found
-        if texts_cut:
-            warnings.warn(
-                f"{texts_cut} of {texts} texts are longer than the model takes (max_len {self.config.max_len} words, "
-                f"{self.packer.max_tokens} tokens with the prompt): {words_cut} words at their ends were not read; "
-                "such results have .truncated set. Split long texts before predicting.",
-                stacklevel=4,
-            )
+        stream = find_entities(asked, self.packer, candidates, search, tokens)
+        return warn_cut(stream, self.config.max_len, self.packer.max_tokens)
 
     def predict_words(
         self,
@@ -618,11 +307,13 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
         Raises TypeError and ValueError for arguments of another kind.
         """
         texts = [texts] if isinstance(texts, str) else texts
-        pairs = self._pair(texts, labels, label_vectors)
+        if label_vectors is not None:
+            self._check_vectors(label_vectors)
+        pairs = pair_texts(texts, labels, label_vectors)
         split: deque[tuple[str, list[Word]]] = deque()  # of the texts that are on their way
-        asked = _ask(pairs, split, word_splitter(self.config.words_splitter_type))
+        asked = split_texts(pairs, split, word_splitter(self.config.words_splitter_type))
         stream = self._find(asked, Search(threshold, flat, multi_label), batch_tokens, label_vectors)
-        results = (_with_offsets(*split.popleft(), found) for found in stream)
+        results = (with_offsets(*split.popleft(), found) for found in stream)
         total = len(texts) if isinstance(texts, Sequence) else None
         if progress or (progress is None and (total or 0) > 1000 and sys.stderr.isatty()):
             from rich.console import Console
@@ -630,55 +321,3 @@ class GLiModern(nn.Module, HubApi, GlinerApi):
 
             results = track(results, "predicting", total, console=Console(stderr=True))  # type: ignore[assignment]
         return results if total is None else list(results)
-
-    def _pair(
-        self, texts: Iterable[str], labels: Labels | None, label_vectors: LabelVectors | None
-    ) -> Iterator[tuple[str, list[str]]]:
-        """(text, labels asked of it), checked against the label vectors if there are any."""
-        if label_vectors is None:
-            if labels is None:
-                raise TypeError("labels: wanted a sequence of strings (or label_vectors of a bi-encoder), got neither")
-            return pair_labels(texts, labels)
-        if not isinstance(label_vectors, LabelVectors):
-            raise TypeError(f"label_vectors: wanted LabelVectors of encode_labels, got {type(label_vectors).__name__}")
-        label_vectors.check_model(
-            self.source_name, self._label_encoder("label_vectors").fingerprint, self.config.hidden_size
-        )
-        if labels is None:
-            names = list(label_vectors.labels)
-            return ((text, names) for text in texts)
-        return label_vectors.checked(pair_labels(texts, labels))
-
-    @property
-    def source_name(self) -> str:
-        """What messages call the model: the checkpoint that it was loaded from, else its encoder."""
-        return self.source[0] if self.source is not None else self.config.model_name or "a model of this session"
-
-
-def _encoder_of(stored: Checkpoint, config: dict[str, Any]) -> Encoder:
-    try:
-        return build_encoder(config)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{stored.weights.with_name(CONFIG_FILE)}: encoder_config: wanted a config that an encoder can be built "
-            f"from, got model_type {config.get('model_type')!r} and: {first_line(error) or type(error).__name__}"
-        ) from error
-
-
-def _ask(
-    pairs: Iterable[tuple[str, list[str]]], split: deque[tuple[str, list[Word]]], splitter: WordSplitter
-) -> Iterator[Asked]:
-    for i, (text, labels) in enumerate(pairs):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{i}]: wanted a string, got {type(text).__name__}")
-        words = splitter(text)
-        split.append((text, words))
-        yield Asked([word.text for word in words], labels)
-
-
-def _with_offsets(text: str, words: Sequence[Word], found: Found) -> Entities:
-    result = Entities(words_cut=found.words_cut)
-    for start, end, label, score in found.entities:
-        first, last = words[start].start, words[end].end
-        result.append({"start": first, "end": last, "text": text[first:last], "label": label, "score": score})
-    return result

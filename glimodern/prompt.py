@@ -326,6 +326,12 @@ def load_tokenizer(path: str, *, add_bos_eos: bool = True, **hub_options: Any) -
     return tokenizer
 
 
+def token_limit(tokenizer: Any, positions: int | None) -> int | None:
+    """Tokens of a text that an encoder of so many positions and its tokenizer take; None where neither has a limit."""
+    limits = (positions, tokenizer.model_max_length)  # transformers writes 10^30 for "no limit"
+    return min((limit for limit in limits if limit is not None and limit < 2**30), default=None)
+
+
 def add_prompt_tokens(tokenizer: Any, tokens: Sequence[str]) -> int:
     """Make words of a list separate themselves as in running text, and add the prompt tokens; returns the new length.
 

@@ -63,7 +63,7 @@ def refuse_other_kinds(file: Path, fields: Mapping[str, Any], supported: Mapping
         if value in allowed or value is None:
             continue
         wanted = " or ".join(repr(one) for one in allowed if one is not None) or "none"
-        reason = _REASONS.get((name, str(value)), _REASONS.get(name, "this package has span models with one encoder"))
+        reason = _REASONS.get((name, str(value)), _REASONS[name])
         raise ValueError(
             f"{file}: {name}: wanted {wanted}, got {_short(value)}: not supported, because {reason}; "
             "run it with the gliner package"

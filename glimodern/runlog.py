@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -15,6 +14,7 @@ from accelerate import Accelerator
 
 from glimodern import __version__, ops
 from glimodern.config import TrainConfig
+from glimodern.files import atomic_file
 from glimodern.metrics import Scores
 from glimodern.resume import Progress
 
@@ -47,9 +47,8 @@ class RunLog:
         """Cut the file back to a step; a last line that a crash left torn goes too."""
         lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True) if self.file.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
-        partial = self.file.with_suffix(".partial")
-        partial.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
-        os.replace(partial, self.file)
+        with atomic_file(self.file) as partial:
+            partial.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
 
     def step(self, step: int, **values: float) -> None:
         self.bar.update(self.task, completed=step, loss=values["loss"], speed=values["words_per_second"])
@@ -85,13 +84,6 @@ def make_report(
         "seed": config.run.seed,
         "config": config.flat(),
     }
-
-
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write JSON that appears whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def versions() -> dict[str, str]:

@@ -47,12 +47,11 @@ class ComponentConfig:
     revision: str | None
 
     def __post_init__(self) -> None:
-        from glimodern.inference import check_labels
+        from glimodern.inference import check_labels, check_threshold
 
         if not check_labels(self.labels):
             raise ValueError("labels: wanted at least one, such as ['person'], got none")
-        if not 0.0 <= self.threshold <= 1.0:
-            raise ValueError(f"threshold: wanted a probability in [0, 1], got {self.threshold!r}")
+        check_threshold(self.threshold)
         if self.alignment_mode not in _ALIGNMENTS:
             raise ValueError(f"alignment_mode: wanted one of {_ALIGNMENTS}, got {self.alignment_mode!r}")
         if not self.set_ents and self.spans_key is None:
@@ -233,7 +232,7 @@ class GLiModernComponent(Pipe):
         from glimodern.checkpoint import read_checkpoint, write_checkpoint
 
         stored = read_checkpoint(self._resolved())
-        write_checkpoint(path, stored.config, stored.state, stored.tokenizer)
+        write_checkpoint(path, stored.config, stored.state, stored.tokenizer, stored.labels_tokenizer)
 
     def from_disk(self, path: str | os.PathLike[str], *, exclude: Iterable[str] = ()) -> "GLiModernComponent":
         """Load the checkpoint that to_disk wrote, in place of the one that the config names."""
@@ -243,14 +242,19 @@ class GLiModernComponent(Pipe):
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         with tempfile.TemporaryDirectory(prefix="glimodern-") as scratch:
-            self.to_disk(Path(scratch) / "model")
-            files = {file.name: file.read_bytes() for file in (Path(scratch) / "model").iterdir()}
+            folder = Path(scratch) / "model"
+            self.to_disk(folder)
+            files = {
+                file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+            }
         packed: bytes = srsly.msgpack_dumps(files)
         return packed
 
     def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> "GLiModernComponent":
         unpacked = tempfile.TemporaryDirectory(prefix="glimodern-")
         for name, content in srsly.msgpack_loads(data).items():
-            (Path(unpacked.name) / name).write_bytes(content)
+            file = Path(unpacked.name) / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(content)
         self._unpacked = unpacked  # lives as long as the component, which may be saved again
         return self.from_disk(unpacked.name)

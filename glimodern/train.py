@@ -25,10 +25,11 @@ from glimodern.data import Dataset, load_split, validate, with_asked_types
 from glimodern.data.holdout import hold_out_types
 from glimodern.demo import DEMO_ENCODERS, encoder_config, train_tokenizer
 from glimodern.evaluate import evaluate
+from glimodern.files import write_json
 from glimodern.metrics import Scores
 from glimodern.model import GLiModern, HeadOptions
 from glimodern.resume import Progress, load_progress, newest, save_progress
-from glimodern.runlog import RunLog, git_commit, make_report, peak_memory, write_report
+from glimodern.runlog import RunLog, git_commit, make_report, peak_memory
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +249,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         report["git_commit"] = commit
         report["peak_memory_bytes"] = most_memory
         report["words_per_second"] = (done.words - words_before) / max(sum(durations), 1e-9)
-        write_report(output / "report.json", report)
+        write_json(output / "report.json", report)
         console.print(f"model: {output / 'model'}   report: {output / 'report.json'}")
     accelerator.end_training()
     return report

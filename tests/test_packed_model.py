@@ -122,7 +122,7 @@ def test_a_trainable_model_has_gradients(folder):
 
 
 def test_loading_int8_warns_where_it_finds_other_entities(folder, monkeypatch):
-    from glimodern import model as module
+    from glimodern import loading as module
 
     monkeypatch.setattr(module, "LEAST_AGREEMENT", 1.01)
     with pytest.warns(UserWarning, match=r"int8 against fp32, 12 texts: .* % agreement .*load with dtype"):

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from glimodern.model import GLiModern
+from tests.bi_encoder_rows import save_encoder
 from tests.conftest import clear_threshold
+from tests.test_bi_encoder import make_bi
 
 spacy = pytest.importorskip("spacy", reason="needs the extra spacy")
 
@@ -241,6 +243,20 @@ def test_a_saved_pipeline_is_whole(pipeline, folder, tmp_path):
     assert ents(fresh(TEXT)) == wanted
     fresh.to_disk(tmp_path / "third")
     assert ents(spacy.load(tmp_path / "third")(TEXT)) == wanted
+
+
+def test_a_bi_encoder_is_saved_whole(pipeline, tmp_path):
+    """With the tokenizer of its label encoder, in a folder of its own."""
+    save_encoder(tmp_path / "labels", "bert", 48, 330)
+    make_bi(tmp_path / "labels").save_pretrained(tmp_path / "model")
+    nlp = pipeline(model=str(tmp_path / "model"), threshold=0.0)
+    wanted = ents(nlp(TEXT))
+    nlp.to_disk(tmp_path / "nlp")
+    data = nlp.to_bytes()
+    shutil.rmtree(tmp_path / "labels")
+    shutil.rmtree(tmp_path / "model")
+    assert ents(spacy.load(tmp_path / "nlp")(TEXT)) == wanted != []
+    assert ents(spacy.util.load_model_from_config(nlp.config).from_bytes(data)(TEXT)) == wanted
 
 
 @spacy.Language.component("note_threads")

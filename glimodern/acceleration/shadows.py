@@ -8,10 +8,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from glimodern import ops
 from glimodern.checkpoint import PREFIXES
 from glimodern.encoder import Encoder
-from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.encoder.packed_linear import PackedLinear, can_pack
 from glimodern.encoder.shadow import shadow_encoder, share_parameters
 from glimodern.head import SpanHead
 
@@ -41,7 +40,7 @@ class Shadow(Generic[T]):
             plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for m in self.parts for p in m.parameters())
             try:
                 with torch.inference_mode(False), torch.no_grad():
-                    made: T | str = self.build(self.module, self.pack and plain and _packs())
+                    made: T | str = self.build(self.module, self.pack and plain and can_pack())
             except ValueError as error:
                 made = str(error)
             self.built = (mark, made)
@@ -50,10 +49,6 @@ class Shadow(Generic[T]):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles of the model make shadows of their own."""
         return {**self.__dict__, "built": (None, "")}
-
-
-def _packs() -> bool:
-    return ops.backend_info("cpu")["linear_packed"]["isa"] not in ("", "scalar")
 
 
 def build_encoder(layer: Any, pack: bool) -> Encoder:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glimodern import ops
 from glimodern.encoder import Encoder
-from glimodern.inference import resolve_batch_tokens
+from glimodern.inference import activation_bytes, resolve_batch_tokens
 from glimodern.ops.dispatch import warn_once
 
 from .encoder import starts_left_and_fits, text_bounds
@@ -207,8 +207,8 @@ class LookAhead:
 
     def _computed(self, data_loader: Iterable[Batch]) -> Iterator[Batch]:
         weight = next(self.spans.core.parameters())
-        bytes_per_token = 40 * self.spans.core.config.hidden_size * weight.element_size()
-        budget = resolve_batch_tokens("auto", weight.device, bytes_per_token)
+        width = self.spans.core.config.hidden_size
+        budget = resolve_batch_tokens("auto", weight.device, activation_bytes(weight, width))
         group: list[Batch] = []
         room = budget
         for batch in data_loader:

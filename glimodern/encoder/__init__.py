@@ -1,9 +1,10 @@
 """Encoders: packed token ids in, packed hidden states out.
 
 `build_encoder(config)` makes one with random weights, `load_encoder(path_or_hub)` a pretrained one. ModernBERT is our
-own (`modernbert`); BERT and its kin take our own pass through transformers' layers (`bert`); all others are
-transformers' own through `adapter`. Importing this package imports torch only. Attention, rotary positions, dropout and
-linear layers have a file each.
+own (`modernbert`); all others are transformers' modules, held by `adapter`: BERT, DeBERTa, T5, MPNet and their kin take
+our own pass through the layers (`bert`, `deberta`, `t5`, `mpnet`), the rest run as they are, packed or padded. `shadow`
+makes one of ours on a live model's parameters. Importing this package imports torch only. Attention, relative and
+rotary positions, dropout and linear layers, plain and packed, have a file each.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def pack(self, dtype: str) -> bool:
-        """Pack the linear layers for inference (`PackedLinear`, dtype "fp32" or "int8"), if that is known to be right
-        for this architecture; returns whether."""
+        """Pack the linear layers for inference (`PackedLinear`, dtype "fp32", "bf16" or "int8"), if that is known to be
+        right for this architecture; returns whether."""
         return False
 
     def _check_size(self, size: int) -> None:

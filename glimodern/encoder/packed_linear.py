@@ -9,11 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glimodern.ops import PackedWeight, linear_packed
+from glimodern.ops import PackedWeight, backend_info, linear_packed
 
 from .linear import Linear
 
 _INPUT_SIZES = "_largest_inputs"  # attribute of a linear layer that was watched
+
+
+def can_pack() -> bool:
+    """Whether packing pays on this machine's CPU: not without a kernel of vector instructions."""
+    return backend_info("cpu")["linear_packed"]["isa"] not in ("", "scalar")
 
 
 @contextmanager

@@ -1,0 +1,101 @@
+"""A loaded model made ready for inference: what it computes in, packed linear layers, int8 and its check."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from glimodern import ops
+from glimodern.checkpoint import CONFIG_FILE, Checkpoint
+from glimodern.encoder import Encoder, build_encoder
+from glimodern.encoder.packed_linear import PackedLinear, can_pack, measured_inputs
+from glimodern.precision import CANARY_LABELS, CANARY_TEXTS, LEAST_AGREEMENT, answers, compare_answers
+from glimodern.tensors import first_line
+
+if TYPE_CHECKING:
+    from glimodern.model import GLiModern
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """Of activations and of weights that are not packed: "fp32", "bf16", "fp16", "auto" (bf16 where the hardware
+    multiplies it natively, else fp32; "int8" likewise) or a torch dtype."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype in ("auto", "int8"):
+        return torch.bfloat16 if _native_bf16(device) else torch.float32
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: wanted one of {[*DTYPES, 'int8', 'auto']} or a torch dtype, got {dtype!r}")
+    return DTYPES[dtype]
+
+
+def _native_bf16(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return torch.cpu._is_avx512_bf16_supported()
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def encoder_of(stored: Checkpoint, config: dict[str, Any]) -> Encoder:
+    """The checkpoint's encoder without its weights. ValueError for a config that none can be built from."""
+    try:
+        return build_encoder(config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{stored.weights.with_name(CONFIG_FILE)}: encoder_config: wanted a config that an encoder can be built "
+            f"from, got model_type {config.get('model_type')!r} and: {first_line(error) or type(error).__name__}"
+        ) from error
+
+
+def make_ready(model: GLiModern, device: torch.device, dtype: torch.dtype, *, int8: bool) -> None:
+    """Put a model that was just read on device, for inference only; on CPUs its linear layers are packed.
+
+    For int8 its inputs are measured on a dozen sentences while it is exact; it warns if it then finds something else.
+    """
+    model.requires_grad_(False)
+    if model.labels is not None:
+        model.labels.seal()
+    if not int8:
+        if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
+            _pack(model, "fp32" if dtype == torch.float32 else "bf16")
+        model.to(device=device, dtype=dtype)
+        return
+    with measured_inputs(model):
+        exact = answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5)
+    _pack(model, "int8")
+    model.to(dtype=dtype)
+    report = compare_answers("int8", answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5), exact)
+    if report.agreement < LEAST_AGREEMENT:
+        warnings.warn(
+            f"{model.source_name}: {report}; that is under {100 * LEAST_AGREEMENT:.0f} %. Check it on your "
+            'own texts with check_precision, or load with dtype="fp32" or "bf16"',
+            stacklevel=3,
+        )
+
+
+def _pack(model: GLiModern, dtype: str) -> None:
+    """Pack linear layers for inference on CPUs, where there is a kernel for them."""
+    if not can_pack():
+        if dtype == "int8":
+            raise ValueError(
+                "dtype: 'int8' needs the C++ extension on a CPU with AVX2; load with dtype='fp32' "
+                f"({ops.backend_info('cpu')['linear_packed']['why']})"
+            )
+        return
+    plain = [] if model.encoder.pack(dtype) else [(model.encoder, "encoder")]
+    if model.labels is not None and not model.labels.pack(dtype):
+        plain.append((model.labels.encoder, "label encoder"))
+    if dtype == "int8":
+        for encoder, name in plain:
+            warnings.warn(
+                f"dtype: the layers of {encoder.config.model_type} are not known to pack, so the {name} is not "
+                "quantised, only the rest is in int8",
+                stacklevel=4,
+            )
+    if "projection" in model._modules:
+        model.projection = PackedLinear(model.projection, dtype)  # type: ignore[assignment]
+    model.head.pack(dtype)
+    model.packed_dtype = dtype
