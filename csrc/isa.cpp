@@ -5,12 +5,33 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(GLIMODERN_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace glimodern {
 namespace {
 
 std::atomic<int> forced{-1};
 
-constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
+constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx};
+
+#if defined(GLIMODERN_AMX)
+// Linux gives a process the tiles' 8 KB of state when it asks: https://docs.kernel.org/arch/x86/xstate.html
+bool tiles_granted() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// AMX's bits of CPUID leaf 7, which __builtin_cpu_supports does not know before GCC 13.
+bool machine_has_amx() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kAll = kBf16 | kTile | kInt8;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAll) == kAll && tiles_granted();
+}
+#endif
 
 // __builtin_cpu_supports also asks the operating system (XGETBV) whether the wide registers are saved.
 bool machine_has(Isa isa) {
@@ -20,6 +41,14 @@ bool machine_has(Isa isa) {
   if (isa == Isa::avx512_bf16) {
 #if defined(GLIMODERN_AVX512_BF16)
     return machine_has(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+  }
+  if (isa == Isa::amx) {
+#if defined(GLIMODERN_AMX)
+    static const bool has = machine_has(Isa::avx512_bf16) && __builtin_cpu_supports("avx512vnni") && machine_has_amx();
+    return has;
 #else
     return false;
 #endif
@@ -45,7 +74,7 @@ Isa parse(const std::string& name) {
 }  // namespace
 
 const char* isa_name(Isa isa) {
-  static const char* const names[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
+  static const char* const names[] = {"scalar", "avx2", "avx512", "avx512_bf16", "amx"};
   return names[static_cast<int>(isa)];
 }
 

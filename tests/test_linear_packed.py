@@ -38,8 +38,8 @@ SHAPES = [  # n, i, o
     (401, 40, 17),
     (700, 520, 33),
 ]
-KINDS = (*CPP, "cpp-avx512-without-vnni")
-BF16_BACKENDS = (*CPP, "cpp-avx512_bf16")
+KINDS = (*CPP, "cpp-avx512-without-vnni", "cpp-amx")
+BF16_BACKENDS = (*CPP, "cpp-avx512_bf16", "cpp-amx")
 DTYPES = [torch.float32, torch.bfloat16]
 
 

@@ -24,25 +24,33 @@ inline int64_t packed_groups(const LinearPacked& in) {
   return (inputs + together - 1) / together * 2;
 }
 
+// The same in a row that a kernel reads `unit` groups at a time.
+inline int64_t padded_groups(const LinearPacked& in, int64_t unit) { return (packed_groups(in) + unit - 1) / unit * unit; }
+
 inline int64_t panel_count(const LinearPacked& in) { return (in.outputs + kPanelColumns - 1) / kPanelColumns; }
 
-// Rows of x as the kernels multiply them: uint8 q, bf16 or fp32, packed_groups() groups of them readable.
+// Rows of x as the kernels multiply them: uint8 q, bf16 or fp32, zeros behind x's own.
 struct PreparedRows {
   char* data;
   int64_t stride;  // bytes
+  int64_t groups;  // of inputs in a row
+  bool as_is;      // these are x's own; else rows are readable up to a multiple of LinearKernels::row_unit
   float* scale;    // [rows], int8 only
   int32_t* zero;   // [rows] the q that stands for 0, int8 only
 };
 
 struct LinearKernels {
   int64_t tile_rows, tile_panels;
+  int64_t group_unit;  // groups of inputs that are read at a time
+  int64_t row_unit;    // rows that are read at a time
+  int64_t block_bytes;  // of rows of x that meet a panel one after the other
   int64_t x_bytes;     // of a group in a prepared row
   int64_t x_itemsize;  // of an input in a prepared row
   Dtype as_is;         // rows of x in this dtype without padding are multiplied where they lie; fp64: none are
   // Row `row` of x -> row `to` of the prepared ones.
   void (*prepare)(const LinearPacked&, int64_t row, const PreparedRows&, int64_t to);
   // y of rows [begin, end), prepared as rows from `from` on, and panels [panel, last). scratch: block_rows rows of
-  // tile_panels panels.
+  // tile_panels panels, and if row_unit > 1 tile_rows rows of x.
   void (*multiply)(const LinearPacked&, const PreparedRows&, int64_t from, int64_t begin, int64_t end, int64_t panel,
                    int64_t last, float* scratch);
 };
@@ -59,10 +67,10 @@ static inline RowRange row_range(float low, float high) {
   return {scale, factor, static_cast<int32_t>(__builtin_nearbyintf(low * factor))};
 }
 
-// How many rows of x meet a panel one after the other.
-inline int64_t block_rows(int64_t stride) {
-  const int64_t rows = kBlockBytes / stride;
-  return rows < 24 ? 24 : rows > 384 ? 384 : rows / 12 * 12;
+// How many rows of x meet a panel one after the other: whole tiles.
+inline int64_t block_rows(int64_t stride, int64_t block_bytes, int64_t tile_rows) {
+  const int64_t rows = block_bytes / stride, least = 2 * tile_rows;
+  return (rows < least ? least : rows > 384 ? 384 : rows) / tile_rows * tile_rows;
 }
 
 const LinearKernels& linear_kernels_scalar(WeightDtype);
@@ -70,5 +78,6 @@ const LinearKernels& linear_kernels_avx2(WeightDtype);
 const LinearKernels& linear_kernels_avx512(WeightDtype);
 const LinearKernels& linear_kernels_avx512_bf16();
 const LinearKernels& linear_kernels_avx512vnni();
+const LinearKernels& linear_kernels_amx(WeightDtype);  // bf16, int8
 
 }  // namespace glimodern

@@ -16,11 +16,14 @@ std::atomic<bool> vnni{true};
 
 const LinearKernels& kernels(WeightDtype dtype) {
 #if defined(GLIMODERN_X86)
-  const Isa isa = current_isa(dtype == WeightDtype::bf16 ? Isa::avx512_bf16 : Isa::avx512);
-#if defined(GLIMODERN_AVX512_BF16)
-  if (isa == Isa::avx512_bf16) return linear_kernels_avx512_bf16();
+  const Isa isa = current_isa(dtype == WeightDtype::fp32 ? Isa::avx512 : Isa::amx);
+#if defined(GLIMODERN_AMX)
+  if (isa == Isa::amx) return linear_kernels_amx(dtype);
 #endif
-  if (isa == Isa::avx512) {
+#if defined(GLIMODERN_AVX512_BF16)
+  if (isa == Isa::avx512_bf16 && dtype == WeightDtype::bf16) return linear_kernels_avx512_bf16();
+#endif
+  if (isa >= Isa::avx512) {
     static const bool has_vnni = __builtin_cpu_supports("avx512vnni");
     if (dtype == WeightDtype::int8 && has_vnni && vnni.load()) return linear_kernels_avx512vnni();
     return linear_kernels_avx512(dtype);
@@ -54,7 +57,7 @@ void allow_vnni(bool allowed) { vnni.store(allowed); }
 void linear_packed(const LinearPacked& in, int threads) {
   if (in.rows == 0 || in.outputs == 0) return;
   const LinearKernels& run = kernels(in.weight_dtype);
-  const int64_t bytes = packed_groups(in) * run.x_bytes;
+  const int64_t groups = padded_groups(in, run.group_unit), bytes = groups * run.x_bytes;
   const bool as_is = in.x_dtype == run.as_is && bytes == in.inputs * run.x_itemsize;
   // An odd number of lines, so that the rows of a tile do not fall on the same lines of the first cache.
   const int64_t stride = as_is ? bytes : ((bytes + kLine - 1) / kLine | 1) * kLine;
@@ -62,11 +65,13 @@ void linear_packed(const LinearPacked& in, int threads) {
   if (products < 65536) threads = 1;  // a thread's start costs more
 
   // So many rows are prepared at once that each thread's share stays in its second cache.
-  const int64_t most = as_is ? in.rows : std::min(in.rows, 2 * block_rows(stride) * threads);
-  PreparedRows prepared{static_cast<char*>(const_cast<void*>(in.x)), stride, nullptr, nullptr};
+  const int64_t block = block_rows(stride, run.block_bytes, run.tile_rows);
+  const int64_t most = as_is ? in.rows : std::min(in.rows, 2 * block * threads);
+  PreparedRows prepared{static_cast<char*>(const_cast<void*>(in.x)), stride, groups, as_is, nullptr, nullptr};
   Scratch rows, scales, zeros;
   if (!as_is) {
-    rows = make_scratch(static_cast<size_t>(most * stride) / sizeof(float));
+    const int64_t readable = (most + run.row_unit - 1) / run.row_unit * run.row_unit;
+    rows = make_scratch(static_cast<size_t>(readable * stride) / sizeof(float));
     prepared.data = reinterpret_cast<char*>(rows.get());
     scales = make_scratch(static_cast<size_t>(most));
     prepared.scale = scales.get();
@@ -74,7 +79,8 @@ void linear_packed(const LinearPacked& in, int threads) {
     prepared.zero = reinterpret_cast<int32_t*>(zeros.get());
   }
   const int64_t panels = panel_count(in);
-  const size_t tile = whole_lines(static_cast<size_t>(block_rows(stride) * run.tile_panels * kPanelColumns));
+  const int64_t tail = as_is && run.row_unit > 1 ? run.tile_rows * stride / 4 : 0;
+  const size_t tile = whole_lines(static_cast<size_t>(block * run.tile_panels * kPanelColumns + tail));
   const Scratch sums = make_scratch(tile * static_cast<size_t>(threads));
 
   for (int64_t first = 0; first < in.rows; first += most) {

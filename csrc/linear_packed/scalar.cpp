@@ -24,7 +24,7 @@ void prepare(const LinearPacked& in, int64_t row, const PreparedRows& prepared, 
   char* out = prepared.data + to * prepared.stride;
   if (in.weight_dtype != WeightDtype::int8) {
     float* values = reinterpret_cast<float*>(out);
-    for (int64_t k = 0; k < packed_groups(in) * group_inputs(in.weight_dtype); ++k) {
+    for (int64_t k = 0; k < prepared.groups * group_inputs(in.weight_dtype); ++k) {
       const float value = k < in.inputs ? x_at(in, row, k) : 0.0f;
       values[k] = in.weight_dtype == WeightDtype::bf16 ? rounded(value) : value;
     }
@@ -42,7 +42,7 @@ void prepare(const LinearPacked& in, int64_t row, const PreparedRows& prepared, 
   prepared.scale[to] = finite ? range.scale : std::numeric_limits<float>::quiet_NaN();
   prepared.zero[to] = finite ? range.zero : 0;
   uint8_t* q = reinterpret_cast<uint8_t*>(out);
-  for (int64_t k = 0; k < packed_groups(in) * kGroupBytes; ++k) {
+  for (int64_t k = 0; k < prepared.groups * kGroupBytes; ++k) {
     const float value = finite && k < in.inputs ? std::nearbyint(x_at(in, row, k) * range.factor) : 0.0f;
     const int shifted = static_cast<int>(value) + prepared.zero[to];
     q[k] = static_cast<uint8_t>(shifted > 255 ? 255 : shifted);
@@ -101,8 +101,8 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
 }  // namespace
 
 const LinearKernels& linear_kernels_scalar(WeightDtype dtype) {
-  static constexpr LinearKernels fp32{1, 1, 4, 4, Dtype::fp32, prepare, multiply},
-      bf16{1, 1, 8, 4, Dtype::fp64, prepare, multiply}, int8{1, 1, 4, 1, Dtype::fp64, prepare, multiply};
+  static constexpr LinearKernels fp32{1, 1, 2, 1, kBlockBytes, 4, 4, Dtype::fp32, prepare, multiply},
+      bf16{1, 1, 2, 1, kBlockBytes, 8, 4, Dtype::fp64, prepare, multiply}, int8{1, 1, 2, 1, kBlockBytes, 4, 1, Dtype::fp64, prepare, multiply};
   return dtype == WeightDtype::int8 ? int8 : dtype == WeightDtype::bf16 ? bf16 : fp32;
 }
 

@@ -145,43 +145,74 @@ struct PackedTile<D, V, 0, N> {
   static void run(int, const char*, int64_t, const char*, int64_t, int64_t, float*, bool) {}
 };
 
-template <class V>
-inline __attribute__((always_inline)) typename V::F activated(typename V::F x, Activation activation) {
-  if (activation == Activation::relu) return V::max(V::zero(), x);
-  if (activation == Activation::gelu) {
+template <class V, Activation activation>
+inline __attribute__((always_inline)) typename V::F activated(typename V::F x) {
+  if constexpr (activation == Activation::relu) return V::max(V::zero(), x);
+  if constexpr (activation == Activation::gelu) {
     typename V::F density;
     return V::mul(x, normal_cdf<V>(x, &density));
   }
   return x;
 }
 
-// y [rows, N vectors of outputs from `column` on] from their sums.
-template <class D, class V, int N, class T>
+// What a sum of row r and of outputs from `column` on stands for.
+template <class D, class V>
+inline __attribute__((always_inline)) typename V::F value_of(const LinearPacked& in, const float* sum,
+                                                             const float* row_scale, const int32_t* row_zero, int r,
+                                                             int64_t column) {
+  typename V::F value;
+  if constexpr (D::int8) {
+    const auto exact = D::minus(D::load(sum), row_zero[r], in.weight_sum + column);
+    value = V::mul(exact, V::mul(V::set1(row_scale[r]), V::loadu(in.scale + column)));
+  } else {
+    value = V::load(sum);
+  }
+  return V::add(value, V::loadu(in.bias + column));
+}
+
+// y [rows, N vectors of outputs from `column` on] from their sums. Whole vectors row after row: a row's outputs are
+// neighbours.
+template <class D, class V, int N, Activation activation, class T>
 void finish(const LinearPacked& in, const float* sums, int rows, const float* row_scale, const int32_t* row_zero,
             int64_t row, int64_t column) {
-  using F = typename V::F;
-  T* first = static_cast<T*>(in.y) + row * in.outputs;
-  for (int n = 0; n < N && column < in.outputs; ++n, column += V::width) {
-    const F bias = V::loadu(in.bias + column), scale = D::int8 ? V::loadu(in.scale + column) : V::zero();
-    const bool whole = column + V::width <= in.outputs;
-    T* y = first + column;
-    for (int r = 0; r < rows; ++r, y += in.outputs) {
-      const float* from = sums + (r * N + n) * V::width;
-      F value;
-      if constexpr (D::int8) {
-        const auto sum = D::minus(D::load(from), row_zero[r], in.weight_sum + column);
-        value = V::mul(sum, V::mul(V::set1(row_scale[r]), scale));
-      } else {
-        value = V::load(from);
+  T* y = static_cast<T*>(in.y) + row * in.outputs + column;
+  if (column + N * V::width <= in.outputs) {
+    for (int r = 0; r < rows; ++r, y += in.outputs, sums += N * V::width) {
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        const auto value =
+            value_of<D, V>(in, sums + n * V::width, row_scale, row_zero, r, column + n * V::width);
+        V::storeu(y + n * V::width, activated<V, activation>(value));
       }
-      value = activated<V>(V::add(value, bias), in.activation);
-      if (whole) {
-        V::storeu(y, value);
+    }
+    return;
+  }
+  for (int r = 0; r < rows; ++r, y += in.outputs, sums += N * V::width) {
+    for (int n = 0; n < N && column + n * V::width < in.outputs; ++n) {
+      const int64_t first = column + n * V::width;
+      const auto value = activated<V, activation>(value_of<D, V>(in, sums + n * V::width, row_scale, row_zero, r, first));
+      if (first + V::width <= in.outputs) {
+        V::storeu(y + n * V::width, value);
       } else {
-        Part<V>{in.outputs - column}.store(y, value);
+        Part<V>{in.outputs - first}.store(y + n * V::width, value);
       }
     }
   }
+}
+
+using Finish = void (*)(const LinearPacked&, const float* sums, int rows, const float* row_scale,
+                        const int32_t* row_zero, int64_t row, int64_t column);
+
+template <class D, class V, int N, class T>
+Finish finish_of(Activation activation) {
+  if (activation == Activation::relu) return finish<D, V, N, Activation::relu, T>;
+  if (activation == Activation::gelu) return finish<D, V, N, Activation::gelu, T>;
+  return finish<D, V, N, Activation::none, T>;
+}
+
+template <class D, class V, int N>
+Finish finish_of(const LinearPacked& in) {
+  return in.y_dtype == Dtype::fp32 ? finish_of<D, V, N, float>(in.activation) : finish_of<D, V, N, Bf16>(in.activation);
 }
 
 // Rows [row, row + rows) of a block with N vectors of outputs, chunk after chunk of inputs, so that a chunk of the
@@ -194,6 +225,7 @@ void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, cons
   constexpr int64_t most = glimodern::kChunkBytes / (2 * kLine * panels);
   const int64_t chunks = (pairs + most - 1) / most;
   const char* w = static_cast<const char*>(in.weight) + panel * bytes;
+  const Finish finish_tile = finish_of<D, V, N>(in);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t begin = pairs * chunk / chunks, end = pairs * (chunk + 1) / chunks;
     const char* from = w + begin * 2 * kLine;
@@ -209,12 +241,8 @@ void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, cons
       PackedTile<D, V, D::rows, N>::run(tile, x + done * stride + begin * 2 * D::x_bytes, stride, from, bytes,
                                         end - begin, sums, chunk > 0);
       if (last) {
-        const auto end_tile = in.y_dtype == Dtype::fp32 ? finish<D, V, N, float> : finish<D, V, N, Bf16>;
-        if constexpr (D::int8) {
-          end_tile(in, sums, tile, row_scale + done, row_zero + done, row + done, panel * kPanelColumns);
-        } else {
-          end_tile(in, sums, tile, nullptr, nullptr, row + done, panel * kPanelColumns);
-        }
+        finish_tile(in, sums, tile, D::int8 ? row_scale + done : nullptr, D::int8 ? row_zero + done : nullptr,
+                    row + done, panel * kPanelColumns);
       }
       done += tile;
     }
@@ -225,7 +253,7 @@ template <class D, class V>
 void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from, int64_t begin, int64_t end,
               int64_t panel, int64_t last, float* scratch) {
   constexpr int in_panel = static_cast<int>(kPanelColumns) / V::width, panels = D::vectors / in_panel;
-  const int64_t most = glimodern::block_rows(prepared.stride);
+  const int64_t most = glimodern::block_rows(prepared.stride, glimodern::kBlockBytes, D::rows);
   for (int64_t row = begin; row < end; row += most) {
     const int64_t rows = end - row < most ? end - row : most;
     const char* x = prepared.data + (row - from) * prepared.stride;
@@ -255,7 +283,7 @@ template <class V, class T, WeightDtype dtype>
 void prepare_floats(const LinearPacked& in, int64_t row, const PreparedRows& prepared, int64_t to) {
   constexpr bool round = dtype == WeightDtype::bf16 && sizeof(T) == sizeof(float);
   T* out = reinterpret_cast<T*>(prepared.data + to * prepared.stride);
-  const int64_t padded = glimodern::packed_groups(in) * glimodern::group_inputs(dtype), first = row * in.inputs;
+  const int64_t padded = prepared.groups * glimodern::group_inputs(dtype), first = row * in.inputs;
   if (in.x_dtype == Dtype::fp32) {
     prepare_float_row<V, round>(static_cast<const float*>(in.x) + first, in.inputs, padded, out);
   } else {
@@ -305,7 +333,7 @@ void prepare_int8_row(const T* x, const float* input_scale, int64_t inputs, int6
 template <class D, class V>
 void prepare_int8(const LinearPacked& in, int64_t row, const PreparedRows& prepared, int64_t to) {
   uint8_t* out = reinterpret_cast<uint8_t*>(prepared.data) + to * prepared.stride;
-  const int64_t padded = glimodern::packed_groups(in) * D::x_bytes;
+  const int64_t padded = prepared.groups * D::x_bytes;
   if (in.x_dtype == Dtype::fp32) {
     prepare_int8_row<D, V>(static_cast<const float*>(in.x) + row * in.inputs, in.input_scale, in.inputs, padded, out,
                            prepared.scale + to, prepared.zero + to);
@@ -317,7 +345,8 @@ void prepare_int8(const LinearPacked& in, int64_t row, const PreparedRows& prepa
 
 template <class D, class V, class X>
 constexpr glimodern::LinearKernels linear_kernels(Dtype as_is, decltype(glimodern::LinearKernels::prepare) prepare) {
-  return {D::rows, D::vectors * V::width / kPanelColumns, D::x_bytes, sizeof(X), as_is, prepare, multiply<D, V>};
+  return {D::rows, D::vectors * V::width / kPanelColumns, 2,       1,      glimodern::kBlockBytes,
+          D::x_bytes, sizeof(X),                              as_is, prepare, multiply<D, V>};
 }
 
 template <class V>

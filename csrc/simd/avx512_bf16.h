@@ -5,8 +5,17 @@
 
 namespace {
 
-// Lanes of x and y hold two bf16 numbers each; csrc/simd/product.h works with such "floats" as with any.
+// Rounds to bf16 in one instruction, which takes numbers below 2^-126 for 0.
 struct Avx512Bf16 : Avx512 {
+  using Avx512::storeu;
+  static void storeu(Bf16* p, F x) {
+    const __m256bh packed = _mm512_cvtneps_pbh(x);
+    __builtin_memcpy(p, &packed, sizeof packed);
+  }
+};
+
+// Lanes of x and y hold two bf16 numbers each; csrc/simd/product.h works with such "floats" as with any.
+struct Avx512Bf16Pairs : Avx512Bf16 {
   static F fma(F x, F y, F z) { return _mm512_dpbf16_ps(z, pairs(x), pairs(y)); }  // x0 y0 + x1 y1 + z
 
  private:
