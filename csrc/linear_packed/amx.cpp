@@ -49,7 +49,7 @@ void multiply_columns(const LinearPacked& in, const Left& x, const float* row_sc
                       int64_t row, int64_t rows, int64_t panel, bool more, float* scratch) {
   using V = Avx512Bf16;
   const int64_t groups = packed_groups(in), bytes = groups * kLine, steps = groups / kGroups, left = groups % kGroups;
-  const int64_t chunks = steps * N * kTileBytes / kChunkBytes + 1;
+  const int64_t chunks = steps == 0 ? 1 : (steps * N * kTileBytes + kChunkBytes - 1) / kChunkBytes;
   const char* w = static_cast<const char*>(in.weight) + panel * bytes;
   const Finish finish_tile = finish_of<D, V, N>(in);
   const Rest rest(w + steps * kTileBytes, bytes, N, left);
