@@ -97,6 +97,19 @@ def test_int8_gelu(kind, dtype):
     assert_accurate(y, F.gelu(sums.double()), F.gelu(sums).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ("reference", *KINDS))
+@pytest.mark.parametrize("h", [1, 8, 19, 32, 57])
+def test_int8_geglu(kind, h, dtype):
+    x, weight, bias = draw(45, 200, 2 * h)
+    sums = expected_int8(x.to(dtype), weight, bias)
+    with running("reference") if kind == "reference" else kernels(kind), poisoned():
+        packed = PackedWeight.pack(weight, bias, gated=True)
+        y = linear_packed(x.to(dtype), packed, "geglu")
+    assert_accurate(y, ACTIVATIONS["geglu"](sums.double()), ACTIVATIONS["geglu"](sums).to(dtype))
+    assert (packed.unpack() - weight).abs().max() <= 0.03 * weight.abs().max()
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -105,14 +118,19 @@ def test_int8_gelu(kind, dtype):
     [*((name, "fp32") for name in ("reference", *CPP)), *((name, "bf16") for name in ("reference", *BF16_BACKENDS))],
 )
 def test_floats_are_as_accurate_as_eager(backend, weights, shape, dtype, activation):
-    x, weight, bias = draw(*shape)
+    gated = activation == "geglu"
+    n, i, o = shape
+    x, weight, bias = draw(n, i, 2 * o if gated else o)
     x = x.to(dtype)
     before = x.clone()
     rounded = torch.float32 if weights == "fp32" else torch.bfloat16
     known = x.to(rounded).float(), weight.to(rounded).float()
     for b in (bias, None):
         with running(backend), poisoned():
-            y = linear_packed(x, PackedWeight.pack(weight, b, weights), activation)
+            packed = PackedWeight.pack(weight, b, weights, gated=gated)
+            y = linear_packed(x, packed, activation)
+        assert torch.equal(packed.unpack(), weight.to(rounded)) and y.shape == (n, o)
+        assert packed.unpack_bias() is None if b is None else torch.equal(packed.unpack_bias(), b)
         double = None if b is None else b.double()
         truth = ACTIVATIONS[activation](F.linear(known[0].double(), known[1].double(), double))
         eager = ACTIVATIONS[activation](F.linear(*known, b)).to(dtype)
@@ -349,6 +367,8 @@ WEIGHT = PackedWeight.pack(torch.zeros(3, 5))
         ((torch.zeros(()), WEIGHT), ValueError, r"x must be \[\.\.\., 5\]"),
         ((torch.zeros(2, 5, dtype=torch.int32), WEIGHT), TypeError, "x must be a float tensor"),
         (([1.0], WEIGHT), TypeError, "x must be a float tensor, got list"),
+        ((torch.zeros(2, 5), WEIGHT, "geglu"), ValueError, "pack it with gated=True"),
+        ((torch.zeros(2, 5), PackedWeight.pack(torch.zeros(4, 5), gated=True)), ValueError, "must be 'geglu'"),
         ((torch.zeros(2, 5), WEIGHT, "tanh"), ValueError, "activation must be one of none, relu, gelu"),
         ((torch.zeros(2, 5), WEIGHT, "none", torch.int8), TypeError, "dtype must be a float dtype"),
         ((torch.zeros(2, 5, device="meta"), WEIGHT), ValueError, "x is on meta, the weight on cpu"),
@@ -373,6 +393,11 @@ def test_bad_input_is_a_clear_error(arguments, error, message):
 def test_bad_weights_are_a_clear_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         PackedWeight.pack(*arguments)
+
+
+def test_two_halves_are_needed_to_be_gated():
+    with pytest.raises(ValueError, match="an even number of rows, two halves, to be gated, got 3"):
+        PackedWeight.pack(torch.zeros(3, 5), gated=True)
 
 
 def test_backend_info_names_it():

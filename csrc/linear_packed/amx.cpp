@@ -98,10 +98,26 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
 }  // namespace
 
 const LinearKernels& linear_kernels_amx(WeightDtype dtype) {
-  static constexpr LinearKernels bf16{kRows, kColumns, kGroups, kTileRows, kBlock, 4, 2, Dtype::bf16,
-                                      prepare_floats<Avx512, Bf16, WeightDtype::bf16>, multiply<Bf16Product>};
-  static constexpr LinearKernels int8{kRows, kColumns, kGroups, kTileRows, kBlock, 4, 1, Dtype::fp64,
-                                      prepare_int8<Int8Product, Avx512>, multiply<Int8Product>};
+  static constexpr LinearKernels bf16{kRows,
+                                      kColumns,
+                                      kGroups,
+                                      kTileRows,
+                                      kBlock,
+                                      4,
+                                      2,
+                                      Dtype::bf16,
+                                      prepare_floats<Avx512, Bf16, WeightDtype::bf16>,
+                                      multiply<Bf16Product>};
+  static constexpr LinearKernels int8{kRows,
+                                      kColumns,
+                                      kGroups,
+                                      kTileRows,
+                                      kBlock,
+                                      4,
+                                      1,
+                                      Dtype::fp64,
+                                      prepare_int8<Int8Product, Avx512>,
+                                      multiply<Int8Product>};
   return dtype == WeightDtype::int8 ? int8 : bf16;
 }
 

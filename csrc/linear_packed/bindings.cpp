@@ -9,7 +9,8 @@ void bind_linear_packed(nb::module_& m) {
   nb::enum_<Activation>(m, "Activation")
       .value("none", Activation::none)
       .value("relu", Activation::relu)
-      .value("gelu", Activation::gelu);
+      .value("gelu", Activation::gelu)
+      .value("geglu", Activation::geglu);
   nb::enum_<WeightDtype>(m, "WeightDtype")
       .value("fp32", WeightDtype::fp32)
       .value("bf16", WeightDtype::bf16)

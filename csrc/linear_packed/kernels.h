@@ -25,9 +25,18 @@ inline int64_t packed_groups(const LinearPacked& in) {
 }
 
 // The same in a row that a kernel reads `unit` groups at a time.
-inline int64_t padded_groups(const LinearPacked& in, int64_t unit) { return (packed_groups(in) + unit - 1) / unit * unit; }
+inline int64_t padded_groups(const LinearPacked& in, int64_t unit) {
+  return (packed_groups(in) + unit - 1) / unit * unit;
+}
 
-inline int64_t panel_count(const LinearPacked& in) { return (in.outputs + kPanelColumns - 1) / kPanelColumns; }
+inline int64_t panel_outputs(Activation activation) {
+  return activation == Activation::geglu ? kPanelColumns / 2 : kPanelColumns;
+}
+
+inline int64_t panel_count(const LinearPacked& in) {
+  const int64_t outputs = panel_outputs(in.activation);
+  return (in.outputs + outputs - 1) / outputs;
+}
 
 // Rows of x as the kernels multiply them: uint8 q, bf16 or fp32, zeros behind x's own.
 struct PreparedRows {
@@ -41,12 +50,12 @@ struct PreparedRows {
 
 struct LinearKernels {
   int64_t tile_rows, tile_panels;
-  int64_t group_unit;  // groups of inputs that are read at a time
-  int64_t row_unit;    // rows that are read at a time
+  int64_t group_unit;   // groups of inputs that are read at a time
+  int64_t row_unit;     // rows that are read at a time
   int64_t block_bytes;  // of rows of x that meet a panel one after the other
-  int64_t x_bytes;     // of a group in a prepared row
-  int64_t x_itemsize;  // of an input in a prepared row
-  Dtype as_is;         // rows of x in this dtype without padding are multiplied where they lie; fp64: none are
+  int64_t x_bytes;      // of a group in a prepared row
+  int64_t x_itemsize;   // of an input in a prepared row
+  Dtype as_is;          // rows of x in this dtype without padding are multiplied where they lie; fp64: none are
   // Row `row` of x -> row `to` of the prepared ones.
   void (*prepare)(const LinearPacked&, int64_t row, const PreparedRows&, int64_t to);
   // y of rows [begin, end), prepared as rows from `from` on, and panels [panel, last). scratch: block_rows rows of

@@ -78,21 +78,24 @@ float product(const LinearPacked& in, const PreparedRows& prepared, int64_t row,
 
 float activated(float value, Activation activation) {
   if (activation == Activation::relu) return value < 0.0f ? 0.0f : value;
-  if (activation == Activation::gelu) return static_cast<float>(value * 0.5 * std::erfc(value * -0.70710678118654752));
+  if (activation != Activation::none) return static_cast<float>(value * 0.5 * std::erfc(value * -0.70710678118654752));
   return value;
 }
 
 void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from, int64_t begin, int64_t end,
               int64_t panel, int64_t last, float*) {
-  const int64_t outputs = last * kPanelColumns < in.outputs ? last * kPanelColumns : in.outputs;
+  const int64_t of_panel = panel_outputs(in.activation);
+  const int64_t outputs = last * of_panel < in.outputs ? last * of_panel : in.outputs;
   for (int64_t row = begin; row < end; ++row) {
-    for (int64_t output = panel * kPanelColumns; output < outputs; ++output) {
-      const float value = product(in, prepared, row - from, output) + in.bias[output];
+    for (int64_t output = panel * of_panel; output < outputs; ++output) {
+      const int64_t n = output / of_panel * kPanelColumns + output % of_panel;
+      float value = activated(product(in, prepared, row - from, n) + in.bias[n], in.activation);
+      if (in.activation == Activation::geglu) value *= product(in, prepared, row - from, n + 8) + in.bias[n + 8];
       const int64_t place = row * in.outputs + output;
       if (in.y_dtype == Dtype::fp32) {
-        narrow(activated(value, in.activation), static_cast<float*>(in.y) + place);
+        narrow(value, static_cast<float*>(in.y) + place);
       } else {
-        narrow(activated(value, in.activation), static_cast<Bf16*>(in.y) + place);
+        narrow(value, static_cast<Bf16*>(in.y) + place);
       }
     }
   }
@@ -102,7 +105,8 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
 
 const LinearKernels& linear_kernels_scalar(WeightDtype dtype) {
   static constexpr LinearKernels fp32{1, 1, 2, 1, kBlockBytes, 4, 4, Dtype::fp32, prepare, multiply},
-      bf16{1, 1, 2, 1, kBlockBytes, 8, 4, Dtype::fp64, prepare, multiply}, int8{1, 1, 2, 1, kBlockBytes, 4, 1, Dtype::fp64, prepare, multiply};
+      bf16{1, 1, 2, 1, kBlockBytes, 8, 4, Dtype::fp64, prepare, multiply},
+      int8{1, 1, 2, 1, kBlockBytes, 4, 1, Dtype::fp64, prepare, multiply};
   return dtype == WeightDtype::int8 ? int8 : dtype == WeightDtype::bf16 ? bf16 : fp32;
 }
 

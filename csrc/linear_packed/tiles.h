@@ -170,34 +170,55 @@ inline __attribute__((always_inline)) typename V::F value_of(const LinearPacked&
   return V::add(value, V::loadu(in.bias + column));
 }
 
-// y [rows, N vectors of outputs from `column` on] from their sums. Whole vectors row after row: a row's outputs are
-// neighbours.
+// y <- a row's outputs from the sums of N vectors of products from `column` on; `left` of them exist.
 template <class D, class V, int N, Activation activation, class T>
-void finish(const LinearPacked& in, const float* sums, int rows, const float* row_scale, const int32_t* row_zero,
-            int64_t row, int64_t column) {
-  T* y = static_cast<T*>(in.y) + row * in.outputs + column;
-  if (column + N * V::width <= in.outputs) {
-    for (int r = 0; r < rows; ++r, y += in.outputs, sums += N * V::width) {
+inline __attribute__((always_inline)) void finish_row(const LinearPacked& in, const float* sums, const float* row_scale,
+                                                      const int32_t* row_zero, int r, int64_t column, int64_t left,
+                                                      T* y) {
+  constexpr bool pairs = activation == Activation::geglu;
+  constexpr int columns = pairs ? (N + 1) / 2 : N;
+  typename V::F values[N + 1], out[columns];
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) {
-        const auto value =
-            value_of<D, V>(in, sums + n * V::width, row_scale, row_zero, r, column + n * V::width);
-        V::storeu(y + n * V::width, activated<V, activation>(value));
-      }
+  for (int n = 0; n < N; ++n)
+    values[n] = value_of<D, V>(in, sums + n * V::width, row_scale, row_zero, r, column + n * V::width);
+  values[N] = V::zero();
+#pragma GCC unroll 4
+  for (int n = 0; n < columns; ++n) {
+    if constexpr (pairs) {
+      typename V::F gate, value;
+      V::split8(values[2 * n], values[2 * n + 1], &gate, &value);
+      out[n] = V::mul(activated<V, Activation::gelu>(gate), value);
+    } else {
+      out[n] = activated<V, activation>(values[n]);
+    }
+  }
+  if (left >= columns * V::width) {
+    if constexpr (columns == 2) {
+      V::storeu2(y, out[0], out[1]);
+    } else {
+      for (int n = 0; n < columns; ++n) V::storeu(y + n * V::width, out[n]);
     }
     return;
   }
-  for (int r = 0; r < rows; ++r, y += in.outputs, sums += N * V::width) {
-    for (int n = 0; n < N && column + n * V::width < in.outputs; ++n) {
-      const int64_t first = column + n * V::width;
-      const auto value = activated<V, activation>(value_of<D, V>(in, sums + n * V::width, row_scale, row_zero, r, first));
-      if (first + V::width <= in.outputs) {
-        V::storeu(y + n * V::width, value);
-      } else {
-        Part<V>{in.outputs - first}.store(y + n * V::width, value);
-      }
+  for (int n = 0; n < columns && left > 0; ++n, left -= V::width) {
+    if (left >= V::width) {
+      V::storeu(y + n * V::width, out[n]);
+    } else {
+      Part<V>{left}.store(y + n * V::width, out[n]);
     }
   }
+}
+
+// y [rows, what N vectors of products from `column` on make] from their sums.
+template <class D, class V, int N, Activation activation, class T>
+void finish(const LinearPacked& in, const float* sums, int rows, const float* row_scale, const int32_t* row_zero,
+            int64_t row, int64_t column) {
+  constexpr int64_t products = kPanelColumns / (activation == Activation::geglu ? 8 : 16);  // of an output
+  constexpr int64_t most = N * V::width / products;
+  const int64_t first = column / products, left = in.outputs - first < most ? in.outputs - first : most;
+  T* y = static_cast<T*>(in.y) + row * in.outputs + first;
+  for (int r = 0; r < rows; ++r, y += in.outputs, sums += N * V::width)
+    finish_row<D, V, N, activation>(in, sums, row_scale, row_zero, r, column, left, y);
 }
 
 using Finish = void (*)(const LinearPacked&, const float* sums, int rows, const float* row_scale,
@@ -207,6 +228,7 @@ template <class D, class V, int N, class T>
 Finish finish_of(Activation activation) {
   if (activation == Activation::relu) return finish<D, V, N, Activation::relu, T>;
   if (activation == Activation::gelu) return finish<D, V, N, Activation::gelu, T>;
+  if (activation == Activation::geglu) return finish<D, V, N, Activation::geglu, T>;
   return finish<D, V, N, Activation::none, T>;
 }
 
@@ -345,8 +367,16 @@ void prepare_int8(const LinearPacked& in, int64_t row, const PreparedRows& prepa
 
 template <class D, class V, class X>
 constexpr glimodern::LinearKernels linear_kernels(Dtype as_is, decltype(glimodern::LinearKernels::prepare) prepare) {
-  return {D::rows, D::vectors * V::width / kPanelColumns, 2,       1,      glimodern::kBlockBytes,
-          D::x_bytes, sizeof(X),                              as_is, prepare, multiply<D, V>};
+  return {D::rows,
+          D::vectors * V::width / kPanelColumns,
+          2,
+          1,
+          glimodern::kBlockBytes,
+          D::x_bytes,
+          sizeof(X),
+          as_is,
+          prepare,
+          multiply<D, V>};
 }
 
 template <class V>

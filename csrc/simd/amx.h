@@ -1,5 +1,5 @@
-// Matrix products of tiles: AMX. A tile holds 16 rows of 64 bytes; tiles 0 to 3 are sums, 4 and 5 rows of the left side,
-// 6 and 7 lines of the right.
+// Matrix products of tiles: AMX. A tile holds 16 rows of 64 bytes; tiles 0 to 3 are sums, 4 and 5 rows of the left
+// side, 6 and 7 lines of the right.
 #pragma once
 
 #include <immintrin.h>
@@ -28,7 +28,7 @@ struct WholeTiles {
 
 // Products of tiles: tile C += A B, numbers of 4 bytes of A's row with those of B's column.
 struct Bf16Tiles {
-#define GLIMODERN_MULTIPLY_TILES(product)                                      \
+#define GLIMODERN_MULTIPLY_TILES(product)                                               \
   static inline __attribute__((always_inline)) void multiply_00() { product(0, 4, 6); } \
   static inline __attribute__((always_inline)) void multiply_01() { product(1, 4, 7); } \
   static inline __attribute__((always_inline)) void multiply_10() { product(2, 5, 6); } \
@@ -45,8 +45,9 @@ struct Int8Tiles {  // uint8 in A, int8 in B
 // and the next tile 64 bytes on, and of b, whose tiles lie one after the other and the second column of tiles b_panel
 // bytes on; more: onto what c holds. M, N: 1 or 2.
 template <class T, int M, int N>
-inline __attribute__((always_inline)) void multiply_tiles(const char* a, int64_t a_stride, const char* b, int64_t b_panel,
-                                                          int64_t steps, float* c, int64_t c_stride, bool more) {
+inline __attribute__((always_inline)) void multiply_tiles(const char* a, int64_t a_stride, const char* b,
+                                                          int64_t b_panel, int64_t steps, float* c, int64_t c_stride,
+                                                          bool more) {
   char* const c00 = reinterpret_cast<char*>(c);
   char* const c10 = c00 + kTileRows * c_stride;
   __asm__ volatile("" ::: "memory");  // what was stored is there: the intrinsics do not say that they load

@@ -33,6 +33,11 @@ struct Avx2 {
     const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
   }
+  template <class T>
+  static void storeu2(T* p, F x, F y) {
+    storeu(p, x), storeu(p + width, y);
+  }
+  static void split8(F x, F y, F* first, F* second) { *first = x, *second = y; }  // 8 lanes are a block
   // The 16 numbers from p on by even and odd places: one operation a vector, where loadu and storeu of neighbours take
   // two and more. A NaN that is stored or rounded must have a lower half of zeros.
   static void load_even_odd(const Bf16* p, F* even, F* odd) {

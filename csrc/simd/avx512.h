@@ -32,6 +32,14 @@ struct Avx512 {
     const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32(nearest_bf16(plain_nan(x)), 16));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
   }
+  template <class T>
+  static void storeu2(T* p, F x, F y) {
+    storeu(p, x), storeu(p + width, y);
+  }
+  // Lanes of x and y by blocks of 8: the first and the second block of each.
+  static void split8(F x, F y, F* first, F* second) {
+    *first = _mm512_shuffle_f32x4(x, y, 0x44), *second = _mm512_shuffle_f32x4(x, y, 0xEE);
+  }
   // The 32 numbers from p on by even and odd places: one operation a vector, where loadu and storeu of neighbours take
   // two and more. A NaN that is stored or rounded must have a lower half of zeros.
   static void load_even_odd(const Bf16* p, F* even, F* odd) {

@@ -12,6 +12,11 @@ struct Avx512Bf16 : Avx512 {
     const __m256bh packed = _mm512_cvtneps_pbh(x);
     __builtin_memcpy(p, &packed, sizeof packed);
   }
+  static void storeu2(Bf16* p, F x, F y) {
+    const __m512bh packed = _mm512_cvtne2ps_pbh(y, x);
+    __builtin_memcpy(p, &packed, sizeof packed);
+  }
+  using Avx512::storeu2;
 };
 
 // Lanes of x and y hold two bf16 numbers each; csrc/simd/product.h works with such "floats" as with any.

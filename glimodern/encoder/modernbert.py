@@ -25,7 +25,7 @@ from glimodern import ops
 from .attention import Packing, packed_attention
 from .base import Encoder
 from .dropout import Dropout
-from .packed_linear import pack_linears
+from .packed_linear import PackedLinear, pack_linears
 from .rotary import rotary_table
 
 if TYPE_CHECKING:
@@ -90,18 +90,25 @@ class _Mlp(nn.Module):
 
         super().__init__()
         self.gelu = config.hidden_activation == "gelu"
-        self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.Wi: nn.Linear | PackedLinear = nn.Linear(
+            config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias
+        )
         self.act = ACT2FN[config.hidden_activation]
         self.drop = Dropout(config.mlp_dropout)
         self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        both = self.Wi(x)
+    def pack(self, dtype: str) -> None:
+        """Pack the first linear layer together with the gate, where that is GeGLU."""
         if self.gelu:
-            gated = ops.geglu(both)
-        else:
-            value, gate = both.chunk(2, dim=-1)
+            self.Wi = PackedLinear(self.Wi, dtype, "geglu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = self.Wi(x)
+        if not self.gelu:
+            value, gate = gated.chunk(2, dim=-1)
             gated = self.act(value) * gate
+        elif not isinstance(self.Wi, PackedLinear):
+            gated = ops.geglu(gated)
         out: Tensor = self.Wo(self.drop(gated))
         return out
 
@@ -230,6 +237,8 @@ class ModernBertEncoder(Encoder):
         return hidden
 
     def pack(self, dtype: str) -> bool:
+        for layer in self.model.layers:
+            cast(_Layer, layer).mlp.pack(dtype)
         pack_linears(self.model, dtype)
         return True
 

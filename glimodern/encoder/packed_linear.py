@@ -44,15 +44,15 @@ class PackedLinear(nn.Module):
     """An `nn.Linear` for inference by `linear_packed`; dtype "int8", "bf16" or "fp32".
 
     It has no parameters. Its state_dict is the plain layer's in the same dtype if that is `lossless` (not int8), and
-    raises ValueError otherwise. activation: "none", "relu" or "gelu", of the result.
+    raises ValueError otherwise. activation: "none", "relu", "gelu" or "geglu", of the result.
     In int8, what `measured_inputs` saw of the layer's inputs is taken into account.
     """
 
     def __init__(self, linear: nn.Linear, dtype: str = "int8", activation: str = "none"):
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
         sizes = getattr(linear, _INPUT_SIZES, None)
-        self.packed = PackedWeight.pack(linear.weight, linear.bias, dtype, sizes)
+        self.packed = PackedWeight.pack(linear.weight, linear.bias, dtype, sizes, gated=activation == "geglu")
+        self.in_features, self.out_features = self.packed.inputs, self.packed.outputs
         self.activation = activation
 
     @property
@@ -88,7 +88,7 @@ class PackedLinear(nn.Module):
             destination[prefix + "bias"] = bias
 
 
-def _packs(linear: nn.Linear, min_features: int) -> bool:
+def packs(linear: nn.Linear, min_features: int) -> bool:
     return type(linear) in (nn.Linear, Linear) and min(linear.weight.shape) >= min_features
 
 
@@ -101,7 +101,7 @@ def pack_linears(module: nn.Module, dtype: str = "int8", min_features: int = 64)
     packed: dict[nn.Module, PackedLinear] = {}
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if not isinstance(child, nn.Linear) or not _packs(child, min_features):
+            if not isinstance(child, nn.Linear) or not packs(child, min_features):
                 continue
             if child not in packed:
                 packed[child] = PackedLinear(child, dtype).train(child.training)
@@ -121,7 +121,7 @@ def pack_layers(module: nn.Module, dtype: str = "int8", min_features: int = 64) 
         for linear_name, activation_name in _ACTIVATED:
             linear, activation = getattr(parent, linear_name, None), getattr(parent, activation_name, None)
             kind = {"GELUActivation": "gelu", "ReLU": "relu"}.get(type(activation).__name__)
-            if kind is None or not isinstance(linear, nn.Linear) or not _packs(linear, min_features):
+            if kind is None or not isinstance(linear, nn.Linear) or not packs(linear, min_features):
                 continue
             setattr(parent, linear_name, PackedLinear(linear, dtype, kind).train(linear.training))
             setattr(parent, activation_name, nn.Identity())

@@ -26,8 +26,25 @@ def _pack_panels(weight: Tensor, group: int) -> Tensor:
     return padded.unflatten(1, (-1, group)).unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
 
 
-def _unpack_panels(panels: Tensor, outputs: int, inputs: int) -> Tensor:
-    return panels.transpose(1, 2).flatten(2).flatten(0, 1)[:outputs, :inputs].contiguous()
+def _unpack_panels(panels: Tensor, rows: int, inputs: int) -> Tensor:
+    return panels.transpose(1, 2).flatten(2).flatten(0, 1)[:rows, :inputs].contiguous()
+
+
+def _pair_rows(x: Tensor) -> Tensor:
+    """[2h, ...] -> [16 * ceil(h / 8), ...]: 8 rows of the first half, the same 8 of the second, and so on."""
+    halves = x.unflatten(0, (2, -1))
+    padding = (0, 0) * (x.ndim - 1) + (0, -halves.shape[1] % 8)
+    return F.pad(halves, padding).unflatten(1, (-1, 8)).transpose(0, 1).flatten(0, 2)
+
+
+def _unpair_rows(x: Tensor, outputs: int) -> Tensor:
+    """[16 * ceil(h / 8), ...] -> [2h, ...], h = outputs."""
+    return x.unflatten(0, (-1, 2, 8)).transpose(0, 1).flatten(1, 2)[:, :outputs].flatten(0, 1)
+
+
+def _plain_rows(x: Tensor, outputs: int, gated: bool) -> Tensor:
+    """What was arranged for panels, in the weight's own order."""
+    return _unpair_rows(x, outputs) if gated else x[:outputs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +62,25 @@ class PackedWeight:
     input_scale: Tensor
     """fp32 [inputs], int8 only: x is multiplied by these first (`scale_inputs`); empty: by nothing."""
     outputs: int
+    """Of the layer's result: half the weight's rows if gated."""
     inputs: int
     has_bias: bool
+    gated: bool
+    """Packed for the activation "geglu": rows of the two halves lie 8 by 8."""
 
     @classmethod
     def pack(
-        cls, weight: Tensor, bias: Tensor | None = None, dtype: str = "int8", input_sizes: Tensor | None = None
+        cls,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        dtype: str = "int8",
+        input_sizes: Tensor | None = None,
+        *,
+        gated: bool = False,
     ) -> PackedWeight:
         """weight [o, i], bias [o] of any float dtype; dtype "int8" (`quantise_weight`), "bf16" (rounded) or
         "fp32" (exact). input_sizes [i]: the largest |x| of each input, as measured, for fewer errors in int8
-        (`scale_inputs`); the other dtypes have no use for it.
+        (`scale_inputs`); the other dtypes have no use for it. gated: for the activation "geglu", and for no other.
 
         Raises ValueError for other shapes and dtypes, and for numbers that are not finite in int8.
         """
@@ -65,9 +91,15 @@ class PackedWeight:
         outputs, inputs = weight.shape
         if bias is not None and bias.shape != (outputs,):
             raise ValueError(f"bias must be [{outputs}] as weight has {outputs} rows, got {tuple(bias.shape)}")
+        if gated and outputs % 2 != 0:
+            raise ValueError(f"weight must have an even number of rows, two halves, to be gated, got {outputs}")
         weight = weight.detach().float()
         if input_sizes is not None and input_sizes.shape != (inputs,):
             raise ValueError(f"input_sizes must be [{inputs}], one an input, got {tuple(input_sizes.shape)}")
+
+        def arrange(numbers: Tensor) -> Tensor:  # one a row -> one a panel's column
+            return _pair_rows(numbers) if gated else F.pad(numbers, (0, -outputs % PANEL)).clone()
+
         scale, weight_sum = weight.new_empty(0), weight.new_empty(0, dtype=torch.int32)
         input_scale = weight.new_empty(0)
         if dtype == "int8":
@@ -80,13 +112,13 @@ class PackedWeight:
                 weight = weight / input_scale
             weight, scale = quantise_weight(weight)
             sums = weight.sum(1, dtype=torch.int32)
-            scale, weight_sum = (F.pad(x, (0, -outputs % PANEL)) for x in (scale, sums))
+            scale, weight_sum = arrange(scale), arrange(sums)
         elif dtype == "bf16":
             weight = weight.to(BF16)
         whole = weight.new_zeros(outputs, dtype=FP32) if bias is None else bias.detach().float()
-        panels = _pack_panels(weight, _GROUP[dtype])
-        padded = F.pad(whole, (0, -outputs % PANEL)).clone()
-        return cls(panels, scale, weight_sum, padded, input_scale, outputs, inputs, bias is not None)
+        panels = _pack_panels(_pair_rows(weight) if gated else weight, _GROUP[dtype])
+        outputs = outputs // 2 if gated else outputs
+        return cls(panels, scale, weight_sum, arrange(whole), input_scale, outputs, inputs, bias is not None, gated)
 
     @property
     def dtype(self) -> str:
@@ -107,15 +139,15 @@ class PackedWeight:
 
     def unpack(self) -> Tensor:
         """The weight [o, i], as it was packed: fp32, or bf16; what its whole numbers stand for, fp32, in int8."""
-        weight = _unpack_panels(self.panels, self.outputs, self.inputs)
+        weight = _plain_rows(_unpack_panels(self.panels, len(self.bias), self.inputs), self.outputs, self.gated)
         if self.dtype != "int8":
             return weight
-        plain = weight * self.scale[: self.outputs, None]
+        plain = weight * _plain_rows(self.scale, self.outputs, self.gated)[:, None]
         return plain * self.input_scale if self.input_scale.numel() else plain
 
     def unpack_bias(self) -> Tensor | None:
         """fp32 [o], or None."""
-        return self.bias[: self.outputs].clone() if self.has_bias else None
+        return _plain_rows(self.bias, self.outputs, self.gated).clone() if self.has_bias else None
 
     def to(self, device: torch.device | str) -> PackedWeight:
         panels, scale, weight_sum, bias, input_scale = (x.to(device) for x in self.tensors)
@@ -147,12 +179,14 @@ def _linear_impl(
             getattr(dispatch.extension.Activation, activation), torch.get_num_threads(),
         )  # fmt: skip
         return y
-    weight = _unpack_panels(panels, outputs, inputs)
+    gated = activation == "geglu"
+    weight = _plain_rows(_unpack_panels(panels, len(bias), inputs), outputs, gated)
+    bias = _plain_rows(bias, outputs, gated)
     if int8:
         x = x.float() * input_scale if input_scale.numel() else x
-        return linear_int8(x, weight, scale[:outputs], bias[:outputs], activation).to(dtype)
+        return linear_int8(x, weight, _plain_rows(scale, outputs, gated), bias, activation).to(dtype)
     # bf16 numbers and their products are exact in fp32
-    return ACTIVATIONS[activation](F.linear(x.to(weight.dtype).float(), weight.float(), bias[:outputs])).to(dtype)
+    return ACTIVATIONS[activation](F.linear(x.to(weight.dtype).float(), weight.float(), bias)).to(dtype)
 
 
 @torch.library.custom_op("glimodern::linear_packed", mutates_args=())
@@ -180,7 +214,8 @@ def linear_packed(
 ) -> Tensor:
     """y = act(x W^T + bias) with a packed W: x [..., i] -> y [..., o] in `dtype` (default: x's).
 
-    activation: "none", "relu" or "gelu" (exact). Inference only. fp32: sums in fp32, as `nn.functional.linear`. bf16: x
+    activation: "none", "relu", "gelu" (exact), or "geglu" (gelu of the first half of W's rows times the second half, so
+    that o is half their number), which the weight must be packed for. Inference only. fp32: sums in fp32, as `nn.functional.linear`. bf16: x
     is rounded to bf16 too, and sums are fp32. int8:
     every row of x is quantised between its smallest and its largest number, sums are exact, and the bits do not depend
     on threads nor (gelu aside) on the CPU; a row with a NaN or an infinity comes out as NaN, one below 1e-30 as
@@ -195,6 +230,11 @@ def linear_packed(
         raise ValueError(f"linear_packed: x must be [..., {packed.inputs}], got {tuple(x.shape)}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"linear_packed: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if (activation == "geglu") != packed.gated:
+        raise ValueError(
+            f"linear_packed: activation must {'' if packed.gated else 'not '}be 'geglu' with a weight packed with "
+            f"gated={packed.gated}, got {activation!r}; pack it with gated={not packed.gated}"
+        )
     if x.device != packed.device:
         raise ValueError(f"linear_packed: x is on {x.device}, the weight on {packed.device}; move one with .to()")
     if dtype is not None and not dtype.is_floating_point:

@@ -8,7 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "relu": torch.relu, "gelu": F.gelu}
+from glimodern.reference.encoder import geglu
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x, "relu": torch.relu, "gelu": F.gelu, "geglu": geglu
+}  # fmt: skip
 STEPS = 255
 """Of a quantised row, from its smallest number, or 0, to its largest, or 0."""
 LEAST_ROW_RANGE = 1e-30

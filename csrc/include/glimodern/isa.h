@@ -6,8 +6,8 @@
 
 namespace glimodern {
 
-// avx512_bf16: avx512 with the product of bf16 pairs; amx: that with VNNI and matrix products of bf16 and int8 tiles. Both
-// for the operators that ask for them.
+// avx512_bf16: avx512 with the product of bf16 pairs; amx: that with VNNI and matrix products of bf16 and int8 tiles.
+// Both for the operators that ask for them.
 enum class Isa { scalar = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, amx = 4 };
 
 // Built into this library and usable on this machine (processor and operating system), best last.

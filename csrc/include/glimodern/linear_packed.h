@@ -20,20 +20,22 @@ namespace glimodern {
 
 constexpr int64_t kPanelColumns = 16;
 
-enum class Activation { none, relu, gelu };
+// geglu: gelu(first half) * second half of the products, which lie in the panels 8 by 8: a panel holds 8 of the first
+// half and the 8 of the second that they meet.
+enum class Activation { none, relu, gelu, geglu };
 enum class WeightDtype { fp32, bf16, int8 };
 
 struct LinearPacked {
-  Dtype x_dtype, y_dtype;  // fp32 or bf16
-  const void* x;           // [rows, inputs], contiguous
-  void* y;                 // [rows, outputs], contiguous
-  int64_t rows, inputs, outputs;
+  Dtype x_dtype, y_dtype;         // fp32 or bf16
+  const void* x;                  // [rows, inputs], contiguous
+  void* y;                        // [rows, outputs], contiguous
+  int64_t rows, inputs, outputs;  // outputs: y's; geglu has two products for each
   WeightDtype weight_dtype;
   const void* weight;         // panels
   const float* input_scale;   // [inputs] x is multiplied by these first, int8 only; null: by nothing
-  const float* scale;         // [outputs, padded], int8 only
-  const int32_t* weight_sum;  // [outputs, padded] sum of an output's weights, int8 only
-  const float* bias;          // [outputs, padded]
+  const float* scale;         // [16 * panels], int8 only
+  const int32_t* weight_sum;  // [16 * panels] sum of an output's weights, int8 only
+  const float* bias;          // [16 * panels]
   Activation activation;
 };
 
