@@ -19,7 +19,7 @@ NB_MODULE(_C, m) {
   m.def(
       "current_isa",
       [](bool bf16_products) {
-        return std::string(isa_name(current_isa(bf16_products ? Isa::avx512_bf16 : Isa::avx512)));
+        return std::string(isa_name(current_isa(bf16_products ? Isa::amx : Isa::avx512)));
       },
       nanobind::arg("bf16_products") = false);
   m.def("set_isa", &set_isa);

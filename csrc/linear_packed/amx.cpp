@@ -33,14 +33,38 @@ struct Rest {
   }
 };
 
+// Rows of a block of sums that wait to be finished, which is done while the next block's products are under way.
+struct Waiting {
+  const LinearPacked& in;
+  const Finish finish;
+  const int64_t vectors, column;
+  const float *sums = nullptr, *row_scale = nullptr;
+  const int32_t* row_zero = nullptr;
+  int64_t row = 0;
+  int rows = 0;
+
+  void some(int most) {
+    const int now = rows < most ? rows : most;
+    if (now == 0) return;
+    finish(in, sums, now, row_scale, row_zero, row, column);
+    sums += now * vectors * Avx512::width;
+    if (row_scale != nullptr) row_scale += now, row_zero += now;
+    row += now;
+    rows -= now;
+  }
+};
+
 template <class D, int M, int N>
 void block(const char* x, int64_t stride, const char* w, int64_t panel, int64_t steps, const char* rest, float* sums,
-           bool more) {
+           bool more, Waiting& waiting) {
   constexpr int64_t row_bytes = N * 64;
-  if (steps > 0 || rest == nullptr) multiply_tiles<D, M, N>(x, stride, w, panel, steps, sums, row_bytes, more);
+  const int part = static_cast<int>((waiting.rows + steps) / (steps + 1));
+  const auto between = [&] { waiting.some(part); };
+  if (steps > 0 || rest == nullptr) multiply_tiles<D, M, N>(x, stride, w, panel, steps, sums, row_bytes, more, between);
   if (rest != nullptr) {
-    multiply_tiles<D, M, N>(x + steps * 64, stride, rest, kTileBytes, 1, sums, row_bytes, more || steps > 0);
+    multiply_tiles<D, M, N>(x + steps * 64, stride, rest, kTileBytes, 1, sums, row_bytes, more || steps > 0, between);
   }
+  waiting.some(kRows);
 }
 
 // multiply_panels of tiles.h, a block of sums at a time.
@@ -51,8 +75,8 @@ void multiply_columns(const LinearPacked& in, const Left& x, const float* row_sc
   const int64_t groups = packed_groups(in), bytes = groups * kLine, steps = groups / kGroups, left = groups % kGroups;
   const int64_t chunks = steps == 0 ? 1 : (steps * N * kTileBytes + kChunkBytes - 1) / kChunkBytes;
   const char* w = static_cast<const char*>(in.weight) + panel * bytes;
-  const Finish finish_tile = finish_of<D, V, N>(in);
   const Rest rest(w + steps * kTileBytes, bytes, N, left);
+  Waiting waiting{in, finish_of<D, V, N>(in), N, panel * kPanelColumns};
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t begin = steps * chunk / chunks, end = steps * (chunk + 1) / chunks;
     const bool last = chunk + 1 == chunks;
@@ -63,15 +87,16 @@ void multiply_columns(const LinearPacked& in, const Left& x, const float* row_sc
       for (int64_t line = next_lines * done / rows; line < next_lines * (done + tile) / rows; ++line) {
         for (int64_t p = 0; p < N; ++p) __builtin_prefetch(next + p * bytes + line * kLine, 0, 2);
       }
-      float* sums = scratch + (chunks > 1 ? done * N * V::width : 0);
+      float* sums = scratch + done * N * V::width;
       const auto run = tile > kTileRows ? block<D, 2, N> : block<D, 1, N>;
       run(x.at(done) + begin * 64, x.stride, w + begin * kTileBytes, bytes, end - begin,
-          last && left > 0 ? rest.lines : nullptr, sums, chunk > 0);
+          last && left > 0 ? rest.lines : nullptr, sums, chunk > 0, waiting);
       if (!last) continue;
-      finish_tile(in, sums, static_cast<int>(tile), D::int8 ? row_scale + done : nullptr,
-                  D::int8 ? row_zero + done : nullptr, row + done, panel * kPanelColumns);
+      waiting.sums = sums, waiting.row = row + done, waiting.rows = static_cast<int>(tile);
+      if constexpr (D::int8) waiting.row_scale = row_scale + done, waiting.row_zero = row_zero + done;
     }
   }
+  waiting.some(kRows);
 }
 
 template <class D>

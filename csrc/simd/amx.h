@@ -43,11 +43,12 @@ struct Int8Tiles {  // uint8 in A, int8 in B
 
 // c [16 M rows, 16 N columns], rows c_stride bytes apart, <- products of `steps` tiles of a, rows a_stride bytes apart
 // and the next tile 64 bytes on, and of b, whose tiles lie one after the other and the second column of tiles b_panel
-// bytes on; more: onto what c holds. M, N: 1 or 2.
-template <class T, int M, int N>
+// bytes on; more: onto what c holds. M, N: 1 or 2. between() is called once a tile, for other work while its products
+// are under way.
+template <class T, int M, int N, class Between>
 inline __attribute__((always_inline)) void multiply_tiles(const char* a, int64_t a_stride, const char* b,
                                                           int64_t b_panel, int64_t steps, float* c, int64_t c_stride,
-                                                          bool more) {
+                                                          bool more, Between between) {
   char* const c00 = reinterpret_cast<char*>(c);
   char* const c10 = c00 + kTileRows * c_stride;
   __asm__ volatile("" ::: "memory");  // what was stored is there: the intrinsics do not say that they load
@@ -75,6 +76,7 @@ inline __attribute__((always_inline)) void multiply_tiles(const char* a, int64_t
       T::multiply_10();
       if constexpr (N == 2) T::multiply_11();
     }
+    between();
   }
   _tile_stored(0, c00, c_stride);
   if constexpr (N == 2) _tile_stored(1, c00 + 64, c_stride);

@@ -90,9 +90,7 @@ class _Mlp(nn.Module):
 
         super().__init__()
         self.gelu = config.hidden_activation == "gelu"
-        self.Wi: nn.Linear | PackedLinear = nn.Linear(
-            config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias
-        )
+        self.Wi: nn.Module = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
         self.act = ACT2FN[config.hidden_activation]
         self.drop = Dropout(config.mlp_dropout)
         self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
@@ -100,7 +98,7 @@ class _Mlp(nn.Module):
     def pack(self, dtype: str) -> None:
         """Pack the first linear layer together with the gate, where that is GeGLU."""
         if self.gelu:
-            self.Wi = PackedLinear(self.Wi, dtype, "geglu")
+            self.Wi = PackedLinear(cast(nn.Linear, self.Wi), dtype, "geglu")
 
     def forward(self, x: Tensor) -> Tensor:
         gated = self.Wi(x)

@@ -214,11 +214,12 @@ def linear_packed(
 ) -> Tensor:
     """y = act(x W^T + bias) with a packed W: x [..., i] -> y [..., o] in `dtype` (default: x's).
 
-    activation: "none", "relu", "gelu" (exact), or "geglu" (gelu of the first half of W's rows times the second half, so
-    that o is half their number), which the weight must be packed for. Inference only. fp32: sums in fp32, as `nn.functional.linear`. bf16: x
-    is rounded to bf16 too, and sums are fp32. int8:
-    every row of x is quantised between its smallest and its largest number, sums are exact, and the bits do not depend
-    on threads nor (gelu aside) on the CPU; a row with a NaN or an infinity comes out as NaN, one below 1e-30 as
+    activation: "none", "relu", "gelu" (exact), or "geglu": the gelu of the first half of W's rows times the second half,
+    o being half their number, with a weight that is packed for it.
+
+    Inference only. fp32: sums in fp32, as `nn.functional.linear`. bf16: x is rounded to bf16 too, and sums are fp32.
+    int8: every row of x is quantised between its smallest and its largest number, sums are exact, and the bits do not
+    depend on threads nor (gelu aside) on the CPU; a row with a NaN or an infinity comes out as NaN, one below 1e-30 as
     act(bias). C++ kernels for fp32 and bf16 on CPUs; elsewhere plain PyTorch, which unpacks the weight at every call.
 
     Raises ValueError or TypeError for other shapes, dtypes and devices, and where x requires gradients.

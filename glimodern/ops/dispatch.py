@@ -162,8 +162,9 @@ def backend_info(
     """Per operator what would run on such tensors: {"backend": cpp | triton | flash | reference, "isa", "why"}.
 
     device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
-    (scalar, avx2, avx512, avx512_bf16; the environment variable GLIMODERN_ISA forces one; always scalar for fp64;
-    avx512_bf16 is avx512 for all but the bf16 of attention_varlen and linear_packed), empty for the other backends.
+    (scalar, avx2, avx512, avx512_bf16, amx; the environment variable GLIMODERN_ISA forces one; always scalar for fp64;
+    the last two are avx512 for all but the bf16 of attention_varlen and linear_packed, and amx linear_packed's int8),
+    empty for the other backends.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
