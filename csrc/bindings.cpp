@@ -18,9 +18,7 @@ NB_MODULE(_C, m) {
   });
   m.def(
       "current_isa",
-      [](bool bf16_products) {
-        return std::string(isa_name(current_isa(bf16_products ? Isa::amx : Isa::avx512)));
-      },
+      [](bool bf16_products) { return std::string(isa_name(current_isa(bf16_products ? Isa::amx : Isa::avx512))); },
       nanobind::arg("bf16_products") = false);
   m.def("set_isa", &set_isa);
   m.def("openmp", [] {

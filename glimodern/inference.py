@@ -74,14 +74,16 @@ class _Window:
             zip(real, packer.tokenize([asked[i].words for i in real]), strict=True)
         )
         lengths = {i: packer.length(self.tokens[i], asked[i].labels) for i in real}
+        total = sum(lengths.values())
+        share = total / max(-(-total // batch_tokens), 1)  # of as few batches as can be: none is left with little
         groups: list[list[int]] = []
-        room = 0
+        size = 0
         for i in sorted(real, key=lambda i: -lengths[i]):  # stable: the same batches every time
-            if not groups or lengths[i] > room:
+            if not groups or size >= share or size + lengths[i] > batch_tokens:
                 groups.append([])
-                room = batch_tokens
+                size = 0
             groups[-1].append(i)
-            room -= lengths[i]
+            size += lengths[i]
         self.batches = [self.pack(group) for group in groups]
 
     def pack(self, texts: list[int]) -> _Batch:

@@ -1,7 +1,9 @@
 """linear_packed: int8 against its reference bit by bit, floats by the accuracy rule; packing and layers."""
 
 import contextlib
+import copy
 import math
+import pickle
 from collections.abc import Iterator
 
 import pytest
@@ -393,6 +395,17 @@ def test_bad_input_is_a_clear_error(arguments, error, message):
 def test_bad_weights_are_a_clear_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         PackedWeight.pack(*arguments)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf16", "fp32"])
+def test_copies_have_a_weight_of_their_own(dtype):
+    x, weight, bias = draw(5, 24, 16)
+    packed = PackedWeight.pack(weight, bias, dtype)
+    y = linear_packed(x, packed)
+    copies = copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))
+    packed.panels.zero_()
+    assert all(torch.equal(linear_packed(x, other), y) for other in copies)
+    assert not torch.equal(linear_packed(x, packed), y)
 
 
 def test_two_halves_are_needed_to_be_gated():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -132,7 +135,19 @@ class PackedWeight:
     def nbytes(self) -> int:
         return sum(x.nbytes for x in self.tensors)
 
-    @property
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles have addresses of their own."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def cpp_weight(self) -> tuple[Any, ...]:
+        """What the extension is told of the weight."""
+        return self._cpp_weight
+
+    @cached_property
+    def _cpp_weight(self) -> tuple[Any, ...]:
+        return _cpp_weight(self.tensors)
+
+    @cached_property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """panels, scale, weight_sum, bias, input_scale."""
         return self.panels, self.scale, self.weight_sum, self.bias, self.input_scale
@@ -154,35 +169,37 @@ class PackedWeight:
         return replace(self, panels=panels, scale=scale, weight_sum=weight_sum, bias=bias, input_scale=input_scale)
 
 
+def _cpp_weight(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """What the extension is told of `PackedWeight.tensors`: their kind and addresses."""
+    panels, scale, weight_sum, bias, input_scale = tensors
+    kind = "int8" if panels.dtype == torch.int8 else NAMES[panels.dtype]
+    addresses = (x.data_ptr() if x.numel() else 0 for x in (panels, input_scale, scale, weight_sum, bias))
+    return getattr(dispatch.extension.WeightDtype, kind), *addresses
+
+
 def _linear_impl(
     x: Tensor,
-    panels: Tensor,
-    scale: Tensor,
-    weight_sum: Tensor,
-    bias: Tensor,
-    input_scale: Tensor,
+    tensors: Sequence[Tensor],
+    cpp_weight: Callable[[], tuple[Any, ...]],
     outputs: int,
     activation: str,
     dtype: torch.dtype,
 ) -> Tensor:
     chosen = backend("linear_packed", x)
     rows, inputs = x.shape
-    int8 = panels.dtype == torch.int8
     if chosen == "cpp" and dtype in (FP32, BF16):
         x = x.contiguous()
         y = x.new_empty(rows, outputs, dtype=dtype)
         dispatch.extension.linear_packed(
-            storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, inputs, outputs,
-            getattr(dispatch.extension.WeightDtype, "int8" if int8 else NAMES[panels.dtype]),
-            panels.data_ptr(), input_scale.data_ptr() if input_scale.numel() else 0, scale.data_ptr(),
-            weight_sum.data_ptr(), bias.data_ptr(),
+            storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, inputs, outputs, *cpp_weight(),
             getattr(dispatch.extension.Activation, activation), torch.get_num_threads(),
         )  # fmt: skip
         return y
+    panels, scale, _, bias, input_scale = tensors
     gated = activation == "geglu"
     weight = _plain_rows(_unpack_panels(panels, len(bias), inputs), outputs, gated)
     bias = _plain_rows(bias, outputs, gated)
-    if int8:
+    if panels.dtype == torch.int8:
         x = x.float() * input_scale if input_scale.numel() else x
         return linear_int8(x, weight, _plain_rows(scale, outputs, gated), bias, activation).to(dtype)
     # bf16 numbers and their products are exact in fp32
@@ -201,7 +218,8 @@ def _linear_op(
     activation: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    return _linear_impl(x, panels, scale, weight_sum, bias, input_scale, outputs, activation, dtype)
+    tensors = (panels, scale, weight_sum, bias, input_scale)
+    return _linear_impl(x, tensors, lambda: _cpp_weight(tensors), outputs, activation, dtype)
 
 
 @_linear_op.register_fake
@@ -214,7 +232,7 @@ def linear_packed(
 ) -> Tensor:
     """y = act(x W^T + bias) with a packed W: x [..., i] -> y [..., o] in `dtype` (default: x's).
 
-    activation: "none", "relu", "gelu" (exact), or "geglu": the gelu of the first half of W's rows times the second half,
+    activation: "none", "relu", "gelu" (exact), or "geglu": the gelu of the first half of W's rows times the second,
     o being half their number, with a weight that is packed for it.
 
     Inference only. fp32: sums in fp32, as `nn.functional.linear`. bf16: x is rounded to bf16 too, and sums are fp32.
@@ -245,7 +263,10 @@ def linear_packed(
             "linear_packed: x requires gradients, packed weights are for inference only; run under"
             " torch.inference_mode(), or load the model in fp32 to train"
         )
-    rows = x.detach().reshape(x.shape[:-1].numel(), packed.inputs)
     tensors = packed.tensors
-    run = _linear_impl if direct(False, (rows, *tensors)) else _linear_op
-    return run(rows, *tensors, packed.outputs, activation, dtype or x.dtype).view(*x.shape[:-1], packed.outputs)
+    rows = x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), packed.inputs)
+    if direct(False, (rows,)):
+        y = _linear_impl(rows, tensors, packed.cpp_weight, packed.outputs, activation, dtype or x.dtype)
+    else:
+        y = _linear_op(rows.detach(), *tensors, packed.outputs, activation, dtype or x.dtype)
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], packed.outputs)
