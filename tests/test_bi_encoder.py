@@ -293,7 +293,7 @@ def test_dtypes(folder, model, dtype):
 
 def test_int8_packs_both_encoders_and_asks_the_canary(folder, monkeypatch):
     pytest.importorskip("glimodern._C", reason="needs the extension")
-    from glimodern import model as module
+    from glimodern import loading as module
 
     monkeypatch.setattr(module, "LEAST_AGREEMENT", 1.01)
     with pytest.warns(UserWarning, match="that is under 101 %"):

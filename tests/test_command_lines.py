@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from glimodern import evaluate, predict
+from glimodern import GLiModern, evaluate, predict
 from glimodern.data import Dataset, Example, asked_types, with_asked_types
 from tests.conftest import WORDS
 
@@ -24,13 +24,13 @@ def run_predict(capsys, *arguments):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_predict_texts(folder, capsys, tiny_model):
-    rows = run_predict(
-        capsys, folder / "model", "--labels", "person, place", "--threshold", "0", "Ada met Charles .", ""
-    )
-    assert [row["text"] for row in rows] == ["Ada met Charles .", ""]
-    assert rows[0]["entities"] == tiny_model.predict("Ada met Charles .", ["person", "place"], threshold=0.0)[0]
-    assert rows[1]["entities"] == []
+def test_predict_texts(folder, capsys):
+    texts = ["Ada met Charles .", ""]
+    rows = run_predict(capsys, folder / "model", "--labels", "person, place", "--threshold", "0", *texts)
+    assert [row["text"] for row in rows] == texts
+    model = GLiModern.from_pretrained(folder / "model")  # computes in what the command computes in
+    assert [row["entities"] for row in rows] == model.predict(texts, ["person", "place"], threshold=0.0)
+    assert rows[0]["entities"] and rows[1]["entities"] == []
 
 
 def test_predict_standard_input(folder, capsys, monkeypatch):

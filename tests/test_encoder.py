@@ -431,5 +431,6 @@ def test_the_probe_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(linear_module, "_PROBE", (16, 16, 16))
     linear_module.onednn_products.cache_clear()
-    assert linear_module.onednn_products() <= set(linear_module.PRODUCTS)
+    with torch.device("meta"):  # where the doctor builds a model for its shapes alone
+        assert linear_module.onednn_products() <= set(linear_module.PRODUCTS)
     linear_module.onednn_products.cache_clear()

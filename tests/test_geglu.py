@@ -78,14 +78,15 @@ def test_the_negative_tail_keeps_its_digits(backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_infinities_and_nan_are_those_of_eager(backend, dtype):
+@pytest.mark.parametrize("backend", [*CPP, "triton"])
+def test_infinities_and_nan_are_the_formulas(backend, dtype):
+    """Not those of eager in the same dtype: on CPUs with AVX-512, gelu(inf) is NaN there, gelu(3e38) infinity."""
     special = torch.tensor([math.inf, -1e30, 3e38, -0.0, 0.0, math.nan] * 3, dtype=dtype)  # in vectors and in the rest
     x = torch.cat([special, torch.ones_like(special)])
     with running(backend) as device:
         y = ops.geglu(x.to(device)).cpu()
         swapped = ops.geglu(x.roll(len(special)).to(device)).cpu()
-    torch.testing.assert_close(y, reference.geglu(x), rtol=0.0, atol=0.0, equal_nan=True)
+    torch.testing.assert_close(y, reference.geglu(x.double()).to(dtype), rtol=0.0, atol=0.0, equal_nan=True)
     assert torch.equal(swapped.isnan(), special.isnan())
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from accuracy import assert_accurate
 
 from tests.conftest import WORDS
 
@@ -26,12 +27,16 @@ def our_logits(model, texts, labels):
         return model.scores(model.packer.pack(texts, [labels] * len(texts)))
 
 
+def spans_inside(words, logits):
+    """[words, widths]: the spans that end in the text."""
+    return (torch.arange(len(words))[:, None] + torch.arange(logits.shape[1])) < len(words)
+
+
 def assert_same_logits(public, ours, texts, labels):
     for words, wanted, got in zip(
         texts, public_logits(public, texts, labels), our_logits(ours, texts, labels), strict=True
     ):
-        width = wanted.shape[1]
-        inside = (torch.arange(len(words))[:, None] + torch.arange(width)) < len(words)
+        inside = spans_inside(words, wanted)
         assert got.shape == wanted.shape
         assert (got - wanted)[inside].abs().max() <= 1e-4
         assert torch.isneginf(got[~inside]).all()
@@ -119,9 +124,19 @@ def test_trained_public_checkpoint(shared):
 
     folder = shared / "checkpoints" / "gliner-minilm-mix"
     public = gliner.GLiNER.from_pretrained(str(folder)).eval()
+    public64 = gliner.GLiNER.from_pretrained(str(folder)).eval().double()
     ours = GLiModern.from_pretrained(folder, dtype="fp32")
+    ours64 = GLiModern.from_pretrained(folder, dtype=torch.float64, trainable=True).eval()
     texts = sentences(shared, 24)
-    assert_same_logits(public, ours, texts, LABELS)
+
+    def inside(logits):
+        return torch.cat([z[spans_inside(words, z)] for words, z in zip(texts, logits, strict=True)])
+
+    # Logits as large as 95 differ in fp32 by 1e-4, which is rounding: the models are the same in fp64.
+    truth = inside(public_logits(public64, texts, LABELS))
+    torch.testing.assert_close(inside(our_logits(ours64, texts, LABELS)), truth, rtol=0.0, atol=1e-10)
+    eager = inside(public_logits(public, texts, LABELS))
+    assert_accurate(inside(our_logits(ours, texts, LABELS)), truth, eager, what="logits")
     assert_same_entities(public, ours, [" ".join(words) for words in texts], LABELS, 0.2)
     assert_same_entities(public, ours, [" ".join(words) for words in texts], LABELS, 0.2, flat=False, multi_label=True)
 

@@ -29,9 +29,15 @@ def folder(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def threshold(tiny_model):
+def model(folder):
+    """In the dtype of the component's model: this machine's."""
+    return GLiModern.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def threshold(model):
     """What about one span in ten of a random model passes."""
-    return clear_threshold(tiny_model, [TEXT], LABELS)
+    return clear_threshold(model, [TEXT], LABELS)
 
 
 @pytest.fixture
@@ -72,10 +78,10 @@ def ents(doc):
     return [(span.text, span.label_, span._.score) for span in doc.ents]
 
 
-def test_entities_are_those_of_predict(pipeline, tiny_model, threshold):
+def test_entities_are_those_of_predict(pipeline, model, threshold):
     nlp = pipeline()
     docs = list(nlp.pipe(TEXTS))
-    wanted = tiny_model.predict(TEXTS, LABELS, threshold)
+    wanted = model.predict(TEXTS, LABELS, threshold)
     assert sum(map(len, wanted)) > 3
     for doc, entities in zip(docs, wanted, strict=True):
         assert ents(doc) == [(e["text"], e["label"], pytest.approx(e["score"], abs=1e-5)) for e in entities]
@@ -86,11 +92,11 @@ def test_entities_are_those_of_predict(pipeline, tiny_model, threshold):
     assert nlp.analyze_pipes()["problems"] == {"glimodern": []}
 
 
-def test_nested_entities_in_doc_spans(pipeline, tiny_model, threshold):
+def test_nested_entities_in_doc_spans(pipeline, model, threshold):
     nlp = pipeline(flat=False, multi_label=True, set_ents=False, spans_key="nested")
     doc = nlp(TEXT)
-    wanted = tiny_model.predict(TEXT, LABELS, threshold, flat=False, multi_label=True)[0]
-    assert len(wanted) > len(tiny_model.predict(TEXT, LABELS, threshold)[0])
+    wanted = model.predict(TEXT, LABELS, threshold, flat=False, multi_label=True)[0]
+    assert len(wanted) > len(model.predict(TEXT, LABELS, threshold)[0])
     group = doc.spans["nested"]
     assert [(span.text, span.label_) for span in group] == [(e["text"], e["label"]) for e in wanted]
     assert group.attrs["scores"].tolist() == pytest.approx([e["score"] for e in wanted], abs=1e-5)

@@ -3,6 +3,7 @@
 #include "span_scores/scalar.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "span_scores/kernels.h"
 
@@ -28,22 +29,26 @@ void score(const SpanInputs& in, const WordBlock& block, W* values) {
 template <class S, class W>
 void grad(const SpanInputs& in, const WordBlock& block, const W* values, int64_t column, const SpanGradsOf<W>& grads) {
   const int64_t end = std::min(column + kSliceColumns, in.hidden);
-  for (int64_t i = block.first; i < block.last; ++i) {
-    for (int64_t k = 0; k < block.widths(i, in.max_width); ++k) {
-      const W* g = values + block.offset + (i - block.first) * block.stride + k * block.types;
-      for (int64_t h = column; h < end; ++h) {
+  std::vector<double> du(static_cast<size_t>(block.types));  // of one column
+  for (int64_t h = column; h < end; ++h) {
+    std::fill(du.begin(), du.end(), 0.0);
+    for (int64_t i = block.first; i < block.last; ++i) {
+      for (int64_t k = 0; k < block.widths(i, in.max_width); ++k) {
+        const W* g = values + block.offset + (i - block.first) * block.stride + k * block.types;
         const W x = span_element<S, W>(in, i, k, h);
         double dx = 0.0;
         for (int64_t t = 0; t < block.types; ++t) {
-          const int64_t at = (block.first_type + t) * in.hidden + h;
-          dx += static_cast<double>(g[t]) * element<S, W>(in.u, at);
-          grads.u[at] += g[t] * x;
+          dx += static_cast<double>(g[t]) * element<S, W>(in.u, (block.first_type + t) * in.hidden + h);
+          du[static_cast<size_t>(t)] += static_cast<double>(g[t]) * x;
         }
         if (!(x > 0)) continue;
         if (in.dropout) dx *= in.keep_scale;
         grads.a[i * in.hidden + h] += static_cast<W>(dx);
         grads.b[(i + k) * in.hidden + h] += static_cast<W>(dx);
       }
+    }
+    for (int64_t t = 0; t < block.types; ++t) {
+      grads.u[(block.first_type + t) * in.hidden + h] += static_cast<W>(du[static_cast<size_t>(t)]);
     }
   }
 }

@@ -48,7 +48,9 @@ def onednn_products() -> frozenset[str]:
     if not all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")):
         return frozenset()
     tokens, inputs, outputs = _PROBE
-    x, weight, grad = torch.ones(tokens, inputs), torch.ones(outputs, inputs), torch.ones(tokens, outputs)
+    shapes = (tokens, inputs), (outputs, inputs), (tokens, outputs)
+    # Not on the default device: the first model of a process may be built under torch.device("meta").
+    x, weight, grad = (torch.ones(shape, dtype=torch.float32, device="cpu") for shape in shapes)
     rivals: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
         FORWARD: (lambda: F.linear(x, weight), lambda: _onednn(x, weight, None)),
         GRAD_INPUT: (lambda: grad.mm(weight), lambda: _onednn_grad_input(grad, weight)),
