@@ -18,7 +18,7 @@ from glimodern.ops import _attention_tiles as plain_tiles
 from glimodern.ops import dispatch
 
 BACKENDS = ("reference", *CPP)
-BF16_BACKENDS = (*BACKENDS, "cpp-avx512_bf16")
+BF16_BACKENDS = (*BACKENDS, "cpp-avx512_bf16", "cpp-amx")
 
 
 class Batch(NamedTuple):

@@ -58,12 +58,16 @@ const AttentionKernels& attention_kernels(Dtype dtype) {
                                      attention_backward_scratch_avx2};
   static const AttentionKernels avx512{attention_forward_avx512, attention_backward_avx512,
                                        attention_forward_scratch_avx512, attention_backward_scratch_avx512};
-  const Isa isa =
-      dtype == Dtype::fp64 ? Isa::scalar : current_isa(dtype == Dtype::bf16 ? Isa::avx512_bf16 : Isa::avx512);
+  const Isa isa = dtype == Dtype::fp64 ? Isa::scalar : current_isa(dtype == Dtype::bf16 ? Isa::amx : Isa::avx512);
 #if defined(GLIMODERN_AVX512_BF16)
   static const AttentionKernels avx512_bf16{attention_forward_avx512_bf16, attention_backward_avx512,
                                             attention_forward_scratch_avx512, attention_backward_scratch_avx512};
   if (isa == Isa::avx512_bf16) return avx512_bf16;
+#endif
+#if defined(GLIMODERN_AMX)
+  static const AttentionKernels amx{attention_forward_amx, attention_backward_avx512, attention_forward_scratch_amx,
+                                    attention_backward_scratch_avx512};
+  if (isa == Isa::amx) return amx;
 #endif
   if (isa == Isa::avx512) return avx512;
   if (isa == Isa::avx2) return avx2;

@@ -17,6 +17,8 @@ GLIMODERN_DECLARE_ATTENTION(scalar)
 GLIMODERN_DECLARE_ATTENTION(avx2)
 GLIMODERN_DECLARE_ATTENTION(avx512)
 void attention_forward_avx512_bf16(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);
+void attention_forward_amx(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);
+size_t attention_forward_scratch_amx(const AttentionInputs&, int64_t longest);
 #undef GLIMODERN_DECLARE_ATTENTION
 
 }  // namespace glimodern
