@@ -36,5 +36,6 @@ NB_MODULE(_C, m) {
   bind_attention_varlen(m);
   bind_encoder(m);
   bind_linear_packed(m);
+  bind_chain(m);
   bind_span_vectors(m);
 }

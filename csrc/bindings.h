@@ -29,6 +29,7 @@ auto widely(Dtype dtype, F&& work) {
 }
 
 // One an operator (or family), in its folder's bindings.cpp.
+void bind_chain(nanobind::module_&);
 void bind_dropout(nanobind::module_&);
 void bind_fma_ceiling(nanobind::module_&);
 void bind_select_spans(nanobind::module_&);

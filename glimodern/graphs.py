@@ -33,9 +33,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glimodern.encoder.attention import Packing, takes_flash
+from glimodern.encoder.snapshot import Snapshot
 from glimodern.head import SpanFactors
 from glimodern.ops.dispatch import warn_once
 from glimodern.prompt import PackedBatch
@@ -206,39 +207,6 @@ class CudaRecorder:
         self.used.synchronize()
 
 
-class _Weights:
-    """The parameters, buffers and modules that a model's graphs were recorded with, kept alive."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.modules = list(model.modules())
-        self.tables: list[dict[str, Any]] = [
-            table for m in self.modules for table in (m._parameters, m._buffers, m._modules) if table
-        ]
-        self.values = [value for table in self.tables for value in table.values()]  # held, so that ids stay theirs
-        self.hooks = [hooks for m in self.modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self.tensors = [value for value in self.values if isinstance(value, Tensor)]
-        self.memory = [x.detach() for x in self.tensors]  # held, whatever becomes of the parameters' own
-        self.state = self._state()
-
-    def _state(self) -> list[list[int]]:
-        return [
-            [id(value) for table in self.tables for value in table.values()],
-            [x.data_ptr() for x in self.tensors],
-            [m.training for m in self.modules],
-            [any(self.hooks)],
-        ]
-
-    def unchanged(self) -> bool:
-        """Whether the model still reads the same memory by the same modules, in the same modes, as free of hooks."""
-        return self._state() == self.state
-
-    def problem(self) -> str:
-        """Why what the modules do cannot be replayed; empty if it can."""
-        if any(self.hooks):
-            return "modules have forward hooks, which a replay would not call"
-        return "dropout is on" if any(isinstance(m, nn.Dropout) and m.training for m in self.modules) else ""
-
-
 def _problem(model: SpanNetwork) -> str:
     """Why no recorder can record this model; empty if one might."""
     if not model.encoder.capturable:
@@ -275,7 +243,7 @@ class GraphCache:
 
     def _forget(self) -> None:
         self._recorder: Recorder | None = None  # with its memory pool, which cannot be used again once it is empty
-        self._weights: _Weights | None = None
+        self._weights: Snapshot | None = None
         self._usable = False
         self._seen: set[Bucket] = set()
         self._graphs: OrderedDict[Bucket, _Graph] = OrderedDict()
@@ -326,7 +294,7 @@ class GraphCache:
 
     def _start(self, model: SpanNetwork, device: torch.device) -> None:
         self._drop()
-        self._weights = _Weights(model)
+        self._weights = Snapshot(model)
         self._recorder = self._make_recorder(device)
         problem = _problem(model) or self._weights.problem() or self._recorder.problem(model)
         if problem:

@@ -9,6 +9,7 @@ length together; where the model takes no mask (FNet), of one length.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from .attention import Packing, packed_attention
 from .base import Encoder
-from .bert import BERT_MODELS, bert_forward
+from .bert import BERT_MODELS, bert_chain, bert_forward
+from .chained import Chained
 from .deberta import DEBERTA_MODELS, deberta_forward
 from .dropout import Dropout
 from .mpnet import mpnet_forward
@@ -139,6 +141,8 @@ class TransformersEncoder(Encoder):
         self.max_length = max_length(config)
         self._takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
         self._pass = _PASSES.get(config.model_type) if self.packed else None
+        if self._pass is bert_forward:
+            self._pass = functools.partial(bert_forward, chained=Chained(bert_chain))
         if self.packed and self._pass is None:
             from transformers import AttentionInterface, AttentionMaskInterface
 

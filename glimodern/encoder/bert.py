@@ -12,19 +12,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from glimodern import ops
 
 from .attention import Packing, packed_attention
+from .chained import Chained
+from .packed_linear import all_packed
 
 # model_type of architectures built of BERT's layer, each proved equal to its own padded run by tests/test_encoder.py.
 BERT_MODELS = ("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta")
 
 
-def bert_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
+def bert_forward(
+    model: Any,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    packing: Packing,
+    rows: Tensor | None,
+    chained: Chained | None = None,
+) -> Tensor:
     """input_ids and position_ids int64 [N], rows int64 [r] or None (all) -> hidden [r or N, hidden_size]."""
     x: Tensor = model.embeddings(input_ids=input_ids[None], position_ids=position_ids[None])[0]
     if hasattr(model, "embeddings_project"):
         x = model.embeddings_project(x)
+    chain = None if chained is None else chained.of(model, x)
+    if chain is not None:
+        return chain.run(x, packing.cu_seqlens, torch.arange(len(x)) if rows is None else rows)
     layers = model.encoder.layer
     for number, layer in enumerate(layers):
         mixed = _attention(layer.attention.self, x, packing)
@@ -40,3 +55,45 @@ def _attention(module: Any, x: Tensor, packing: Packing) -> Tensor:
     q, k, v = (linear(x).view(len(x), heads, -1) for linear in (module.query, module.key, module.value))
     dropout_p = module.dropout.p if module.training else 0.0
     return packed_attention(q, k, v, packing, dropout_p=dropout_p).reshape(len(x), -1)
+
+
+def bert_chain(model: Any, dtype: torch.dtype) -> tuple[ops.Chain, list[nn.Module]] | None:
+    """The layers as a chain, once all their linear layers are packed."""
+    layers = list(model.encoder.layer)
+    linears = [
+        linear
+        for layer in layers
+        for own in (layer.attention.self,)
+        for linear in (own.query, own.key, own.value, layer.attention.output.dense, layer.intermediate.dense)
+    ]
+    linears += [layer.output.dense for layer in layers]
+    acts = [layer.intermediate.intermediate_act_fn for layer in layers]
+    norms = [norm for layer in layers for norm in (layer.attention.output.LayerNorm, layer.output.LayerNorm)]
+    plain = all(type(act) is nn.Identity for act in acts) and all(type(norm) is nn.LayerNorm for norm in norms)
+    if not layers or not plain or not all_packed(linears):
+        return None
+    d = layers[0].output.dense.out_features
+    chain, x = ops.Chain(dtype, d), 0
+    q, k, v, mixed, branch, middle, ends = (chain.buffer(d) for _ in range(7))
+    wide = chain.buffer(layers[0].intermediate.dense.out_features)
+
+    def linear(src: int, layer: Any, dst: int) -> None:
+        chain.linear(src, layer.packed, dst, layer.activation)
+
+    def add_norm(residual: int, norm: nn.LayerNorm, dst: int) -> None:
+        chain.add_layer_norm(branch, residual, dst, norm.weight, norm.bias, norm.eps)
+
+    for number, layer in enumerate(layers):
+        own, last = layer.attention.self, number + 1 == len(layers)
+        for module, dst in ((own.query, q), (own.key, k), (own.value, v)):
+            linear(x, module, dst)
+        chain.attention(ops.Columns(q), ops.Columns(k), ops.Columns(v), mixed, own.num_attention_heads)
+        if last:
+            mixed, x = chain.keep(mixed, x)
+        linear(mixed, layer.attention.output.dense, branch)
+        add_norm(x, layer.attention.output.LayerNorm, middle)
+        linear(middle, layer.intermediate.dense, wide)
+        linear(wide, layer.output.dense, branch)
+        x = chain.buffer(d) if last else ends
+        add_norm(middle, layer.output.LayerNorm, x)
+    return chain, [model.encoder]

@@ -24,8 +24,9 @@ from glimodern import ops
 
 from .attention import Packing, packed_attention
 from .base import Encoder
+from .chained import Chained
 from .dropout import Dropout
-from .packed_linear import PackedLinear, pack_linears
+from .packed_linear import PackedLinear, all_packed, pack_linears
 from .rotary import rotary_table
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class ModernBert(nn.Module):
         self.layers = nn.ModuleList([_Layer(config, kind, i == 0) for i, kind in enumerate(layer_types)])
         self.final_norm = _Norm(config)
         self._reset_parameters()
+        self._chained = Chained(_chain)
 
     @torch.no_grad()
     def _reset_parameters(self) -> None:
@@ -210,11 +212,50 @@ class ModernBert(nn.Module):
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         rotary = {t: rotary_table(packing.position_ids, head_dim, base) for t, base in self.rotary_base.items()}
         branch, x = None, self.embeddings(input_ids)
+        chain = self._chained.of(self, x)
+        if chain is not None:
+            kept = torch.arange(len(x)) if rows is None else rows
+            return chain.run(x, packing.cu_seqlens, kept, list(rotary.values()))
         for number, layer in enumerate(self.layers, 1):
             wanted = rows if number == len(self.layers) else None
             branch, x = layer(branch, x, packing, rotary[cast(_Layer, layer).layer_type], wanted)
         hidden: Tensor = self.final_norm(x) if branch is None else self.final_norm(branch, x)
         return hidden if rows is None or len(self.layers) else hidden.index_select(0, rows)
+
+
+def _chain(model: ModernBert, dtype: torch.dtype) -> tuple[ops.Chain, list[nn.Module]] | None:
+    layers = [cast(_Layer, layer) for layer in model.layers]
+    linears = [linear for layer in layers for linear in (layer.attn.Wqkv, layer.attn.Wo, layer.mlp.Wi, layer.mlp.Wo)]
+    if not layers or not all(layer.mlp.gelu for layer in layers) or not all_packed(linears):
+        return None
+    d = model.config.hidden_size
+    chain, stream = ops.Chain(dtype, d), 0
+    normed, qkv, turned, mixed, branch = (chain.buffer(width) for width in (d, 3 * d, 2 * d, d, d))
+    wide = chain.buffer(model.config.intermediate_size)
+
+    def add_norm(norm: nn.Module, dst: int, store_sum: bool = True) -> None:
+        norm = cast(_Norm, norm)
+        chain.add_layer_norm(branch, stream, dst, norm.weight, norm.bias, norm.eps, store_sum)
+
+    def linear(src: int, layer: nn.Module, dst: int) -> None:
+        packed = cast(PackedLinear, layer)
+        chain.linear(src, packed.packed, dst, packed.activation)
+
+    for number, layer in enumerate(layers):
+        if number > 0:
+            add_norm(layer.attn_norm, normed)
+        linear(normed if number > 0 else stream, layer.attn.Wqkv, qkv)
+        chain.rotary(qkv, turned, list(model.rotary_base).index(layer.layer_type), layer.attn.heads)
+        q, k, v = ops.Columns(turned), ops.Columns(turned, d), ops.Columns(qkv, 2 * d)
+        chain.attention(q, k, v, mixed, layer.attn.heads, layer.attn.window)
+        if number + 1 == len(layers):
+            mixed, stream = chain.keep(mixed, stream)
+        linear(mixed, layer.attn.Wo, branch)
+        add_norm(layer.mlp_norm, normed)
+        linear(normed, layer.mlp.Wi, wide)
+        linear(wide, layer.mlp.Wo, branch)
+    add_norm(model.final_norm, chain.buffer(d), store_sum=False)
+    return chain, [model.layers, model.final_norm]
 
 
 class ModernBertEncoder(Encoder):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,6 +90,10 @@ class PackedLinear(nn.Module):
 
 def packs(linear: nn.Linear, min_features: int) -> bool:
     return type(linear) in (nn.Linear, Linear) and min(linear.weight.shape) >= min_features
+
+
+def all_packed(layers: Iterable[Any]) -> bool:
+    return all(type(layer) is PackedLinear for layer in layers)
 
 
 def pack_linears(module: nn.Module, dtype: str = "int8", min_features: int = 64) -> int:

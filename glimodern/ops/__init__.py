@@ -8,6 +8,7 @@ for the registered op, the public functions call the backend directly.
 
 from glimodern.ops._add_layer_norm import add_layer_norm
 from glimodern.ops._attention_varlen import attention_varlen
+from glimodern.ops._chain import Chain, Columns
 from glimodern.ops._cost import head_entities, head_scores
 from glimodern.ops._dropout import dropout
 from glimodern.ops._geglu import geglu
@@ -25,6 +26,8 @@ __all__ = [
     "add_layer_norm",
     "attention_varlen",
     "backend_info",
+    "Chain",
+    "Columns",
     "dropout",
     "geglu",
     "head_entities",

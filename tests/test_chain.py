@@ -1,0 +1,205 @@
+"""ops.Chain: the same as its operators one by one; encoders run by it, and when they do not."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from backends import poisoned, running, skip_unless_runs
+from torch import Tensor, nn
+
+from glimodern import ops
+from glimodern.encoder import build_encoder
+from glimodern.encoder.chained import Chained
+from glimodern.encoder.packed_linear import PackedLinear, can_pack
+from glimodern.ops import Chain, Columns, PackedWeight
+
+transformers = pytest.importorskip("transformers")
+
+TINY = dict(vocab_size=100, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96)
+MODERNBERT = dict(
+    model_type="modernbert", pad_token_id=1, cls_token_id=0, sep_token_id=2, initializer_range=0.3, local_attention=16
+)
+CONFIGS = {
+    "modernbert": {**TINY, **MODERNBERT},
+    "biases": {**TINY, **MODERNBERT, "mlp_bias": True, "attention_bias": True, "norm_bias": True},
+    "bert": {**TINY, "model_type": "bert", "initializer_range": 0.3},
+    "roberta": {**TINY, "model_type": "roberta", "pad_token_id": 1, "initializer_range": 0.3},
+}
+LENGTHS = [1, 40, 17, 64]
+ISAS = ("scalar", "avx2", "avx512", "avx512_bf16", "amx")
+
+
+@pytest.fixture(autouse=True)
+def extension():
+    skip_unless_runs("cpp-scalar")
+    if not can_pack():
+        pytest.skip("nothing packs on this CPU")
+
+
+def packed_encoder(config: dict, dtype: str):
+    torch.manual_seed(0)
+    encoder = build_encoder(config).eval().requires_grad_(False)
+    assert encoder.pack(dtype)
+    return encoder.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+
+
+def batch(lengths=LENGTHS) -> tuple[Tensor, Tensor, Tensor]:
+    """input_ids, cu_seqlens and rows, some of them twice."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 100, (sum(lengths),), generator=generator)
+    cu = F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).int()
+    return ids, cu, torch.randint(0, max(len(ids), 1), (30,), generator=generator)
+
+
+def hidden(encoder, rows=True, lengths=LENGTHS) -> Tensor:
+    ids, cu, kept = batch(lengths)
+    with torch.inference_mode():
+        return encoder(ids, cu, max(lengths, default=0), kept if rows else None)
+
+
+def plainly(encoder, monkeypatch, rows=True) -> Tensor:
+    """Without a chain."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Chained, "of", lambda *arguments: None)
+        return hidden(encoder, rows)
+
+
+def runs_of(monkeypatch) -> list[int]:
+    """Rows of every chain that runs from now on."""
+    runs: list[int] = []
+    run = Chain.run
+
+    def counted(self, x, *arguments):
+        runs.append(len(x))
+        return run(self, x, *arguments)
+
+    monkeypatch.setattr(Chain, "run", counted)
+    return runs
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_encoders_are_their_modules_one_by_one(config, dtype, isa, monkeypatch):
+    encoder = packed_encoder(CONFIGS[config], dtype)
+    runs = runs_of(monkeypatch)
+    with running(f"cpp-{isa}"):
+        for rows in (True, False):
+            wanted, before = plainly(encoder, monkeypatch, rows), len(runs)
+            with poisoned():
+                found = hidden(encoder, rows)
+            assert len(runs) == before + 1 and found.shape == wanted.shape and found.dtype == wanted.dtype
+            if "bert" in config and config != "modernbert":  # transformers' own layer norm
+                close = dict(rtol=0.05, atol=0.1) if dtype != "fp32" else dict(rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(found, wanted, **close)
+            else:
+                assert torch.equal(found, wanted)
+
+
+def test_texts_do_not_see_each_other():
+    encoder = packed_encoder(CONFIGS["modernbert"], "fp32")
+    ids, cu, _ = batch()
+    with torch.inference_mode():
+        together = encoder(ids, cu, 64)
+        alone = [encoder(x, torch.tensor([0, len(x)], dtype=torch.int32), 64) for x in ids.split(LENGTHS)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", ["modernbert", "bert"])
+def test_modules_run_themselves_where_a_chain_cannot(config, monkeypatch):
+    encoder = packed_encoder(CONFIGS[config], "fp32")
+    runs = runs_of(monkeypatch)
+    wanted = hidden(encoder)
+    assert len(runs) == 1
+    with ops.use_backend("reference"):
+        torch.testing.assert_close(hidden(encoder), wanted, rtol=0.0, atol=1e-4)
+    module = next(m for m in encoder.modules() if isinstance(m, PackedLinear))
+    called = []
+    handle = module.register_forward_hook(lambda *arguments: called.append(1))
+    torch.testing.assert_close(hidden(encoder), wanted, rtol=0.0, atol=1e-4)
+    assert called and len(runs) == 1
+    handle.remove()
+    hidden(encoder)
+    assert len(runs) == 2
+    assert hidden(encoder, lengths=[0, 0]).shape == (0, 64) if config == "bert" else True
+    assert len(runs) == 2
+    encoder.train()
+    hidden(encoder)
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("config", ["modernbert", "bert"])
+def test_a_chain_follows_its_weights(config, monkeypatch):
+    encoder = packed_encoder(CONFIGS[config], "bf16")
+    runs = runs_of(monkeypatch)
+    before = hidden(encoder)
+    norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm)]
+    with torch.no_grad():
+        norms[-1].weight.mul_(2.0)  # in place
+    written = hidden(encoder)
+    torch.testing.assert_close(written, plainly(encoder, monkeypatch), rtol=0.05, atol=0.1)
+    norms[-1].weight = nn.Parameter(norms[-1].weight * -1.0, requires_grad=False)
+    replaced = hidden(encoder)
+    torch.testing.assert_close(replaced, plainly(encoder, monkeypatch), rtol=0.05, atol=0.1)
+    assert not torch.equal(before, written) and not torch.equal(written, replaced) and len(runs) == 3
+    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert torch.equal(hidden(other), replaced)
+
+
+def test_plain_linears_make_no_chain(monkeypatch):
+    torch.manual_seed(0)
+    encoder = build_encoder(CONFIGS["bert"]).eval()
+    runs = runs_of(monkeypatch)
+    hidden(encoder)
+    assert not runs
+
+
+def small_chain() -> Chain:
+    chain = Chain(torch.float32, 24)
+    q = chain.linear(0, PackedWeight.pack(torch.ones(16, 24), None, "fp32"))
+    chain.attention(Columns(q), Columns(q), Columns(q), chain.buffer(16), 2)
+    return chain
+
+
+def test_steps_by_hand():
+    torch.manual_seed(0)
+    x, weight, bias, norm = torch.randn(9, 24), torch.randn(24, 24), torch.randn(24), torch.randn(24)
+    packed = PackedWeight.pack(weight, bias, "fp32")
+    cu = torch.tensor([0, 4, 9], dtype=torch.int32)
+    chain = Chain(torch.float32, 24)
+    made = chain.linear(0, packed, activation="relu")
+    seen, branch = chain.buffer(24), chain.buffer(24)
+    chain.attention(Columns(made), Columns(made), Columns(0), seen, 3, window=1, scale=0.5)
+    chain.linear(seen, packed, branch)
+    kept_branch, kept_x = chain.keep(branch, 0)
+    chain.add_layer_norm(kept_branch, kept_x, chain.buffer(24), norm, None, 1e-5)
+    kept = torch.tensor([8, 0, 0])
+    with poisoned():
+        y = chain.run(x.clone(), cu, kept)
+    q, v = (z.view(9, 3, 8) for z in (ops.linear_packed(x, packed, "relu"), x))
+    attended = ops.attention_varlen(q, q, v, cu, 5, window=1, scale=0.5).view(9, 24)
+    mixed = ops.linear_packed(attended, packed)
+    assert torch.equal(y, ops.add_layer_norm(mixed[kept], x[kept], norm, None, 1e-5, return_sum=False))
+
+
+@pytest.mark.parametrize(
+    ("x", "kept", "message"),
+    [
+        (torch.zeros(3, 23), torch.arange(3), r"x must be torch.float32 \[rows, 24\]"),
+        (torch.zeros(3, 24).bfloat16(), torch.arange(3), "got torch.bfloat16"),
+        (torch.zeros(3, 24), torch.tensor([3]), "kept must be rows of x, 0 to 2, got 3 to 3"),
+        (torch.zeros(3, 24), torch.tensor([-1, 0]), "got -1 to 0"),
+    ],
+)
+def test_bad_input_is_a_clear_error(x, kept, message):
+    with pytest.raises(ValueError, match=message):
+        small_chain().run(x, torch.tensor([0, 3], dtype=torch.int32), kept)
+
+
+def test_tables_must_be_given():
+    chain = Chain(torch.float32, 48)
+    chain.rotary(0, chain.buffer(32), 1, 2)
+    with pytest.raises(ValueError, match="2 tables given, got torch.float32"):
+        chain.run(torch.zeros(3, 48), torch.tensor([0, 3], dtype=torch.int32), torch.arange(3))
