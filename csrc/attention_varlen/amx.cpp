@@ -37,23 +37,38 @@ struct Sizes {
         queries(parts_of(rows, kTileRows)) {}
 };
 
-// x[n] <- 2^(x[n]) for numbers <= 0 (and for what rounding adds above), relative error below 3e-6, which bf16 does not
-// show; 0 for -inf. 2^floor(x) times the polynomial of degree 4 in the rest with the smallest relative error among
-// those exact at 0. Step by step, as the scheduler holds too few instructions to find them side by side; midway() in
-// the midst.
-template <int N, class Midway>
-inline __attribute__((always_inline)) void exp2_of(F* x, Midway midway) {
-  constexpr float terms[] = {5.224247220e-2f, 2.412802057e-1f, 6.930448448e-1f, 1.0f};
+// 2^(k / 32), and the slope from there to the next, with the smallest relative error among those exact there (4e-5).
+struct Powers {
+  alignas(64) float value[32], slope[32];
+  constexpr Powers() : value(), slope() {
+    double power = 1.0;
+    for (int k = 0; k < 32; ++k, power *= 1.0218971486541166) {
+      value[k] = static_cast<float>(power);
+      slope[k] = static_cast<float>(power * kSlope);
+    }
+  }
+  static constexpr double kSlope = 0.699395;
+};
+constexpr Powers kPowers;
+
+// x[n] <- 2^(x[n]) for numbers <= 0 (and for what rounding adds above), relative error below 5e-5, which bf16 does not
+// show; 0 for -inf. x = n + k / 32 + rest. While tiles are multiplied, one of the two ports of vectors multiplies,
+// rounds and compares nothing, but adds and permutes: hence tables. Step by step, as the scheduler holds too few
+// instructions to find them side by side.
+template <int N>
+inline __attribute__((always_inline)) void exp2_of(F* x) {
+  const F value0 = V::load(kPowers.value), value1 = V::load(kPowers.value + 16);
+  const F slope0 = V::load(kPowers.slope), slope1 = V::load(kPowers.slope + 16);
+  const F whole = V::set1(1.5f * (1 << 18));  // its last bit is 1 / 32
   F rest[N], y[N];
+  __m512i k[N];
 #pragma GCC unroll 16
-  for (int n = 0; n < N; ++n) rest[n] = _mm512_reduce_ps(x[n], _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  for (int n = 0; n < N; ++n) rest[n] = _mm512_reduce_ps(x[n], 5 << 4 | _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 #pragma GCC unroll 16
-  for (int n = 0; n < N; ++n) y[n] = V::fma(V::set1(1.342668553e-2f), rest[n], V::set1(terms[0]));
-  midway();
-#pragma GCC unroll 4
-  for (int k = 1; k < 4; ++k) {
+  for (int n = 0; n < N; ++n) k[n] = _mm512_castps_si512(V::add(V::sub(x[n], rest[n]), whole));
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) y[n] = V::fma(y[n], rest[n], V::set1(terms[k]));
+  for (int n = 0; n < N; ++n) {
+    y[n] = V::fma(_mm512_permutex2var_ps(slope0, k[n], slope1), rest[n], _mm512_permutex2var_ps(value0, k[n], value1));
   }
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) x[n] = _mm512_scalef_ps(y[n], x[n]);
@@ -92,39 +107,60 @@ void copy_rows(const Bf16* from, int64_t stride, int64_t rows, int64_t padded, i
   }
 }
 
-// The unit of tiles falls asleep in some 400 ns without a product and takes 250 ns to wake: this, of what tiles hold.
-inline void keep_awake() { _tile_dpbf16ps(7, 4, 5); }
+// The unit of tiles falls asleep in some 400 ns without a product and a tile stored, and takes 250 ns to wake.
+inline void keep_awake(float* anywhere) {
+  _tile_dpbf16ps(7, 4, 5);
+  _tile_stored(7, anywhere, 64);
+}
 
 // k -> [tiles of 16 keys][steps] tiles: line d holds numbers 2 d and 2 d + 1 of every key.
-void pack_keys(const Bf16* from, int64_t stride, int64_t rows, int64_t dim, int64_t steps, char* to) {
-  for (int64_t r0 = 0; r0 < rows; r0 += kTileRows) {
-    if (r0 % 64 == 0) keep_awake();
-    for (int64_t step = 0; step < steps; ++step, to += kTileBytes) {
-      F x[kTileRows];
+template <bool kWhole>
+inline void pack_tile(const Bf16* from, int64_t stride, int64_t rows, int64_t numbers, char* to) {
+  F x[kTileRows];
 #pragma GCC unroll 16
-      for (int r = 0; r < kTileRows; ++r) {
-        const int64_t numbers = r0 + r < rows ? dim - step * kStep : 0;
-        x[r] = _mm512_castsi512_ps(part_of_row(from + (r0 + r) * stride + step * kStep, numbers));
+  for (int r = 0; r < kTileRows; ++r) {
+    x[r] = _mm512_castsi512_ps(part_of_row(from + r * stride, kWhole ? kStep : (r < rows ? numbers : 0)));
+  }
+  V::transpose(x);
+#pragma GCC unroll 16
+  for (int r = 0; r < kTileRows; ++r) V::store(reinterpret_cast<float*>(to + r * 64), x[r]);
+}
+
+void pack_keys(const Bf16* from, int64_t stride, int64_t rows, int64_t dim, int64_t steps, char* to, float* anywhere) {
+  for (int64_t r0 = 0; r0 < rows; r0 += kTileRows, from += kTileRows * stride) {
+    if (r0 % 64 == 0) keep_awake(anywhere);
+    for (int64_t h = 0; h < steps * kStep; h += kStep, to += kTileBytes) {
+      if (rows - r0 >= kTileRows && dim - h >= kStep) {
+        pack_tile<true>(from + h, stride, kTileRows, kStep, to);
+      } else {
+        pack_tile<false>(from + h, stride, rows - r0, dim - h, to);
       }
-      V::transpose(x);
-#pragma GCC unroll 16
-      for (int r = 0; r < kTileRows; ++r) V::store(reinterpret_cast<float*>(to + r * 64), x[r]);
     }
   }
 }
 
 // v -> [2 steps] panels of lines that hold 16 columns of two keys. Of 32 columns an even panel takes the first four of
 // every eight, the odd one the others: store_rows puts them back.
+template <bool kWhole>
+inline void pack_line(const Bf16* from, int64_t stride, int64_t rows, int64_t dim, int64_t steps, int64_t panel,
+                      float* to) {
+  for (int64_t step = 0; step < steps; ++step, from += kStep, to += 2 * panel) {
+    const int64_t numbers = dim - step * kStep;
+    const __m512i x = part_of_row(from, kWhole ? kStep : (rows > 0 ? numbers : 0));
+    const __m512i y = part_of_row(from + stride, kWhole ? kStep : (rows > 1 ? numbers : 0));
+    _mm512_store_si512(to, _mm512_unpacklo_epi16(x, y));
+    _mm512_store_si512(to + panel, _mm512_unpackhi_epi16(x, y));
+  }
+}
+
 void pack_values(const Bf16* from, int64_t stride, int64_t rows, int64_t lines, int64_t dim, int64_t steps,
-                 int64_t panel, float* to) {
+                 int64_t panel, float* to, float* anywhere) {
   for (int64_t line = 0; line < lines; ++line, from += 2 * stride, to += 16) {
-    if (line % 32 == 0) keep_awake();
-    for (int64_t step = 0; step < steps; ++step) {
-      const int64_t numbers = dim - step * kStep;
-      const __m512i x = part_of_row(from + step * kStep, 2 * line < rows ? numbers : 0);
-      const __m512i y = part_of_row(from + stride + step * kStep, 2 * line + 1 < rows ? numbers : 0);
-      _mm512_store_si512(to + 2 * step * panel, _mm512_unpacklo_epi16(x, y));
-      _mm512_store_si512(to + (2 * step + 1) * panel, _mm512_unpackhi_epi16(x, y));
+    if (line % 32 == 0) keep_awake(anywhere);
+    if (rows - 2 * line >= 2 && dim % kStep == 0) {
+      pack_line<true>(from, stride, 2, dim, steps, panel, to);
+    } else {
+      pack_line<false>(from, stride, rows - 2 * line, dim, steps, panel, to);
     }
   }
 }
@@ -312,18 +348,19 @@ void weigh_tiles(float* s, int64_t tiles, const Softmax& softmax, float* total, 
   const V::I bound = V::set1(softmax.drop_below), lanes = V::mul(V::lanes(), V::set1(kGolden));
   int64_t t = 0;
   float* row = s;
-  // Rows r to r + 3 of N tiles.
-  const auto rows = [&](auto count, int r, auto midway) __attribute__((always_inline)) {
+  // Rows r to r + kRows - 1 of N tiles.
+  constexpr int kRows = 2;
+  const auto rows = [&](auto count, int r) __attribute__((always_inline)) {
     constexpr int N = decltype(count)::value;
-    F x[4 * N];
+    F x[kRows * N];
 #pragma GCC unroll 8
-    for (int n = 0; n < 4 * N; ++n) {
+    for (int n = 0; n < kRows * N; ++n) {
       const F score = V::load(row + n % N * kTileFloats + (r + n / N) * 16);
       x[n] = V::fms(factor, score, V::set1(softmax.shift[r + n / N]));
     }
-    exp2_of<4 * N>(x, midway);
+    exp2_of<kRows * N>(x);
 #pragma GCC unroll 4
-    for (int n = 0; n < 4; ++n) {
+    for (int n = 0; n < kRows; ++n) {
       F first = x[n * N], second = N == 2 ? x[n * N + N - 1] : V::zero();
       float* const to = total + (r + n) * 16;
       V::store(to, V::add(V::load(to), N == 2 ? V::add(first, second) : first));
@@ -363,19 +400,19 @@ void weigh_tiles(float* s, int64_t tiles, const Softmax& softmax, float* total, 
   for (; t + 2 <= tiles; t += 2, row += 2 * kTileFloats) {
     GLIMODERN_BARRIER;
     between(t);
-#pragma GCC unroll 4
-    for (int r = 0; r < 16; r += 4) {
+#pragma GCC unroll 8
+    for (int r = 0; r < 16; r += kRows) {
       slot(r / 2);
-      rows(Count<2>{}, r, [&]() __attribute__((always_inline)) { slot(r / 2 + 1); });
+      rows(Count<2>{}, r);
     }
   }
   GLIMODERN_BARRIER;
   if (t < tiles) {
     between(t);
-#pragma GCC unroll 4
-    for (int r = 0; r < 16; r += 4) {
+#pragma GCC unroll 8
+    for (int r = 0; r < 16; r += kRows) {
       slot(r / 2);
-      rows(Count<1>{}, r, [&]() __attribute__((always_inline)) { slot(r / 2 + 1); });
+      rows(Count<1>{}, r);
     }
     t += 2;
     GLIMODERN_BARRIER;
@@ -492,7 +529,7 @@ struct Forward {
     if (raised == 0 || !more) return;
     alignas(64) float decay[kTileRows];
     F change = V::sub(before, after);
-    exp2_of<1>(&change, [] {});
+    exp2_of<1>(&change);
     V::store(decay, change);
     for (int64_t r = 0; r < kTileRows; ++r) {
       if ((raised >> r & 1) == 0) continue;
@@ -532,9 +569,9 @@ struct Forward {
 
   template <bool kDropout>
   void block(int64_t k0, int64_t k1) {
-    pack_keys(first_row<Bf16>(in.k, k0, task.head), in.k.row, k1 - k0, dim, steps, kt);
+    pack_keys(first_row<Bf16>(in.k, k0, task.head), in.k.row, k1 - k0, dim, steps, kt, s[0]);
     pack_values(first_row<Bf16>(in.v, k0, task.head), in.v.row, k1 - k0, (parts_of(k1 - k0, kTileRows) + 1) * 8, dim,
-                steps, panel, v);
+                steps, panel, v, s[0]);
     Masks masks;
     int64_t i = 0;
     int side = 0;
