@@ -26,9 +26,8 @@ struct Sizes {
   int64_t blocks;   // of keys
   int64_t tiles;    // of keys in a block
   int64_t queries;  // tiles of them
-  int64_t panel() const {
-    return (tiles + 1) * kTileFloats / 2;
-  }  // of 16 columns of v, floats; 16 lines of zeros end it
+  // Floats of 16 columns of v; a panel ends in lines of zeros, for an odd number of tiles.
+  int64_t panel() const { return (tiles + 1) * kTileFloats / 2; }
 
   Sizes(const AttentionInputs& in, int64_t keys, int64_t rows, bool windowed)
       : steps(parts_of(in.head_dim, kStep)),
@@ -338,9 +337,8 @@ struct Softmax {
 };
 
 // s, tiles of scores -> in the place of every second one two tiles of rounded probabilities 2^(scale s - shift), 0
-// where dropped; total [16 rows, 16 lanes] += them all. In between, the next queries' scores, and the sums of these;
-// one product at a time, as instructions retire in order: for the 52 cycles that one takes, as many registers are
-// there.
+// where dropped; total [16 rows, 16 lanes] += them all. In between, one product at a time (instructions
+// retire in order, and one takes 52 cycles), the next queries' scores and the sums of the tiles before.
 template <bool kDropout, class Between>
 void weigh_tiles(float* s, int64_t tiles, const Softmax& softmax, float* total, const Scores& scores, const Sums& sums,
                  const Between& between) {
