@@ -1,6 +1,8 @@
 """attention_varlen: every backend against the fp64 reference, forward and backward; the contract of the public op."""
 
+import ctypes
 import math
+import mmap
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -160,6 +162,65 @@ def test_bf16_rows_at_odd_places(backend):
 )
 def test_ragged_shapes(backend, lengths, heads, dim, window, dropout_p):
     assert_matches(backend, Case("drawn", tuple(lengths), heads, dim, window), dropout_p, seed=5)
+
+
+@pytest.mark.parametrize("backend", BF16_BACKENDS[-2:])
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(0, 90), min_size=1, max_size=4),
+    dim=st.one_of(st.sampled_from([32, 64, 80, 128]), st.integers(1, 100)),
+    window=st.one_of(st.none(), st.integers(0, 70)),
+    dropout_p=st.sampled_from([0.0, 0.25]),
+)
+def test_ragged_shapes_in_bf16(backend, lengths, dim, window, dropout_p):
+    assert_matches(backend, Case("drawn", tuple(lengths), 2, dim, window), dropout_p, seed=5, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("backend", BF16_BACKENDS[1:])
+@pytest.mark.parametrize(
+    ("length", "window", "scale"),
+    [(513, None, None), (1100, 64, None), (700, 300, None), (600, None, 0.0), (600, 20, -0.3)],
+)
+def test_long_texts_in_bf16(backend, length, window, scale):
+    """Several blocks of keys, several tasks; scores of which the largest product is not the largest."""
+    batch = Case("", (length, 3), 1, 64).build(dtype=torch.bfloat16)
+    qkv = batch.qkv.unbind(1)
+    truth, plain = (
+        reference.attention_varlen(*x, batch.cu_seqlens, window, scale) for x in (batch.qkv.double().unbind(1), qkv)
+    )
+    with running(backend):
+        got = ops.attention_varlen(*qkv, batch.cu_seqlens, batch.longest, window=window, scale=scale)
+    assert_accurate(got, truth, plain)
+
+
+@pytest.mark.parametrize("backend", BF16_BACKENDS)
+@pytest.mark.parametrize("window", [None, 9])
+def test_a_text_alone_has_the_same_bits_in_bf16(backend, window):
+    batch = CASES[5].build(dtype=torch.bfloat16)
+    with running(backend):
+        together = ops.attention_varlen(*batch.qkv.unbind(1), batch.cu_seqlens, batch.longest, window=window)
+        for rows, got in zip(batch.qkv.split(CASES[5].lengths), together.split(CASES[5].lengths), strict=True):
+            bounds = bounds_of((len(rows),))
+            assert torch.equal(ops.attention_varlen(*rows.clone().unbind(1), bounds, len(rows), window=window), got)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "PROT_READ"), reason="no mprotect")
+@pytest.mark.parametrize("backend", BF16_BACKENDS[1:])
+@pytest.mark.parametrize("length", [1, 15, 17, 45])
+def test_nothing_is_read_beyond_the_tensors(backend, length):
+    """Rows that end where a page ends that may be read, before one that may not."""
+    rows = torch.randn(length, 3, 2, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    size, page = 2 * rows.numel(), mmap.PAGESIZE
+    whole = -(-size // page) * page
+    memory = mmap.mmap(-1, whole + page)
+    place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(place + whole), ctypes.c_size_t(page), 0) == 0
+    last = torch.frombuffer(memory, dtype=torch.bfloat16, count=rows.numel(), offset=whole - size).view(rows.shape)
+    last.copy_(rows)
+    with running(backend):
+        one, other = (ops.attention_varlen(*x.unbind(1), bounds_of((length,)), length) for x in (rows, last))
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("window", [None, 2])

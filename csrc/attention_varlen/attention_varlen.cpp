@@ -13,7 +13,7 @@ namespace glimodern {
 namespace {
 
 // Longest texts first, so that dynamic scheduling ends evenly; each text's heads together, as they share lines.
-std::vector<AttentionTask> tasks_of(const AttentionInputs& in, bool whole_texts) {
+std::vector<AttentionTask> tasks_of(const AttentionInputs& in, int64_t queries) {
   std::vector<int64_t> order(static_cast<size_t>(in.texts));
   std::iota(order.begin(), order.end(), int64_t{0});
   const auto length = [&in](int64_t text) { return in.cu_seqlens[text + 1] - in.cu_seqlens[text]; };
@@ -22,7 +22,7 @@ std::vector<AttentionTask> tasks_of(const AttentionInputs& in, bool whole_texts)
   for (int64_t text : order) {
     const int64_t start = in.cu_seqlens[text], end = in.cu_seqlens[text + 1];
     if (start == end) break;
-    const int64_t parts = whole_texts ? 1 : (end - start + kTaskQueries - 1) / kTaskQueries;
+    const int64_t parts = (end - start - 1) / queries + 1;
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t q0 = start + (end - start) * part / parts, q1 = start + (end - start) * (part + 1) / parts;
       for (int64_t head = 0; head < in.heads; ++head) tasks.push_back({start, end, q0, q1, head});
@@ -52,21 +52,24 @@ int64_t longest_of(const std::vector<AttentionTask>& tasks) { return tasks.front
 
 const AttentionKernels& attention_kernels(Dtype dtype) {
   static const AttentionKernels scalar{attention_forward_scalar, attention_backward_scalar,
-                                       attention_forward_scratch_scalar, attention_backward_scratch_scalar};
+                                       attention_forward_scratch_scalar, attention_backward_scratch_scalar,
+                                       kTaskQueries};
 #if defined(GLIMODERN_X86)
   static const AttentionKernels avx2{attention_forward_avx2, attention_backward_avx2, attention_forward_scratch_avx2,
-                                     attention_backward_scratch_avx2};
+                                     attention_backward_scratch_avx2, kTaskQueries};
   static const AttentionKernels avx512{attention_forward_avx512, attention_backward_avx512,
-                                       attention_forward_scratch_avx512, attention_backward_scratch_avx512};
+                                       attention_forward_scratch_avx512, attention_backward_scratch_avx512,
+                                       kTaskQueries};
   const Isa isa = dtype == Dtype::fp64 ? Isa::scalar : current_isa(dtype == Dtype::bf16 ? Isa::amx : Isa::avx512);
 #if defined(GLIMODERN_AVX512_BF16)
   static const AttentionKernels avx512_bf16{attention_forward_avx512_bf16, attention_backward_avx512,
-                                            attention_forward_scratch_avx512, attention_backward_scratch_avx512};
+                                            attention_forward_scratch_avx512, attention_backward_scratch_avx512,
+                                            kTaskQueries};
   if (isa == Isa::avx512_bf16) return avx512_bf16;
 #endif
 #if defined(GLIMODERN_AMX)
   static const AttentionKernels amx{attention_forward_amx, attention_backward_avx512, attention_forward_scratch_amx,
-                                    attention_backward_scratch_avx512};
+                                    attention_backward_scratch_avx512, kTileTaskQueries};
   if (isa == Isa::amx) return amx;
 #endif
   if (isa == Isa::avx512) return avx512;
@@ -77,7 +80,7 @@ const AttentionKernels& attention_kernels(Dtype dtype) {
 
 void attention_varlen_forward(const AttentionInputs& in, void* out, void* lse, int threads) {
   const AttentionKernels& kernels = attention_kernels(in.dtype);
-  const auto tasks = tasks_of(in, false);
+  const auto tasks = tasks_of(in, kernels.task_queries);
   if (tasks.empty()) return;
   run_tasks(tasks, in.heads, kernels.forward_scratch(in, longest_of(tasks)), threads,
             [&](const AttentionTask& task, float* scratch) { kernels.forward(in, task, out, lse, scratch); });
@@ -85,7 +88,7 @@ void attention_varlen_forward(const AttentionInputs& in, void* out, void* lse, i
 
 void attention_varlen_backward(const AttentionInputs& in, const AttentionGrads& grads, int threads) {
   const AttentionKernels& kernels = attention_kernels(in.dtype);
-  const auto tasks = tasks_of(in, true);
+  const auto tasks = tasks_of(in, in.tokens() + 1);
   if (tasks.empty()) return;
   run_tasks(tasks, in.heads, kernels.backward_scratch(in, longest_of(tasks)), threads,
             [&](const AttentionTask& task, float* scratch) { kernels.backward(in, task, grads, scratch); });

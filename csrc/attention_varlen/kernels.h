@@ -5,7 +5,8 @@
 
 namespace glimodern {
 
-constexpr int64_t kTaskQueries = 256;  // of a forward task at most
+constexpr int64_t kTaskQueries = 256;      // of a forward task at most
+constexpr int64_t kTileTaskQueries = 512;  // with AMX, where packing keys weighs more
 
 #define GLIMODERN_DECLARE_ATTENTION(isa)                                                                              \
   void attention_forward_##isa(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);   \

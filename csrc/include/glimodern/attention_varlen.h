@@ -53,6 +53,7 @@ struct AttentionKernels {
   void (*backward)(const AttentionInputs&, const AttentionTask&, const AttentionGrads&, float* scratch);
   size_t (*forward_scratch)(const AttentionInputs&, int64_t longest);  // of 64-byte aligned scratch, a thread
   size_t (*backward_scratch)(const AttentionInputs&, int64_t longest);
+  int64_t task_queries;  // of a forward task at most
 };
 
 const AttentionKernels& attention_kernels(Dtype);  // of current_isa(), or scalar for fp64
