@@ -29,6 +29,7 @@ from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
 from glimodern.hub import HubAccess
 from glimodern.labels import LabelVectors
+from glimodern.ops._cost import fold_types
 from glimodern.prompt import Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens, load_tokenizer, token_limit
 
 _NONE = np.empty(0, dtype=np.int64)
@@ -175,7 +176,7 @@ class Types(NamedTuple):
         # some at a time: the hidden layer of MLP_prompt is four times as wide
         q = torch.cat([head.prompt(part) for part in vectors.split(_TYPE_ROWS)])
         _, _, w2, b2, _ = head.factors(q[:0], q[:0])
-        folded = (q @ w2, q @ b2) if fold and len(q) <= _LABELS_KEPT else None
+        folded = fold_types(q, w2, b2) if fold and len(q) <= _LABELS_KEPT else None
         return cls(tuple(labels), {label: row for row, label in enumerate(labels)}, q, folded)
 
     def joined(self, other: "Types") -> "Types":

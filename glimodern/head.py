@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from glimodern.encoder.dropout import Dropout
 from glimodern.encoder.linear import Linear
 from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.ops import PackedWeight
+from glimodern.ops._cost import fold_types
 
 SPAN_MODES = ("markerV0", "marker", "ffn")
 
@@ -41,11 +43,11 @@ class Fold(NamedTuple):
 
 
 class SpanFactors(NamedTuple):
-    """What head_scores and head_entities take: a, b [n, H], w2 [d, H], b2 [d], q [m, d]."""
+    """What head_scores and head_entities take: a, b [n, H], w2 [d, H] or its transpose packed, b2 [d], q [m, d]."""
 
     a: Tensor
     b: Tensor
-    w2: Tensor
+    w2: Tensor | PackedWeight
     b2: Tensor
     q: Tensor
 
@@ -77,15 +79,15 @@ def _packed_mlp(mlp: nn.Module, dtype: str, last: str) -> nn.Sequential:
 
 
 class _PackedSpan(nn.Module):
-    """The span FFN for inference: the halves of its first Linear packed, the second, which meets only types, as it is.
+    """The span FFN for inference: the halves of its first Linear packed, and the second's weight transposed; that one
+    meets only types, and stays in fp32 or bf16 where the others are int8.
 
     Its state_dict is that of the FFN.
     """
 
-    w2: Tensor
     b2: Tensor
 
-    def __init__(self, span: nn.Module, width: int, dtype: str) -> None:
+    def __init__(self, span: nn.Module, width: int, dtype: str, fold_dtype: str) -> None:
         super().__init__()
         first, second = cast(nn.Linear, span.get_submodule("0")), cast(nn.Linear, span.get_submodule("3"))
         halves = []
@@ -96,7 +98,9 @@ class _PackedSpan(nn.Module):
                 half.bias = bias
             halves.append(PackedLinear(half, dtype))
         self.start, self.end = halves
-        self.register_buffer("w2", second.weight.detach())
+        fold = nn.Linear(second.out_features, second.in_features, bias=False, device="meta")
+        fold.weight = nn.Parameter(second.weight.detach().T, requires_grad=False)
+        self.fold = PackedLinear(fold, fold_dtype)
         self.register_buffer("b2", second.bias.detach())
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
@@ -105,7 +109,8 @@ class _PackedSpan(nn.Module):
         start, end = self.start.state_dict(), self.end.state_dict()
         destination[prefix + "0.weight"] = torch.cat([start["weight"], end["weight"]], dim=1)
         destination[prefix + "0.bias"] = start["bias"]
-        destination[prefix + "3.weight"], destination[prefix + "3.bias"] = self.w2, self.b2
+        destination[prefix + "3.weight"] = self.fold.packed.unpack().T.contiguous()
+        destination[prefix + "3.bias"] = self.b2
         return destination
 
 
@@ -143,21 +148,22 @@ class SpanHead(nn.Module):
         w2, b2 = self.span.get_parameter("3.weight"), self.span.get_parameter("3.bias")
         return SpanParts(starts, ends, w1, b1, w2, b2, self.prompt(prompts))
 
-    def pack(self, dtype: str) -> None:
-        """Pack the linear layers for inference ("fp32" or "int8"), with the ReLUs that follow them."""
+    def pack(self, dtype: str, fold_dtype: str) -> None:
+        """Pack the linear layers for inference ("fp32", "bf16" or "int8"), with the ReLUs that follow them; fold_dtype,
+        "fp32" or "bf16", is that of W2, of which the fold makes u."""
         for name in ("start", "end") if self.span_mode != "ffn" else ():
             last = "relu" if self.span_mode == "markerV0" else "none"
             setattr(self, name, _packed_mlp(self.get_submodule(name), dtype, last))
         self.prompt = _packed_mlp(self.prompt, dtype, "none")
         if self.span_mode != "marker":  # whose span layer meets only types
-            self.span = _PackedSpan(self.span, self.width, dtype)
+            self.span = _PackedSpan(self.span, self.width, dtype, fold_dtype)
 
     def factors(self, words: Tensor, prompts: Tensor) -> SpanFactors:
         """words [n, d], prompts [m, d] -> the first Linear once a word, the second beside the types: a, b [n, 4d]."""
         if isinstance(self.span, _PackedSpan):
             starts, ends = (self.start(words), self.end(words)) if self.span_mode == "markerV0" else (words, words)
             span = self.span
-            return SpanFactors(span.start(starts), span.end(ends), span.w2, span.b2, self.prompt(prompts))
+            return SpanFactors(span.start(starts), span.end(ends), span.fold.packed, span.b2, self.prompt(prompts))
         starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
         if w1 is None:
             return SpanFactors(F.pad(starts, (0, self.width)), F.pad(ends, (self.width, 0)), w2, b2, q)
@@ -167,4 +173,4 @@ class SpanHead(nn.Module):
     def fold(self, words: Tensor, prompts: Tensor) -> Fold:
         """words [n, d], prompts [m, d] -> a, b [n, 4d], u [m, 4d], c [m]; exact, in training too."""
         a, b, w2, b2, q = self.factors(words, prompts)
-        return Fold(a, b, q @ w2, q @ b2)
+        return Fold(a, b, *fold_types(q, w2, b2))

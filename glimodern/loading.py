@@ -56,16 +56,17 @@ def make_ready(model: GLiModern, device: torch.device, dtype: torch.dtype, *, in
     For int8 its inputs are measured on a dozen sentences while it is exact; it warns if it then finds something else.
     """
     model.requires_grad_(False)
+    wide = "fp32" if dtype == torch.float32 else "bf16"
     if model.labels is not None:
         model.labels.seal()
     if not int8:
         if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
-            _pack(model, "fp32" if dtype == torch.float32 else "bf16")
+            _pack(model, wide, wide)
         model.to(device=device, dtype=dtype)
         return
     with measured_inputs(model):
         exact = answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5)
-    _pack(model, "int8")
+    _pack(model, "int8", wide)
     model.to(dtype=dtype)
     report = compare_answers("int8", answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5), exact)
     if report.agreement < LEAST_AGREEMENT:
@@ -76,8 +77,9 @@ def make_ready(model: GLiModern, device: torch.device, dtype: torch.dtype, *, in
         )
 
 
-def _pack(model: GLiModern, dtype: str) -> None:
-    """Pack linear layers for inference on CPUs, where there is a kernel for them."""
+def _pack(model: GLiModern, dtype: str, wide: str) -> None:
+    """Pack linear layers for inference on CPUs, where there is a kernel for them; wide: "fp32" or "bf16", for what is
+    not quantised in int8."""
     if not can_pack():
         if dtype == "int8":
             raise ValueError(
@@ -97,5 +99,5 @@ def _pack(model: GLiModern, dtype: str) -> None:
             )
     if "projection" in model._modules:
         model.projection = PackedLinear(model.projection, dtype)  # type: ignore[assignment]
-    model.head.pack(dtype)
+    model.head.pack(dtype, dtype if dtype != "int8" else wide)
     model.packed_dtype = dtype

@@ -56,6 +56,17 @@ def test_packed_fp32_is_the_plain_model(folder):
             assert (wanted - got)[inside].abs().max() <= 1e-4 * wanted[inside].abs().max()
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_scores_do_not_depend_on_the_batch(folder, dtype):
+    """Bit by bit: in every operator a row is computed by itself."""
+    model = quietly_int8(folder) if dtype == "int8" else GLiModern.from_pretrained(folder, dtype=dtype)
+    texts = [WORDS * 3, WORDS[:1], WORDS, WORDS[:3], *([[word] for word in WORDS])]
+    together = model.scores(model.packer.pack(texts, [LABELS] * len(texts)))
+    for text, logits in zip(texts, together, strict=True):
+        (alone,) = model.scores(model.packer.pack([text], [LABELS]))
+        assert torch.equal(alone, logits)
+
+
 def test_weights_are_stored_once(folder):
     packed = GLiModern.from_pretrained(folder, dtype="fp32")
     assert not [name for name, module in packed.head.named_modules() if type(module) is nn.Linear]

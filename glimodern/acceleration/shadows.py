@@ -82,7 +82,7 @@ def build_head(core: Any, pack: bool) -> Head:
     head.eval().requires_grad_(False)
     projection = getattr(core.token_rep_layer, "projection", None)
     if pack:
-        head.pack("fp32")
+        head.pack("fp32", "fp32")
         projection = None if projection is None else PackedLinear(projection, "fp32")
     return Head(head, projection)
 

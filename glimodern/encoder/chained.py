@@ -22,7 +22,7 @@ class _Built(NamedTuple):
 
 
 class Chained:
-    """A model's chain, made at the first pass that can take it, and anew when its modules changed. A copy makes its own.
+    """A model's chain, made at the first pass that can take it, and anew once its modules changed. A copy makes one.
 
     build(model, dtype): the chain and the modules that it stands for, or None where they cannot be one.
     """

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from glimodern import ops
 from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.ops import PackedWeight
 from glimodern.ops._cost import vectors_are_cheaper
 
 if TYPE_CHECKING:
@@ -81,11 +82,11 @@ class Watch:
         self._tensor("encode", "p", prompts, "type prompts")
 
     def factors(self, factors: SpanFactors) -> None:
-        self.by_vectors = vectors_are_cheaper(
-            len(factors.a), len(factors.q), 1, self.model.config.max_width, factors.a.shape[1], len(factors.w2)
-        )
+        w2 = factors.w2.unpack().T if isinstance(factors.w2, PackedWeight) else factors.w2
+        width, hidden = w2.shape
+        self.by_vectors = vectors_are_cheaper(len(factors.q), 1, self.model.config.max_width, hidden, width)
         notes = {"a": "a word as a start", "b": "a word as an end", "w2": "span FFN's last layer", "q": "type vectors"}
-        for name, x in factors._asdict().items():
+        for name, x in factors._replace(w2=w2)._asdict().items():
             self._tensor("head", name, x, notes.get(name, ""))
 
     def scores(self, logits: Tensor, found: ops.SpanEntities, threshold: float) -> None:

@@ -14,6 +14,9 @@ decide, and predict the measured ratio to a tenth.
 Where u and c are known already (labels that were asked before), the fold costs s m H alone, and is the cheaper one up
 to m = 4d/3 for H = 4d, however short the text.
 
+The choice depends on the number of types a text alone, as if every text were of 100 words: the two ways round
+differently in half precision, and a text's scores must not depend on the texts beside it.
+
 Training asks a few dozen types of a sentence and stays on the fold (`span_loss`), whose backward pass stores nothing.
 """
 
@@ -24,6 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from glimodern.ops._linear_packed import PackedWeight, linear_packed
 from glimodern.ops._span import text_bounds
 from glimodern.ops._span_entities import SpanEntities, check_threshold, span_entities, type_bounds
 from glimodern.ops._span_scores import span_scores
@@ -31,6 +35,7 @@ from glimodern.ops._span_vectors import span_vectors
 from glimodern.ops.dispatch import wide_dtype
 
 _TILE_LOGITS = 1 << 22  # that exist at a time, of a text scored by vectors: 16 MB in fp32
+_WORDS = 100  # of a text, to choose by
 _LEAST_GAIN = 1.1  # vectors are made span tile by span tile in Python: not for a gain that this would eat
 
 
@@ -56,17 +61,20 @@ def scoring_cost(
     )
 
 
-def vectors_are_cheaper(
-    words: int, types: int, texts: int, max_width: int, hidden: int, width: int, folded: bool = False
-) -> bool:
-    cost = scoring_cost(words, types, texts, max_width, hidden, width, folded)
+def vectors_are_cheaper(types: int, texts: int, max_width: int, hidden: int, width: int, folded: bool = False) -> bool:
+    cost = scoring_cost(_WORDS * texts, types, texts, max_width, hidden, width, folded)
     return cost.fold > _LEAST_GAIN * cost.vectors
+
+
+def _sizes(w2: Tensor | PackedWeight) -> tuple[int, int]:
+    """(H, d)."""
+    return (w2.outputs, w2.inputs) if isinstance(w2, PackedWeight) else (w2.shape[1], w2.shape[0])
 
 
 def _vector_logits(
     a: Tensor,
     b: Tensor,
-    w2: Tensor,
+    w2: Tensor | PackedWeight,
     b2: Tensor,
     q: Tensor,
     cu_words: Tensor,
@@ -74,6 +82,7 @@ def _vector_logits(
     max_width: int,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(text, spans int64 [s, 2] of it, their logits [s, the text's types]), all spans inside their texts, in order."""
+    w2 = w2.unpack().T.to(a.dtype) if isinstance(w2, PackedWeight) else w2
     word_bounds, first_types = text_bounds("cu_words", cu_words, len(a)), text_bounds("cu_types", cu_types, len(q))
     widths = torch.arange(max_width, device=a.device)
     for text, (w0, w1) in enumerate(zip(word_bounds, word_bounds[1:], strict=False)):
@@ -86,18 +95,15 @@ def _vector_logits(
             yield text, tile, span_vectors(a, b, w2, b2, cu_words, max_width, tile) @ kinds.T
 
 
-def _fold(q: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
-    """u = q w2 [m, H] and c = q b2 [m]."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported():
-        u = q.float() @ w2.float()  # PyTorch's own product in bf16 runs at 0.3 GFLOP/s there
-        return u.to(q.dtype), q @ b2
-    return q @ w2, q @ b2
+def fold_types(q: Tensor, w2: Tensor | PackedWeight, b2: Tensor) -> tuple[Tensor, Tensor]:
+    """u = q w2 [m, H] and c = q b2 [m]. A packed w2 gives a type the same u whatever the others are."""
+    return linear_packed(q, w2) if isinstance(w2, PackedWeight) else q @ w2, q @ b2
 
 
 def head_scores(
     a: Tensor,
     b: Tensor,
-    w2: Tensor,
+    w2: Tensor | PackedWeight,
     b2: Tensor,
     q: Tensor,
     cu_words: Tensor,
@@ -106,17 +112,18 @@ def head_scores(
 ) -> Tensor:
     """`span_scores` of a head whose w2 [d, H], b2 [d] and type vectors q [m, d] are known: by fold or by span vectors.
 
-    a, b [n, H], cu_words, cu_types, max_width and the result as in `span_scores`; differentiable.
+    a, b [n, H], cu_words, cu_types, max_width and the result as in `span_scores`; differentiable. For inference w2 may
+    be packed: `PackedWeight.pack` of its transpose [H, d].
     """
-    if not vectors_are_cheaper(len(a), len(q), len(cu_words) - 1, max_width, a.shape[1], len(w2)):
-        return span_scores(a, b, *_fold(q, w2, b2), cu_words, cu_types, max_width)
+    if not vectors_are_cheaper(len(q), len(cu_words) - 1, max_width, *_sizes(w2)):
+        return span_scores(a, b, *fold_types(q, w2, b2), cu_words, cu_types, max_width)
     return scores_by_vectors(a, b, w2, b2, q, cu_words, cu_types, max_width)
 
 
 def scores_by_vectors(
     a: Tensor,
     b: Tensor,
-    w2: Tensor,
+    w2: Tensor | PackedWeight,
     b2: Tensor,
     q: Tensor,
     cu_words: Tensor,
@@ -136,7 +143,7 @@ def scores_by_vectors(
 def head_entities(
     a: Tensor,
     b: Tensor,
-    w2: Tensor,
+    w2: Tensor | PackedWeight,
     b2: Tensor,
     q: Tensor,
     cu_words: Tensor,
@@ -147,12 +154,11 @@ def head_entities(
 ) -> SpanEntities:
     """`span_entities` of a head whose w2 [d, H], b2 [d] and type vectors q [m, d] are known: by fold or span vectors.
 
-    a, b [n, H], cu_words, cu_types, max_width, threshold and the result as in `span_entities`. folded: (u [m, H],
-    c [m]) = (q w2, q b2), if they are known too.
+    a, b [n, H], cu_words, cu_types, max_width, threshold and the result as in `span_entities`; w2 may be packed as in
+    `head_scores`. folded: (u [m, H], c [m]) = (q w2, q b2), if they are known too.
     """
-    sizes = (len(a), len(q), len(cu_words) - 1, max_width, a.shape[1], len(w2))
-    if not vectors_are_cheaper(*sizes, folded is not None):
-        u, c = _fold(q, w2, b2) if folded is None else folded
+    if not vectors_are_cheaper(len(q), len(cu_words) - 1, max_width, *_sizes(w2), folded is not None):
+        u, c = fold_types(q, w2, b2) if folded is None else folded
         return span_entities(a, b, u, c, cu_words, cu_types, max_width, threshold)
     bounds = type_bounds(
         *check_threshold("head_entities", threshold, len(q), a.device), len(q), a.device, wide_dtype(a)
