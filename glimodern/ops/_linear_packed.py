@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -141,13 +140,12 @@ class PackedWeight:
 
     def cpp_weight(self) -> tuple[Any, ...]:
         """What the extension is told of the weight."""
-        return self._cpp_weight
+        known: tuple[Any, ...] | None = self.__dict__.get("_cpp_weight")
+        if known is None:
+            known = self.__dict__["_cpp_weight"] = _cpp_weight(self.tensors)
+        return known
 
-    @cached_property
-    def _cpp_weight(self) -> tuple[Any, ...]:
-        return _cpp_weight(self.tensors)
-
-    @cached_property
+    @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """panels, scale, weight_sum, bias, input_scale."""
         return self.panels, self.scale, self.weight_sum, self.bias, self.input_scale
