@@ -11,6 +11,7 @@ namespace {
 constexpr int64_t kRows = 2 * kTileRows, kColumns = 2;  // rows and panels of a block of sums
 constexpr int64_t kBlock = 768 << 10;  // bytes of rows that meet a panel one after the other, of a second cache of 2 MB
 constexpr int64_t kGroups = 16;        // of inputs in a tile
+constexpr int64_t kFetchRows = 128;    // fewer: the next panel is read before what is fetched of it arrives
 
 struct Bf16Product : Fp32<Avx512Bf16Pairs>, Bf16Tiles {};
 struct Int8Product : Int8Avx512, Int8Tiles {};
@@ -81,7 +82,7 @@ void multiply_columns(const LinearPacked& in, const Left& x, const float* row_sc
     const int64_t begin = steps * chunk / chunks, end = steps * (chunk + 1) / chunks;
     const bool last = chunk + 1 == chunks;
     const char* next = last ? w + N * bytes : w + end * kTileBytes;
-    const int64_t next_lines = last && !more ? 0 : (end - begin) * kGroups;
+    const int64_t next_lines = (last && !more) || rows < kFetchRows ? 0 : (end - begin) * kGroups;
     for (int64_t done = 0; done < rows; done += kRows) {
       const int64_t tile = rows - done < kRows ? rows - done : kRows;
       for (int64_t line = next_lines * done / rows; line < next_lines * (done + tile) / rows; ++line) {
