@@ -9,9 +9,9 @@ namespace glimodern {
 namespace {
 
 constexpr int64_t kRows = 2 * kTileRows, kColumns = 2;  // rows and panels of a block of sums
-constexpr int64_t kBlock = 768 << 10;  // bytes of rows that meet a panel one after the other, of a second cache of 2 MB
-constexpr int64_t kGroups = 16;        // of inputs in a tile
-constexpr int64_t kFetchRows = 128;    // fewer: the next panel is read before what is fetched of it arrives
+constexpr int64_t kChunkBytes = 16 << 10;               // of panels that stay in the first cache: 24 KB are slower
+constexpr int64_t kGroups = 16;                         // of inputs in a tile
+constexpr int64_t kFetchRows = 128;  // fewer: the next panel is read before what is fetched of it arrives
 
 struct Bf16Product : Fp32<Avx512Bf16Pairs>, Bf16Tiles {};
 struct Int8Product : Int8Avx512, Int8Tiles {};
@@ -104,7 +104,7 @@ template <class D>
 void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from, int64_t begin, int64_t end,
               int64_t panel, int64_t last, float* scratch) {
   const WholeTiles tiles;
-  const int64_t most = block_rows(prepared.stride, kBlock, kRows);
+  const int64_t most = block_rows(prepared.stride, kRows);
   char* copy = reinterpret_cast<char*>(scratch + most * kColumns * kPanelColumns);
   for (int64_t row = begin; row < end; row += most) {
     const int64_t rows = end - row < most ? end - row : most, odd = rows % kTileRows;
@@ -128,22 +128,13 @@ const LinearKernels& linear_kernels_amx(WeightDtype dtype) {
                                       kColumns,
                                       kGroups,
                                       kTileRows,
-                                      kBlock,
                                       4,
                                       2,
                                       Dtype::bf16,
                                       prepare_floats<Avx512, Bf16, WeightDtype::bf16>,
                                       multiply<Bf16Product>};
-  static constexpr LinearKernels int8{kRows,
-                                      kColumns,
-                                      kGroups,
-                                      kTileRows,
-                                      kBlock,
-                                      4,
-                                      1,
-                                      Dtype::fp64,
-                                      prepare_int8<Int8Product, Avx512>,
-                                      multiply<Int8Product>};
+  static constexpr LinearKernels int8{
+      kRows, kColumns, kGroups, kTileRows, 4, 1, Dtype::fp64, prepare_int8<Int8Product, Avx512>, multiply<Int8Product>};
   return dtype == WeightDtype::int8 ? int8 : bf16;
 }
 

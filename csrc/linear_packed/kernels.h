@@ -3,14 +3,13 @@
 
 #include <cstdint>
 
+#include "caches.h"
 #include "glimodern/linear_packed.h"
 
 namespace glimodern {
 
-constexpr int64_t kLine = 64;           // bytes of a group of inputs in a panel
-constexpr int64_t kGroupBytes = 4;      // of an output in a line
-constexpr int64_t kChunkBytes = 16384;  // of panels that a tile's rows meet one after the other: half the first cache
-constexpr int64_t kBlockBytes = 256 << 10;  // of rows of x that meet a panel one after the other: half the second cache
+constexpr int64_t kLine = 64;       // bytes of a group of inputs in a panel
+constexpr int64_t kGroupBytes = 4;  // of an output in a line
 
 constexpr float kSteps = 255.0f;          // of a quantised row, from its smallest number, or 0, to its largest, or 0
 constexpr float kLeastRowRange = 1e-30f;  // these count as so far apart at least: 255 / it is finite
@@ -50,12 +49,11 @@ struct PreparedRows {
 
 struct LinearKernels {
   int64_t tile_rows, tile_panels;
-  int64_t group_unit;   // groups of inputs that are read at a time
-  int64_t row_unit;     // rows that are read at a time
-  int64_t block_bytes;  // of rows of x that meet a panel one after the other
-  int64_t x_bytes;      // of a group in a prepared row
-  int64_t x_itemsize;   // of an input in a prepared row
-  Dtype as_is;          // rows of x in this dtype without padding are multiplied where they lie; fp64: none are
+  int64_t group_unit;  // groups of inputs that are read at a time
+  int64_t row_unit;    // rows that are read at a time
+  int64_t x_bytes;     // of a group in a prepared row
+  int64_t x_itemsize;  // of an input in a prepared row
+  Dtype as_is;         // rows of x in this dtype without padding are multiplied where they lie; fp64: none are
   // Row `row` of x -> row `to` of the prepared ones.
   void (*prepare)(const LinearPacked&, int64_t row, const PreparedRows&, int64_t to);
   // y of rows [begin, end), prepared as rows from `from` on, and panels [panel, last). scratch: block_rows rows of
@@ -76,9 +74,9 @@ static inline RowRange row_range(float low, float high) {
   return {scale, factor, static_cast<int32_t>(__builtin_nearbyintf(low * factor))};
 }
 
-// How many rows of x meet a panel one after the other: whole tiles.
-inline int64_t block_rows(int64_t stride, int64_t block_bytes, int64_t tile_rows) {
-  const int64_t rows = block_bytes / stride, least = 2 * tile_rows;
+// How many rows of x meet a panel one after the other: whole tiles, which stay in the second cache.
+inline int64_t block_rows(int64_t stride, int64_t tile_rows) {
+  const int64_t rows = half_level2() / stride, least = 2 * tile_rows;
   return (rows < least ? least : rows > 384 ? 384 : rows) / tile_rows * tile_rows;
 }
 

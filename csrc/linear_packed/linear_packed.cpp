@@ -65,7 +65,7 @@ void linear_packed(const LinearPacked& in, int threads) {
   if (products < 65536) threads = 1;  // a thread's start costs more
 
   // So many rows are prepared at once that each thread's share stays in its second cache.
-  const int64_t block = block_rows(stride, run.block_bytes, run.tile_rows);
+  const int64_t block = block_rows(stride, run.tile_rows);
   const int64_t most = as_is ? in.rows : std::min(in.rows, 2 * block * threads);
   PreparedRows prepared{static_cast<char*>(const_cast<void*>(in.x)), stride, groups, as_is, nullptr, nullptr};
   Scratch rows, scales, zeros;

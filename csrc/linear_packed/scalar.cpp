@@ -104,9 +104,8 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
 }  // namespace
 
 const LinearKernels& linear_kernels_scalar(WeightDtype dtype) {
-  static constexpr LinearKernels fp32{1, 1, 2, 1, kBlockBytes, 4, 4, Dtype::fp32, prepare, multiply},
-      bf16{1, 1, 2, 1, kBlockBytes, 8, 4, Dtype::fp64, prepare, multiply},
-      int8{1, 1, 2, 1, kBlockBytes, 4, 1, Dtype::fp64, prepare, multiply};
+  static constexpr LinearKernels fp32{1, 1, 2, 1, 4, 4, Dtype::fp32, prepare, multiply},
+      bf16{1, 1, 2, 1, 8, 4, Dtype::fp64, prepare, multiply}, int8{1, 1, 2, 1, 4, 1, Dtype::fp64, prepare, multiply};
   return dtype == WeightDtype::int8 ? int8 : dtype == WeightDtype::bf16 ? bf16 : fp32;
 }
 

@@ -244,7 +244,7 @@ void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, cons
                      const int32_t* row_zero, int64_t row, int64_t rows, int64_t panel, bool more, float* scratch) {
   constexpr int64_t panels = N * V::width / kPanelColumns;
   const int64_t pairs = glimodern::packed_groups(in) / 2, bytes = pairs * 2 * kLine;
-  constexpr int64_t most = glimodern::kChunkBytes / (2 * kLine * panels);
+  const int64_t most = glimodern::half_level1() / (2 * kLine * panels);
   const int64_t chunks = (pairs + most - 1) / most;
   const char* w = static_cast<const char*>(in.weight) + panel * bytes;
   const Finish finish_tile = finish_of<D, V, N>(in);
@@ -275,7 +275,7 @@ template <class D, class V>
 void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from, int64_t begin, int64_t end,
               int64_t panel, int64_t last, float* scratch) {
   constexpr int in_panel = static_cast<int>(kPanelColumns) / V::width, panels = D::vectors / in_panel;
-  const int64_t most = glimodern::block_rows(prepared.stride, glimodern::kBlockBytes, D::rows);
+  const int64_t most = glimodern::block_rows(prepared.stride, D::rows);
   for (int64_t row = begin; row < end; row += most) {
     const int64_t rows = end - row < most ? end - row : most;
     const char* x = prepared.data + (row - from) * prepared.stride;
@@ -367,16 +367,7 @@ void prepare_int8(const LinearPacked& in, int64_t row, const PreparedRows& prepa
 
 template <class D, class V, class X>
 constexpr glimodern::LinearKernels linear_kernels(Dtype as_is, decltype(glimodern::LinearKernels::prepare) prepare) {
-  return {D::rows,
-          D::vectors * V::width / kPanelColumns,
-          2,
-          1,
-          glimodern::kBlockBytes,
-          D::x_bytes,
-          sizeof(X),
-          as_is,
-          prepare,
-          multiply<D, V>};
+  return {D::rows, D::vectors * V::width / kPanelColumns, 2, 1, D::x_bytes, sizeof(X), as_is, prepare, multiply<D, V>};
 }
 
 template <class V>
