@@ -7,7 +7,7 @@ TRAIN_ARGS ?=
 PYTEST_ARGS ?=
 # The tests of the C++ operators, run by `make sanitize`: one name an operator.
 OPERATOR_TESTS := $(patsubst %,tests/test_%.py,span_scores span_loss span_entities span_vectors attention_varlen dropout \
-	geglu rotary add_layer_norm linear_packed select_spans)
+	geglu rotary add_layer_norm linear_packed select_spans chain)
 REPORT_ARGS ?=
 
 BIN := $(VENV)/bin
