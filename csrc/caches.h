@@ -9,9 +9,9 @@
 
 namespace glimodern {
 
-// Half of a core's first (data) or second cache: one operand stays there while another passes through. Where the system
-// does not tell, half of 32 KB and of 512 KB.
-inline int64_t half_level1() {
+// Static: every instruction set compiles its own. Half of a core's first (data) or second cache: one operand stays
+// there while another passes through. Where the system does not tell, half of 32 KB and of 512 KB.
+static inline int64_t half_level1() {
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   static const int64_t bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
   if (bytes > 0) return bytes / 2;
@@ -19,7 +19,7 @@ inline int64_t half_level1() {
   return 16 << 10;
 }
 
-inline int64_t half_level2() {
+static inline int64_t half_level2() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
   static const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
   if (bytes > 0) return bytes / 2;

@@ -134,6 +134,7 @@ class SpanHead(nn.Module):
             self.end = _mlp(width, width, dropout, factor)
         self.span: nn.Module = Linear(2 * width, width) if span_mode == "marker" else _mlp(2 * width, width, dropout)
         self.prompt = _mlp(width, width, dropout)
+        self._marker_fold: PackedWeight | None = None  # the span layer's weight transposed, for inference
 
     def parts(self, words: Tensor, prompts: Tensor) -> SpanParts:
         """words [n, d], prompts [m, d] -> the parts of the textbook form."""
@@ -155,7 +156,9 @@ class SpanHead(nn.Module):
             last = "relu" if self.span_mode == "markerV0" else "none"
             setattr(self, name, _packed_mlp(self.get_submodule(name), dtype, last))
         self.prompt = _packed_mlp(self.prompt, dtype, "none")
-        if self.span_mode != "marker":  # whose span layer meets only types
+        if self.span_mode == "marker":  # whose span layer meets only types
+            self._marker_fold = PackedWeight.pack(cast(nn.Linear, self.span).weight.T, None, fold_dtype)
+        else:
             self.span = _PackedSpan(self.span, self.width, dtype, fold_dtype)
 
     def factors(self, words: Tensor, prompts: Tensor) -> SpanFactors:
@@ -166,7 +169,8 @@ class SpanHead(nn.Module):
             return SpanFactors(span.start(starts), span.end(ends), span.fold.packed, span.b2, self.prompt(prompts))
         starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
         if w1 is None:
-            return SpanFactors(F.pad(starts, (0, self.width)), F.pad(ends, (self.width, 0)), w2, b2, q)
+            fold = w2 if self._marker_fold is None else self._marker_fold
+            return SpanFactors(F.pad(starts, (0, self.width)), F.pad(ends, (self.width, 0)), fold, b2, q)
         w1_start, w1_end = w1.chunk(2, dim=1)  # its gradient is one concatenation; two slices' are zeros and sums
         return SpanFactors(F.linear(starts, w1_start, b1), F.linear(ends, w1_end), w2, b2, q)
 

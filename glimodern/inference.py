@@ -75,7 +75,7 @@ class _Window:
         )
         lengths = {i: packer.length(self.tokens[i], asked[i].labels) for i in real}
         total = sum(lengths.values())
-        share = total / max(-(-total // batch_tokens), 1)  # of as few batches as can be: none is left with little
+        share = total / max(-(-total // batch_tokens), 1)  # of as few batches as can be
         groups: list[list[int]] = []
         size = 0
         for i in sorted(real, key=lambda i: -lengths[i]):  # stable: the same batches every time

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -163,6 +164,63 @@ def small_chain() -> Chain:
     return chain
 
 
+@pytest.mark.parametrize("config", ["modernbert", "bert"])
+def test_modules_that_are_not_the_published_ones_make_no_chain(config, monkeypatch):
+    """An adapter inside a layer is run, and layers that are taken away are."""
+    encoder = packed_encoder(CONFIGS[config], "fp32")
+    runs = runs_of(monkeypatch)
+    before = hidden(encoder)
+    layers = encoder.model.layers if config == "modernbert" else encoder.model.encoder.layer
+    if config == "bert":
+        layers[0].output.adapter = nn.Linear(64, 64)
+    else:
+        layers[0].mlp = nn.Sequential(layers[0].mlp)
+    torch.testing.assert_close(hidden(encoder), before, rtol=0.0, atol=1e-4)
+    assert len(runs) == 1
+    if config == "bert":
+        del layers[0].output.adapter
+    else:
+        layers[0].mlp = layers[0].mlp[0]
+    del layers[1]
+    assert not torch.allclose(hidden(encoder), before, atol=1e-2) and len(runs) == 2
+    other = packed_encoder({**CONFIGS[config], "initializer_range": 0.4}, "fp32")
+    if config == "modernbert":
+        encoder.model.layers = other.model.layers
+    else:
+        encoder.model.encoder = other.model.encoder
+    torch.testing.assert_close(hidden(encoder), plainly(encoder, monkeypatch), rtol=1e-4, atol=1e-4)
+    assert len(runs) == 3
+
+
+def test_weights_that_move_are_followed(monkeypatch):
+    """As a process does that shares its model with others."""
+    encoder = packed_encoder(CONFIGS["modernbert"], "fp32")
+    before = hidden(encoder)
+    for module in encoder.modules():
+        if isinstance(module, PackedLinear):
+            for tensor in module.packed.tensors:
+                tensor.set_(tensor.clone())
+    runs = runs_of(monkeypatch)
+    assert torch.equal(hidden(encoder), before) and len(runs) == 1
+
+
+def test_threads_at_once():
+    encoder = packed_encoder(CONFIGS["modernbert"], "fp32")
+    wanted, found = [hidden(encoder, lengths=[n, 40]) for n in range(1, 9)], {}
+
+    def work(n):
+        for _ in range(20):
+            found.setdefault(n, []).append(hidden(encoder, lengths=[n + 1, 40]))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(result, wanted[n]) for n, results in found.items() for result in results)
+    assert len(found) == 8
+
+
 def test_steps_by_hand():
     torch.manual_seed(0)
     x, weight, bias, norm = torch.randn(9, 24), torch.randn(24, 24), torch.randn(24), torch.randn(24)
@@ -191,15 +249,40 @@ def test_steps_by_hand():
         (torch.zeros(3, 24).bfloat16(), torch.arange(3), "got torch.bfloat16"),
         (torch.zeros(3, 24), torch.tensor([3]), "kept must be rows of x, 0 to 2, got 3 to 3"),
         (torch.zeros(3, 24), torch.tensor([-1, 0]), "got -1 to 0"),
+        (torch.zeros(3, 24), None, "kept must be given"),
+        (torch.zeros(4, 24), torch.arange(3), "cu_seqlens"),
     ],
 )
 def test_bad_input_is_a_clear_error(x, kept, message):
+    chain = small_chain()
+    chain.keep(2)
     with pytest.raises(ValueError, match=message):
-        small_chain().run(x, torch.tensor([0, 3], dtype=torch.int32), kept)
+        chain.run(x, torch.tensor([0, 3], dtype=torch.int32), kept)
+
+
+def test_rows_are_kept_only_by_keep():
+    x, cu = torch.zeros(3, 24), torch.tensor([0, 3], dtype=torch.int32)
+    with pytest.raises(ValueError, match="kept must not be given"):
+        small_chain().run(x, cu, torch.arange(1))
+    assert small_chain().run(x, cu, None).shape == (3, 16)
+
+
+def test_widths_must_fit():
+    chain, packed = Chain(torch.float32, 24), PackedWeight.pack(torch.ones(16, 23), None, "fp32")
+    gated = PackedWeight.pack(torch.ones(16, 24), None, "fp32", gated=True)
+    with pytest.raises(ValueError, match=r"Chain.linear: buffer 0 must hold 23 columns from 0 on, got 24"):
+        chain.linear(0, packed)
+    with pytest.raises(ValueError, match="gated=True does not fit the activation 'relu'"):
+        chain.linear(0, gated, activation="relu")
+    with pytest.raises(ValueError, match="Chain.attention: buffer 0 must hold 16 columns from 9 on"):
+        chain.attention(Columns(0), Columns(0, 9), Columns(0), chain.buffer(16), 2)
+    with pytest.raises(ValueError, match=r"weight and bias must be contiguous \[24\]"):
+        chain.add_layer_norm(0, None, chain.buffer(24), torch.ones(24, 2)[:, 0], None, 1e-5)
 
 
 def test_tables_must_be_given():
     chain = Chain(torch.float32, 48)
     chain.rotary(0, chain.buffer(32), 1, 2)
-    with pytest.raises(ValueError, match="2 tables given, got torch.float32"):
-        chain.run(torch.zeros(3, 48), torch.tensor([0, 3], dtype=torch.int32), torch.arange(3))
+    for tables in ((), [(torch.zeros(3, 4), torch.zeros(3, 4))]):
+        with pytest.raises(ValueError, match=r"tables must be cos and sin of \[\(3, 4\), \(3, 4\)\]"):
+            chain.run(torch.zeros(3, 48), torch.tensor([0, 3], dtype=torch.int32), None, tables)

@@ -164,14 +164,13 @@ void pack_values(const Bf16* from, int64_t stride, int64_t rows, int64_t lines, 
   }
 }
 
+// columns: even, as whole steps of a head's width are.
 void multiply_row(int64_t columns, const char* a, int64_t a_stride, int64_t a_step, const char* b, int64_t b_step,
                   int64_t b_column, int64_t steps, float* c, bool more) {
   for (; columns >= 4; columns -= 4, b += 4 * b_column, c += 4 * kTileFloats) {
     multiply_row_of_tiles<4>(a, a_stride, a_step, b, b_step, b_column, steps, c, more);
   }
-  if (columns == 3) multiply_row_of_tiles<3>(a, a_stride, a_step, b, b_step, b_column, steps, c, more);
   if (columns == 2) multiply_row_of_tiles<2>(a, a_stride, a_step, b, b_step, b_column, steps, c, more);
-  if (columns == 1) multiply_row_of_tiles<1>(a, a_stride, a_step, b, b_step, b_column, steps, c, more);
 }
 
 // 16 queries from `first` on and the tiles of a block's keys that they see.
@@ -633,7 +632,9 @@ struct Forward {
 };
 
 // The softmax here takes the largest product for the largest score.
-bool takes(const AttentionInputs& in) { return in.scale > 0.0 && in.head_dim > 0 && in.head_dim <= kLongestDim; }
+bool takes(const AttentionInputs& in) {
+  return static_cast<float>(in.scale) > 0.0f && in.head_dim > 0 && in.head_dim <= kLongestDim;
+}
 
 }  // namespace
 

@@ -14,30 +14,31 @@ constexpr int64_t kGroupBytes = 4;  // of an output in a line
 constexpr float kSteps = 255.0f;          // of a quantised row, from its smallest number, or 0, to its largest, or 0
 constexpr float kLeastRowRange = 1e-30f;  // these count as so far apart at least: 255 / it is finite
 
-inline int64_t group_inputs(WeightDtype dtype) {
+static inline int64_t group_inputs(WeightDtype dtype) {
   return dtype == WeightDtype::int8 ? 4 : dtype == WeightDtype::bf16 ? 2 : 1;
 }
 
-inline int64_t packed_groups(const LinearPacked& in) {
+static inline int64_t packed_groups(const LinearPacked& in) {
   const int64_t inputs = in.inputs > 0 ? in.inputs : 1, together = 2 * group_inputs(in.weight_dtype);
   return (inputs + together - 1) / together * 2;
 }
 
 // The same in a row that a kernel reads `unit` groups at a time.
-inline int64_t padded_groups(const LinearPacked& in, int64_t unit) {
+static inline int64_t padded_groups(const LinearPacked& in, int64_t unit) {
   return (packed_groups(in) + unit - 1) / unit * unit;
 }
 
-inline int64_t panel_outputs(Activation activation) {
+static inline int64_t panel_outputs(Activation activation) {
   return activation == Activation::geglu ? kPanelColumns / 2 : kPanelColumns;
 }
 
-inline int64_t panel_count(const LinearPacked& in) {
+static inline int64_t panel_count(const LinearPacked& in) {
   const int64_t outputs = panel_outputs(in.activation);
   return (in.outputs + outputs - 1) / outputs;
 }
 
-// Rows of x as the kernels multiply them: uint8 q, bf16 or fp32, zeros behind x's own.
+// Rows of x as the kernels multiply them: bf16 or fp32 with zeros behind x's own, or uint8 q with anything, which meets
+// weights of 0.
 struct PreparedRows {
   char* data;
   int64_t stride;  // bytes
@@ -75,7 +76,7 @@ static inline RowRange row_range(float low, float high) {
 }
 
 // How many rows of x meet a panel one after the other: whole tiles, which stay in the second cache.
-inline int64_t block_rows(int64_t stride, int64_t tile_rows) {
+static inline int64_t block_rows(int64_t stride, int64_t tile_rows) {
   const int64_t rows = half_level2() / stride, least = 2 * tile_rows;
   return (rows < least ? least : rows > 384 ? 384 : rows) / tile_rows * tile_rows;
 }

@@ -82,11 +82,12 @@ inline __attribute__((always_inline)) void multiply_tiles(const char* a, int64_t
   if constexpr (N == 2) _tile_stored(1, c00 + 64, c_stride);
   if constexpr (M == 2) _tile_stored(2, c10, c_stride);
   if constexpr (M == 2 && N == 2) _tile_stored(3, c10 + 64, c_stride);
+  __asm__ volatile("" ::: "memory");  // nor that they store
 }
 
 // c, N tiles one after the other <- products of `steps` tiles of one row of a, its next tile a_step bytes on, and of N
 // columns of b, whose next tile lies b_step bytes on and the next column b_column; more: onto what c holds. Five tiles
-// and more of sums leave too few for a and b: N is 4 at most.
+// and more of sums leave too few for a and b: N is 2 or 4.
 template <int N>
 inline __attribute__((always_inline)) void multiply_row_of_tiles(const char* a, int64_t a_stride, int64_t a_step,
                                                                  const char* b, int64_t b_step, int64_t b_column,
@@ -95,36 +96,32 @@ inline __attribute__((always_inline)) void multiply_row_of_tiles(const char* a, 
   __asm__ volatile("" ::: "memory");
   if (more) {
     _tile_loadd(0, c, 64);
-    if constexpr (N > 1) _tile_loadd(1, c + kTileBytes, 64);
-    if constexpr (N > 2) _tile_loadd(2, c + 2 * kTileBytes, 64);
-    if constexpr (N > 3) _tile_loadd(3, c + 3 * kTileBytes, 64);
+    _tile_loadd(1, c + kTileBytes, 64);
+    if constexpr (N == 4) _tile_loadd(2, c + 2 * kTileBytes, 64);
+    if constexpr (N == 4) _tile_loadd(3, c + 3 * kTileBytes, 64);
   } else {
     _tile_zero(0);
-    if constexpr (N > 1) _tile_zero(1);
-    if constexpr (N > 2) _tile_zero(2);
-    if constexpr (N > 3) _tile_zero(3);
+    _tile_zero(1);
+    if constexpr (N == 4) _tile_zero(2);
+    if constexpr (N == 4) _tile_zero(3);
   }
   for (int64_t k = 0; k < steps; ++k, a += a_step, b += b_step) {
     _tile_loadd(4, a, a_stride);
     _tile_loadd(5, b, 64);
     _tile_dpbf16ps(0, 4, 5);
-    if constexpr (N > 1) {
-      _tile_loadd(6, b + b_column, 64);
-      _tile_dpbf16ps(1, 4, 6);
-    }
-    if constexpr (N > 2) {
+    _tile_loadd(6, b + b_column, 64);
+    _tile_dpbf16ps(1, 4, 6);
+    if constexpr (N == 4) {
       _tile_loadd(7, b + 2 * b_column, 64);
       _tile_dpbf16ps(2, 4, 7);
-    }
-    if constexpr (N > 3) {
       _tile_loadd(5, b + 3 * b_column, 64);
       _tile_dpbf16ps(3, 4, 5);
     }
   }
   _tile_stored(0, c, 64);
-  if constexpr (N > 1) _tile_stored(1, c + kTileBytes, 64);
-  if constexpr (N > 2) _tile_stored(2, c + 2 * kTileBytes, 64);
-  if constexpr (N > 3) _tile_stored(3, c + 3 * kTileBytes, 64);
+  _tile_stored(1, c + kTileBytes, 64);
+  if constexpr (N == 4) _tile_stored(2, c + 2 * kTileBytes, 64);
+  if constexpr (N == 4) _tile_stored(3, c + 3 * kTileBytes, 64);
   __asm__ volatile("" ::: "memory");  // nor that they store
 }
 

@@ -19,7 +19,7 @@ from glimodern import ops
 
 from .attention import Packing, packed_attention
 from .chained import Chained
-from .packed_linear import all_packed
+from .packed_linear import PackedLinear, all_packed
 
 # model_type of architectures built of BERT's layer, each proved equal to its own padded run by tests/test_encoder.py.
 BERT_MODELS = ("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta")
@@ -37,7 +37,7 @@ def bert_forward(
     x: Tensor = model.embeddings(input_ids=input_ids[None], position_ids=position_ids[None])[0]
     if hasattr(model, "embeddings_project"):
         x = model.embeddings_project(x)
-    chain = None if chained is None else chained.of(model, x)
+    chain = None if chained is None else chained.of(model, x, model.encoder)
     if chain is not None:
         return chain.run(x, packing.cu_seqlens, torch.arange(len(x)) if rows is None else rows)
     layers = model.encoder.layer
@@ -57,9 +57,24 @@ def _attention(module: Any, x: Tensor, packing: Packing) -> Tensor:
     return packed_attention(q, k, v, packing, dropout_p=dropout_p).reshape(len(x), -1)
 
 
-def bert_chain(model: Any, dtype: torch.dtype) -> tuple[ops.Chain, list[nn.Module]] | None:
+def _as_published(encoder: nn.Module) -> bool:
+    """Whether the layers hold transformers' own modules and ours alone: no adapter, no wrapper."""
+    leaves = (PackedLinear, nn.LayerNorm, nn.Identity, nn.Dropout)
+    return all(
+        isinstance(module, leaves) if not any(True for _ in module.children()) else _is_container(module)
+        for module in encoder.modules()
+    )
+
+
+def _is_container(module: nn.Module) -> bool:
+    return type(module) is nn.ModuleList or type(module).__module__.startswith("transformers.models.")
+
+
+def bert_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
     """The layers as a chain, once all their linear layers are packed."""
     layers = list(model.encoder.layer)
+    if not layers or not _as_published(model.encoder):
+        return None
     linears = [
         linear
         for layer in layers
@@ -67,15 +82,17 @@ def bert_chain(model: Any, dtype: torch.dtype) -> tuple[ops.Chain, list[nn.Modul
         for linear in (own.query, own.key, own.value, layer.attention.output.dense, layer.intermediate.dense)
     ]
     linears += [layer.output.dense for layer in layers]
-    acts = [layer.intermediate.intermediate_act_fn for layer in layers]
-    norms = [norm for layer in layers for norm in (layer.attention.output.LayerNorm, layer.output.LayerNorm)]
-    plain = all(type(act) is nn.Identity for act in acts) and all(type(norm) is nn.LayerNorm for norm in norms)
-    if not layers or not plain or not all_packed(linears):
+    fused = all(type(layer.intermediate.intermediate_act_fn) is nn.Identity for layer in layers)
+    if not fused or not all_packed(linears):
         return None
     d = layers[0].output.dense.out_features
     chain, x = ops.Chain(dtype, d), 0
     q, k, v, mixed, branch, middle, ends = (chain.buffer(d) for _ in range(7))
-    wide = chain.buffer(layers[0].intermediate.dense.out_features)
+    wides = [layer.intermediate.dense.out_features for layer in layers]
+    wide = chain.buffer(wides[0])
+    heads = [(layer.attention.self.query.out_features, layer.attention.self.num_attention_heads) for layer in layers]
+    if len(set(wides)) > 1 or any(width != d or d % count for width, count in heads):
+        return None  # pruned
 
     def linear(src: int, layer: Any, dst: int) -> None:
         chain.linear(src, layer.packed, dst, layer.activation)
@@ -96,4 +113,4 @@ def bert_chain(model: Any, dtype: torch.dtype) -> tuple[ops.Chain, list[nn.Modul
         linear(wide, layer.output.dense, branch)
         x = chain.buffer(d) if last else ends
         add_norm(middle, layer.output.LayerNorm, x)
-    return chain, [model.encoder]
+    return chain

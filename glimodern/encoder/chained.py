@@ -10,37 +10,58 @@ from torch import Tensor, nn
 
 from glimodern.ops import Chain
 
+from .packed_linear import PackedLinear
 from .snapshot import Snapshot
 
-Build = Callable[[Any, torch.dtype], "tuple[Chain, Sequence[nn.Module]] | None"]
+Build = Callable[[Any, torch.dtype], "Chain | None"]
+Address = tuple[int, int, int]
+
+
+def _addresses(layers: Sequence[PackedLinear]) -> list[Address]:
+    """Where the layers' weights lie: a process that shares a model with others moves them."""
+    return [(id(x.packed), x.packed.panels.data_ptr(), x.packed.bias.data_ptr()) for x in layers]
 
 
 class _Built(NamedTuple):
     dtype: torch.dtype
+    parts: tuple[nn.Module, ...]
     snapshot: Snapshot
+    layers: list[PackedLinear]
+    addresses: list[Address]
     chain: Chain | None
 
 
 class Chained:
     """A model's chain, made at the first pass that can take it, and anew once its modules changed. A copy makes one.
 
-    build(model, dtype): the chain and the modules that it stands for, or None where they cannot be one.
+    build(model, dtype): the chain, or None where the model's modules cannot be one.
     """
 
     def __init__(self, build: Build) -> None:
         self.build = build
         self._built: _Built | None = None
 
-    def of(self, model: nn.Module, x: Tensor) -> Chain | None:
-        """The chain for the hidden states x; None: run the modules themselves."""
+    def of(self, model: nn.Module, x: Tensor, *parts: nn.Module) -> Chain | None:
+        """The chain for the hidden states x, in the place of `parts`; None: run these modules themselves."""
         if model.training or not len(x) or Chain.problem(x):
+            self._built = None
             return None
         built = self._built
-        if built is None or built.dtype != x.dtype or not built.snapshot.unchanged():
-            made = self.build(model, x.dtype)
-            chain, modules = (None, [model]) if made is None else made
-            snapshot = Snapshot(*modules)
-            built = self._built = _Built(x.dtype, snapshot, None if snapshot.problem() else chain)
+        if (
+            built is None
+            or built.dtype != x.dtype
+            or not all(a is b for a, b in zip(built.parts, parts, strict=True))
+            or not built.snapshot.unchanged()
+            or _addresses(built.layers) != built.addresses
+        ):
+            chain = self.build(model, x.dtype)
+            if chain is None:
+                self._built = None
+                return None
+            snapshot = Snapshot(*parts)
+            layers = [m for m in snapshot.modules if isinstance(m, PackedLinear)]
+            chain = None if snapshot.problem() else chain
+            built = self._built = _Built(x.dtype, parts, snapshot, layers, _addresses(layers), chain)
         return built.chain
 
     def __getstate__(self) -> dict[str, Any]:

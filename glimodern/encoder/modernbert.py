@@ -26,7 +26,7 @@ from .attention import Packing, packed_attention
 from .base import Encoder
 from .chained import Chained
 from .dropout import Dropout
-from .packed_linear import PackedLinear, all_packed, pack_linears
+from .packed_linear import PackedLinear, all_packed, pack_linears, packs
 from .rotary import rotary_table
 
 if TYPE_CHECKING:
@@ -98,15 +98,15 @@ class _Mlp(nn.Module):
 
     def pack(self, dtype: str) -> None:
         """Pack the first linear layer together with the gate, where that is GeGLU."""
-        if self.gelu:
-            self.Wi = PackedLinear(cast(nn.Linear, self.Wi), dtype, "geglu")
+        if self.gelu and isinstance(self.Wi, nn.Linear) and packs(self.Wi):
+            self.Wi = PackedLinear(self.Wi, dtype, "geglu")
 
     def forward(self, x: Tensor) -> Tensor:
         gated = self.Wi(x)
         if not self.gelu:
             value, gate = gated.chunk(2, dim=-1)
             gated = self.act(value) * gate
-        elif not isinstance(self.Wi, PackedLinear):
+        elif not isinstance(self.Wi, PackedLinear) or self.Wi.activation != "geglu":
             gated = ops.geglu(gated)
         out: Tensor = self.Wo(self.drop(gated))
         return out
@@ -212,7 +212,7 @@ class ModernBert(nn.Module):
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         rotary = {t: rotary_table(packing.position_ids, head_dim, base) for t, base in self.rotary_base.items()}
         branch, x = None, self.embeddings(input_ids)
-        chain = self._chained.of(self, x)
+        chain = self._chained.of(self, x, self.layers, self.final_norm)
         if chain is not None:
             kept = torch.arange(len(x)) if rows is None else rows
             return chain.run(x, packing.cu_seqlens, kept, list(rotary.values()))
@@ -223,10 +223,19 @@ class ModernBert(nn.Module):
         return hidden if rows is None or len(self.layers) else hidden.index_select(0, rows)
 
 
-def _chain(model: ModernBert, dtype: torch.dtype) -> tuple[ops.Chain, list[nn.Module]] | None:
+def _as_built(layer: nn.Module) -> bool:
+    """Whether a layer is of this file's modules, none of them wrapped or replaced."""
+    if type(layer) is not _Layer or type(layer.attn) is not _Attention or type(layer.mlp) is not _Mlp:
+        return False
+    return type(layer.mlp_norm) is _Norm and type(layer.attn_norm) in (_Norm, nn.Identity)
+
+
+def _chain(model: ModernBert, dtype: torch.dtype) -> ops.Chain | None:
     layers = [cast(_Layer, layer) for layer in model.layers]
+    if not layers or not all(_as_built(layer) for layer in layers) or type(model.final_norm) is not _Norm:
+        return None
     linears = [linear for layer in layers for linear in (layer.attn.Wqkv, layer.attn.Wo, layer.mlp.Wi, layer.mlp.Wo)]
-    if not layers or not all(layer.mlp.gelu for layer in layers) or not all_packed(linears):
+    if not all(layer.mlp.gelu for layer in layers) or not all_packed(linears):
         return None
     d = model.config.hidden_size
     chain, stream = ops.Chain(dtype, d), 0
@@ -255,7 +264,7 @@ def _chain(model: ModernBert, dtype: torch.dtype) -> tuple[ops.Chain, list[nn.Mo
         linear(normed, layer.mlp.Wi, wide)
         linear(wide, layer.mlp.Wo, branch)
     add_norm(model.final_norm, chain.buffer(d), store_sum=False)
-    return chain, [model.layers, model.final_norm]
+    return chain
 
 
 class ModernBertEncoder(Encoder):

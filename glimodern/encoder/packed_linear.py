@@ -88,7 +88,7 @@ class PackedLinear(nn.Module):
             destination[prefix + "bias"] = bias
 
 
-def packs(linear: nn.Linear, min_features: int) -> bool:
+def packs(linear: nn.Linear, min_features: int = 64) -> bool:
     return type(linear) in (nn.Linear, Linear) and min(linear.weight.shape) >= min_features
 
 

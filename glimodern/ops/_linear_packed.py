@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -134,17 +134,6 @@ class PackedWeight:
     def nbytes(self) -> int:
         return sum(x.nbytes for x in self.tensors)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles have addresses of their own."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def cpp_weight(self) -> tuple[Any, ...]:
-        """What the extension is told of the weight."""
-        known: tuple[Any, ...] | None = self.__dict__.get("_cpp_weight")
-        if known is None:
-            known = self.__dict__["_cpp_weight"] = _cpp_weight(self.tensors)
-        return known
-
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """panels, scale, weight_sum, bias, input_scale."""
@@ -167,7 +156,7 @@ class PackedWeight:
         return replace(self, panels=panels, scale=scale, weight_sum=weight_sum, bias=bias, input_scale=input_scale)
 
 
-def _cpp_weight(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+def cpp_weight(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
     """What the extension is told of `PackedWeight.tensors`: their kind and addresses."""
     panels, scale, weight_sum, bias, input_scale = tensors
     kind = "int8" if panels.dtype == torch.int8 else NAMES[panels.dtype]
@@ -178,7 +167,6 @@ def _cpp_weight(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
 def _linear_impl(
     x: Tensor,
     tensors: Sequence[Tensor],
-    cpp_weight: Callable[[], tuple[Any, ...]],
     outputs: int,
     activation: str,
     dtype: torch.dtype,
@@ -189,7 +177,7 @@ def _linear_impl(
         x = x.contiguous()
         y = x.new_empty(rows, outputs, dtype=dtype)
         dispatch.extension.linear_packed(
-            storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, inputs, outputs, *cpp_weight(),
+            storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, inputs, outputs, *cpp_weight(tensors),
             getattr(dispatch.extension.Activation, activation), torch.get_num_threads(),
         )  # fmt: skip
         return y
@@ -217,7 +205,7 @@ def _linear_op(
     dtype: torch.dtype,
 ) -> Tensor:
     tensors = (panels, scale, weight_sum, bias, input_scale)
-    return _linear_impl(x, tensors, lambda: _cpp_weight(tensors), outputs, activation, dtype)
+    return _linear_impl(x, tensors, outputs, activation, dtype)
 
 
 @_linear_op.register_fake
@@ -264,7 +252,7 @@ def linear_packed(
     tensors = packed.tensors
     rows = x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), packed.inputs)
     if direct(False, (rows,)):
-        y = _linear_impl(rows, tensors, packed.cpp_weight, packed.outputs, activation, dtype or x.dtype)
+        y = _linear_impl(rows, tensors, packed.outputs, activation, dtype or x.dtype)
     else:
         y = _linear_op(rows.detach(), *tensors, packed.outputs, activation, dtype or x.dtype)
     return y if x.ndim == 2 else y.view(*x.shape[:-1], packed.outputs)

@@ -2,9 +2,9 @@
 //
 //     out_i = sum_j drop(softmax_j(scale * q_i . k_j)) v_j      j in the text of i, |i - j| <= window
 //
-// Nothing of size tokens * tokens is stored: a thread's scratch is a few hundred KB forward, and backward also one
-// text's dq of one head in fp32. Kernels trust their caller: the inputs are checked where Python enters
-// (glimodern/ops/).
+// Nothing of size tokens * tokens is stored: a thread's scratch is some hundred KB forward (2 MB at most, with AMX),
+// and backward also one text's dq of one head in fp32. Kernels trust their caller: the inputs are checked where Python
+// enters (glimodern/ops/).
 #pragma once
 
 #include <cstddef>

@@ -40,7 +40,8 @@ struct LinearPacked {
 };
 
 // A row with a NaN or an infinity: NaN throughout in int8, as arithmetic has it in fp32. The same bits for every number
-// of threads; in int8, gelu aside, for every instruction set too. (AVX-512 BF16 takes numbers below 2^-126 for 0.)
+// of threads; in int8, gelu aside, for every instruction set too. (AVX-512 BF16 and AMX take numbers below 2^-126 for
+// 0, where x or y is bf16.)
 void linear_packed(const LinearPacked&, int threads);
 
 // Whether VNNI may be used where the machine has it (it may by default); its results are the same.
