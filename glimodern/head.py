@@ -78,18 +78,49 @@ def _packed_mlp(mlp: nn.Module, dtype: str, last: str) -> nn.Sequential:
     return nn.Sequential(hidden, nn.Identity(), nn.Identity(), PackedLinear(second, dtype, last))
 
 
-class _PackedSpan(nn.Module):
-    """The span FFN for inference: the halves of its first Linear packed, and the second's weight transposed; that one
-    meets only types, and stays in fp32 or bf16 where the others are int8.
+def _side_by_side(starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """a = [s | 0] and b = [0 | e] of a head without W1."""
+    width = starts.shape[1]
+    return F.pad(starts, (0, width)), F.pad(ends, (width, 0))
 
-    Its state_dict is that of the FFN.
+
+class _PackedMarker(nn.Module):
+    """The span layer of "marker" for inference: its weight transposed. It meets only types, and stays in fp32 or bf16
+    where other layers are int8.
+
+    Its state_dict is that of the layer.
     """
 
     b2: Tensor
 
-    def __init__(self, span: nn.Module, width: int, dtype: str, fold_dtype: str) -> None:
+    def __init__(self, layer: nn.Module, fold_dtype: str) -> None:
         super().__init__()
-        first, second = cast(nn.Linear, span.get_submodule("0")), cast(nn.Linear, span.get_submodule("3"))
+        linear = cast(nn.Linear, layer)
+        fold = nn.Linear(linear.out_features, linear.in_features, bias=False, device="meta")
+        fold.weight = nn.Parameter(linear.weight.detach().T, requires_grad=False)
+        self.fold = PackedLinear(fold, fold_dtype)
+        self.register_buffer("b2", linear.bias.detach())
+
+    def halves(self, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """a, b [n, H] of the two inputs [n, d] of the concatenation."""
+        return _side_by_side(starts, ends)
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        destination = OrderedDict() if destination is None else destination
+        destination[prefix + "weight"] = self.fold.packed.unpack().T.contiguous()
+        destination[prefix + "bias"] = self.b2
+        return destination
+
+
+class _PackedSpan(_PackedMarker):
+    """The span FFN for inference: the halves of its first Linear packed, and the second as in "marker".
+
+    Its state_dict is that of the FFN; the halves have no entries of their own.
+    """
+
+    def __init__(self, span: nn.Module, width: int, dtype: str, fold_dtype: str) -> None:
+        super().__init__(span.get_submodule("3"), fold_dtype)
+        first = cast(nn.Linear, span.get_submodule("0"))
         halves = []
         for weight, bias in zip(first.weight.chunk(2, dim=1), (first.bias, None), strict=True):
             half = nn.Linear(width, first.out_features, bias=bias is not None, device="meta")
@@ -98,20 +129,16 @@ class _PackedSpan(nn.Module):
                 half.bias = bias
             halves.append(PackedLinear(half, dtype))
         self.start, self.end = halves
-        fold = nn.Linear(second.out_features, second.in_features, bias=False, device="meta")
-        fold.weight = nn.Parameter(second.weight.detach().T, requires_grad=False)
-        self.fold = PackedLinear(fold, fold_dtype)
-        self.register_buffer("b2", second.bias.detach())
+
+    def halves(self, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        return self.start(starts), self.end(ends)
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """That of the FFN; the halves have no entries of their own."""
         destination = OrderedDict() if destination is None else destination
         start, end = self.start.state_dict(), self.end.state_dict()
         destination[prefix + "0.weight"] = torch.cat([start["weight"], end["weight"]], dim=1)
         destination[prefix + "0.bias"] = start["bias"]
-        destination[prefix + "3.weight"] = self.fold.packed.unpack().T.contiguous()
-        destination[prefix + "3.bias"] = self.b2
-        return destination
+        return super().state_dict(destination=destination, prefix=prefix + "3.")
 
 
 class SpanHead(nn.Module):
@@ -134,7 +161,6 @@ class SpanHead(nn.Module):
             self.end = _mlp(width, width, dropout, factor)
         self.span: nn.Module = Linear(2 * width, width) if span_mode == "marker" else _mlp(2 * width, width, dropout)
         self.prompt = _mlp(width, width, dropout)
-        self._marker_fold: PackedWeight | None = None  # the span layer's weight transposed, for inference
 
     def parts(self, words: Tensor, prompts: Tensor) -> SpanParts:
         """words [n, d], prompts [m, d] -> the parts of the textbook form."""
@@ -156,21 +182,20 @@ class SpanHead(nn.Module):
             last = "relu" if self.span_mode == "markerV0" else "none"
             setattr(self, name, _packed_mlp(self.get_submodule(name), dtype, last))
         self.prompt = _packed_mlp(self.prompt, dtype, "none")
-        if self.span_mode == "marker":  # whose span layer meets only types
-            self._marker_fold = PackedWeight.pack(cast(nn.Linear, self.span).weight.T, None, fold_dtype)
+        if self.span_mode == "marker":
+            self.span = _PackedMarker(self.span, fold_dtype)
         else:
             self.span = _PackedSpan(self.span, self.width, dtype, fold_dtype)
 
     def factors(self, words: Tensor, prompts: Tensor) -> SpanFactors:
         """words [n, d], prompts [m, d] -> the first Linear once a word, the second beside the types: a, b [n, 4d]."""
-        if isinstance(self.span, _PackedSpan):
-            starts, ends = (self.start(words), self.end(words)) if self.span_mode == "markerV0" else (words, words)
-            span = self.span
-            return SpanFactors(span.start(starts), span.end(ends), span.fold.packed, span.b2, self.prompt(prompts))
+        if isinstance(self.span, _PackedMarker):
+            starts, ends = (words, words) if self.span_mode == "ffn" else (self.start(words), self.end(words))
+            a, b = self.span.halves(starts, ends)
+            return SpanFactors(a, b, self.span.fold.packed, self.span.b2, self.prompt(prompts))
         starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
         if w1 is None:
-            fold = w2 if self._marker_fold is None else self._marker_fold
-            return SpanFactors(F.pad(starts, (0, self.width)), F.pad(ends, (self.width, 0)), fold, b2, q)
+            return SpanFactors(*_side_by_side(starts, ends), w2, b2, q)
         w1_start, w1_end = w1.chunk(2, dim=1)  # its gradient is one concatenation; two slices' are zeros and sums
         return SpanFactors(F.linear(starts, w1_start, b1), F.linear(ends, w1_end), w2, b2, q)
 

@@ -99,5 +99,5 @@ def _pack(model: GLiModern, dtype: str, wide: str) -> None:
             )
     if "projection" in model._modules:
         model.projection = PackedLinear(model.projection, dtype)  # type: ignore[assignment]
-    model.head.pack(dtype, dtype if dtype != "int8" else wide)
+    model.head.pack(dtype, wide)
     model.packed_dtype = dtype

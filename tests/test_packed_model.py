@@ -86,6 +86,17 @@ def test_a_packed_model_saves_as_the_plain_one(folder, tmp_path):
     assert all(torch.equal(again[name], wanted[name]) for name in wanted)
 
 
+def test_all_of_a_packed_head_moves(folder):
+    head = GLiModern.from_pretrained(folder, dtype="fp32").head.to("meta")
+    layers = [module for module in head.modules() if isinstance(module, PackedLinear)]
+    assert (
+        {layer.packed.device.type for layer in layers}
+        == {x.device.type for x in head.state_dict().values()}
+        == {"meta"}
+    )
+    assert not list(head.parameters())
+
+
 def test_bf16_is_packed_near_and_saved_in_bf16(folder, tmp_path):
     exact, bf16 = GLiModern.from_pretrained(folder, dtype="fp32"), GLiModern.from_pretrained(folder, dtype="bf16")
     assert (bf16.dtype_name, bf16.packed_dtype) == ("bf16", "bf16")

@@ -60,14 +60,17 @@ def _attention(module: Any, x: Tensor, packing: Packing) -> Tensor:
 def _as_published(encoder: nn.Module) -> bool:
     """Whether the layers hold transformers' own modules and ours alone: no adapter, no wrapper."""
     leaves = (PackedLinear, nn.LayerNorm, nn.Identity, nn.Dropout)
-    return all(
-        isinstance(module, leaves) if not any(True for _ in module.children()) else _is_container(module)
-        for module in encoder.modules()
-    )
+    return all(_is_container(module) if module._modules else isinstance(module, leaves) for module in encoder.modules())
 
 
 def _is_container(module: nn.Module) -> bool:
     return type(module) is nn.ModuleList or type(module).__module__.startswith("transformers.models.")
+
+
+def _linears(layer: Any) -> tuple[nn.Module, ...]:
+    own = layer.attention.self
+    dense = (layer.attention.output.dense, layer.intermediate.dense, layer.output.dense)
+    return (own.query, own.key, own.value, *dense)
 
 
 def bert_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
@@ -75,24 +78,18 @@ def bert_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
     layers = list(model.encoder.layer)
     if not layers or not _as_published(model.encoder):
         return None
-    linears = [
-        linear
-        for layer in layers
-        for own in (layer.attention.self,)
-        for linear in (own.query, own.key, own.value, layer.attention.output.dense, layer.intermediate.dense)
-    ]
-    linears += [layer.output.dense for layer in layers]
+    linears = [linear for layer in layers for linear in _linears(layer)]
     fused = all(type(layer.intermediate.intermediate_act_fn) is nn.Identity for layer in layers)
     if not fused or not all_packed(linears):
         return None
     d = layers[0].output.dense.out_features
+    wides = {layer.intermediate.dense.out_features for layer in layers}
+    heads = [(layer.attention.self.query.out_features, layer.attention.self.num_attention_heads) for layer in layers]
+    if len(wides) > 1 or any(width != d or d % count for width, count in heads):
+        return None  # pruned
     chain, x = ops.Chain(dtype, d), 0
     q, k, v, mixed, branch, middle, ends = (chain.buffer(d) for _ in range(7))
-    wides = [layer.intermediate.dense.out_features for layer in layers]
-    wide = chain.buffer(wides[0])
-    heads = [(layer.attention.self.query.out_features, layer.attention.self.num_attention_heads) for layer in layers]
-    if len(set(wides)) > 1 or any(width != d or d % count for width, count in heads):
-        return None  # pruned
+    wide = chain.buffer(*wides)
 
     def linear(src: int, layer: Any, dst: int) -> None:
         chain.linear(src, layer.packed, dst, layer.activation)
