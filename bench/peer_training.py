@@ -14,12 +14,14 @@ extras peers and minilm.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -129,14 +131,10 @@ RUNNERS = {
 }
 
 
-def time_runner(name: str, data: Path, steps: int, seed: int) -> list[float]:
-    """Seconds of each step of one trainer, as its users start it, after two that do not count."""
+def step_rows(data: Path, rng: random.Random) -> Iterator[list[dict]]:
+    """The rows of one training step after another; each holds the types of both recipes."""
     from glimodern.data import Example, sample_types
-    from glimodern.train import keep_freed_memory
 
-    if name.startswith("ours"):
-        keep_freed_memory()  # as `python -m glimodern.train` does
-    rng = random.Random(seed)
     rows = []
     for file in sorted((data / "train").glob("*.jsonl")):
         own_rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -146,9 +144,7 @@ def time_runner(name: str, data: Path, steps: int, seed: int) -> list[float]:
             types = tuple(whole_set) if len(whole_set) <= 25 else None
             row["example"] = Example(row["tokenized_text"], entities, types=types)
         rows += own_rows * REPEATED.get(file.stem, 1)
-    step = RUNNERS[name]()
-    seconds = []
-    for _ in range(steps + 2):
+    while True:
         chosen = rng.sample(rows, BATCH)
         pool = sorted({entity[2] for row in chosen for entity in row["ner"]})
         for row in chosen:
@@ -160,8 +156,20 @@ def time_runner(name: str, data: Path, steps: int, seed: int) -> list[float]:
         wide = sample_types([row["example"] for row in chosen], max_types=25, negative_ratio=1.0, rng=rng)
         for row, types in zip(chosen, wide, strict=True):
             row["our_labels"] = types
+        yield chosen
+
+
+def time_runner(name: str, data: Path, steps: int, seed: int) -> list[float]:
+    """Seconds of each step of one trainer, as its users start it, after two that do not count."""
+    from glimodern.train import keep_freed_memory
+
+    if name.startswith("ours"):
+        keep_freed_memory()  # as `python -m glimodern.train` does
+    step = RUNNERS[name]()
+    seconds = []
+    for rows in itertools.islice(step_rows(data, random.Random(seed)), steps + 2):
         began = time.perf_counter()
-        step(chosen)
+        step(rows)
         seconds.append(time.perf_counter() - began)
     return seconds[2:]
 

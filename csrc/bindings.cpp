@@ -28,6 +28,9 @@ NB_MODULE(_C, m) {
     return false;
 #endif
   });
+  m.def("cores_are_shared", &cores_are_shared);
+  m.def("set_short_waits", &set_short_waits);
+  m.def("short_waits", &short_waits);
   nanobind::enum_<Dtype>(m, "Dtype").value("fp32", Dtype::fp32).value("bf16", Dtype::bf16).value("fp64", Dtype::fp64);
   bind_dropout(m);
   bind_fma_ceiling(m);

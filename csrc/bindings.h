@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "contention.h"
 #include "glimodern/dtype.h"
 
 namespace glimodern {
@@ -19,6 +20,7 @@ T* at(uintptr_t address) {
 
 inline int checked_threads(int threads) {
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  watch_contention(threads);
   return threads;
 }
 

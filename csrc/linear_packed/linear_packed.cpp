@@ -4,6 +4,7 @@
 #include <atomic>
 #include <vector>
 
+#include "contention.h"
 #include "glimodern/isa.h"
 #include "linear_packed/kernels.h"
 #include "scratch.h"
@@ -87,14 +88,15 @@ void linear_packed(const LinearPacked& in, int threads) {
     const int64_t count = std::min(most, in.rows - first), from = as_is ? 0 : first;
     const int64_t tiles = (count + run.tile_rows - 1) / run.tile_rows;
     const int64_t wide_panels = (panels + run.tile_panels - 1) / run.tile_panels;
-    const Grid grid = split(tiles, wide_panels, threads);
+    // Beside other processes a thread may lose its core in the middle: smaller parts, for whoever is free.
+    const Grid grid = split(tiles, wide_panels, short_waits() ? 4 * threads : threads);
 #pragma omp parallel num_threads(threads)
     {
       if (!as_is) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 16)
         for (int64_t row = 0; row < count; ++row) run.prepare(in, first + row, prepared, row);
       }
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
       for (int64_t part = 0; part < grid.rows * grid.columns; ++part) {
         const int64_t r = part / grid.columns, c = part % grid.columns;
         const auto row = [&](int64_t n) { return first + std::min(count, tiles * n / grid.rows * run.tile_rows); };

@@ -1,0 +1,77 @@
+"""Short waits where other processes share the cores: the rule, and the further team that brings them about."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from glimodern.ops import PackedWeight, linear_packed
+
+extension = pytest.importorskip("glimodern._C", reason="the C++ extension is not built")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not extension.openmp(), reason="needs Linux and an OpenMP build"
+)
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def long_waits():
+    """The usual state, before and after."""
+    extension.set_short_waits(False, 2)
+    yield
+    extension.set_short_waits(False, 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "ran", "waited", "shared"),
+    [
+        (False, 197 * MS, 6 * MS, False),  # idle cores, prediction
+        (False, 197 * MS, 34 * MS, False),  # idle cores, training
+        (False, 124 * MS, 78 * MS, True),  # one neighbour on two cores
+        (False, 97 * MS, 111 * MS, True),  # two
+        (True, 101 * MS, 72 * MS, True),  # one, with short waits
+        (True, 160 * MS, 29 * MS, True),  # in between: as it was
+        (False, 160 * MS, 29 * MS, False),
+        (True, 160 * MS, 3 * MS, False),  # the neighbour has gone
+        (True, 0, 0, False),
+    ],
+)
+def test_the_rule(before, ran, waited, shared):
+    assert extension.cores_are_shared(before, ran, waited) is shared
+
+
+def test_the_further_team_makes_more_threads_than_cpus_and_goes_again(long_waits):
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    working = torch.get_num_threads()
+    before = threads()
+    assert extension.set_short_waits(True, working) and extension.short_waits()
+    more = threads() - before
+    cpus = len(os.sched_getaffinity(0))
+    assert more >= 2 and working + more - 1 > cpus  # the thread that holds the team takes its own place in it
+    assert extension.set_short_waits(True, working) and threads() - before == more  # there already
+    assert not extension.set_short_waits(False, working) and not extension.short_waits()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("rows", [1, 45, 700])
+def test_products_have_the_same_bits(long_waits, dtype, rows):
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = (torch.randn(n, 96, generator=generator) for n in (rows, 200))
+    packed = PackedWeight.pack(weight, dtype=dtype)
+    usual = linear_packed(x, packed)
+    extension.set_short_waits(True, torch.get_num_threads())
+    assert torch.equal(linear_packed(x, packed), usual)
+
+
+def test_a_forked_child_starts_with_long_waits(long_waits):
+    extension.set_short_waits(True, 2)
+    child = os.fork()
+    if child == 0:
+        os._exit(int(extension.short_waits()) + 2 * int(not extension.set_short_waits(True, 1)))
+    assert os.waitpid(child, 0)[1] == 0
+    assert extension.short_waits()
