@@ -29,6 +29,7 @@ from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
 from glimodern.hub import HubAccess
 from glimodern.labels import LabelVectors
+from glimodern.modes import lasting
 from glimodern.ops._cost import fold_types
 from glimodern.prompt import Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens, load_tokenizer, token_limit
 
@@ -215,7 +216,7 @@ class TypeCache:
         if not encoder.sealed:
             vectors = encoder(labels) if label_vectors is None else label_vectors.of(labels)
             return Types.of(labels, vectors.to(weight.device, weight.dtype), head, fold=False)
-        with self._lock:
+        with self._lock, lasting():
             if self._place != (weight.device, weight.dtype):
                 self._drop((weight.device, weight.dtype))
             if label_vectors is None:

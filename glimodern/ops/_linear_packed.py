@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glimodern.modes import lasting
 from glimodern.ops import dispatch
 from glimodern.ops.dispatch import BF16, FP32, NAMES, backend, direct, needs_grad, storage
 from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise_weight, scale_inputs
@@ -71,6 +72,7 @@ class PackedWeight:
     """Packed for the activation "geglu": rows of the two halves lie 8 by 8."""
 
     @classmethod
+    @lasting()
     def pack(
         cls,
         weight: Tensor,
@@ -151,6 +153,7 @@ class PackedWeight:
         """fp32 [o], or None."""
         return _plain_rows(self.bias, self.outputs, self.gated).clone() if self.has_bias else None
 
+    @lasting()
     def to(self, device: torch.device | str) -> PackedWeight:
         panels, scale, weight_sum, bias, input_scale = (x.to(device) for x in self.tensors)
         return replace(self, panels=panels, scale=scale, weight_sum=weight_sum, bias=bias, input_scale=input_scale)
