@@ -25,12 +25,16 @@ def _pack_panels(weight: Tensor, group: int) -> Tensor:
     """[o, i] -> [panels, groups, 16, group], zeros where there is no output or input."""
     outputs, inputs = weight.shape
     whole = max(-(-inputs // (2 * group)), 1) * 2 * group
-    padded = F.pad(weight, (0, whole - inputs, 0, -outputs % PANEL))
-    return padded.unflatten(1, (-1, group)).unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+    padded = F.pad(weight.contiguous(), (0, whole - inputs, 0, -outputs % PANEL))
+    groups = padded.view(torch.int32)  # of 4 bytes in every dtype: one number to move
+    panels = groups.unflatten(0, (-1, PANEL)).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return panels.view(weight.dtype).unflatten(2, (PANEL, group))
 
 
 def _unpack_panels(panels: Tensor, rows: int, inputs: int) -> Tensor:
-    return panels.transpose(1, 2).flatten(2).flatten(0, 1)[:rows, :inputs].contiguous()
+    groups = panels.flatten(2).view(torch.int32)
+    weight = groups.transpose(1, 2).clone(memory_format=torch.contiguous_format).view(panels.dtype)
+    return weight.flatten(0, 1)[:rows, :inputs].contiguous()
 
 
 def _pair_rows(x: Tensor) -> Tensor:
