@@ -275,7 +275,7 @@ def warp_instructions(x: Spans) -> dict[str, int]:
         return 4 * words * columns * (x.max_width * inner + text - inner)
 
     return {
-        "`scores_kernel`": scored(95, 408),
+        "`scores_kernel`": scored(95, 390),
         "`loss_kernel`, loss only": scored(99, 897),
         "`loss_kernel` with gradients": scored(99, 1195),
         "`word_grads_kernel`, da and db": word_grads(78, 167) + word_grads(78, 169),

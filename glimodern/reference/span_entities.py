@@ -24,7 +24,7 @@ def span_entities(
     """(word, width, type, logit) of the candidates, [count] each, ordered by (text, word, width, type).
 
     threshold fp32 [m], a probability in [0, 1] a type. word, width and type int64, word and type counted in the batch,
-    the span is word..word + width; logits as span_scores'. A candidate's probability is above the threshold of its type,
+    the span is word..word + width; logits as span_scores'. A candidate's probability is above its type's threshold,
     or NaN. Spans that leave their text are none.
     """
     logits = span_scores(a, b, u, c, cu_words, cu_types, max_width)
