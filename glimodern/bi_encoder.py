@@ -203,7 +203,7 @@ class TypeCache:
     def __reduce__(self) -> tuple[Any, ...]:
         return TypeCache, ()  # of a copied or pickled model: nothing kept, a lock of its own
 
-    def _drop(self, place: tuple[torch.device, torch.dtype] | None) -> None:
+    def _drop(self, place: tuple[torch.device, torch.dtype, nn.Module] | None) -> None:
         self._place = place
         self._asked: Types | None = None
         self._given: WeakKeyDictionary[LabelVectors, Types] = WeakKeyDictionary()
@@ -217,8 +217,9 @@ class TypeCache:
             vectors = encoder(labels) if label_vectors is None else label_vectors.of(labels)
             return Types.of(labels, vectors.to(weight.device, weight.dtype), head, fold=False)
         with self._lock, lasting():
-            if self._place != (weight.device, weight.dtype):
-                self._drop((weight.device, weight.dtype))
+            place = (weight.device, weight.dtype, head.prompt)  # packing gives the head another
+            if self._place != place:
+                self._drop(place)
             if label_vectors is None:
                 return self._encoded(labels, encoder, head)
             types = self._given.get(label_vectors)
