@@ -59,6 +59,11 @@ class Spans:
         return self.max_width * sum(words * types for words, types in zip(self.words, self.types, strict=True))
 
     @property
+    def logit_itemsize(self) -> int:
+        """Bytes of a logit and of its gradient: fp32 where the inputs are half precision."""
+        return max(self.itemsize, 4)
+
+    @property
     def parameters(self) -> int:
         """Elements of a, b [n, H], u [m, H] and c [m] together; as many again in their gradients."""
         return 2 * sum(self.words) * self.hidden + sum(self.types) * (self.hidden + 1)
@@ -113,8 +118,9 @@ def span_scores(x: Spans, backward: bool) -> Cost:
     """Forward: add and ReLU a hidden value, product with u, bias. Backward: the same hidden values again, the products
     with u and with g, then a mask and two sums a hidden value, and one sum a pair."""
     if not backward:
-        return Cost(2 * x.hidden * x.pairs, 2 * x.hidden * x.spans + x.pairs, x.itemsize * (x.parameters + x.logits))
-    moved = x.itemsize * (2 * x.parameters - sum(x.types) + x.pairs)  # c is not read
+        moved = x.itemsize * x.parameters + x.logit_itemsize * x.logits
+        return Cost(2 * x.hidden * x.pairs, 2 * x.hidden * x.spans + x.pairs, moved)
+    moved = x.itemsize * (2 * x.parameters - sum(x.types)) + x.logit_itemsize * x.pairs  # c is not read
     return Cost(4 * x.hidden * x.pairs, 5 * x.hidden * x.spans + x.pairs, moved)
 
 
@@ -269,7 +275,7 @@ def warp_instructions(x: Spans) -> dict[str, int]:
         return 4 * words * columns * (x.max_width * inner + text - inner)
 
     return {
-        "`scores_kernel`": scored(95, 408),
+        "`scores_kernel`": scored(95, 390),
         "`loss_kernel`, loss only": scored(99, 897),
         "`loss_kernel` with gradients": scored(99, 1195),
         "`word_grads_kernel`, da and db": word_grads(78, 167) + word_grads(78, 169),

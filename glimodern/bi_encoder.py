@@ -29,6 +29,7 @@ from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
 from glimodern.hub import HubAccess
 from glimodern.labels import LabelVectors
+from glimodern.modes import lasting
 from glimodern.ops._cost import fold_types
 from glimodern.prompt import Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens, load_tokenizer, token_limit
 
@@ -202,7 +203,7 @@ class TypeCache:
     def __reduce__(self) -> tuple[Any, ...]:
         return TypeCache, ()  # of a copied or pickled model: nothing kept, a lock of its own
 
-    def _drop(self, place: tuple[torch.device, torch.dtype] | None) -> None:
+    def _drop(self, place: tuple[torch.device, torch.dtype, nn.Module] | None) -> None:
         self._place = place
         self._asked: Types | None = None
         self._given: WeakKeyDictionary[LabelVectors, Types] = WeakKeyDictionary()
@@ -215,9 +216,10 @@ class TypeCache:
         if not encoder.sealed:
             vectors = encoder(labels) if label_vectors is None else label_vectors.of(labels)
             return Types.of(labels, vectors.to(weight.device, weight.dtype), head, fold=False)
-        with self._lock:
-            if self._place != (weight.device, weight.dtype):
-                self._drop((weight.device, weight.dtype))
+        with self._lock, lasting():
+            place = (weight.device, weight.dtype, head.prompt)  # packing gives the head another
+            if self._place != place:
+                self._drop(place)
             if label_vectors is None:
                 return self._encoded(labels, encoder, head)
             types = self._given.get(label_vectors)

@@ -38,6 +38,7 @@ from torch import Tensor
 from glimodern.encoder.attention import Packing, takes_flash
 from glimodern.encoder.snapshot import Snapshot
 from glimodern.head import SpanFactors
+from glimodern.modes import lasting
 from glimodern.ops.dispatch import warn_once
 from glimodern.prompt import PackedBatch
 from glimodern.transfer import Field, Layout
@@ -301,6 +302,7 @@ class GraphCache:
             _LOGGER.info("no CUDA graphs for small batches: %s", problem)
         self._usable = not problem
 
+    @lasting()
     def _record(self, model: SpanNetwork, bucket: Bucket, batch: PackedBatch, device: torch.device) -> _Graph | None:
         """The bucket's graph, recorded; None at the bucket's first batch and where recording fails."""
         if bucket not in self._seen or self._recorder is None:

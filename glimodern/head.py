@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from glimodern.encoder.dropout import Dropout
 from glimodern.encoder.linear import Linear
-from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.encoder.packed_linear import PackedLinear, input_sizes, watch_inputs
 from glimodern.ops import PackedWeight
 from glimodern.ops._cost import fold_types
 
@@ -121,13 +121,14 @@ class _PackedSpan(_PackedMarker):
     def __init__(self, span: nn.Module, width: int, dtype: str, fold_dtype: str) -> None:
         super().__init__(span.get_submodule("3"), fold_dtype)
         first = cast(nn.Linear, span.get_submodule("0"))
-        halves = []
-        for weight, bias in zip(first.weight.chunk(2, dim=1), (first.bias, None), strict=True):
+        halves, seen = [], input_sizes(first)
+        sizes = (None, None) if seen is None else seen.chunk(2)
+        for weight, bias, largest in zip(first.weight.chunk(2, dim=1), (first.bias, None), sizes, strict=True):
             half = nn.Linear(width, first.out_features, bias=bias is not None, device="meta")
             half.weight = nn.Parameter(weight.detach(), requires_grad=False)
             if bias is not None:
                 half.bias = bias
-            halves.append(PackedLinear(half, dtype))
+            halves.append(PackedLinear(half, dtype, sizes=largest))
         self.start, self.end = halves
 
     def halves(self, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,6 +197,7 @@ class SpanHead(nn.Module):
         starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
         if w1 is None:
             return SpanFactors(*_side_by_side(starts, ends), w2, b2, q)
+        watch_inputs(self.span.get_submodule("0"), starts, ends)
         w1_start, w1_end = w1.chunk(2, dim=1)  # its gradient is one concatenation; two slices' are zeros and sums
         return SpanFactors(F.linear(starts, w1_start, b1), F.linear(ends, w1_end), w2, b2, q)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from glimodern.files import atomic_file
+from glimodern.modes import lasting
 
 _FORMAT = "glimodern label vectors"
 
@@ -27,6 +28,11 @@ class LabelVectors:
     vectors: Tensor
     model: str
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        if self.vectors.is_inference():
+            with lasting():
+                object.__setattr__(self, "vectors", self.vectors.clone())
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, disable-error-code="import-untyped"
 """Span scores: logit(i, k, t) = drop(relu(a_i + b_{i+k})) . u_t + c_t, for a span i..i+k and a type t of one text.
 
-a, b [n, H], u [m, H], c [m] (fp32, fp16 or bf16, all the same; fp32 accumulators) -> logits [L] in the same dtype,
-ragged by text: blocks [words, K, types], row-major; -inf for a span that leaves its text.
+a, b [n, H], u [m, H], c [m] (fp32, fp16 or bf16, all the same; fp32 accumulators) -> logits fp32 [L], ragged by text:
+blocks [words, K, types], row-major; -inf for a span that leaves its text.
 
 Backward, from g = dL/dlogit:
     da_i = sum over k, t of g(i,k,t) u_t [a_i + b_{i+k} > 0] keep / (1 - p)       db_j: the same over i = j - k
@@ -46,7 +46,7 @@ def scores_kernel(
     cu_words_ptr,  # [texts + 1]
     cu_types_ptr,  # [texts + 1]
     offset_ptr,  # int64 [texts + 1]
-    logit_ptr,  # [L]
+    logit_ptr,  # fp32 [L]
     words,
     texts,
     hidden,
@@ -217,11 +217,11 @@ def span_scores_forward(
     dropout_p: float,
     seed: int,
 ) -> Tensor:
-    """Logits [L] in a's dtype. Waits for the device once, to read L, which the two cu tensors decide."""
+    """Logits fp32 [L]. Waits for the device once, to read L, which the two cu tensors decide."""
     a, b, u, c = a.contiguous(), b.contiguous(), u.contiguous(), c.contiguous()
     texts, hidden = len(cu_words) - 1, a.shape[1]
     offsets = logit_offsets(cu_words, cu_types, max_width)
-    logits = a.new_empty(int(offsets[-1]))
+    logits = a.new_empty(int(offsets[-1]), dtype=torch.float32)
     if not logits.numel():
         return logits
     types = TILES.types(len(u), texts)
@@ -249,12 +249,14 @@ def span_scores_backward(
     seed: int,
     factor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(da, db, du, dc) in the inputs' dtypes, from grad_logits [L] in a's dtype; entries of spans outside are not read.
+    """(da, db, du, dc) in the inputs' dtypes, from grad_logits [L]; entries of spans outside are not read.
+
+    grad_logits is rounded to a's dtype, as the tensor cores multiply it with u and with the hidden values.
 
     factor fp32 [1] multiplies all four before they are rounded (None: 1). Never waits for the device. Holds du's
     partial sums, fp32 [splits, m, H], meanwhile: one split, unless the batch is too small to fill the device without.
     """
-    a, b, u, grad_logits = a.contiguous(), b.contiguous(), u.contiguous(), grad_logits.contiguous()
+    a, b, u, grad_logits = a.contiguous(), b.contiguous(), u.contiguous(), grad_logits.to(a.dtype).contiguous()
     texts, (words, hidden) = len(cu_words) - 1, a.shape
     if not grad_logits.numel():
         return torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(u), u.new_zeros(len(u))

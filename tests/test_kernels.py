@@ -76,7 +76,7 @@ def check_scores_grads(case: SpanCase, dtype: torch.dtype, dropout_p: float, c: 
     batch = on_device(case, dtype)
     exact, eager = batch.to(torch.float64).leaves(), batch.leaves()
     exact_logits, eager_logits = reference_scores(exact, dropout_p), reference_scores(eager, dropout_p)
-    upstream = torch.randn(exact_logits.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE, dtype)
+    upstream = torch.randn(exact_logits.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     outside = exact_logits.isinf()
     truth = reference_grads(exact_logits, exact, upstream.double())
     eager_grads = reference_grads(eager_logits, eager, upstream)
@@ -94,7 +94,7 @@ def check_loss(case: SpanCase, dtype: torch.dtype, options: tuple, dropout_p: fl
     truth, other = reference_loss(exact, options, dropout_p), reference_loss(eager, options, dropout_p)
     total, *grads = loss(batch, options, dropout_p)
     assert total.dtype == torch.float32 and total.shape == ()
-    assert_accurate(total.to(dtype), truth.detach(), other.detach(), c=c, what="loss")
+    assert_accurate(total, truth.detach(), other.detach(), c=c, what="loss")
     true_grads, other_grads = reference_grads(truth, exact, None), reference_grads(other, eager, None)
     for name, mine, true, eager_grad in zip(("da", "db", "du", "dc"), grads, true_grads, other_grads, strict=True):
         assert_accurate(mine, true, eager_grad, c=c, what=name)

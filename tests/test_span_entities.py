@@ -13,7 +13,7 @@ from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
 from torch import Tensor
 
 from glimodern import ops, reference
-from glimodern.ops import _cost
+from glimodern.ops import PackedWeight, _cost
 from glimodern.ops._span_entities import logit_bounds
 
 PLAIN = SPAN_CASES[0]
@@ -255,6 +255,72 @@ def factors(types: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple
     return batch.a, batch.b, w2, b2, q, *batch.bounds
 
 
+@pytest.mark.parametrize("vectors", [False, True], ids=["fold", "vectors"])
+@pytest.mark.parametrize("weight", ["bf16", "packed bf16", "fp16"])
+@pytest.mark.parametrize("backend", ["reference", *CPP])
+def test_a_thousand_labels_in_half_precision_have_scores_of_their_own(backend, weight, vectors, monkeypatch):
+    """As fp32 scores the same numbers, but for what rounds the vectors of spans or types once; never the logits."""
+    monkeypatch.setattr(_cost, "vectors_are_cheaper", lambda *shape: vectors)
+    half = weight != "fp16"
+    a, b, w2, b2, q, *bounds = factors((1000, 3, 0), torch.bfloat16 if half else torch.float16)
+    q = q * 0.75  # logits between -10 and 10: none saturates
+    exact = ops.head_scores(*(x.double() for x in (a, b, w2, b2, q)), *bounds, 3)
+    w2 = PackedWeight.pack(w2.T.contiguous(), dtype="bf16") if weight == "packed bf16" else w2
+    with running(backend):
+        logits = ops.head_scores(a, b, w2, b2, q, *bounds, 3)
+        found = ops.head_entities(a, b, w2, b2, q, *bounds, 3, 0.0)
+    assert logits.dtype == found.score.dtype == torch.float32
+    assert_same(found, defined(logits, on(bounds, 3), torch.zeros(1003)))
+    inside = exact.isfinite()
+    assert torch.equal(logits.isfinite(), inside)
+    logits, exact = logits[inside], exact[inside]
+    assert len(logits.unique()) > 0.99 * len(logits)
+    error = (logits - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert error < (2**-8 if half else 2**-11)
+    one_word = found.score[(found.word == 0) & (found.width == 0)]
+    assert len(one_word) == 1000 and len(one_word.unique()) > 990
+
+
+@pytest.mark.parametrize("vectors", [False, True], ids=["fold", "vectors"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_triton_scores_heads_in_fp32(dtype, vectors, monkeypatch):
+    monkeypatch.setattr(_cost, "vectors_are_cheaper", lambda *shape: vectors)
+    with running("triton") as device:
+        there = [x.to(device) for x in factors((20, 3, 0), dtype)]
+        logits = ops.head_scores(*there, 3).cpu()
+    assert logits.dtype == torch.float32
+    inside = logits[logits.isfinite()]
+    assert len(inside.unique()) == len(inside)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_autocast_does_not_round_logits_by_vectors(dtype):
+    wanted = _cost.scores_by_vectors(*factors((40, 3, 0), dtype), 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = _cost.scores_by_vectors(*factors((40, 3, 0), dtype), 3)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, wanted)
+
+
+def test_nan_and_gradients_in_bf16_by_vectors(monkeypatch):
+    monkeypatch.setattr(_cost, "vectors_are_cheaper", lambda *shape: True)
+    *floats, cu_words, cu_types = factors((40, 3, 0), torch.bfloat16)
+    leaves = [x.requires_grad_() for x in floats]
+    logits = ops.head_scores(*leaves, cu_words, cu_types, 3)
+    assert logits.dtype == torch.float32
+    grads = torch.autograd.grad(logits[logits.isfinite()].sum(), leaves)
+    assert {x.dtype for x in grads} == {torch.bfloat16} and all(bool(x.isfinite().all()) for x in grads)
+    broken = [x.detach() for x in leaves]
+    broken[0] = broken[0].index_fill(0, torch.tensor([2]), math.nan)
+    found = ops.head_entities(*broken, cu_words, cu_types, 3, 1.0)
+    assert set(found.word.tolist()) == {2} and bool(found.score.isnan().all()) and len(found.word) == 3 * 40
+
+
+def on(bounds: list[Tensor], max_width: int) -> SpanBatch:
+    """A batch of these bounds, without numbers."""
+    return SpanBatch(*(torch.empty(0) for _ in range(4)), *bounds, torch.empty(0, 3), max_width)
+
+
 @pytest.mark.parametrize("types", [(3, 2, 1), (40, 5, 0), (5000, 1, 2)], ids=str)
 def test_fold_and_vectors_score_alike(types, monkeypatch):
     results = {}
@@ -264,7 +330,7 @@ def test_fold_and_vectors_score_alike(types, monkeypatch):
     a, b, w2, b2, q, *bounds = factors(types, torch.float64)
     truth = reference.span_scores(a, b, q @ w2, q @ b2, *bounds, 3)
     assert_accurate(results[True][0], truth, results[False][0], what="logits")
-    batch = SpanBatch(*(torch.empty(0) for _ in range(4)), *bounds, torch.empty(0, 3), 3)
+    batch = on(bounds, 3)
     for vectors, (logits, found) in results.items():
         assert_same(found, defined(logits, batch, torch.full((sum(types),), 0.8)))
         assert len(found.word) > 0, vectors

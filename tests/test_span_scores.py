@@ -71,6 +71,44 @@ def test_half_precision_on_the_cpu_is_rounded_once(backend, case, dtype):
     assert_matches(backend, case.build(dtype=dtype), 0.25, seed=3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_logits_of_half_precision_are_fp32(backend, dtype):
+    """Not rounded on their way out: no two spans tie; gradients have the inputs' dtypes."""
+    batch = SpanCase("", (5, 2), (40, 3), 24, 3).build(dtype=dtype).leaves()
+    with running(backend) as device:
+        there = batch.on(device)
+        logits = ops.span_scores(*there.floats, *there.bounds, there.max_width)
+        grads = torch.autograd.grad(logits, there.floats, torch.ones_like(logits))
+    assert logits.dtype == torch.float32 and {x.dtype for x in grads} == {dtype}
+    inside = logits.detach()[logits.isfinite()]
+    assert len(inside.unique()) == len(inside)
+    assert float((inside != inside.to(dtype)).double().mean()) > 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["reference", *CPP])
+def test_autocast_does_not_round_logits(backend, dtype):
+    batch = SPAN_CASES[0].build(dtype=dtype)
+    with running(backend):
+        wanted = ops.span_scores(*batch.floats, *batch.bounds, batch.max_width)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = ops.span_scores(*batch.floats, *batch.bounds, batch.max_width)
+    assert logits.dtype == torch.float32 and torch.equal(logits, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_textbook_form_gives_logits_in_fp32_too(dtype):
+    batch = SPAN_CASES[0].build(dtype=dtype)
+    w1, w2 = torch.randn(20, 2 * 48).to(dtype), torch.randn(6, 20).to(dtype)
+    b1, b2, q = torch.zeros(20).to(dtype), torch.zeros(6).to(dtype), torch.randn(5, 6).to(dtype)
+    with torch.autocast("cpu", enabled=False):
+        logits = reference.textbook_scores(batch.a, batch.b, w1, b1, w2, b2, q, *batch.bounds, batch.max_width)
+    assert logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    inside = logits[logits.isfinite()]
+    assert len(inside.unique()) == len(inside)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("backend", ["reference", *CPP])
 def test_five_thousand_types(backend, dtype):
@@ -126,8 +164,9 @@ def test_poisoned_memory(backend, dtype):
 
 @pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
 @pytest.mark.parametrize("needs_grad", [True, False])
-def test_opcheck(backend, needs_grad):
-    batch = SPAN_CASES[0].build()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_opcheck(backend, needs_grad, dtype):
+    batch = SPAN_CASES[0].build(dtype=dtype)
     floats = batch.leaves().floats if needs_grad else batch.floats
     with running(backend):
         torch.library.opcheck(
@@ -314,6 +353,10 @@ def test_split_scores_checks_the_size():
 
 def test_mixed_dtypes_promote():
     batch = SPAN_CASES[0].build()
+    half = ops.span_scores(batch.a.bfloat16(), batch.b, batch.u, batch.c.half(), *batch.bounds, batch.max_width)
+    assert half.dtype == torch.float32
+    exact = ops.span_scores(batch.a.bfloat16(), batch.b, batch.u.double(), batch.c, *batch.bounds, batch.max_width)
+    assert exact.dtype == torch.float64
     logits = ops.span_scores(batch.a.bfloat16(), batch.b, batch.u, batch.c, *batch.bounds, batch.max_width)
     assert logits.dtype == torch.float32
 

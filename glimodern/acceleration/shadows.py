@@ -13,6 +13,7 @@ from glimodern.encoder import Encoder
 from glimodern.encoder.packed_linear import PackedLinear, can_pack
 from glimodern.encoder.shadow import shadow_encoder, share_parameters
 from glimodern.head import SpanHead
+from glimodern.modes import lasting
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class Shadow(Generic[T]):
         if mark != self.built[0]:
             plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for m in self.parts for p in m.parameters())
             try:
-                with torch.inference_mode(False), torch.no_grad():
+                with lasting():
                     made: T | str = self.build(self.module, self.pack and plain and can_pack())
             except ValueError as error:
                 made = str(error)

@@ -13,7 +13,8 @@ from glimodern.ops import PackedWeight, backend_info, linear_packed
 
 from .linear import Linear
 
-_INPUT_SIZES = "_largest_inputs"  # attribute of a linear layer that was watched
+_INPUT_SIZES = "_largest_inputs"  # attributes of a linear layer: what was seen of its inputs,
+_WATCHED = "_inputs_are_watched"  # and that they are watched now
 
 
 def can_pack() -> bool:
@@ -23,21 +24,44 @@ def can_pack() -> bool:
 
 @contextmanager
 def measured_inputs(model: nn.Module) -> Iterator[None]:
-    """While it lasts, what the model's linear layers are given is watched: fp32 [inputs], the largest |x| of each."""
+    """While it lasts, what the model's linear layers are given is watched (`input_sizes`).
 
-    def watch(linear: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        if not arguments[0].numel():
-            return
-        sizes = arguments[0].detach().float().abs().flatten(0, -2).amax(0)
-        before = getattr(linear, _INPUT_SIZES, None)
-        setattr(linear, _INPUT_SIZES, sizes if before is None else torch.maximum(before, sizes))
-
-    hooks = [module.register_forward_pre_hook(watch) for module in model.modules() if isinstance(module, nn.Linear)]
+    A module that multiplies with a layer's weight without calling the layer says so by `watch_inputs`.
+    """
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    hooks = [linear.register_forward_pre_hook(lambda linear, inputs: _watch(linear, inputs[0])) for linear in linears]
+    for linear in linears:
+        setattr(linear, _WATCHED, True)
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+        for linear in linears:
+            delattr(linear, _WATCHED)
+
+
+def _watch(linear: nn.Module, x: Tensor) -> None:
+    if not x.numel():
+        return
+    sizes = x.detach().float().abs().flatten(0, -2).amax(0)
+    before = input_sizes(linear)
+    setattr(linear, _INPUT_SIZES, sizes if before is None else torch.maximum(before, sizes))
+
+
+def watch_inputs(linear: nn.Module, *parts: Tensor) -> None:
+    """Let `measured_inputs` see the inputs of a layer whose weight is read: its columns' inputs [..., part], in order.
+
+    Does nothing unless the layer is watched.
+    """
+    if vars(linear).get(_WATCHED, False):
+        _watch(linear, torch.cat(parts, -1))
+
+
+def input_sizes(linear: nn.Module) -> Tensor | None:
+    """fp32 [inputs], the largest |x| of each that `measured_inputs` saw; None if it saw none."""
+    sizes: Tensor | None = vars(linear).get(_INPUT_SIZES)
+    return sizes
 
 
 class PackedLinear(nn.Module):
@@ -45,12 +69,14 @@ class PackedLinear(nn.Module):
 
     It has no parameters. Its state_dict is the plain layer's in the same dtype if that is `lossless` (not int8), and
     raises ValueError otherwise. activation: "none", "relu", "gelu" or "geglu", of the result.
-    In int8, what `measured_inputs` saw of the layer's inputs is taken into account.
+    In int8, the largest inputs are taken into account: sizes fp32 [in_features]; None: the layer's `input_sizes`.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: str = "int8", activation: str = "none"):
+    def __init__(
+        self, linear: nn.Linear, dtype: str = "int8", activation: str = "none", sizes: Tensor | None = None
+    ) -> None:
         super().__init__()
-        sizes = getattr(linear, _INPUT_SIZES, None)
+        sizes = input_sizes(linear) if sizes is None else sizes
         self.packed = PackedWeight.pack(linear.weight, linear.bias, dtype, sizes, gated=activation == "geglu")
         self.in_features, self.out_features = self.packed.inputs, self.packed.outputs
         self.activation = activation

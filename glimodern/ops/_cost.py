@@ -21,19 +21,21 @@ scores must not depend on the texts beside it.
 Training asks a few dozen types of a sentence and stays on the fold (`span_loss`), whose backward pass stores nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from glimodern.ops import dispatch
 from glimodern.ops._linear_packed import PackedWeight, linear_packed
 from glimodern.ops._span import text_bounds
 from glimodern.ops._span_entities import SpanEntities, check_threshold, span_entities, type_bounds
 from glimodern.ops._span_scores import span_scores
 from glimodern.ops._span_vectors import span_vectors
-from glimodern.ops.dispatch import wide_dtype
+from glimodern.ops.dispatch import BF16, FP32, FP64, needs_grad
+from glimodern.reference.span import wide_product
 
 _TILE_LOGITS = 1 << 22  # that exist at a time, of a text scored by vectors: 16 MB in fp32
 _WORDS = 100  # of a text, to choose by
@@ -72,6 +74,24 @@ def _sizes(w2: Tensor | PackedWeight) -> tuple[int, int]:
     return (w2.outputs, w2.inputs) if isinstance(w2, PackedWeight) else (w2.shape[1], w2.shape[0])
 
 
+def _logit_dtype(*floats: Tensor | PackedWeight) -> torch.dtype:
+    """fp64 if one of them is, else fp32."""
+    return FP64 if any(isinstance(x, Tensor) and x.dtype == FP64 for x in floats) else FP32
+
+
+def _product_with(kinds: Tensor, inputs: tuple[Tensor, ...]) -> Callable[[Tensor], Tensor]:
+    """The product of span vectors [s, d] and type vectors kinds [m, d], [s, m] summed and returned in fp32 (or fp64).
+
+    inputs: what the span vectors are made of. For inference in bf16 on a CPU the types are packed: PyTorch's product
+    in bf16 has no fp32 result there, and its product in fp32 takes twice the time.
+    """
+    all_bf16 = all(x.dtype == BF16 for x in (kinds, *inputs))
+    if all_bf16 and not needs_grad(kinds, *inputs) and dispatch.can_run("linear_packed", "cpp", kinds):
+        packed = PackedWeight.pack(kinds, dtype="bf16")
+        return lambda vectors: linear_packed(vectors, packed, dtype=FP32)
+    return lambda vectors: wide_product(vectors, kinds)
+
+
 def _vector_logits(
     a: Tensor,
     b: Tensor,
@@ -82,7 +102,8 @@ def _vector_logits(
     cu_types: Tensor,
     max_width: int,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(text, spans int64 [s, 2] of it, their logits [s, the text's types]), all spans inside their texts, in order."""
+    """(text, spans int64 [s, 2] of it, their logits fp32 or fp64 [s, the text's types]), all spans inside their texts,
+    in order."""
     w2 = w2.unpack().T.to(a.dtype) if isinstance(w2, PackedWeight) else w2
     word_bounds, first_types = text_bounds("cu_words", cu_words, len(a)), text_bounds("cu_types", cu_types, len(q))
     widths = torch.arange(max_width, device=a.device)
@@ -92,8 +113,9 @@ def _vector_logits(
             continue
         spans = torch.cartesian_prod(torch.arange(w0, w1, device=a.device), widths)
         spans = spans[spans.sum(1) < w1]
+        product = _product_with(kinds, (a, b, w2, b2))
         for tile in spans.split(max(1, _TILE_LOGITS // len(kinds))):
-            yield text, tile, span_vectors(a, b, w2, b2, cu_words, max_width, tile) @ kinds.T
+            yield text, tile, product(span_vectors(a, b, w2, b2, cu_words, max_width, tile))
 
 
 def fold_types(q: Tensor, w2: Tensor | PackedWeight, b2: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +161,7 @@ def scores_by_vectors(
     """What head_scores returns, by span vectors whatever they cost."""
     sizes = (cu_words.diff().long() * cu_types.diff() * max_width).tolist()
     offsets = [0, *accumulate(sizes)]
-    logits = q.new_full((offsets[-1],), -torch.inf)
+    logits = q.new_full((offsets[-1],), -torch.inf, dtype=_logit_dtype(a, b, w2, b2, q))
     for text, spans, part in _vector_logits(a, b, w2, b2, q, cu_words, cu_types, max_width):
         rows = (spans[:, 0] - cu_words[text]) * max_width + spans[:, 1]
         logits[offsets[text] : offsets[text + 1]].view(-1, part.shape[1]).index_copy_(0, rows, part)
@@ -167,15 +189,17 @@ def head_entities(
         u, c = fold_types(q, w2, b2) if folded is None else folded
         return span_entities(a, b, u, c, cu_words, cu_types, max_width, threshold)
     bounds = type_bounds(
-        *check_threshold("head_entities", threshold, len(q), a.device), len(q), a.device, wide_dtype(a)
+        *check_threshold("head_entities", threshold, len(q), a.device),
+        len(q),
+        a.device,
+        _logit_dtype(a, b, w2, b2, q),
     )
     first_types = cu_types.tolist()
     found = []
     with torch.no_grad():
         for text, spans, part in _vector_logits(a, b, w2, b2, q, cu_words, cu_types, max_width):
-            logits = part.to(bounds.dtype)
-            passed = ~(logits <= bounds[first_types[text] : first_types[text + 1]])  # above, or NaN
+            passed = ~(part <= bounds[first_types[text] : first_types[text + 1]])  # above, or NaN
             row, kind = passed.nonzero().unbind(1)
             word, width = spans[row].unbind(1)
-            found.append((word, width, kind + first_types[text], torch.sigmoid(logits[row, kind])))
+            found.append((word, width, kind + first_types[text], torch.sigmoid(part[row, kind])))
     return SpanEntities(*(torch.cat(column) for column in zip(*found, strict=True)))

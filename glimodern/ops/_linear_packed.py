@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glimodern.modes import lasting
 from glimodern.ops import dispatch
 from glimodern.ops.dispatch import BF16, FP32, NAMES, backend, direct, needs_grad, storage
 from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise_weight, scale_inputs
@@ -24,12 +25,16 @@ def _pack_panels(weight: Tensor, group: int) -> Tensor:
     """[o, i] -> [panels, groups, 16, group], zeros where there is no output or input."""
     outputs, inputs = weight.shape
     whole = max(-(-inputs // (2 * group)), 1) * 2 * group
-    padded = F.pad(weight, (0, whole - inputs, 0, -outputs % PANEL))
-    return padded.unflatten(1, (-1, group)).unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+    padded = F.pad(weight.contiguous(), (0, whole - inputs, 0, -outputs % PANEL))
+    groups = padded.view(torch.int32)  # of 4 bytes in every dtype: one number to move
+    panels = groups.unflatten(0, (-1, PANEL)).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return panels.view(weight.dtype).unflatten(2, (PANEL, group))
 
 
 def _unpack_panels(panels: Tensor, rows: int, inputs: int) -> Tensor:
-    return panels.transpose(1, 2).flatten(2).flatten(0, 1)[:rows, :inputs].contiguous()
+    groups = panels.flatten(2).view(torch.int32)
+    weight = groups.transpose(1, 2).clone(memory_format=torch.contiguous_format).view(panels.dtype)
+    return weight.flatten(0, 1)[:rows, :inputs].contiguous()
 
 
 def _pair_rows(x: Tensor) -> Tensor:
@@ -71,6 +76,7 @@ class PackedWeight:
     """Packed for the activation "geglu": rows of the two halves lie 8 by 8."""
 
     @classmethod
+    @lasting()
     def pack(
         cls,
         weight: Tensor,
@@ -151,6 +157,7 @@ class PackedWeight:
         """fp32 [o], or None."""
         return _plain_rows(self.bias, self.outputs, self.gated).clone() if self.has_bias else None
 
+    @lasting()
     def to(self, device: torch.device | str) -> PackedWeight:
         panels, scale, weight_sum, bias, input_scale = (x.to(device) for x in self.tensors)
         return replace(self, panels=panels, scale=scale, weight_sum=weight_sum, bias=bias, input_scale=input_scale)

@@ -32,13 +32,13 @@ def _scores_impl(
         inputs = CppInputs((a, b, u, c), cu_words, cu_types, max_width, dropout_p, seed)
         logits = torch.empty(size, dtype=inputs.wide)
         dispatch.extension.span_scores_forward(*inputs.arguments, logits.data_ptr(), torch.get_num_threads())
-        return logits.to(a.dtype)
+        return logits
     if chosen == "triton":
         launch = triton_kernels("span_scores").span_scores_forward
         return launch(a, b, u, c, cu_words.to(torch.int32), cu_types.to(torch.int32), max_width, dropout_p, seed)
     with torch.no_grad():
         wide = widen(a, b, u, c)
-        return reference.span_scores(*wide, cu_words, cu_types, max_width, dropout_p, seed).to(a.dtype)
+        return reference.span_scores(*wide, cu_words, cu_types, max_width, dropout_p, seed)
 
 
 def _scores_backward_impl(
@@ -86,7 +86,7 @@ def _scores_op(
 
 @_scores_op.register_fake
 def _(a, b, u, c, cu_words, cu_types, max_width, dropout_p, seed):  # type: ignore[no-untyped-def]
-    return a.new_empty(torch.library.get_ctx().new_dynamic_size())
+    return a.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=wide_dtype(a))
 
 
 @torch.library.custom_op("glimodern::span_scores_backward", mutates_args=())
@@ -140,10 +140,10 @@ def span_scores(
 
     a, b [n, H] per word; u [m, H], c [m] per entity type (fp32, fp16, bf16 or fp64, promoted to the widest among them;
     all four differentiable); cu_words, cu_types int32 [texts + 1]: the texts' bounds in a and b, and in u and c.
-    -> [sum of words * max_width * types] in that dtype: text after text, each row-major [words, max_width, types]
-    (`split_scores` cuts it up); -inf, without gradient, where the span i..i+k leaves its text. dropout_p drops elements
-    of relu(a + b) by a counter-based generator, a function of seed and place alone (reference.dropout_keep). Nothing of
-    size n * max_width * H is stored.
+    -> fp32 (fp64 for fp64 inputs) [sum of words * max_width * types]: text after text, each row-major [words,
+    max_width, types] (`split_scores` cuts it up); -inf, without gradient, where the span i..i+k leaves its text.
+    dropout_p drops elements of relu(a + b) by a counter-based generator, a function of seed and place alone
+    (reference.dropout_keep). Nothing of size n * max_width * H is stored.
 
     Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes, devices and, on the CPU, bounds.
     """

@@ -148,6 +148,11 @@ def choose(op: str, device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     return ("reference", problem) if problem else (usual, f"tensors on the {device_type.upper()}")
 
 
+def can_run(op: str, backend: str, x: Tensor) -> bool:
+    """Whether this backend takes x and no other one is forced; nothing raises."""
+    return _forced in (None, backend) and not _problem(op, backend, x.device.type, x.dtype)
+
+
 def backend(op: str, x: Tensor) -> str:
     """The backend that runs `op` on x and tensors like it; says once when that is the slow one."""
     name, why = choose(op, x.device.type, x.dtype)

@@ -4,6 +4,8 @@ Symbols (ARCHITECTURE: the model): n words and m entity types in the packed batc
 head, K = max_width.
 
     logit(i, k, t) = drop(relu(a_i + b_{i+k})) . u_t + c_t      for i and i+k inside one text, t a type of that text
+
+Logits are fp32, and fp64 for fp64 inputs: rounded to bf16 they lie 0.016 apart near 3, and spans tie.
 """
 
 import math
@@ -57,6 +59,13 @@ def dropout(x: Tensor, p: float, seed: int) -> Tensor:
     return torch.where(keep, rows / (1.0 - p), torch.zeros((), dtype=x.dtype, device=x.device)).view(x.shape)
 
 
+def wide_product(x: Tensor, y: Tensor) -> Tensor:
+    """x [s, d], y [m, d] -> x y^T [s, m], summed and returned in fp32 (fp64 for fp64 inputs), under autocast too."""
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        return x.to(dtype) @ y.to(dtype).T
+
+
 def span_hidden(a: Tensor, b: Tensor, max_width: int, first_word: int, dropout_p: float, seed: int) -> Tensor:
     """drop(relu(a_i + b_{i+k})) of one text: a, b [w, H] -> [w, K, H]; zero where i+k leaves the text."""
     words, hidden = a.shape
@@ -83,8 +92,8 @@ def span_scores(
 ) -> Tensor:
     """Logits of every span and type, ragged by text.
 
-    a, b [n, H], u [m, H], c [m], cu_words and cu_types int [texts + 1] -> [sum over texts of words * K * types]:
-    text after text, each block row-major [words, K, types]. A span that leaves its text has the logit -inf
+    a, b [n, H], u [m, H], c [m], cu_words and cu_types int [texts + 1] -> fp32 or fp64 [sum over texts of words * K *
+    types]: text after text, each block row-major [words, K, types]. A span that leaves its text has the logit -inf
     (probability 0) and no gradient.
     """
     blocks = []
@@ -93,11 +102,11 @@ def span_scores(
         w0, w1 = word_bounds[text], word_bounds[text + 1]
         t0, t1 = type_bounds[text], type_bounds[text + 1]
         x = span_hidden(a[w0:w1], b[w0:w1], max_width, w0, dropout_p, seed)
-        logits = x @ u[t0:t1].T + c[t0:t1]
+        logits = wide_product(x.flatten(0, 1), u[t0:t1]).unflatten(0, x.shape[:2]) + c[t0:t1]
         ends = torch.arange(w1 - w0, device=a.device)[:, None] + torch.arange(max_width, device=a.device)[None, :]
         outside = (ends >= w1 - w0)[..., None].expand_as(logits)
         blocks.append(logits.masked_fill(outside, -math.inf).reshape(-1))
-    return torch.cat(blocks) if blocks else a.new_zeros(0)
+    return torch.cat(blocks) if blocks else wide_product(a[:0], u).flatten()
 
 
 def focal_bce(x: Tensor, focal_gamma: float) -> Tensor:
@@ -174,10 +183,11 @@ def textbook_scores(
             keep = dropout_keep(rows, hidden.shape[1], dropout_p, seed)
             hidden = torch.where(keep, hidden / (1.0 - dropout_p), torch.zeros((), dtype=hidden.dtype))
         spans = torch.nn.functional.linear(hidden, w2, b2)
-        logits = spans.new_full((words, max_width, t1 - t0), -math.inf)
-        logits[inside] = spans @ q[t0:t1].T
+        inner = wide_product(spans, q[t0:t1])
+        logits = inner.new_full((words, max_width, t1 - t0), -math.inf)
+        logits[inside] = inner
         blocks.append(logits.reshape(-1))
-    return torch.cat(blocks) if blocks else starts.new_zeros(0)
+    return torch.cat(blocks) if blocks else wide_product(starts[:0], q).flatten()
 
 
 def loss_of_scores(

@@ -24,7 +24,7 @@ def span_entities(
     """(word, width, type, logit) of the candidates, [count] each, ordered by (text, word, width, type).
 
     threshold fp32 [m], a probability in [0, 1] a type. word, width and type int64, word and type counted in the batch,
-    the span is word..word + width; logits in a's dtype. A candidate's probability is above the threshold of its type,
+    the span is word..word + width; logits as span_scores'. A candidate's probability is above its type's threshold,
     or NaN. Spans that leave their text are none.
     """
     logits = span_scores(a, b, u, c, cu_words, cu_types, max_width)
@@ -41,6 +41,6 @@ def span_entities(
         found.append((word + w0, width, kind + t0, part[passed]))
     if not found:
         none = torch.empty(0, dtype=torch.int64, device=a.device)
-        return none, none.clone(), none.clone(), a.new_empty(0)
+        return none, none.clone(), none.clone(), logits
     word, width, kind, logit = (torch.cat(column) for column in zip(*found, strict=True))
     return word, width, kind, logit
