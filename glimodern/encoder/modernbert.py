@@ -26,7 +26,7 @@ from .attention import Packing, packed_attention
 from .base import Encoder
 from .chained import Chained
 from .dropout import Dropout
-from .packed_linear import PackedLinear, all_packed, pack_linears, packs
+from .packed_linear import PackedLinear, all_packed, pack_linears, packed_linear, packs
 from .rotary import rotary_table
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class _Mlp(nn.Module):
     def pack(self, dtype: str) -> None:
         """Pack the first linear layer together with the gate, where that is GeGLU."""
         if self.gelu and isinstance(self.Wi, nn.Linear) and packs(self.Wi):
-            self.Wi = PackedLinear(self.Wi, dtype, "geglu")
+            self.Wi = packed_linear(self.Wi, dtype, "geglu")
 
     def forward(self, x: Tensor) -> Tensor:
         gated = self.Wi(x)

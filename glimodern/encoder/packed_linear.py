@@ -114,27 +114,35 @@ class PackedLinear(nn.Module):
             destination[prefix + "bias"] = bias
 
 
-def packs(linear: nn.Linear, min_features: int = 64) -> bool:
-    return type(linear) in (nn.Linear, Linear) and min(linear.weight.shape) >= min_features
+def packs(linear: nn.Module) -> bool:
+    """Whether `pack_linears` packs this layer: an nn.Linear or our own, no other subclass."""
+    return type(linear) in (nn.Linear, Linear)
+
+
+def packed_linear(linear: nn.Linear, dtype: str, activation: str = "none") -> PackedLinear:
+    """The layer packed in dtype. A layer with under 64 inputs or outputs stays exact (fp32) where others are int8."""
+    small = min(linear.weight.shape) < 64
+    return PackedLinear(linear, "fp32" if small and dtype == "int8" else dtype, activation).train(linear.training)
 
 
 def all_packed(layers: Iterable[Any]) -> bool:
     return all(type(layer) is PackedLinear for layer in layers)
 
 
-def pack_linears(module: nn.Module, dtype: str = "int8", min_features: int = 64) -> int:
-    """Put a `PackedLinear` in the place of every `nn.Linear` inside module; returns how many were packed.
+def pack_linears(module: nn.Module, dtype: str = "int8") -> int:
+    """Put a `packed_linear` in the place of every `nn.Linear` inside module; returns how many were packed.
 
-    Layers with fewer than min_features inputs or outputs stay as they are, and so do subclasses of nn.Linear but our
-    own. The plain weights are freed unless something else holds them.
+    All of them, the small ones too: PyTorch's product sums a row in an order that depends on the number of rows, so one
+    plain layer makes a text's scores depend on its batch. Subclasses of nn.Linear but our own stay as they are. The
+    plain weights are freed unless something else holds them.
     """
     packed: dict[nn.Module, PackedLinear] = {}
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if not isinstance(child, nn.Linear) or not packs(child, min_features):
+            if not isinstance(child, nn.Linear) or not packs(child):
                 continue
             if child not in packed:
-                packed[child] = PackedLinear(child, dtype).train(child.training)
+                packed[child] = packed_linear(child, dtype)
             setattr(parent, name, packed[child])
     return len(packed)
 
@@ -144,16 +152,16 @@ def pack_linears(module: nn.Module, dtype: str = "int8", min_features: int = 64)
 _ACTIVATED = (("dense", "intermediate_act_fn"), ("lin1", "activation"), ("ffn", "activation"), ("wi", "act"))
 
 
-def pack_layers(module: nn.Module, dtype: str = "int8", min_features: int = 64) -> int:
+def pack_layers(module: nn.Module, dtype: str = "int8") -> int:
     """`pack_linears` for layers of transformers, exact GELUs and ReLUs together with the linear layer before them."""
     fused = 0
     for parent in list(module.modules()):
         for linear_name, activation_name in _ACTIVATED:
             linear, activation = getattr(parent, linear_name, None), getattr(parent, activation_name, None)
             kind = {"GELUActivation": "gelu", "ReLU": "relu"}.get(type(activation).__name__)
-            if kind is None or not isinstance(linear, nn.Linear) or not packs(linear, min_features):
+            if kind is None or not isinstance(linear, nn.Linear) or not packs(linear):
                 continue
-            setattr(parent, linear_name, PackedLinear(linear, dtype, kind).train(linear.training))
+            setattr(parent, linear_name, packed_linear(linear, dtype, kind))
             setattr(parent, activation_name, nn.Identity())
             fused += 1
-    return fused + pack_linears(module, dtype, min_features)
+    return fused + pack_linears(module, dtype)

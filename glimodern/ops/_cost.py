@@ -119,9 +119,10 @@ def _vector_logits(
 
 
 def fold_types(q: Tensor, w2: Tensor | PackedWeight, b2: Tensor) -> tuple[Tensor, Tensor]:
-    """u = q w2 [m, H] and c = q b2 [m]. A packed w2 gives a type the same u whatever the others are."""
+    """u = q w2 [m, H] and c = q b2 [m]. A packed w2 gives a type the same u and c whatever the others are."""
     if isinstance(w2, PackedWeight):
-        return linear_packed(q, w2), q @ b2
+        c = (q.float() * b2.float()).sum(1).to(q.dtype)  # a library's q @ b2 sums in an order that depends on len(q)
+        return linear_packed(q, w2), c
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported():
         u = q.float() @ w2.float()  # PyTorch's own product in bf16 runs at 0.3 GFLOP/s there
         return u.to(q.dtype), q @ b2
