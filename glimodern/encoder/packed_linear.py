@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from glimodern.ops import PackedWeight, backend_info, linear_packed
 
-from .linear import Linear
-
 _INPUT_SIZES = "_largest_inputs"  # attribute of a linear layer that was watched
 
 
@@ -89,7 +87,7 @@ class PackedLinear(nn.Module):
 
 
 def packs(linear: nn.Linear, min_features: int = 64) -> bool:
-    return type(linear) in (nn.Linear, Linear) and min(linear.weight.shape) >= min_features
+    return type(linear) is nn.Linear and min(linear.weight.shape) >= min_features
 
 
 def all_packed(layers: Iterable[Any]) -> bool:
@@ -99,8 +97,8 @@ def all_packed(layers: Iterable[Any]) -> bool:
 def pack_linears(module: nn.Module, dtype: str = "int8", min_features: int = 64) -> int:
     """Put a `PackedLinear` in the place of every `nn.Linear` inside module; returns how many were packed.
 
-    Layers with fewer than min_features inputs or outputs stay as they are, and so do subclasses of nn.Linear but our
-    own. The plain weights are freed unless something else holds them.
+    Layers with fewer than min_features inputs or outputs stay as they are, and so do subclasses of nn.Linear. The
+    plain weights are freed unless something else holds them.
     """
     packed: dict[nn.Module, PackedLinear] = {}
     for parent in list(module.modules()):
