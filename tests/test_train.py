@@ -16,7 +16,8 @@ from glimodern.batches import TrainingBatches
 from glimodern.config import parse_train_config
 from glimodern.data import Dataset, Example, load_dataset
 from glimodern.data.holdout import hold_out_types
-from glimodern.train import build_model, join, rate, train
+from glimodern.setup import build_model, join
+from glimodern.train import rate, train
 from tests.conftest import make_tiny_model
 
 SAFE = "model.safetensors"
@@ -145,13 +146,17 @@ def test_earlier_run_is_not_overwritten(setup, finished):
 
 def test_overwrite_replaces_an_earlier_run_and_sweeps_leftovers(setup, tmp_path):
     output = tmp_path / "run"
-    (output / ".model.abc").mkdir(parents=True)
-    (output / "checkpoints" / ".step-9.abc").mkdir(parents=True)
+    (output / ".model.abcdefgh").mkdir(parents=True)
+    (output / ".model.mine").mkdir()
+    (output / "checkpoints" / ".step-9.abcdefgh").mkdir(parents=True)
     (output / "checkpoints" / "step-9").mkdir()
+    (output / "checkpoints" / "step-9" / "trainer.json").write_text("{}")
+    (output / "checkpoints" / "step-mine").mkdir()
     (output / "report.json").write_text("{}")
     (output / "mine.txt").write_text("kept")
     train(parse_train_config(arguments(setup, output, "--max-steps", "1", "--overwrite")))
-    assert not list(output.rglob("*.abc"))
+    assert not list(output.rglob("*.abcdefgh"))
+    assert (output / ".model.mine").is_dir() and (output / "checkpoints" / "step-mine").is_dir()
     assert not (output / "checkpoints" / "step-9").exists()
     assert json.loads((output / "report.json").read_text())["steps"] == 1
     assert (output / "mine.txt").read_text() == "kept"
@@ -300,10 +305,25 @@ def test_batches_cover_an_epoch_once_and_skip_exactly(setup, tiny_model):
     [
         (["--class-balance", "1.0"], "would silence every negative"),
         (["--batch-size", "None"], "batch_size, batch_tokens"),
-        (["--max-steps", "0"], "max_steps: wanted a positive number"),
-        (["--max-len", "0"], "max_len: wanted a positive number"),
-        (["--lr", "-1"], "lr: wanted a positive number"),
-        (["--train-data"], "train_data: wanted at least one data set beside"),
+        (["--max-steps", "0"], "max_steps: expected a whole number >= 1"),
+        (["--max-len", "0"], "max_len: expected a whole number >= 1"),
+        (["--lr", "-1"], "lr: expected a number > 0, got -1.0"),
+        (["--lr", "nan"], "lr: expected a number > 0, got nan"),
+        (["--head-lr", "inf"], "head_lr: expected a number > 0, got inf"),
+        (["--max-grad-norm", "-1"], "max_grad_norm: expected a number >= 0, got -1.0"),
+        (["--weight-decay", "-1"], "weight_decay: expected a number >= 0, got -1.0"),
+        (["--focal-gamma", "-0.1"], "focal_gamma: expected a number >= 0"),
+        (["--focal-scale", "0"], "focal_scale: expected a number > 0"),
+        (["--negative-ratio", "nan"], "negative_ratio: expected a number >= 0, got nan"),
+        (["--dropout", "1"], "dropout: expected a number >= 0 and < 1"),
+        (["--threshold", "nan"], "threshold: expected a number >= 0 and <= 1"),
+        (["--epochs", "inf"], "epochs: expected a number > 0, got inf"),
+        (["--eval-steps", "-1"], "eval_steps: expected a whole number >= 0"),
+        (["--checkpoint-steps", "-1"], "checkpoint_steps: expected a whole number >= 0"),
+        (["--seed", "-1"], "seed: expected a whole number >= 0 and <= 4294967295, got -1"),
+        (["--output-dir", ""], "output_dir: expected text, got an empty string"),
+        (["--held-out-types", "2"], "dev_data, held_out_types: expected one of them"),
+        (["--encoder", "demo"], "encoder, init_from: expected one of them, got both"),
         (["--resume", "--overwrite"], "resume, overwrite"),
         (["--warmup", "1.5"], "warmup"),
     ],
@@ -320,11 +340,46 @@ def test_yaml_settings(tmp_path):
     file.write_text("lr: 1.0e-3\ntrain-data: [a, b]\nfused: false\nmax_len: null\n")
     config = parse_train_config(["--config", str(file), "--lr", "2e-3"])
     assert (config.optim.lr, config.data.train_data, config.run.fused) == (2e-3, ("a", "b"), False)
-    file.write_text("learning-rate: 1\n")
-    with pytest.raises(ValueError, match="unknown setting 'learning-rate'"):
-        parse_train_config([f"--config={file}"])
+    assert config.run.config == (str(file),)
+    with pytest.raises(ValueError, match=r"--train-data: expected one flag with all its values"):
+        parse_train_config(["--train-data", "a", "--train_data", "b"])
     with pytest.raises(FileNotFoundError, match="no such file"):
         parse_train_config(["--config", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning-rate: 1", "unknown setting 'learning-rate'"),
+        ("lr: [1.0e-3, 2.0e-3]", r"lr: expected a number > 0, got \[0.001, 0.002\] \(list\)"),
+        ("lr: fast", "lr: expected a number > 0, got 'fast'"),
+        ("lr: .nan", "lr: expected a number > 0, got nan"),
+        ("max_steps: 1e3", "max_steps: expected a whole number >= 1 or nothing, got '1e3'"),
+        ("fused: 'yes'", "fused: expected true or false, got 'yes'"),
+        ("encoder: no", r"encoder: expected text or nothing, got False \(bool\); text that YAML takes"),
+        ("output-dir: 2024", "output_dir: expected text, got 2024"),
+        ("output-dir: [a, b]", r"output_dir: expected text, got \['a', 'b'\]"),
+        ("train-data:", "train_data: expected a list of texts, got nothing"),
+        ("train-data: [a, 3]", "train_data: expected a list of texts"),
+        ("span-mode: markerV1", "span_mode: expected one of 'markerV0', 'marker', 'ffn' or nothing"),
+        ("lr: 1.0\nlr: 2.0", "expected each setting once, got lr several times"),
+        ("head-lr: 1.0\nhead_lr: 2.0", "expected each setting once, got head_lr several times"),
+        ("- lr", "expected a mapping of settings, got list"),
+        ("config: b.yaml", "unknown setting 'config'"),
+        ("lr: [", "expected YAML, got a file that does not read"),
+    ],
+)
+def test_bad_yaml(tmp_path, text, message):
+    file = tmp_path / "c.yaml"
+    file.write_text(text + "\n")
+    with pytest.raises(ValueError, match=message):
+        parse_train_config([f"--config={file}"])
+
+
+def test_yaml_takes_what_it_writes_without_a_dot(tmp_path):
+    (tmp_path / "c.yaml").write_text("lr: 1e-3\ntrain-data: one.jsonl\nresume: false\n")
+    config = parse_train_config(["--config", str(tmp_path / "c.yaml")])
+    assert (config.optim.lr, config.data.train_data, config.run.resume) == (1e-3, ("one.jsonl",), False)
 
 
 def test_shipped_recipes():
