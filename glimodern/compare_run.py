@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from glimodern.batches import TrainingBatches
 from glimodern.compare import TRAINING_FIELDS
@@ -20,6 +20,7 @@ from glimodern.data import asked_types
 from glimodern.files import write_json
 from glimodern.interrupts import Stopped
 from glimodern.model import GLiModern
+from glimodern.ranks import this_device
 from glimodern.resume import newest
 from glimodern.runlog import machine, peak_memory, versions
 from glimodern.setup import build_model, load_data, optimizer_groups, training_dtype
@@ -31,20 +32,17 @@ _PASSES = 3
 
 def read_config(fields: dict[str, Any]) -> TrainConfig:
     """What dataclasses.asdict made of a TrainConfig, after JSON."""
-    data: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields["data"].items()
-    }
-    return TrainConfig(
-        DataConfig(**data),
-        EncoderConfig(**fields["model"]),
-        OptimConfig(**fields["optim"]),
-        RunConfig(**fields["run"]),
-    )
+
+    def part(name: str) -> dict[str, Any]:
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in fields[name].items()}
+
+    data, model = DataConfig(**part("data")), EncoderConfig(**part("model"))
+    return TrainConfig(data, model, OptimConfig(**part("optim")), RunConfig(**part("run")))
 
 
 def count_steps(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     """How many training steps fit into the time that each encoder has, by a few on a model that is thrown away."""
-    dtype = training_dtype(config.run.dtype, PartialState().device)
+    dtype = training_dtype(config.run.dtype, this_device())
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(dtype, dtype))
     train_set, _, _ = load_data(config.data, config.run.seed)
     model = build_model(config.model, train_set, config.data.max_types, config.run.seed)

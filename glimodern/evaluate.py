@@ -15,7 +15,7 @@ from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.display import console
 from glimodern.metrics import Entity, Scores, score
 from glimodern.model import GLiModern
-from glimodern.outputs import check_output_file, write_report
+from glimodern.outputs import check_output_file, checkpoint_files, write_report
 from glimodern.prompt import PromptPacker
 from glimodern.settings import AT_LEAST_ONE, PROBABILITY, check_settings
 
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError("--data: expected at least one file, folder or hub data set, got none")
     output = None
     if config.json is not None:
-        output = check_output_file("--json", config.json, [config.model, *config.data])
+        output = check_output_file("--json", config.json, [*checkpoint_files(config.model), *config.data])
     datasets: dict[str, Dataset] = {}
     for source in config.data:
         dataset = with_asked_types(load_split(source, config.split, skip_bad_rows=config.skip_bad_rows))

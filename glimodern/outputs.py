@@ -10,6 +10,8 @@ from typing import Any
 
 from glimodern.files import atomic_file
 
+_OF_A_CHECKPOINT = ("*config.json", "tokenizer*", "special_tokens_map.json", "*.safetensors*", "*.bin*", "vocab*")
+
 
 def check_output_file(argument: str, file: str | os.PathLike[str], reads: Iterable[str] = ()) -> Path:
     """The path of a file to write, its folder made. ValueError where it cannot be written, or is among what is read.
@@ -29,6 +31,12 @@ def check_output_file(argument: str, file: str | os.PathLike[str], reads: Iterab
     if path.exists() and not os.access(path, os.W_OK):
         raise ValueError(f"{argument}: {path} cannot be written; name another file")
     return path
+
+
+def checkpoint_files(model: str) -> list[str]:
+    """The files of a checkpoint's folder that are read, not what else lies in it; none of a hub name."""
+    folder = Path(model).expanduser()
+    return [str(file) for pattern in _OF_A_CHECKPOINT for file in folder.glob(pattern)] if folder.is_dir() else []
 
 
 def check_output_folder(argument: str, folder: str | os.PathLike[str]) -> Path:

@@ -22,6 +22,15 @@ class RankError(RuntimeError):
     """Another rank failed; the message names the rank and its error."""
 
 
+def this_device() -> torch.device:
+    """The device that this process will train on, known before an Accelerator is made (which starts as this does)."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    device: torch.device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    return device
+
+
 @contextmanager
 def together(accelerator: "Accelerator", doing: str) -> Iterator[None]:
     """A block that all ranks run, each its part. All wait at its end; if it raises on one rank, all raise."""

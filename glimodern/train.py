@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 from glimodern.batches import TrainingBatches
@@ -27,7 +27,7 @@ from glimodern.files import write_json
 from glimodern.interrupts import Interrupts, Stopped
 from glimodern.metrics import Scores
 from glimodern.model import GLiModern
-from glimodern.ranks import agree, evaluate_together, together
+from glimodern.ranks import agree, evaluate_together, this_device, together
 from glimodern.resume import (
     PER_LAUNCH,
     Progress,
@@ -68,8 +68,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, interrupts: Interrupts) -> None:
         self.interrupts = interrupts
-        device = PartialState().device
-        dtype = training_dtype(config.run.dtype, device)
+        dtype = training_dtype(config.run.dtype, this_device())
         self.output = check_paths(config)
         self.checkpoints = self.output / "checkpoints"
         self.accelerator = Accelerator(

@@ -8,7 +8,7 @@ import tyro
 
 from glimodern.display import console
 from glimodern.doctor import Report, examine
-from glimodern.outputs import check_output_file, write_report
+from glimodern.outputs import check_output_file, checkpoint_files, write_report
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = tyro.cli(
         Annotated[DoctorConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.doctor"
     )
-    reads = [] if config.model is None else [config.model]
+    reads = [] if config.model is None else checkpoint_files(config.model)
     output = None if config.json is None else check_output_file("--json", config.json, reads)
     report = examine(config.model)
     console().print(render(report), soft_wrap=True)

@@ -10,7 +10,7 @@ from glimodern.display import console
 from glimodern.inference import check_labels
 from glimodern.inspect import inspect
 from glimodern.model import GLiModern
-from glimodern.outputs import check_output_file, write_report, write_text
+from glimodern.outputs import check_output_file, checkpoint_files, write_report, write_text
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not labels:
         raise ValueError('--labels: wanted at least one type, such as --labels "person,city", got none')
     outputs = {
-        name: check_output_file(f"--{name}", file, [config.model])
+        name: check_output_file(f"--{name}", file, checkpoint_files(config.model))
         for name, file in (("json", config.json), ("html", config.html))
         if file is not None
     }

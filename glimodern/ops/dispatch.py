@@ -77,8 +77,11 @@ def _cpp_problem(device_type: str) -> str:
 
 
 @functools.cache
-def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Tensor, int, float, int | None], Tensor] | None:
-    """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention, by flash-attn or else PyTorch; None: neither."""
+def flash_attention() -> Callable[..., Tensor] | None:
+    """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention, by flash-attn or else PyTorch; None: neither.
+
+    flash-attn's takes a dropout_p after that, which drops by the device's generator (`flash_drops`).
+    """
     for name, wanted, scale_name in (
         ("flash_attn", "flash_attn_varlen_func", "softmax_scale"),
         ("torch.nn.attention.varlen", "varlen_attn", "scale"),
@@ -92,12 +95,25 @@ def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Tensor, int, float, i
     else:
         return None
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scale: float, window: int | None, **drop: float
+    ) -> Tensor:
         reach = -1 if window is None else window
-        out: Tensor = run(q, k, v, cu, cu, longest, longest, **{scale_name: scale}, window_size=(reach, reach))
+        options = {scale_name: scale, "window_size": (reach, reach), **drop}
+        out: Tensor = run(q, k, v, cu, cu, longest, longest, **options)
         return out
 
     return attend
+
+
+@functools.cache
+def flash_drops() -> bool:
+    """Whether `flash_attention` takes dropout_p: flash-attn's does, PyTorch's varlen_attn does not."""
+    try:
+        run = importlib.import_module("flash_attn").flash_attn_varlen_func
+    except (ImportError, AttributeError):
+        return False
+    return "dropout_p" in inspect.signature(run).parameters
 
 
 def _flash_problem(device_type: str) -> str:
