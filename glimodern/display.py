@@ -7,11 +7,14 @@ an error there. Every console of this package comes from `console`, and every ce
 from __future__ import annotations
 
 import sys
+import unicodedata
 from typing import IO, TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
+_TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class _AnyText:
@@ -37,8 +40,15 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
 
 
 def printable(text: str) -> str:
-    """The text in one line, its control characters and lone surrogates as escapes."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
+    """The text in one line; what steers a terminal, and lone surrogates, as escapes. Joiners of scripts stay."""
+    if text.isprintable():
+        return text
+    return "".join(sign.encode("unicode_escape").decode("ascii") if _steers(sign) else sign for sign in text)
+
+
+def _steers(sign: str) -> bool:
+    """Control characters, line ends, surrogates, and what turns the direction of writing."""
+    return unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(sign) in _TURNS
 
 
 def cell(text: object, style: str = "") -> Text:

@@ -1,6 +1,7 @@
 """What a training run starts from: data that can be learned from, a model, an optimizer; all checked before a step."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,8 @@ def check_paths(config: TrainConfig) -> Path:
         if path.exists() and path.is_dir() != (path.suffix == ""):
             kind = "a file" if path.suffix else "a folder"
             raise ValueError(f"output_dir: expected {path} to be {kind} or not to exist; choose another folder")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ValueError(f"output_dir: {path} cannot be written; choose another folder")
     return output
 
 

@@ -11,12 +11,13 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import ProjectConfiguration
 
 from glimodern.batches import TrainingBatches
 from glimodern.config import TrainConfig, parse_train_config
@@ -76,8 +77,6 @@ class Trainer:
             gradient_accumulation_steps=config.run.accumulation,
             log_with="tensorboard",
             project_config=ProjectConfiguration(project_dir=str(self.output), logging_dir=str(self.output)),
-            # buffers are constants; without their broadcast a rank that fails before its forward pass can say so
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         accelerator, run = self.accelerator, config.run
         self.console = console(quiet=not accelerator.is_main_process)
@@ -145,8 +144,10 @@ class Trainer:
 
     def run(self) -> dict[str, Any]:
         """Train to the end, evaluate, and write model and report.json; returns what that holds."""
+        # ranks that a signal reaches at different places would wait for each other, so there it waits for the next step
+        several = self.accelerator.num_processes > 1
         try:
-            with self.log.bar:
+            with self.log.bar, self.interrupts.held() if several else nullcontext():
                 self.prepared.train()
                 stream = self.batches.starting_at(self.done.batches)
                 while True:
@@ -196,10 +197,11 @@ class Trainer:
         step_loss, step_words, stop, seen = 0.0, 0, 0, list[int]()
         for _ in range(run.accumulation):
             with accelerator.accumulate(self.prepared):
-                problem: Exception | None = None
-                try:
+                with together(accelerator, f"packing a batch of step {number}"):  # the forward pass may sync buffers
                     position, sentences, batch = next(stream)
                     seen += sentences
+                problem: Exception | None = None
+                try:
                     torch.manual_seed(run.seed * 1_000_003 + position * accelerator.num_processes + self.batches.rank)
                     loss = self.prepared(
                         batch.to(accelerator.device),

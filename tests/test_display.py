@@ -27,6 +27,8 @@ def test_text_is_never_markup(capsys):
 def test_control_characters_and_surrogates_are_escaped(capsys):
     assert printable("a\x1b[31mb\nc\u202e\udc80é\u4e2d") == "a\\x1b[31mb\\nc\\u202e\\udc80é\u4e2d"
     assert "\x1b" not in shown(capsys, cell("\x1b[31m"))
+    persian = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 a\u00a0b"
+    assert printable(persian) == persian
 
 
 def test_a_terminal_without_unicode_ends_no_run(monkeypatch):

@@ -249,7 +249,6 @@ def test_two_processes(setup, tmp_path):
         started = [*command, "-m", "glimodern.train", *given, *more]
         answer = subprocess.run(started, capture_output=True, text=True, env=environment, timeout=300)
         assert answer.returncode == 0, answer.stderr
-        assert json.loads((tmp_path / "run" / "report.json").read_text())["steps"] == 4
         return losses(tmp_path / "run")
 
     whole = launch()
@@ -258,8 +257,22 @@ def test_two_processes(setup, tmp_path):
     model = GLiModern.from_pretrained(tmp_path / "run" / "model", dtype="fp32")
     alone = evaluate(model, with_asked_types(load_dataset(setup / "data.jsonl")))
     assert report["evaluation"]["data"] == alone.to_dict()  # each rank predicted half
-    assert (tmp_path / "run" / "checkpoints" / "step-2" / "trainer.json").exists()
-    assert launch("--resume") == pytest.approx(whole, rel=1e-6)
+    (tmp_path / "script.py").write_text(
+        "import signal, sys, glimodern.train as t\n"
+        "write = t.RunLog.step\n"
+        "def step(self, step, **values):\n"
+        "    write(self, step, **values)\n"
+        "    if step == 2 and not self.accelerator.is_main_process: signal.raise_signal(signal.SIGTERM)\n"
+        "t.RunLog.step = step\n"
+        "t.main(sys.argv[1:])\n"
+    )
+    given[given.index("--output-dir") + 1] = str(tmp_path / "stopped")
+    started = [*command, str(tmp_path / "script.py"), *given]
+    stopped = subprocess.run(started, capture_output=True, text=True, env=environment, timeout=300)
+    assert stopped.returncode != 0 and "stopped at step 3 of 4; go on with the same command" in stopped.stderr
+    assert (tmp_path / "stopped" / "checkpoints" / "step-3" / "trainer.json").exists()
+    launch("--resume")
+    assert losses(tmp_path / "stopped") == pytest.approx(whole, rel=1e-6)
 
 
 def test_what_fails_or_stops_on_one_rank_does_on_all(setup, tmp_path):
@@ -280,7 +293,7 @@ def test_what_fails_or_stops_on_one_rank_does_on_all(setup, tmp_path):
         "attempt(lambda: part(0, Stopped(2)))\n"
         "pack = t.TrainingBatches.pack\n"
         "def broken(self, group, position):\n"
-        "    if rank == 1 and position == 5: raise ValueError('bad row')\n"
+        "    if rank == 1 and position == 2: raise ValueError('bad row')\n"
         "    return pack(self, group, position)\n"
         "t.TrainingBatches.pack = broken\n"
         "attempt(lambda: t.train(parse_train_config(sys.argv[2:])))\n"
@@ -296,7 +309,7 @@ def test_what_fails_or_stops_on_one_rank_does_on_all(setup, tmp_path):
     assert told[0] == [
         "RankError: work: rank 1 failed with ValueError: one",
         "Stopped: ",
-        "RankError: training step 3: rank 1 failed with ValueError: bad row",
+        "RankError: packing a batch of step 3: rank 1 failed with ValueError: bad row",
     ], answer.stderr
     assert told[1] == ["ValueError: one", "Stopped: ", "ValueError: bad row"]
 

@@ -52,8 +52,8 @@ def _text_by_text(q: Tensor, k: Tensor, v: Tensor, bounds: Sequence[int], scale:
     first, last = (bounds[0], bounds[-1]) if len(bounds) else (0, 0)
     pieces = [q.new_zeros(q[:first].shape)]
     for start, end in zip(bounds, bounds[1:], strict=False):
-        heads = (x[None, start:end].transpose(1, 2) for x in (q, k, v))  # [1, heads, tokens, head_dim]
-        mixed = F.scaled_dot_product_attention(*heads, dropout_p=dropout_p, scale=scale)
+        q1, k1, v1 = (x[None, start:end].transpose(1, 2) for x in (q, k, v))  # [1, heads, tokens, head_dim]
+        mixed = F.scaled_dot_product_attention(q1, k1, v1, dropout_p=dropout_p, scale=scale)
         pieces.append(mixed.transpose(1, 2)[0])
     return torch.cat([*pieces, q.new_zeros(q[last:].shape)])
 

@@ -76,12 +76,8 @@ def _cpp_problem(device_type: str) -> str:
     return "" if device_type == "cpu" else f"the C++ kernels need tensors on the CPU, got {device_type}"
 
 
-@functools.cache
-def flash_attention() -> Callable[..., Tensor] | None:
-    """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention, by flash-attn or else PyTorch; None: neither.
-
-    flash-attn's takes a dropout_p after that, which drops by the device's generator (`flash_drops`).
-    """
+def _flash_kernel() -> tuple[Callable[..., Tensor], str] | None:
+    """The function of flash-attn, or else of PyTorch, and its name for the scale."""
     for name, wanted, scale_name in (
         ("flash_attn", "flash_attn_varlen_func", "softmax_scale"),
         ("torch.nn.attention.varlen", "varlen_attn", "scale"),
@@ -91,16 +87,26 @@ def flash_attention() -> Callable[..., Tensor] | None:
         except (ImportError, AttributeError):  # not there, or built for another PyTorch
             continue
         if {scale_name, "window_size"} <= inspect.signature(run).parameters.keys():  # PyTorch's first had no windows
-            break
-    else:
+            return run, scale_name
+    return None
+
+
+@functools.cache
+def flash_attention() -> Callable[..., Tensor] | None:
+    """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention, by flash-attn or else PyTorch; None: neither.
+
+    Where `flash_drops`, dropout_p may follow: it drops by the device's generator.
+    """
+    kernel = _flash_kernel()
+    if kernel is None:
         return None
+    run, scale_name = kernel
 
     def attend(
         q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scale: float, window: int | None, **drop: float
     ) -> Tensor:
         reach = -1 if window is None else window
-        options = {scale_name: scale, "window_size": (reach, reach), **drop}
-        out: Tensor = run(q, k, v, cu, cu, longest, longest, **options)
+        out: Tensor = run(q, k, v, cu, cu, longest, longest, **{scale_name: scale}, window_size=(reach, reach), **drop)
         return out
 
     return attend
@@ -109,11 +115,8 @@ def flash_attention() -> Callable[..., Tensor] | None:
 @functools.cache
 def flash_drops() -> bool:
     """Whether `flash_attention` takes dropout_p: flash-attn's does, PyTorch's varlen_attn does not."""
-    try:
-        run = importlib.import_module("flash_attn").flash_attn_varlen_func
-    except (ImportError, AttributeError):
-        return False
-    return "dropout_p" in inspect.signature(run).parameters
+    kernel = _flash_kernel()
+    return kernel is not None and "dropout_p" in inspect.signature(kernel[0]).parameters
 
 
 def _flash_problem(device_type: str) -> str:
