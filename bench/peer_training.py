@@ -101,7 +101,7 @@ def gliner_trainer():  # type: ignore[no-untyped-def]
 def our_trainer(dtype: str, fused: bool = True, asked: str = "ner_labels"):  # type: ignore[no-untyped-def]
     from glimodern.config import OptimConfig
     from glimodern.model import GLiModern
-    from glimodern.train import optimizer_groups
+    from glimodern.setup import optimizer_groups
 
     model = GLiModern.from_encoder(minilm_folder(), max_width=WIDTH, dropout=DROPOUT, max_len=512)
     model.train()

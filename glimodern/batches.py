@@ -11,7 +11,11 @@ from glimodern.prompt import PackedBatch, PromptPacker
 
 
 class TrainingBatches:
-    """The batches of a run, a function of seed and position: shuffled epochs, token budgets, sampled types."""
+    """The batches of a run, a function of seed and position: shuffled epochs, token budgets, sampled types.
+
+    Types of other sentences that the prompt has no room for are not asked; `types_left_out` counts them. Raises
+    ValueError at once for a sentence whose own types may not fit.
+    """
 
     def __init__(
         self, dataset: Dataset, packer: PromptPacker, config: TrainConfig, rank: int = 0, world: int = 1
@@ -21,6 +25,8 @@ class TrainingBatches:
         self.config = config
         self.rank = rank
         self.world = world
+        self.types_left_out = 0
+        self._room = self._prompt_room()
         self.lengths = [1] * len(dataset)  # without a token budget no length matters
         if config.run.batch_tokens is not None:
             tokens = packer.tokenize([example.words for example in dataset])
@@ -31,6 +37,39 @@ class TrainingBatches:
                 len(text.ids) + 3 + round(label_tokens * self._types_asked(example))  # 3: [CLS], <<SEP>>, [SEP]
                 for text, example in zip(tokens, dataset, strict=True)
             ]
+
+    def _prompt_room(self) -> int | None:
+        """Tokens that labels may take of a prompt; None where any max_types labels of the data set fit."""
+        packer, most = self.packer, self.config.data.max_types
+        if packer.max_tokens is None or not packer.asks_in_text:
+            return None
+        empty = len(packer.prompt([]).ids)
+        (bare,) = packer.tokenize([[]])
+        room = packer.max_tokens - packer.length(bare, [])
+        sizes = {label: len(packer.prompt([label]).ids) - empty for label in self.dataset.types}
+        if sum(sorted(sizes.values())[-most:]) <= room:
+            return None
+        for number, example in enumerate(self.dataset):
+            own = {label for _, _, label in example.entities} | set(example.types or ())
+            need = sum(sorted(sizes[label] for label in own)[-most:])
+            if need > room:
+                raise ValueError(
+                    f"max_types: the {min(len(own), most)} types asked of {example.id or f'sentence {number}'} need up "
+                    f"to {need} tokens, the encoder has room for {room}; lower max_types"
+                )
+        return room
+
+    def _fitted(self, example: Example, types: list[str]) -> list[str]:
+        """The types without the last ones that are not the sentence's own, as many as the prompt has no room for."""
+        if self._room is None:
+            return types
+        empty = len(self.packer.prompt([]).ids)
+        own = {label for _, _, label in example.entities} | set(example.types or ())
+        kept = list(types)
+        while len(self.packer.prompt(kept).ids) - empty > self._room:
+            del kept[max(place for place, label in enumerate(kept) if label not in own)]
+        self.types_left_out += len(types) - len(kept)
+        return kept
 
     def _types_asked(self, example: Example) -> float:
         """How many types sample_types will ask of a sentence."""
@@ -77,4 +116,5 @@ class TrainingBatches:
             drop=data.type_drop,
             rng=rng,
         )
+        types = [self._fitted(example, asked) for example, asked in zip(examples, types, strict=True)]
         return self.packer.pack([e.words for e in examples], types, [e.entities for e in examples])

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from glimodern import ops
 from glimodern.checkpoint import ModelConfig
 from glimodern.encoder import Encoder, build_encoder, load_encoder
-from glimodern.encoder.linear import Linear
 from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
 from glimodern.hub import HubAccess
@@ -99,7 +98,7 @@ class LabelEncoder(nn.Module):
         self.encoder = encoder
         self.tokenizer = tokenizer
         if encoder.hidden_size != width:
-            self.projection = Linear(encoder.hidden_size, width)
+            self.projection = nn.Linear(encoder.hidden_size, width)
         backend = tokenizer.backend_tokenizer
         self._tokens = type(backend).from_str(backend.to_str())  # its own: whoever shares one can switch truncation
         self._tokens.no_padding()

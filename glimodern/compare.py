@@ -3,13 +3,14 @@
 All get the same data in the same order, the same recipe and as many steps, or as many seconds. Each is trained, and
 then predicts, in a process of its own, so that its memory is its own and its failure nobody else's. What is done stays:
 the command called again goes on where it was stopped (but with --overwrite, which configs/demo.yaml sets, from the
-start), and encoders named later join the table. `compare.json`, the plot
-`compare.png` (extra `plots`) and a folder with log and model for each are in the output folder.
+start), and encoders named later join the table. Ctrl-C and SIGTERM let the run at hand write its checkpoint. The output
+folder holds `compare.json`, the plot `compare.png` (extra `plots`) and a folder with log and model for each encoder.
 """
 
 import hashlib
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,12 +22,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from glimodern.config import RunConfig, TrainConfig, with_yaml
+from glimodern.data import load_split
+from glimodern.display import cell, console, printable
 from glimodern.files import write_json
+from glimodern.interrupts import Interrupts, Stopped
+from glimodern.outputs import check_not_read, check_output_file, check_output_folder
+from glimodern.settings import AT_LEAST_ONE, POSITIVE, SettingError, check_settings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_NOT_COMPARED = ("encoder", "output_dir", "resume", "overwrite", "progress")
+_NOT_COMPARED = ("encoder", "output_dir", "resume", "overwrite", "progress", "config")
 PHASES = ("steps", "train", "predict")
 TRAINING_FIELDS = (  # of report.json, and what they are in a row
     ("steps", "steps"), ("seconds", "train_seconds"), ("median_step_seconds", "step_seconds"),
@@ -41,27 +47,28 @@ class CompareConfig:
     encoders: str
     """Encoders to compare, separated by commas: folders, hub names, or tiny ones from scratch (demo, demo-bert,
     demo-deberta-v3, ...: glimodern.demo.DEMO_ENCODERS)."""
-    seconds: float | None = None
+    seconds: Annotated[float | None, POSITIVE] = None
     """Train each for about so long, in place of max_steps: a first measurement turns it into steps."""
-    predict_sentences: int = 500
+    predict_sentences: Annotated[int, AT_LEAST_ONE] = 500
     """Time prediction on the first so many sentences of each evaluation set."""
     predict_dtype: Literal["fp32", "bf16", "int8", "auto"] = "auto"
-    """Arithmetic of the prediction that is timed (F1 is that of fp32)."""
+    """Arithmetic of the prediction that is timed (F1 is that of the training's dtype)."""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(run=RunConfig(output_dir="runs/compare")))
 
     def __post_init__(self) -> None:
+        check_settings(self)
         names = self.names
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"encoders: wanted distinct names separated by commas, got {self.encoders!r}")
+            raise SettingError(f"encoders: expected distinct names separated by commas, got {self.encoders!r}")
         model, run, data = self.train.model, self.train.run, self.train.data
-        if model.encoder != "demo" or model.init_from is not None:
-            raise ValueError("encoder, init_from: wanted neither beside encoders, which names what is trained")
+        if model.encoder not in (None, "demo") or model.init_from is not None:  # configs/demo.yaml names demo
+            raise SettingError("encoder, init_from: expected neither beside encoders, which names what is trained")
         if data.train_data and not data.eval_data:
-            raise ValueError("eval_data: wanted at least one data set to compare F1 on, got none")
-        if self.seconds is not None and (self.seconds <= 0 or run.max_steps is not None):
-            raise ValueError(f"seconds: wanted a positive number and no max_steps, got {self.seconds}, {run.max_steps}")
-        if self.predict_sentences < 1:
-            raise ValueError(f"predict_sentences: wanted a positive number, got {self.predict_sentences}")
+            raise SettingError("eval_data: expected at least one data set to compare F1 on, got none")
+        if self.seconds is not None and run.max_steps is not None:
+            raise SettingError(f"seconds, max_steps: expected one budget, got {self.seconds} and {run.max_steps}")
+        if run.resume:
+            raise SettingError("resume: a comparison always goes on where it was stopped; leave it out")
 
     @property
     def names(self) -> list[str]:
@@ -82,8 +89,35 @@ def folder_of(output: Path, encoder: str) -> Path:
     )
 
 
-def check_settings(config: CompareConfig, output: Path) -> None:
-    """Remember the settings in output; ValueError where it holds a comparison with others."""
+def check_inputs(config: CompareConfig) -> Path:
+    """The output folder, once all data have been read. Nothing is written or deleted before this has passed.
+
+    ValueError for data that do not read, an output that cannot be written, and input that the comparison would replace.
+    """
+    data, model, run = config.train.data, config.train.model, config.train.run
+    output = check_output_folder("output_dir", run.output_dir)
+    if config.predict_dtype == "int8":
+        import torch
+
+        if torch.cuda.is_available():
+            raise ValueError("predict_dtype: int8 is for CPUs, and this machine predicts on its GPU; choose another")
+    splits = {"train_data": "train", "dev_data": "dev", "eval_data": data.eval_split}
+    writes = [output / name for name in ("settings.json", "compare.json", "compare.png")]
+    writes += [folder_of(output, encoder) for encoder in config.names]
+    reads = {name: getattr(data, name) for name in splits}
+    labels = () if model.labels_encoder is None else (model.labels_encoder,)
+    models = {"encoders": config.names, "labels_encoder": labels}
+    check_not_read("output_dir", writes, {**reads, **models, "config": run.config})
+    for path in writes[:3]:
+        check_output_file("output_dir", path)
+    for name, split in splits.items():
+        for source in reads[name]:
+            load_split(source, split, skip_bad_rows=data.skip_bad_rows)
+    return output
+
+
+def remember_settings(config: CompareConfig, output: Path) -> None:
+    """Write the settings into output; ValueError where it holds a comparison with others."""
     path, settings = output / "settings.json", config.settings()
     if path.is_file() and not config.train.run.overwrite:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -97,46 +131,77 @@ def check_settings(config: CompareConfig, output: Path) -> None:
                 f"output_dir: {output} holds a comparison with other settings ({', '.join(changed)}); choose another "
                 "folder, or replace it with --overwrite"
             )
+    output.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
 
 def measure(config: CompareConfig, encoder: str, output: Path) -> dict[str, Any]:
-    """One encoder's row: what is not done yet is run, each phase in its own process; a failure is the row's "error"."""
+    """One encoder's row: what is not done yet is run, each phase in its own process; a failure is the row's "error".
+
+    A result counts as done only with the settings it was made with, so what --overwrite replaces may stay until then.
+    """
     folder = folder_of(output, encoder)
     folder.mkdir(parents=True, exist_ok=True)
     row: dict[str, Any] = {"encoder": encoder}
-    results = {phase: folder / f"{phase}.json" for phase in PHASES}
-    if config.train.run.overwrite:
-        for result in results.values():
-            result.unlink(missing_ok=True)
-    for phase, result in results.items():
+    fresh = config.train.run.overwrite
+    for phase in PHASES:
         if phase == "steps" and config.seconds is None:
             continue
-        if not result.is_file():
+        result = None if fresh else read_result(folder / f"{phase}.json", config)
+        if result is None:
+            fresh = True  # what follows was made from another result of this phase
             error = run_phase(config, encoder, phase, row.get("steps"), folder)
             if error is not None:
                 return {**row, "error": f"{phase}: {error}"}
-        row.update(json.loads(result.read_text(encoding="utf-8")))
+            result = read_result(folder / f"{phase}.json", config) or {}
+        row.update(result)
     return row
+
+
+def read_result(path: Path, config: CompareConfig) -> dict[str, Any] | None:
+    """What a phase has added to its row with these settings; None if it is not done with them."""
+    if not path.is_file():
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return dict(stored["row"]) if stored.get("settings") == config.settings() else None
 
 
 def run_phase(config: CompareConfig, encoder: str, phase: str, steps: int | None, folder: Path) -> str | None:
     """Run a phase in a process of its own, which writes {phase}.json; what went wrong, or None."""
-    run = replace(config.train.run, output_dir=str(folder / "run"), resume=not config.train.run.overwrite)
+    run = replace(config.train.run, output_dir=str(folder / "run"))
     if steps is not None:
         run = replace(run, max_steps=steps)
     train = replace(config.train, run=run, model=replace(config.train.model, encoder=encoder))
-    job, log = folder / f"{phase}.job.json", folder / f"{phase}.log"
-    write_json(job, {**asdict(config), "train": asdict(train), "phase": phase, "result": str(folder / f"{phase}.json")})
+    job, log, result = (folder / f"{phase}.{kind}" for kind in ("job.json", "log", "json"))
+    own = {**asdict(config), "train": asdict(train)}
+    # a checkpoint there is of the last job, maybe of one with other settings that was to be overwritten
+    same = job.is_file() and json.loads(job.read_text(encoding="utf-8")).get("settings") == config.settings()
+    resume = same and not config.train.run.overwrite
+    write_json(job, {**own, "settings": config.settings(), "phase": phase, "result": str(result), "resume": resume})
     with log.open("w", encoding="utf-8") as file:
-        command = [sys.executable, "-m", "glimodern.compare_run", str(job)]
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        process = subprocess.Popen(
+            [sys.executable, "-m", "glimodern.compare_run", str(job)], stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            code = process.wait()
+        except Stopped:  # the process leaves Ctrl-C to this one
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise
     if code == 0:
         return None
     if code < 0:
         return f"ended by signal {-code}{' (out of memory?)' if code == -9 else ''}; see {log}"
     said = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*", log.read_text("utf-8", "replace"), re.MULTILINE)
     return f"{said[-1] if said else f'exit status {code}'}; see {log}"
+
+
+def _heading(name: str) -> Any:
+    """A column's heading of two lines, of which the second may be a data set's name."""
+    from rich.text import Text
+
+    first, second = name.split("\n", 1) if "\n" in name else (name, "")
+    return Text("\n").join([cell(first), cell(second)]) if second else cell(first)
 
 
 def mean_f1(row: dict[str, Any]) -> float:
@@ -147,25 +212,25 @@ def make_table(rows: Sequence[dict[str, Any]], title: str) -> "Table":
     """The rows as a rich table; of failed ones the name only."""
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=cell(title))
     table.add_column("encoder", no_wrap=True)
     sets = list(dict.fromkeys(name for row in rows for name in row.get("f1", ())))
     scores = [*(f"F1\n{name}" for name in sets), *(["F1\nmean"] if len(sets) > 1 else [])]
     training = ("steps", "train\ns/step", "train\ns", "train\nMiB")
     for name in (*scores, *training, "predict\ntexts/s", "predict\nMiB", "param.\nM"):
-        table.add_column(name, justify="right")
+        table.add_column(_heading(name), justify="right")
     table.add_column("runs")
     for row in rows:
         if "error" in row:
-            table.add_row(row["encoder"], "failed")
+            table.add_row(cell(row["encoder"]), "failed")
             continue
         f1 = [f"{100 * row['f1'][name]:.1f}" if name in row["f1"] else "" for name in sets]
         table.add_row(
-            row["encoder"],
+            cell(row["encoder"]),
             *f1,
             *([f"{100 * mean_f1(row):.1f}"] if len(sets) > 1 else []),
             str(row["steps"]),
-            f"{row['step_seconds']:.3f}",
+            "-" if row["step_seconds"] is None else f"{row['step_seconds']:.3f}",
             f"{row['train_seconds']:.0f}",
             f"{row['train_memory_bytes'] / 2**20:.0f}",
             f"{row['sentences_per_second']:.1f}",
@@ -183,10 +248,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    names = [row["encoder"] for row in rows]
     panels = {
         "mean F1 (higher is better)": [100 * mean_f1(row) for row in rows],
-        "seconds a training step (lower)": [row["step_seconds"] for row in rows],
+        "seconds a training step (lower)": [row["step_seconds"] or 0.0 for row in rows],
         "sentences a second (higher)": [row["sentences_per_second"] for row in rows],
         "training memory, MiB (lower)": [row["train_memory_bytes"] / 2**20 for row in rows],
     }
@@ -194,11 +258,12 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(panels), figsize=size, sharey=True, layout="constrained")
     colours = ["tab:blue" if row["packed"] else "tab:grey" for row in rows]
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
-        bars = axis.barh(names, values, color=colours)
+        bars = axis.barh(range(len(rows)), values, color=colours)
         axis.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
         axis.set_title(title, fontsize=9)
         axis.margins(x=0.18)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(rows)), [printable(row["encoder"]) for row in rows], parse_math=False)
     axes[0].invert_yaxis()
     figure.suptitle("blue: packed, grey: padded", fontsize=8)
     figure.savefig(path, dpi=120)
@@ -206,28 +271,37 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def compare(config: CompareConfig) -> list[dict[str, Any]]:
-    """Measure every encoder and write compare.json and compare.png; a row each, with "error" where it failed."""
-    from rich.console import Console
+    """Measure every encoder and write compare.json and compare.png; a row each, with "error" where it failed.
 
-    console = Console()
-    output = Path(config.train.run.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    check_settings(config, output)
+    On SIGINT or SIGTERM the run at hand writes its checkpoint, and Stopped, a KeyboardInterrupt, is raised.
+    """
+    from rich.text import Text
+
+    shown = console()
+    output = check_inputs(config)
+    remember_settings(config, output)
     rows: list[dict[str, Any]] = []
-    for number, encoder in enumerate(config.names, 1):
-        where = folder_of(output, encoder)
-        with console.status(f"{encoder}, {number} of {len(config.names)}; logs in {where}"):
-            rows.append(measure(config, encoder, output))
-        answer = rows[-1].get("error") or f"mean F1 {100 * mean_f1(rows[-1]):.1f}"
-        console.print(f"{encoder}: {answer}", markup=False, highlight=False)
+    with Interrupts():
+        try:
+            for number, encoder in enumerate(config.names, 1):
+                where = folder_of(output, encoder)
+                name = printable(encoder)
+                with shown.status(Text(f"{name}, {number} of {len(config.names)}; logs in {printable(str(where))}")):
+                    rows.append(measure(config, encoder, output))
+                answer = rows[-1].get("error") or f"mean F1 {100 * mean_f1(rows[-1]):.1f}"
+                shown.print(printable(f"{encoder}: {answer}"))
+        except Stopped as stopped:
+            again = "the same command" + (" without --overwrite" if config.train.run.overwrite else "")
+            said = f"stopped after {len(rows)} of {len(config.names)} encoders; {again} goes on"
+            raise Stopped(stopped.number, said) from None
     write_json(output / "compare.json", {"settings": config.settings(), "rows": rows})
-    console.print(make_table(rows, f"{len(rows)} encoders, one budget"))
+    shown.print(make_table(rows, f"{len(rows)} encoders, one budget"))
     done = [row for row in rows if "error" not in row]
     if done:
         try:
             draw(done, output / "compare.png")
         except ImportError:
-            console.print("no plot: matplotlib is not installed (extra `plots`)")
+            shown.print("no plot: matplotlib is not installed (extra `plots`)")
     return rows
 
 
@@ -239,7 +313,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Train several encoders under one budget and compare them.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    if any("error" in row for row in compare(config)):
+    try:
+        rows = compare(config)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.exit_code) from None
+    if any("error" in row for row in rows):
         sys.exit(1)
 
 

@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,9 +18,13 @@ from glimodern.compare import TRAINING_FIELDS
 from glimodern.config import DataConfig, EncoderConfig, OptimConfig, RunConfig, TrainConfig
 from glimodern.data import asked_types
 from glimodern.files import write_json
+from glimodern.interrupts import Stopped
 from glimodern.model import GLiModern
+from glimodern.ranks import this_device
+from glimodern.resume import newest
 from glimodern.runlog import machine, peak_memory, versions
-from glimodern.train import build_model, keep_freed_memory, load_data, optimizer_groups, train
+from glimodern.setup import build_model, load_data, optimizer_groups, training_dtype
+from glimodern.train import keep_freed_memory, train
 
 _WARM_UP, _MEASURED = 2, 6  # steps that tell how many fit into a number of seconds
 _PASSES = 3
@@ -26,20 +32,18 @@ _PASSES = 3
 
 def read_config(fields: dict[str, Any]) -> TrainConfig:
     """What dataclasses.asdict made of a TrainConfig, after JSON."""
-    data: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields["data"].items()
-    }
-    return TrainConfig(
-        DataConfig(**data),
-        EncoderConfig(**fields["model"]),
-        OptimConfig(**fields["optim"]),
-        RunConfig(**fields["run"]),
-    )
+
+    def part(name: str) -> dict[str, Any]:
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in fields[name].items()}
+
+    data, model = DataConfig(**part("data")), EncoderConfig(**part("model"))
+    return TrainConfig(data, model, OptimConfig(**part("optim")), RunConfig(**part("run")))
 
 
 def count_steps(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     """How many training steps fit into the time that each encoder has, by a few on a model that is thrown away."""
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(config.run.dtype, config.run.dtype))
+    dtype = training_dtype(config.run.dtype, this_device())
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(dtype, dtype))
     train_set, _, _ = load_data(config.data, config.run.seed)
     model = build_model(config.model, train_set, config.data.max_types, config.run.seed)
     if config.model.freeze_encoder:
@@ -62,8 +66,10 @@ def count_steps(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
 
 
 def run_training(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Train, or go on training."""
-    report = train(config)
+    """Train, or go on from the checkpoint of a run with these settings that was stopped."""
+    run = config.run
+    resume = job["resume"] and newest(Path(run.output_dir) / "checkpoints") is not None
+    report = train(replace(config, run=replace(run, resume=resume, overwrite=not resume)))  # the folder is our own
     model = GLiModern.from_pretrained(Path(config.run.output_dir) / "model", trainable=True)
     return {
         **{ours: report[theirs] for theirs, ours in TRAINING_FIELDS},
@@ -104,8 +110,12 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     config = read_config(job["train"])
     keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C comes here too; glimodern.compare sends SIGTERM
     run = {"steps": count_steps, "train": run_training, "predict": run_prediction}[job["phase"]]
-    write_json(Path(job["result"]), run(job, config))
+    try:
+        write_json(Path(job["result"]), {"settings": job["settings"], "row": run(job, config)})
+    except Stopped as stopped:
+        raise SystemExit(stopped.exit_code) from None
 
 
 if __name__ == "__main__":

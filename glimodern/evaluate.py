@@ -1,31 +1,72 @@
 """Exact-match evaluation of a model on data sets: `python -m glimodern.evaluate MODEL --data SOURCE ...`.
 
-What is asked of a sentence says data.asked_types. Gold spans that the model cannot give (wider than max_width, or cut
-off) stay in the gold and count as missed.
+`data.asked_types` chooses the labels that are asked of a sentence. Gold spans that the model cannot give (wider than
+max_width, or cut off) stay in the gold and count as missed.
 """
 
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
-from glimodern.metrics import Scores, score
+from glimodern.display import console
+from glimodern.metrics import Entity, Scores, score
 from glimodern.model import GLiModern
+from glimodern.outputs import check_output_file, checkpoint_files, write_report
+from glimodern.prompt import PromptPacker
+from glimodern.settings import AT_LEAST_ONE, PROBABILITY, check_settings
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(model: GLiModern, dataset: Dataset, *, threshold: float = 0.5, batch_tokens: int | str = "auto") -> Scores:
     """Flat prediction at one threshold, scored by exact match (see metrics.score); groups are reported apart."""
-    asked = asked_types(dataset)
+    predicted = predict_gold_labels(
+        model, dataset, asked_types(dataset), threshold=threshold, batch_tokens=batch_tokens
+    )
+    return score_dataset(dataset, predicted)
+
+
+def predict_gold_labels(
+    model: GLiModern,
+    dataset: Dataset,
+    asked: Sequence[Sequence[str]],
+    *,
+    threshold: float,
+    batch_tokens: int | str = "auto",
+) -> list[list[Entity]]:
+    """The entities (first word, last word, label) found in each sentence, asked[i] its labels."""
     words = (example.words for example in dataset)
     found = model.predict_words(words, asked, threshold=threshold, batch_tokens=batch_tokens)
-    gold = [example.entities for example in dataset]
-    predicted = [[(start, end, label) for start, end, label, _ in text.entities] for text in found]
+    return [[(start, end, label) for start, end, label, _ in text.entities] for text in found]
+
+
+def score_dataset(dataset: Dataset, predicted: Sequence[Sequence[Entity]]) -> Scores:
+    """Scores of predictions, one list a sentence, against the data set's gold."""
     groups = [example.group for example in dataset]
+    gold = [example.entities for example in dataset]
     return score(gold, predicted, groups=groups if any(groups) else None)
+
+
+def check_evaluation(setting: str, dataset: Dataset, packer: PromptPacker) -> None:
+    """ValueError, naming the sentence, if the labels asked of one do not fit the encoder beside no text at all.
+
+    Warns where there is no gold, so that F1 is 0 whatever is found.
+    """
+    fitting: set[tuple[str, ...]] = set()
+    for number, (example, labels) in enumerate(zip(dataset, asked_types(dataset), strict=True)):
+        if tuple(labels) in fitting:
+            continue
+        try:
+            packer.pack([[]], [labels])
+        except ValueError as error:
+            raise ValueError(f"{setting}: {dataset.name}, sentence {example.id or number}: {error}") from error
+        fitting.add(tuple(labels))
+    if not any(example.entities for example in dataset):
+        logger.warning("%s: %s has no gold entity, so F1 is 0 whatever a model finds", setting, dataset.name)
 
 
 @dataclass(frozen=True)
@@ -38,20 +79,23 @@ class EvaluateConfig:
     """Files, folders or hub data sets."""
     split: str | None = "test"
     """Split to read from folders that have splits."""
-    threshold: float = 0.5
+    threshold: Annotated[float, PROBABILITY] = 0.5
     """Least probability of an entity."""
-    max_sentences: int | None = None
+    max_sentences: Annotated[int | None, AT_LEAST_ONE] = None
     """Only the first so many sentences of each data set, and of each group in it."""
     dtype: Literal["fp32", "bf16", "fp16", "int8", "auto"] = "auto"
     """Arithmetic of the model."""
     device: str = "cpu"
     """Device to run on."""
-    batch_tokens: int | Literal["auto"] = "auto"
+    batch_tokens: Annotated[int, AT_LEAST_ONE] | Literal["auto"] = "auto"
     """Tokens in a batch; auto: what suits the device."""
     skip_bad_rows: bool = False
     """Count and skip rows that cannot be read, instead of stopping."""
     json: str | None = None
-    """Write the scores to this file."""
+    """Write the scores to this file; its folder is made."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def first_sentences(dataset: Dataset, count: int) -> Dataset:
@@ -66,29 +110,41 @@ def first_sentences(dataset: Dataset, count: int) -> Dataset:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from rich.console import Console
-
     config = tyro.cli(
         Annotated[EvaluateConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.evaluate"
     )
     if not config.data:
-        raise ValueError("--data: wanted at least one file, folder or hub data set, got none")
-    console = Console()
-    model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
-    results = {}
+        raise ValueError("--data: expected at least one file, folder or hub data set, got none")
+    output = None
+    if config.json is not None:
+        output = check_output_file("--json", config.json, [*checkpoint_files(config.model), *config.data])
+    datasets: dict[str, Dataset] = {}
     for source in config.data:
         dataset = with_asked_types(load_split(source, config.split, skip_bad_rows=config.skip_bad_rows))
-        if config.max_sentences is not None:
-            dataset = first_sentences(dataset, config.max_sentences)
-        scores = evaluate(model, dataset, threshold=config.threshold, batch_tokens=config.batch_tokens)
-        console.print(scores.table(f"{dataset.name}: {len(dataset)} sentences, threshold {config.threshold}"))
+        datasets[source] = dataset if config.max_sentences is None else first_sentences(dataset, config.max_sentences)
+    model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
+    for dataset in datasets.values():
+        check_evaluation("--data", dataset, model.packer)
+    shown = console()
+    results: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for source, dataset in datasets.items():
+        try:
+            scores = evaluate(model, dataset, threshold=config.threshold, batch_tokens=config.batch_tokens)
+        except Exception as error:  # the other data sets are still worth their scores
+            logger.exception("%s was not evaluated", source)
+            failed[source] = f"{type(error).__name__}: {error}"
+            continue
         results[source] = scores.to_dict()
-    average = sum(result["micro"]["f1"] for result in results.values()) / len(results)
-    if len(results) > 1:
-        console.print(f"mean micro F1 of {len(results)} data sets: {100 * average:.1f}")
-    if config.json is not None:
+        shown.print(scores.table(f"{dataset.name}: {len(dataset)} sentences, threshold {config.threshold}"))
+    average = sum(result["micro"]["f1"] for result in results.values()) / len(results) if results else None
+    if output is not None:
         report = {"model": config.model, "threshold": config.threshold, "mean_micro_f1": average, "data": results}
-        Path(config.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(output, {**report, "failed": failed})
+    if len(results) > 1 and average is not None:
+        shown.print(f"mean micro F1 of {len(results)} data sets: {100 * average:.1f}")
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(datasets)} data sets were not evaluated: {'; '.join(failed.values())}")
 
 
 if __name__ == "__main__":

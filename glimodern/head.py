@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glimodern.encoder.dropout import Dropout
-from glimodern.encoder.linear import Linear
 from glimodern.encoder.packed_linear import PackedLinear, input_sizes, watch_inputs
 from glimodern.ops import PackedWeight
 from glimodern.ops._cost import fold_types
@@ -68,7 +67,7 @@ class SpanParts(NamedTuple):
 def _mlp(width_in: int, width: int, dropout: float, factor: int = 4) -> nn.Sequential:
     """Linear(width_in, H) - ReLU - Dropout - Linear(H, width), H = factor width: every projection of a GLiNER head."""
     hidden = factor * width
-    return nn.Sequential(Linear(width_in, hidden), nn.ReLU(), Dropout(dropout), Linear(hidden, width))
+    return nn.Sequential(nn.Linear(width_in, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width))
 
 
 def _packed_mlp(mlp: nn.Module, dtype: str, last: str) -> nn.Sequential:
@@ -160,12 +159,12 @@ class SpanHead(nn.Module):
             factor = 2 if span_mode == "marker" else 4
             self.start = _mlp(width, width, dropout, factor)
             self.end = _mlp(width, width, dropout, factor)
-        self.span: nn.Module = Linear(2 * width, width) if span_mode == "marker" else _mlp(2 * width, width, dropout)
+        self.span: nn.Module = nn.Linear(2 * width, width) if span_mode == "marker" else _mlp(2 * width, width, dropout)
         self.prompt = _mlp(width, width, dropout)
 
     def parts(self, words: Tensor, prompts: Tensor) -> SpanParts:
         """words [n, d], prompts [m, d] -> the parts of the textbook form."""
-        if isinstance(self.span, Linear):
+        if isinstance(self.span, nn.Linear):
             w2, b2 = self.span.weight, self.span.bias
             return SpanParts(self.start(words), self.end(words), None, None, w2, b2, self.prompt(prompts))
         if self.span_mode == "markerV0":

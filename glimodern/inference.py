@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -181,12 +182,17 @@ def resolve_batch_tokens(batch_tokens: int | str, device: torch.device, bytes_pe
     return batch_tokens
 
 
-@functools.cache
 def _cuda_batch_tokens(device: torch.device, bytes_per_token: int) -> int:
-    """Asked once: the driver takes its time, and what batches leave in PyTorch's cache is free although it says not."""
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    """Half of the free memory; what batches leave in PyTorch's cache is free although the driver says not."""
     least, most = _CUDA_BATCH_TOKENS
-    return min(max((torch.cuda.mem_get_info(device)[0] + cached) // 2 // bytes_per_token, least), most)
+    return min(max(_free_bytes(device, int(time.monotonic())) // 2 // bytes_per_token, least), most)
+
+
+@functools.lru_cache(maxsize=16)
+def _free_bytes(device: torch.device, second: int) -> int:
+    """A GPU's free bytes, asked once a second: the driver takes its time, but other models come and go."""
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def check_threshold(threshold: float) -> None:

@@ -96,17 +96,18 @@ class Scores:
 
         Of more than max_types types the rest is named as a number in one row.
         """
-        from rich.markup import escape
         from rich.table import Table
 
-        table = Table(title=title and escape(title))
+        from glimodern.display import cell
+
+        table = Table(title=None if title is None else cell(title))
         table.add_column("")
         for name in ("precision", "recall", "F1", "gold", "predicted"):
             table.add_column(name, justify="right")
 
         def add(name: str, counts: Counts) -> None:
             ratios = (f"{100 * value:.1f}" for value in (counts.precision, counts.recall, counts.f1))
-            table.add_row(escape(name), *ratios, str(counts.gold), str(counts.predicted))
+            table.add_row(cell(name), *ratios, str(counts.gold), str(counts.predicted))
 
         by_gold = sorted(self.per_type.items(), key=lambda item: (-item[1].gold, item[0]))
         for label, counts in by_gold[:max_types]:

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from glimodern import __version__, ops
 from glimodern.config import TrainConfig
 from glimodern.files import atomic_file
-from glimodern.metrics import Scores
 from glimodern.resume import Progress
 
 logger = logging.getLogger(__name__)
@@ -29,6 +28,8 @@ class RunLog:
     def __init__(self, accelerator: Accelerator, folder: Path, total: int, done: Progress, show: bool) -> None:
         from rich import progress
 
+        from glimodern.display import console
+
         self.accelerator = accelerator
         self.file = folder / "metrics.jsonl"
         if accelerator.is_main_process:
@@ -40,6 +41,7 @@ class RunLog:
             progress.TimeRemainingColumn(),
             progress.TextColumn("loss {task.fields[loss]:.4g}  {task.fields[speed]:,.0f} words/s"),
             disable=not (show and accelerator.is_main_process),
+            console=console(quiet=not accelerator.is_main_process),
         )
         self.task = self.bar.add_task("train", total=total, completed=done.step, loss=math.nan, speed=0.0)
 
@@ -67,17 +69,21 @@ class RunLog:
                 file.write(json.dumps({"step": step, **values}) + "\n")
 
 
-def make_report(
-    config: TrainConfig, done: Progress, total: int, seconds: float, durations: list[float], scores: dict[str, Scores]
-) -> dict[str, Any]:
-    """The facts of a finished run; F1 values lie in [0, 1]."""
+def make_report(config: TrainConfig, done: Progress, durations: list[float], first_word: int) -> dict[str, Any]:
+    """The facts of a run whose training has ended; evaluation follows. F1 values lie in [0, 1].
+
+    config: as resolved. durations: seconds of each step of this launch, first_word: words trained on before it; the
+    speeds are of this launch, and None where it ran no step.
+    """
     return {
-        "evaluation": {name: score.to_dict() for name, score in scores.items()},
+        "evaluation": {},
+        "failed": {},
         "dev_micro_f1": done.best_f1,
-        "best_step": done.best_step if done.best_f1 is not None else total,
-        "steps": total,
-        "seconds": seconds,
+        "best_step": done.best_step if done.best_f1 is not None else done.step,
+        "steps": done.step,
+        "seconds": done.seconds,
         "median_step_seconds": median(durations) if durations else None,
+        "words_per_second": (done.words - first_word) / sum(durations) if durations else None,
         "backends": ops.backend_info() if config.run.fused else "textbook head in plain PyTorch (--no-fused)",
         "versions": versions(),
         "machine": machine(),

@@ -1,18 +1,18 @@
 """The main job: `python -m glimodern.train --config configs/demo.yaml` trains, evaluates and saves a model.
 
-A thin loop on accelerate: `accelerate launch -m glimodern.train ...` runs it on several GPUs or nodes. Everything
-random is a function of the seed and the position in the run, so that a resumed run repeats the one that was killed.
+A thin loop on accelerate: `accelerate launch -m glimodern.train ...` runs it on several GPUs or nodes, which share the
+output folder. Everything random is a function of the seed and the position in the run, so that a resumed run repeats
+the one that was killed. Nothing of an earlier run is replaced before all inputs have been read and checked.
 """
 
 import ctypes
 import logging
 import math
-import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,174 +20,190 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from glimodern.batches import TrainingBatches
-from glimodern.config import DataConfig, EncoderConfig, OptimConfig, TrainConfig, parse_train_config
-from glimodern.data import Dataset, load_split, validate, with_asked_types
-from glimodern.data.holdout import hold_out_types
-from glimodern.demo import DEMO_ENCODERS, encoder_config, train_tokenizer
-from glimodern.evaluate import evaluate
+from glimodern.config import TrainConfig, parse_train_config
+from glimodern.data import Dataset, validate
+from glimodern.display import console
+from glimodern.evaluate import check_evaluation
 from glimodern.files import write_json
+from glimodern.interrupts import Interrupts, Stopped
 from glimodern.metrics import Scores
-from glimodern.model import GLiModern, HeadOptions
-from glimodern.resume import Progress, load_progress, newest, save_progress
+from glimodern.model import GLiModern
+from glimodern.ranks import agree, evaluate_together, this_device, together
+from glimodern.resume import (
+    PER_LAUNCH,
+    Progress,
+    check_earlier_run,
+    clear_output,
+    load_progress,
+    newest,
+    save_progress,
+)
 from glimodern.runlog import RunLog, git_commit, make_report, peak_memory
+from glimodern.setup import (
+    build_model,
+    check_gold,
+    check_paths,
+    load_data,
+    optimizer_groups,
+    resolved,
+    training_dtype,
+)
 
 logger = logging.getLogger(__name__)
 
-PER_LAUNCH = ("resume", "overwrite", "progress", "output_dir")  # settings that may differ when a run is resumed
-
-
-def load_data(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None, list[Dataset]]:
-    """Training, dev and evaluation sets; with no train_data the embedded demo corpus."""
-    if not config.train_data:
-        from glimodern.data.demo import build_demo_corpus
-
-        corpus = build_demo_corpus(0)
-        return corpus.train, corpus.dev, [corpus.test]
-
-    limit = config.max_types if config.ask_whole_set else 0
-
-    def load(source: str, split: str | None, limit: int | None) -> Dataset:
-        return with_asked_types(load_split(source, split, skip_bad_rows=config.skip_bad_rows), limit)
-
-    train = join([load(source, "train", limit) for source in config.train_data])
-    dev = None
-    if config.dev_data:
-        dev = join([load(source, "dev", None) for source in config.dev_data])
-    elif config.held_out_types:
-        train, dev = hold_out_types(train, config.held_out_types, seed=seed)
-    return train, dev, [load(source, config.eval_split, None) for source in config.eval_data]
-
-
-def join(datasets: Sequence[Dataset]) -> Dataset:
-    """Several data sets as one."""
-    return Dataset(
-        " + ".join(dict.fromkeys(dataset.name for dataset in datasets)),
-        [example for dataset in datasets for example in dataset],
-        skipped=sum(dataset.skipped for dataset in datasets),
-        skipped_out_of_range=sum(dataset.skipped_out_of_range for dataset in datasets),
-        unmatched=sum(dataset.unmatched for dataset in datasets),
-    )
-
-
-def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int) -> GLiModern:
-    """A model to train: a checkpoint to go on from, a fresh head on a pretrained encoder, or the demo's own."""
-    torch.manual_seed(seed)
-    if config.init_from is not None:
-        model = GLiModern.from_pretrained(config.init_from, trainable=True)
-        default = EncoderConfig()
-        for name in ("hidden_size", "span_mode", "subtoken_pooling", "max_width", "max_len", "labels_encoder"):
-            asked, has = getattr(config, name), getattr(model.config, name)
-            if asked not in (getattr(default, name), has):
-                raise ValueError(f"{name}: the checkpoint of init_from has {has!r}, got {asked!r}; leave it out")
-        if config.dropout != default.dropout:
-            model.set_dropout(config.dropout)
-        return model
-    head: HeadOptions = {
-        "hidden_size": config.hidden_size,
-        "span_mode": config.span_mode,
-        "subtoken_pooling": config.subtoken_pooling,
-        "max_width": config.max_width,
-        "max_len": config.max_len,
-        "max_types": max_types,
-        "dropout": config.dropout,
-        "labels_encoder": config.labels_encoder,
-    }
-    if config.encoder in DEMO_ENCODERS:
-        tokenizer = train_tokenizer((example.words for example in train), train.types)
-        return GLiModern.from_encoder_config(encoder_config(len(tokenizer), config.encoder), tokenizer, **head)
-    return GLiModern.from_encoder(config.encoder, **head)
-
-
-def optimizer_groups(model: GLiModern, config: OptimConfig) -> list[dict[str, Any]]:
-    """Four groups: encoders and the rest, each with and without weight decay (none on biases and other vectors)."""
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            encoder = name.startswith(("encoder.", "labels.encoder."))
-            groups.setdefault((encoder, parameter.dim() >= 2), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.lr if encoder else config.head_lr,
-            "peak_lr": config.lr if encoder else config.head_lr,
-            "weight_decay": config.weight_decay if decay else 0.0,
-        }
-        for (encoder, decay), parameters in groups.items()
-    ]
-
 
 def rate(step: int, total: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step (0-based): linear rise over warmup x total, then a cosine to 0."""
+    """Share of the peak learning rate at a step (0-based): linear rise over warmup x total, then a cosine to 0.
+
+    A run that is extended goes on with the schedule of its new length: the rate jumps up to where a run of that length
+    would be, and the result is not that of a run which had that length from the start.
+    """
     rise = math.ceil(warmup * total)
     if step < rise:
         return (step + 1) / rise
     return 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(total - rise, 1)))
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Train, evaluate and save as the config says; returns what report.json holds."""
-    from rich.console import Console
+class Trainer:
+    """A run: what it starts from, and where it stands."""
 
-    run, optim = config.run, config.optim
-    output = Path(run.output_dir)
-    accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(run.dtype, run.dtype),
-        gradient_accumulation_steps=run.accumulation,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output)),
-    )
-    console = Console(quiet=not accelerator.is_main_process)
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoints = output / "checkpoints"
-    if accelerator.is_main_process:
-        clear_output(output, keep=run.resume, overwrite=run.overwrite)
-    accelerator.wait_for_everyone()
-    commit = git_commit()
+    def __init__(self, config: TrainConfig, interrupts: Interrupts) -> None:
+        self.interrupts = interrupts
+        dtype = training_dtype(config.run.dtype, this_device())
+        self.output = check_paths(config)
+        self.checkpoints = self.output / "checkpoints"
+        self.accelerator = Accelerator(
+            mixed_precision={"fp32": "no"}.get(dtype, dtype),
+            gradient_accumulation_steps=config.run.accumulation,
+            log_with="tensorboard",
+            project_config=ProjectConfiguration(project_dir=str(self.output), logging_dir=str(self.output)),
+        )
+        accelerator, run = self.accelerator, config.run
+        self.console = console(quiet=not accelerator.is_main_process)
+        self.commit = git_commit()
+        with together(accelerator, "reading the inputs"):
+            check_earlier_run(self.output, resume=run.resume, overwrite=run.overwrite)
+            self.train_set, self.dev_set, self.test_sets = load_data(config.data, run.seed)
+            if not len(self.train_set):
+                raise ValueError(f"train_data: expected at least one sentence, got none from {config.data.train_data}")
+            self.model = build_model(config.model, self.train_set, config.data.max_types, run.seed)
+            self._check_data()
+            self.config = resolved(config, self.model, dtype)
+            if config.model.freeze_encoder:
+                self.model.freeze_encoder()
+            rank, world = accelerator.process_index, accelerator.num_processes
+            self.batches = TrainingBatches(self.train_set, self.model.packer, self.config, rank, world)
+            self.total = self.batches.steps()
+        optimizer = torch.optim.AdamW(optimizer_groups(self.model, config.optim), fused=True)
+        self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self.settings = {key: value for key, value in self.config.flat().items() if key not in PER_LAUNCH}
+        self.settings["num_processes"] = world
+        self.done = self._find_progress()
+        self.saved = self.done.step  # of the newest checkpoint
+        self.first_word, self.seconds_before = self.done.words, self.done.seconds
+        self.durations: list[float] = []
+        self.words_cut = self.entities_lost = 0
+        with together(accelerator, "making room in output_dir"), interrupts.held():
+            if accelerator.is_main_process:
+                self.output.mkdir(parents=True, exist_ok=True)
+                clear_output(self.output, overwrite=run.overwrite)
+        accelerator.init_trackers("tensorboard")
+        self.log = RunLog(accelerator, self.output, self.total, self.done, run.progress)
+        self.started = time.perf_counter()
 
-    train_set, dev_set, test_sets = load_data(config.data, run.seed)
-    if not len(train_set):
-        raise ValueError(f"train_data: wanted at least one sentence, got none from {config.data.train_data}")
-    model = build_model(config.model, train_set, config.data.max_types, run.seed)
-    for dataset in [train_set, *([dev_set] if dev_set else []), *test_sets]:
-        console.print(validate(dataset, model.config.max_width).table())
-    if config.model.freeze_encoder:
-        model.freeze_encoder()
-    batches = TrainingBatches(train_set, model.packer, config, accelerator.process_index, accelerator.num_processes)
-    total = batches.steps()
-    optimizer = torch.optim.AdamW(optimizer_groups(model, optim), fused=True)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.init_trackers("tensorboard")
+    def _check_data(self) -> None:
+        """Refuse data that a model cannot learn from or be chosen by, and evaluation that would fail at the end."""
+        packer = self.model.packer
+        check_gold("train_data", self.train_set, packer, alone=True)
+        if self.dev_set:
+            check_evaluation("dev_data", self.dev_set, packer)
+            check_gold("dev_data", self.dev_set, packer, alone=False)
+        for dataset in self.test_sets:
+            check_evaluation("eval_data", dataset, packer)
+        if self.accelerator.is_main_process:
+            for dataset in [self.train_set, *([self.dev_set] if self.dev_set else []), *self.test_sets]:
+                self.console.print(validate(dataset, self.model.config.max_width).table())
 
-    settings = {key: value for key, value in config.flat().items() if key not in PER_LAUNCH}
-    settings["num_processes"] = accelerator.num_processes
-    done = Progress()
-    saved = newest(checkpoints) if run.resume else None
-    if saved is not None:
-        done = load_progress(accelerator, saved, settings)
-        console.print(f"resumed from {saved} at step {done.step} of {total}")
-    elif run.resume:
-        console.print(f"no checkpoint under {checkpoints}: starting at step 0")
+    def _find_progress(self) -> Progress:
+        """Where the run goes on. ValueError for a checkpoint of other settings, or of more steps than are wanted."""
+        if not self.config.run.resume:
+            return Progress()
+        saved = newest(self.checkpoints)
+        if saved is None:
+            self.console.print(f"no checkpoint under {self.checkpoints}: starting at step 0")
+            return Progress()
+        done = load_progress(self.accelerator, saved, self.settings)
+        if done.step > self.total:
+            raise ValueError(
+                f"max_steps, epochs: expected at least the {done.step} steps that {saved} has done, got {self.total}"
+            )
+        factor = rate(done.step, self.total, self.config.optim.warmup)
+        now = "training is done" if done.step == self.total else f"learning rate {factor:.2f} of its peak"
+        self.console.print(f"resumed from {saved} at step {done.step} of {self.total}, {now}")
+        return done
 
-    log = RunLog(accelerator, output, total, done, run.progress)
-    durations: list[float] = []
-    started, words_before, seconds_before = time.perf_counter(), done.words, done.seconds
-    words_cut = entities_lost = 0
-    prepared.train()
-    stream = batches.starting_at(done.batches)
-    with log.bar:
-        while done.step < total:
-            began = time.perf_counter()
-            factor = rate(done.step, total, optim.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
-            step_loss, step_words, seen = 0.0, 0, list[int]()
-            for _ in range(run.accumulation):
-                position, sentences, batch = next(stream)
-                words_cut += sum(batch.words_cut)
-                entities_lost += batch.entities_lost
-                torch.manual_seed(run.seed * 1_000_003 + position * accelerator.num_processes + batches.rank)
-                with accelerator.accumulate(prepared):
-                    loss = prepared(
+    def run(self) -> dict[str, Any]:
+        """Train to the end, evaluate, and write model and report.json; returns what that holds."""
+        # ranks that a signal reaches at different places would wait for each other, so there it waits for the next step
+        several = self.accelerator.num_processes > 1
+        try:
+            with self.log.bar, self.interrupts.held() if several else nullcontext():
+                self.prepared.train()
+                stream = self.batches.starting_at(self.done.batches)
+                while True:
+                    self._evaluate_if_due()
+                    self._save_if_due()
+                    if self.done.step >= self.total:
+                        break
+                    with self.interrupts.held():
+                        stop = self._step(stream)
+                    if stop:
+                        raise Stopped(stop)
+            self._say_what_was_left_out()
+            return self._finish()
+        except Stopped as stopped:
+            with self.interrupts.held():
+                if self.done.step > self.saved:
+                    self._save()
+            raise Stopped(stopped.number, self._where()) from None
+        finally:
+            self.accelerator.end_training()
+
+    def _where(self) -> str:
+        done = self.done.step
+        if done == 0:
+            return "stopped before the first step"
+        again = "the same command with --resume" + (" in place of --overwrite" if self.config.run.overwrite else "")
+        return f"stopped at step {done} of {self.total}; go on with {again}"
+
+    def _save(self) -> None:
+        save_progress(self.accelerator, self.checkpoints, self.done, self.settings)
+        self.saved = self.done.step
+
+    def _save_if_due(self) -> None:
+        """Every checkpoint_steps, and at the end, from which a run can be extended."""
+        every, step = self.config.run.checkpoint_steps, self.done.step
+        if every and step > self.saved and (step % every == 0 or step == self.total):
+            with self.interrupts.held():
+                self._save()
+
+    def _step(self, stream: Any) -> int:
+        """One optimizer step; returns the signal that a rank received meanwhile, 0 if none did."""
+        run, optim, accelerator = self.config.run, self.config.optim, self.accelerator
+        began, number = time.perf_counter(), self.done.step + 1
+        factor = rate(self.done.step, self.total, optim.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        step_loss, step_words, stop, seen = 0.0, 0, 0, list[int]()
+        for _ in range(run.accumulation):
+            with accelerator.accumulate(self.prepared):
+                with together(accelerator, f"packing a batch of step {number}"):  # the forward pass may sync buffers
+                    position, sentences, batch = next(stream)
+                    seen += sentences
+                problem: Exception | None = None
+                try:
+                    torch.manual_seed(run.seed * 1_000_003 + position * accelerator.num_processes + self.batches.rank)
+                    loss = self.prepared(
                         batch.to(accelerator.device),
                         focal_gamma=optim.focal_gamma,
                         focal_scale=optim.focal_scale,
@@ -196,102 +212,141 @@ def train(config: TrainConfig) -> dict[str, Any]:
                         fused=run.fused,
                     )
                     value = loss.item()
-                    seen += sentences
-                    stop_unless_finite("loss", value, done.step + 1, train_set, sentences)
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm or math.inf)
-                        if run.dtype != "fp16":  # whose scaler leaves such a step out and lowers its scale
-                            stop_unless_finite("the gradient's norm", float(norm), done.step + 1, train_set, seen)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                step_loss += value / run.accumulation
-                step_words += batch.word_index.numel() * accelerator.num_processes
-            durations.append(time.perf_counter() - began)
-            done = replace(
-                done,
-                step=done.step + 1,
-                batches=done.batches + run.accumulation,
-                words=done.words + step_words,
-                seconds=seconds_before + time.perf_counter() - started,
-            )
-            log.step(
-                done.step, loss=step_loss, lr=optim.lr * factor, seconds=durations[-1],
-                words_per_second=step_words / durations[-1],
-            )  # fmt: skip
-            last = done.step == total
-            if dev_set and (last or (run.eval_steps and done.step % run.eval_steps == 0)):
-                done = choose_best(accelerator, model, dev_set, config, done, log)
-                prepared.train()
-            if not last and run.checkpoint_steps and done.step % run.checkpoint_steps == 0:
-                save_progress(accelerator, checkpoints, done, settings)
-    most_memory = peak_memory(accelerator.device)  # before a second model is loaded
-    if words_cut or entities_lost:
-        logger.warning(
-            "training left out %d words of texts that are too long and %d gold entities that are wider than %d words "
-            "or were cut off", words_cut, entities_lost, model.config.max_width,
-        )  # fmt: skip
-
-    report: dict[str, Any] = {}
-    if accelerator.is_main_process:
-        if dev_set is None:
-            model.save_pretrained(output / "model")
-        best = GLiModern.from_pretrained(output / "model", dtype="fp32", device=accelerator.device)
-        seconds = done.seconds
-        scores: dict[str, Scores] = {}
-        for dataset in test_sets:
-            name = dataset.name
-            if name in scores:
-                name = f"{name} ({sum(key.startswith(name) for key in scores) + 1})"
-            scores[name] = evaluate(best, dataset, threshold=run.threshold)
-            console.print(scores[name].table(f"{name}: {len(dataset)} sentences"))
-        report = make_report(config, done, total, seconds, durations, scores)
-        report["git_commit"] = commit
-        report["peak_memory_bytes"] = most_memory
-        report["words_per_second"] = (done.words - words_before) / max(sum(durations), 1e-9)
-        write_json(output / "report.json", report)
-        console.print(f"model: {output / 'model'}   report: {output / 'report.json'}")
-    accelerator.end_training()
-    return report
-
-
-def clear_output(output: Path, *, keep: bool, overwrite: bool) -> None:
-    """Make room for a run: what a crash left half written goes, an earlier run only with overwrite."""
-    for partial in [*output.glob(".*"), *output.glob("checkpoints/.*")]:
-        if partial.name.startswith((".model.", ".step-")):
-            shutil.rmtree(partial)
-    earlier = [p for n in ("checkpoints", "model", "metrics.jsonl", "report.json") if (p := output / n).exists()]
-    if keep or not earlier:
-        return
-    if not overwrite:
-        raise ValueError(
-            f"output_dir: {output} holds an earlier run ({', '.join(p.name for p in earlier)}); go on with --resume, "
-            "replace it with --overwrite, or choose another folder"
+                    stop_unless_finite("loss", value, number, self.train_set, sentences)
+                except Exception as error:
+                    problem = error
+                stop = agree(accelerator, problem, f"training step {number}", self.interrupts.received)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(self.model.parameters(), optim.max_grad_norm or math.inf)
+                    if run.dtype != "fp16":  # whose scaler leaves such a step out and lowers its scale
+                        stop_unless_finite("the gradient's norm", float(norm), number, self.train_set, seen)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            step_loss += value / run.accumulation
+            step_words += batch.word_index.numel() * accelerator.num_processes
+            self.words_cut += sum(batch.words_cut)
+            self.entities_lost += batch.entities_lost
+        seconds = time.perf_counter() - began
+        self.durations.append(seconds)
+        self.done = replace(
+            self.done,
+            step=number,
+            batches=self.done.batches + run.accumulation,
+            words=self.done.words + step_words,
+            seconds=self.seconds_before + time.perf_counter() - self.started,
         )
-    for path in earlier:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.log.step(
+            number, loss=step_loss, lr=optim.lr * factor, seconds=seconds, words_per_second=step_words / seconds
+        )
+        return stop or (self.interrupts.received if accelerator.num_processes == 1 else 0)
+
+    def _evaluate_if_due(self) -> None:
+        """On the dev set, every eval_steps and at the end; the model with the best micro F1 so far is kept."""
+        run, step = self.config.run, self.done.step
+        due = step == self.total or (run.eval_steps and step % run.eval_steps == 0)
+        if not self.dev_set or step == 0 or step == self.done.evaluated or not due:
+            return
+        f1 = evaluate_together(self.accelerator, self.model, self.dev_set, run.threshold, autocast=True).micro.f1
+        with self.interrupts.held():
+            best = self.done.best_f1 is None or f1 > self.done.best_f1
+            if best:
+                self._save_model()
+            self.done = replace(self.done, evaluated=step)
+            if best:
+                self.done = replace(self.done, best_f1=f1, best_step=step)
+            self.log.write(step, dev_micro_f1=f1)
+            self.log.bar.console.print(f"step {step}: dev micro F1 {100 * f1:.2f}")
+        self.prepared.train()
+
+    def _save_model(self) -> None:
+        with together(self.accelerator, "saving the model"):
+            if self.accelerator.is_main_process:
+                self.model.save_pretrained(self.output / "model")
+
+    def _say_what_was_left_out(self) -> None:
+        if self.words_cut or self.entities_lost or self.batches.types_left_out:
+            logger.warning(
+                "training left out %d words of texts that are too long, %d gold entities that are wider than %d words "
+                "or were cut off, and %d types of other sentences that the prompt had no room for",
+                self.words_cut, self.entities_lost, self.model.config.max_width, self.batches.types_left_out,
+            )  # fmt: skip
+
+    def _finish(self) -> dict[str, Any]:
+        """Save the model where no dev set chose it, write report.json, and again after each evaluation set.
+
+        A set whose evaluation fails is named in the report's "failed", and RuntimeError is raised once all others have
+        been evaluated.
+        """
+        accelerator, run = self.accelerator, self.config.run
+        if self.dev_set is None:
+            with self.interrupts.held():
+                self._save_model()
+        report = make_report(self.config, self.done, self.durations, self.first_word)
+        report["git_commit"] = self.commit
+        report["peak_memory_bytes"] = peak_memory(accelerator.device)  # before a second model is loaded
+        named = _named(self.test_sets)
+        report["failed"] = dict.fromkeys(named, "not evaluated yet")
+        self._write(report)
+        tables: dict[str, Scores] = {}
+        with together(accelerator, "loading the saved model"):
+            best = GLiModern.from_pretrained(self.output / "model", dtype=run.dtype, device=accelerator.device)
+        for name, dataset in named.items():
+            try:
+                tables[name] = evaluate_together(accelerator, best, dataset, run.threshold, autocast=False)
+            except Exception as error:  # the others are still worth their scores
+                logger.exception("%s was not evaluated", name)
+                report["failed"][name] = f"{type(error).__name__}: {error}"
+            else:
+                report["evaluation"][name] = tables[name].to_dict()
+                del report["failed"][name]
+            self._write(report)
+        for name, scores in tables.items():
+            self.console.print(scores.table(f"{name}: {len(named[name])} sentences"))
+        self.console.print(f"model: {self.output / 'model'}   report: {self.output / 'report.json'}")
+        if report["failed"]:
+            said = "; ".join(f"{name}: {message}" for name, message in report["failed"].items())
+            raise RuntimeError(f"the model is trained and saved, but {len(report['failed'])} sets failed: {said}")
+        return report
+
+    def _write(self, report: dict[str, Any]) -> None:
+        with together(self.accelerator, "writing report.json"):
+            if self.accelerator.is_main_process:
+                write_json(self.output / "report.json", report)
+
+
+def _named(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
+    """Data sets by their names, those of one name numbered."""
+    named: dict[str, Dataset] = {}
+    for dataset in datasets:
+        name, number = dataset.name, 1
+        while name in named:
+            number += 1
+            name = f"{dataset.name} ({number})"
+        named[name] = dataset
+    return named
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train, evaluate and save as the config says; returns what report.json holds.
+
+    On SIGINT or SIGTERM the step at hand ends, a checkpoint is written, and Stopped, a KeyboardInterrupt, is raised.
+    """
+    with Interrupts() as interrupts:
+        try:
+            trainer = Trainer(config, interrupts)
+        except Stopped as stopped:
+            raise Stopped(stopped.number, "stopped before the first step") from None
+        return trainer.run()
 
 
 def stop_unless_finite(what: str, value: float, step: int, dataset: Dataset, sentences: Sequence[int]) -> None:
     """FloatingPointError that names the sentences of a step whose loss or gradient is no number."""
     if not math.isfinite(value):
         ids = ", ".join(dataset[i].id or str(i) for i in sentences)
-        raise FloatingPointError(f"{what} is {value} at step {step}, with the sentences {ids}; no weight was changed")
-
-
-def choose_best(
-    accelerator: Accelerator, model: GLiModern, dev_set: Dataset, config: TrainConfig, done: Progress, log: RunLog
-) -> Progress:
-    """Evaluate on the dev set; the model with the best micro F1 so far is the one that is kept."""
-    if accelerator.is_main_process:
-        f1 = evaluate(model, dev_set, threshold=config.run.threshold).micro.f1
-        log.write(done.step, dev_micro_f1=f1)
-        log.bar.console.print(f"step {done.step}: dev micro F1 {100 * f1:.2f}")
-        if done.best_f1 is None or f1 > done.best_f1:
-            done = replace(done, best_f1=f1, best_step=done.step)
-            model.save_pretrained(Path(config.run.output_dir) / "model")
-    accelerator.wait_for_everyone()
-    return done
+        raise FloatingPointError(
+            f"{what} is {value} at step {step}, with the sentences {ids}; the weights are as step {step - 1} left them"
+        )
 
 
 def keep_freed_memory() -> None:
@@ -314,7 +369,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for noisy in ("httpx", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     keep_freed_memory()
-    train(parse_train_config(arguments))
+    try:
+        train(parse_train_config(arguments))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.exit_code) from None
 
 
 if __name__ == "__main__":

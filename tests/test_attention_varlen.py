@@ -18,6 +18,7 @@ from torch import Tensor
 from glimodern import ops, reference
 from glimodern.ops import _attention_tiles as plain_tiles
 from glimodern.ops import dispatch
+from glimodern.ops._attention_varlen import _text_by_text, takes_flash
 
 BACKENDS = ("reference", *CPP)
 BF16_BACKENDS = (*BACKENDS, "cpp-avx512_bf16", "cpp-amx")
@@ -497,10 +498,75 @@ def test_cuda_takes_flash_attention(monkeypatch):
     assert "varlen_attn" in ops.backend_info("cuda", torch.bfloat16)["attention_varlen"]["why"]
 
 
+def as_on_cuda(monkeypatch, flash, drops):
+    choose = dispatch.choose
+    monkeypatch.setattr(dispatch, "choose", lambda op, device_type, dtype: choose(op, "cuda", dtype))
+    monkeypatch.setattr(dispatch, "flash_attention", lambda: flash)
+    monkeypatch.setattr(dispatch, "flash_drops", lambda: drops)
+    monkeypatch.setattr(dispatch, "_has_ampere", lambda: True)
+
+
+def test_dropout_on_cuda_takes_flash_attn_where_that_drops(monkeypatch):
+    """The package flash-attn gets the probability, and nothing where there is none (PyTorch's knows no such name)."""
+    given = []
+
+    def flash(q, k, v, cu, longest, scale, window, **drop):
+        given.append(drop)
+        return q
+
+    as_on_cuda(monkeypatch, flash, drops=True)
+    q, cu = torch.ones(5, 2, 8, dtype=torch.bfloat16), torch.tensor([0, 2, 5], dtype=torch.int32)
+    for dropout_p in (0.0, 0.1):
+        ops.attention_varlen(q, q, q, cu, 3, dropout_p=dropout_p)
+    assert given == [{}, {"dropout_p": 0.1}]
+    assert takes_flash("cuda", torch.bfloat16, 64, 0.1) and not takes_flash("cuda", torch.float32, 64)
+
+
+def test_dropout_on_cuda_without_flash_attn_goes_text_by_text(monkeypatch):
+    """No tiles but where there is a window: PyTorch's attention, with the probability."""
+    asked, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(q, k, v, *, dropout_p, scale):
+        asked.append((q.shape[2], dropout_p))
+        return attend(q, k, v, dropout_p=dropout_p, scale=scale)
+
+    as_on_cuda(monkeypatch, print, drops=False)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    q, cu = torch.ones(5, 2, 8, dtype=torch.bfloat16), torch.tensor([0, 2, 5], dtype=torch.int32)
+    assert ops.attention_varlen(q, q, q, cu, 3, dropout_p=0.1).shape == q.shape
+    assert asked == [(2, 0.1), (3, 0.1)] and not takes_flash("cuda", torch.bfloat16, 8, 0.1)
+    ops.attention_varlen(q, q, q, cu, 3, dropout_p=0.1, window=1)
+    assert len(asked) == 2
+
+
+def test_text_by_text_is_the_same_attention():
+    """Against the oracle, with gradients, tokens before and after the texts and an empty text."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v, upstream = (torch.randn(11, 2, 8, generator=draw, dtype=torch.float64) for _ in range(4))
+    bounds = [2, 5, 5, 10]
+    inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = _text_by_text(*inputs, bounds, 0.3, 0.0)
+    grads = torch.autograd.grad(out, inputs, upstream)
+    plain = [x[2:10].clone().requires_grad_() for x in (q, k, v)]
+    wanted = ops.attention_varlen(*plain, torch.tensor([0, 3, 3, 8], dtype=torch.int32), 5, scale=0.3)
+    torch.testing.assert_close(out[2:10], wanted)
+    assert not out[:2].any() and not out[10:].any()
+    for got, right in zip(grads, torch.autograd.grad(wanted, plain, upstream[2:10]), strict=True):
+        torch.testing.assert_close(got[2:10], right)
+    torch.manual_seed(0)
+    ones = torch.ones(400, 4, 8)
+    kept = _text_by_text(ones, ones, ones, [0, 400], 1.0, 0.25)
+    assert kept.mean() == pytest.approx(1.0, abs=0.01) and kept.std() > 0.01
+    torch.manual_seed(0)
+    assert torch.equal(kept, _text_by_text(ones, ones, ones, [0, 400], 1.0, 0.25))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("dropout_p", [0.0, 0.2])
+@pytest.mark.parametrize(
+    ("dtype", "dropout_p"),
+    [(torch.float32, 0.0), (torch.float32, 0.2), (torch.float16, 0.0), (torch.bfloat16, 0.0)],  # half: its own mask
+)
 @pytest.mark.parametrize("case", [CASES[5], CASES[15]], ids=["short", "window"])
 def test_on_a_gpu(case, dtype, dropout_p):
     batch = case.build(dtype=dtype)

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import signal
 import sys
 import warnings
 from dataclasses import replace
@@ -17,7 +18,9 @@ from safetensors.torch import load_file
 
 from glimodern import GLiModern, LabelVectors, bi_encoder, ops
 from glimodern.config import parse_train_config
+from glimodern.interrupts import Stopped
 from glimodern.ops import _cost
+from glimodern.runlog import RunLog
 from glimodern.train import train
 from tests.bi_encoder_rows import difference, encoder_config, save_encoder, spread_types
 from tests.conftest import WORDS
@@ -365,7 +368,7 @@ def test_every_weight_that_is_used_gets_a_gradient(folder, fused):
     assert all(p.grad is not None for p in model.labels.projection.parameters())
 
 
-def test_training_saving_and_resuming(folder, tmp_path):
+def test_training_saving_and_resuming(folder, tmp_path, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(map(json.dumps, rows())) + "\n")
@@ -388,18 +391,26 @@ def test_training_saving_and_resuming(folder, tmp_path):
     name = "token_rep_layer.labels_encoder.model.encoder.layer.0.output.dense.weight"
     assert not torch.equal(trained[name], start)
 
-    (tmp_path / "run" / "model").rename(tmp_path / "whole")
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= 10]
-    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(kept) + "\n")
-    train(parse_train_config(arguments(tmp_path / "run", "--resume")))
-    assert losses(tmp_path / "run") == whole
-    again = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    write = RunLog.step
+
+    def stop_at_ten(log, step, **values):
+        write(log, step, **values)
+        if step == 10:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", stop_at_ten)
+        with pytest.raises(Stopped):
+            train(parse_train_config(arguments(tmp_path / "stopped")))
+    train(parse_train_config(arguments(tmp_path / "stopped", "--resume")))
+    assert losses(tmp_path / "stopped") == whole
+    again = load_file(tmp_path / "stopped" / "model" / "model.safetensors")
     assert all(torch.equal(again[key], trained[key]) for key in trained)
     with pytest.raises(ValueError, match="labels_encoder: the checkpoint of init_from has"):
         train(
             parse_train_config(
-                ["--init-from", str(tmp_path / "whole"), "--labels-encoder", "x/y", "--output-dir", str(tmp_path / "n")]
+                ["--init-from", str(tmp_path / "run" / "model"), "--labels-encoder", "x/y"]
+                + ["--output-dir", str(tmp_path / "n")]
             )
         )
 

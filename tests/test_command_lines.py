@@ -92,8 +92,90 @@ def test_evaluate_writes_json(folder, capsys):
     assert report["mean_micro_f1"] == scores["micro"]["f1"]
 
 
+GOLD = {"tokenized_text": WORDS, "ner": [[0, 1, "[/b]"], [6, 6, "[red]place"]]}
+
+
+def test_evaluate_makes_the_folder_of_its_scores(folder, tmp_path, capsys):
+    """Names that rich would read as markup are shown as they are."""
+    data = tmp_path / "a[i].jsonl"
+    data.write_text(json.dumps(GOLD) + "\n")
+    file = tmp_path / "new" / "deeper" / "s.json"
+    evaluate.main([str(folder / "model"), "--data", str(data), "--json", str(file)])
+    assert json.loads(file.read_text())["failed"] == {}
+    said = capsys.readouterr().out
+    assert "a[i]" in said and "[/b]" in said and "[red]place" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--json", "{folder}"], "--json: expected a file to write, got the folder"),
+        (["--json", "{folder}/gold.jsonl/s.json"], "--json: .* is no folder"),
+        (["--json", "{folder}/gold.jsonl"], "--json: .* is read by the same command"),
+        (["--json", "{folder}/model/model.safetensors"], "--json: .* is read by the same command"),
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    ],
+)
+def test_evaluate_checks_before_it_computes(folder, monkeypatch, more, message):
+    (folder / "gold.jsonl").write_text(json.dumps(GOLD) + "\n")
+    before = (folder / "gold.jsonl").read_text()
+    monkeypatch.setattr(GLiModern, "from_pretrained", lambda *_, **__: pytest.fail("computed first"))
+    given = [str(folder / "model"), "--data", str(folder / "gold.jsonl")]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        evaluate.main([*given, *(one.replace("{folder}", str(folder)) for one in more)])
+    assert (folder / "gold.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--threshold", "nan"], "threshold: expected a number >= 0 and <= 1, got nan"),
+        (["--max-sentences", "0"], "max_sentences: expected a whole number >= 1"),
+        (["--batch-tokens", "-5"], "batch_tokens: expected a whole number >= 1 or 'auto', got -5"),
+    ],
+)
+def test_evaluate_checks_its_numbers(folder, capsys, more, message):
+    with pytest.raises(SystemExit):
+        evaluate.main([str(folder / "model"), "--data", "x", *more])
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_data_set_that_fails_does_not_take_the_others_along(folder, tmp_path, monkeypatch):
+    paths = [tmp_path / f"{name}.jsonl" for name in ("good", "bad")]
+    for path in paths:
+        path.write_text(json.dumps(GOLD) + "\n")
+    predict_gold_labels = evaluate.predict_gold_labels
+
+    def broken(model, dataset, *more, **options):
+        if dataset.name == "bad":
+            raise RuntimeError("out of luck")
+        return predict_gold_labels(model, dataset, *more, **options)
+
+    monkeypatch.setattr(evaluate, "predict_gold_labels", broken)
+    given = [str(folder / "model"), "--data", *map(str, reversed(paths)), "--json", str(tmp_path / "s.json")]
+    with pytest.raises(SystemExit, match="1 of 2 data sets were not evaluated: RuntimeError: out of luck"):
+        evaluate.main(given)
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert list(report["data"]) == [str(paths[0])] and list(report["failed"]) == [str(paths[1])]
+
+
+def test_labels_that_do_not_fit_are_named_before_anything_is_evaluated(folder, tmp_path, monkeypatch):
+    labels = [f"{'very ' * 8}long label {number}" for number in range(20)]
+    wide = {"tokenized_text": ["Ada"], "ner": [[0, 0, label] for label in labels]}
+    (tmp_path / "two.jsonl").write_text(json.dumps(wide) + "\n")
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: pytest.fail("evaluated first"))
+    with pytest.raises(ValueError, match=r"--data: two, sentence .*two.jsonl:1: .*do not fit"):
+        evaluate.main([str(folder / "model"), "--data", str(tmp_path / "two.jsonl")])
+
+
+def test_no_gold_is_said(folder, tmp_path, caplog):
+    (tmp_path / "none.jsonl").write_text(json.dumps({"tokenized_text": ["a"], "ner": [], "ner_labels": ["x"]}) + "\n")
+    evaluate.main([str(folder / "model"), "--data", str(tmp_path / "none.jsonl")])
+    assert "none has no gold entity, so F1 is 0" in caplog.text
+
+
 def test_evaluate_wants_data(folder):
-    with pytest.raises(ValueError, match="--data: wanted at least one"):
+    with pytest.raises(ValueError, match="--data: expected at least one"):
         evaluate.main([str(folder / "model"), "--data"])
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -101,22 +103,119 @@ def test_seconds_become_steps(data, tmp_path, monkeypatch):
 
     def run_phase(config, encoder, phase, steps, folder):
         asked.append((phase, steps))
-        (folder / f"{phase}.json").write_text(json.dumps({"steps": 7} if phase == "steps" else {}))
+        write_result(config, folder / f"{phase}.json", {"steps": 7} if phase == "steps" else {})
 
     monkeypatch.setattr(compare, "run_phase", run_phase)
     assert compare.measure(CompareConfig("demo-bert", seconds=2.0, train=train), "demo-bert", tmp_path)["steps"] == 7
     assert asked == [("steps", None), ("train", 7), ("predict", 7)]
 
 
+def write_result(config, path, row):
+    path.write_text(json.dumps({"settings": config.settings(), "row": row}))
+
+
+def test_results_of_other_settings_are_not_done(data, tmp_path, monkeypatch):
+    """What --overwrite was to replace stays until it is replaced, but is never taken for a result."""
+    config, other = (CompareConfig("demo", train=training(data, tmp_path), predict_sentences=n) for n in (5, 6))
+    folder = folder_of(tmp_path, "demo")
+    folder.mkdir()
+    for phase in ("train", "predict"):
+        write_result(other, folder / f"{phase}.json", {"old": phase})
+    monkeypatch.setattr(compare, "run_phase", lambda *_: "no such encoder")
+    assert compare.measure(config, "demo", tmp_path) == {"encoder": "demo", "error": "train: no such encoder"}
+    assert json.loads((folder / "train.json").read_text())["row"] == {"old": "train"}
+    assert compare.measure(other, "demo", tmp_path) == {"encoder": "demo", "old": "predict"}
+
+
+def test_a_checkpoint_of_other_settings_is_not_resumed(data, tmp_path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(compare.subprocess, "Popen", lambda command, **_: jobs.append(command[-1]) or Done())
+    config, other = (CompareConfig("demo", train=training(data, tmp_path), predict_sentences=n) for n in (5, 6))
+    resumed = []
+    for one in (config, config, other):
+        assert compare.run_phase(one, "demo", "train", None, tmp_path) is None
+        resumed.append(json.loads(Path(jobs[-1]).read_text())["resume"])
+    assert resumed == [False, True, False]
+
+
+class Done:
+    """A process that has ended well."""
+
+    def wait(self):
+        return 0
+
+
+def test_nothing_is_touched_before_the_inputs_are_read(data, tmp_path):
+    output = tmp_path / "out"
+    model = output / "demo-bert" / "run" / "model"
+    model.mkdir(parents=True)
+    (output / "settings.json").write_text("{}")
+    (output / "demo-bert" / "train.json").write_text("{}")
+    given = ["--encoders", "demo-bert", "--output-dir", str(output), "--overwrite", *budget(data)]
+    for more, message in [
+        (["--train-data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--eval-data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--encoders", f"demo-bert,{model}"], "output_dir: encoders reads"),
+        (["--labels-encoder", str(model)], "output_dir: labels_encoder reads"),
+        (["--output-dir", str(data)], "is no folder"),
+    ]:
+        once = [one for one in given if not more[0].endswith("-data") or one not in (more[0], str(data))]
+        if more[0].endswith("-data"):
+            other = {"--train-data": "--eval-data", "--eval-data": "--train-data"}[more[0]]
+            once = [one for part in once for one in ([part, str(data)] if part == other else [part])]
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            compare.main([*once, *more])
+    assert (output / "settings.json").read_text() == (output / "demo-bert" / "train.json").read_text() == "{}"
+
+
+def test_ctrl_c_lets_the_run_write_its_checkpoint(data, tmp_path, monkeypatch, capsys):
+    """The run gets SIGTERM once, is waited for, and the command says how to go on."""
+    got = []
+
+    class Running:
+        def wait(self):
+            if not got:
+                got.append("waited")
+                signal.raise_signal(signal.SIGINT)
+            return 143
+
+        def send_signal(self, number):
+            got.append(number)
+
+    monkeypatch.setattr(compare.subprocess, "Popen", lambda *_, **__: Running())
+    with pytest.raises(SystemExit) as ended:
+        compare.main(["--encoders", "demo", "--output-dir", str(tmp_path / "out"), *budget(data)])
+    assert ended.value.code == 130 and got == ["waited", signal.SIGTERM]
+    assert "stopped after 0 of 1 encoders; the same command goes on" in capsys.readouterr().err
+
+
+FINISHED = dict(
+    steps=4, step_seconds=None, train_seconds=1.0, train_memory_bytes=2**27, parameters=2e6, f1={"[/i]": 0.5, "b": 0.2},
+    sentences_per_second=9.0, predict_memory_bytes=2**27, packed=True,
+)  # fmt: skip
+
+
+def test_names_are_shown_as_they_are(data, tmp_path, monkeypatch, capsys):
+    """Brackets are no markup, dollars no formula; a run that was done already has no seconds a step."""
+    rows = {"[/b]x": FINISHED, "a$b$c_{": FINISHED, "[red]": {"error": "train: [/oops] $x$"}}
+    monkeypatch.setattr(compare, "measure", lambda config, encoder, output: {"encoder": encoder, **rows[encoder]})
+    monkeypatch.setenv("COLUMNS", "160")
+    compare.compare(CompareConfig(",".join(rows), train=training(data, tmp_path / "[/out]")))
+    said = capsys.readouterr().out
+    for name in (*rows, "train: [/oops] $x$", "[/i]"):
+        assert name in said
+    assert json.loads((tmp_path / "[/out]" / "compare.json").read_text())["rows"][0]["encoder"] == "[/b]x"
+
+
 def test_wrong_use(data):
     train = training(data, "out")
     for arguments, message in [
-        (dict(encoders=" , "), "encoders: wanted distinct names"),
-        (dict(encoders="demo,demo"), "encoders: wanted distinct names"),
-        (dict(encoders="demo", train=training(data, "out", init_from="x")), "encoder, init_from: wanted neither"),
-        (dict(encoders="demo", seconds=3.0, train=train), "seconds: wanted a positive number and no max_steps"),
-        (dict(encoders="demo", train=TrainConfig(DataConfig(train_data=("x",)))), "eval_data: wanted at least one"),
-        (dict(encoders="demo", predict_sentences=0), "predict_sentences: wanted a positive number"),
+        (dict(encoders=" , "), "encoders: expected distinct names"),
+        (dict(encoders="demo,demo"), "encoders: expected distinct names"),
+        (dict(encoders="demo", train=training(data, "out", init_from="x")), "encoder, init_from: expected neither"),
+        (dict(encoders="demo", seconds=3.0, train=train), "seconds, max_steps: expected one budget"),
+        (dict(encoders="demo", train=TrainConfig(DataConfig(train_data=("x",)))), "eval_data: expected at least one"),
+        (dict(encoders="demo", predict_sentences=0), "predict_sentences: expected a whole number >= 1"),
     ]:
         with pytest.raises(ValueError, match=message):
             CompareConfig(**arguments)

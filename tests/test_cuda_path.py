@@ -244,10 +244,11 @@ def test_bf16_is_chosen_only_where_it_is_native(monkeypatch):
     assert asked == [False]
 
 
-def test_batch_tokens_count_what_pytorch_keeps_as_free_and_ask_once(monkeypatch):
-    asked = []
-    inference._cuda_batch_tokens.cache_clear()
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (asked.append(device) or 10 << 20, 80 << 30))
+def test_batch_tokens_count_what_pytorch_keeps_as_free_and_ask_once_a_second(monkeypatch):
+    asked, free, now = [], [10 << 20], [100.0]
+    inference._free_bytes.cache_clear()
+    monkeypatch.setattr(inference.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (asked.append(device) or free[0], 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 30 << 20)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20 << 20)
     try:
@@ -256,8 +257,11 @@ def test_batch_tokens_count_what_pytorch_keeps_as_free_and_ask_once(monkeypatch)
         assert len(asked) == 1
         assert inference.resolve_batch_tokens("auto", torch.device("cuda", 0), 1) == 65_536
         assert inference.resolve_batch_tokens("auto", torch.device("cuda", 0), 1 << 30) == 4096
+        free[0], now[0] = 30 << 20, 101.5  # another model has gone
+        assert inference.resolve_batch_tokens("auto", torch.device("cuda", 0), 1024) == 20 << 10
+        assert len(asked) == 2
     finally:
-        inference._cuda_batch_tokens.cache_clear()
+        inference._free_bytes.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -286,15 +290,17 @@ def attention_packages(monkeypatch):
             module = None if function is None else types.SimpleNamespace(**{attribute: function})
             monkeypatch.setitem(sys.modules, name, module)
         dispatch.flash_attention.cache_clear()
+        dispatch.flash_drops.cache_clear()
         return dispatch.flash_attention()
 
     yield taken
     dispatch.flash_attention.cache_clear()
+    dispatch.flash_drops.cache_clear()
 
 
 def test_flash_attn_goes_first_and_pytorch_stands_in(attention_packages):
     def flash_attn(q, k, v, cu_q, cu_k, max_q, max_k, dropout_p=0.0, softmax_scale=None, window_size=(-1, -1)):
-        return "flash_attn", softmax_scale, window_size
+        return "flash_attn", softmax_scale, window_size, dropout_p
 
     def varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
         return "PyTorch", scale, window_size
@@ -303,8 +309,11 @@ def test_flash_attn_goes_first_and_pytorch_stands_in(attention_packages):
         raise AssertionError
 
     arguments = (None, None, None, None, 7, 0.25)
-    assert attention_packages(flash_attn, varlen_attn)(*arguments, 3) == ("flash_attn", 0.25, (3, 3))
+    assert attention_packages(flash_attn, varlen_attn)(*arguments, 3) == ("flash_attn", 0.25, (3, 3), 0.0)
+    assert attention_packages(flash_attn, None)(*arguments, 3, dropout_p=0.1) == ("flash_attn", 0.25, (3, 3), 0.1)
+    assert dispatch.flash_drops()
     assert attention_packages(None, varlen_attn)(*arguments, None) == ("PyTorch", 0.25, (-1, -1))
+    assert not dispatch.flash_drops()
     assert attention_packages(None, without_windows) is None
     assert attention_packages(None, None) is None
 

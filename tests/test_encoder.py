@@ -14,11 +14,9 @@ from torch import Tensor
 
 from glimodern import ops
 from glimodern.encoder import Encoder, build_encoder, load_encoder
-from glimodern.encoder import linear as linear_module
 from glimodern.encoder.adapter import PACKED_MODELS
 from glimodern.encoder.attention import Packing, packed_attention
 from glimodern.encoder.dropout import Dropout, dropout
-from glimodern.encoder.linear import accelerate_linears
 from glimodern.encoder.relative import group_texts
 from glimodern.encoder.t5 import T5_MODELS
 
@@ -395,42 +393,3 @@ def test_bad_paths_are_named(tmp_path: Path) -> None:
 def test_import_is_light() -> None:
     code = "import sys, glimodern.encoder; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
-
-
-# Linear layers
-
-
-@pytest.mark.parametrize("products", [["forward"], ["grad_input"], ["grad_weight"], linear_module.PRODUCTS], ids=str)
-@pytest.mark.parametrize("bias", [True, False])
-def test_onednn_products_equal_linear(products: list[str], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_module, "onednn_products", lambda: frozenset(products))
-    torch.manual_seed(0)
-    plain = torch.nn.Sequential(torch.nn.Linear(48, 80, bias=bias))
-    fast = copy.deepcopy(plain)
-    assert accelerate_linears(fast) == 1 and list(fast.state_dict()) == list(plain.state_dict())
-    x, upstream = torch.randn(2, 3, 70, 48), torch.randn(3, 70, 80)
-    results = []
-    for model, inputs in ((plain, x[0].clone().requires_grad_()), (fast, x[0].clone().requires_grad_())):
-        out = model(inputs)
-        results.append((out, *torch.autograd.grad(out, [inputs, *model.parameters()], upstream)))
-    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-4)  # sums of up to 210 products of N(0, 1)
-    with torch.no_grad():
-        torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(fast(x), plain(x))
-    assert torch.equal(fast(x[0, 0, :5]), plain(x[0, 0, :5]))
-
-
-def test_linears_stay_where_nothing_is_gained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_module, "onednn_products", frozenset)
-    model = torch.nn.Linear(4, 4)
-    assert accelerate_linears(model) == 0 and type(model) is torch.nn.Linear
-
-
-def test_the_probe_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr(linear_module, "_PROBE", (16, 16, 16))
-    linear_module.onednn_products.cache_clear()
-    with torch.device("meta"):  # where the doctor builds a model for its shapes alone
-        assert linear_module.onednn_products() <= set(linear_module.PRODUCTS)
-    linear_module.onednn_products.cache_clear()

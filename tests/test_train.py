@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,17 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from glimodern import GLiModern
+from glimodern import setup as starting
+from glimodern import train as train_module
 from glimodern.batches import TrainingBatches
 from glimodern.config import parse_train_config
-from glimodern.data import Dataset, Example, load_dataset
+from glimodern.data import Dataset, Example, load_dataset, with_asked_types
 from glimodern.data.holdout import hold_out_types
-from glimodern.train import build_model, join, rate, train
+from glimodern.evaluate import evaluate
+from glimodern.ops import attention_varlen
+from glimodern.setup import build_model, join, training_dtype
+from glimodern.train import rate, train
 from tests.conftest import make_tiny_model
 
 SAFE = "model.safetensors"
@@ -54,12 +61,20 @@ def setup(tmp_path_factory):
 
 
 def arguments(setup, output, *more):
+    """Flags of a short run; `more` come after them, data flags in their place."""
     data = str(setup / "data.jsonl")
+    kept = [flag for flag in ("--train-data", "--dev-data", "--eval-data") if flag not in more]
+    files = [part for flag in kept for part in (flag, data)]
     return [
-        *("--train-data", data, "--dev-data", data, "--eval-data", data, "--init-from", str(setup / "start")),
-        *("--output-dir", str(output), "--max-steps", "10", "--batch-size", "4", "--lr", "1e-3", "--head-lr", "2e-3"),
+        *(*files, "--init-from", str(setup / "start"), "--output-dir", str(output), "--max-steps", "10"),
+        *("--batch-size", "4", "--lr", "1e-3", "--head-lr", "2e-3"),
         *("--no-progress", "--checkpoint-steps", "4", "--eval-steps", "5", *more),
     ]
+
+
+def without_dev(given):
+    at = given.index("--dev-data")
+    return given[:at] + given[at + 2 :]
 
 
 def losses(output):
@@ -74,8 +89,6 @@ def finished(setup):
 
 
 def test_report_and_files(finished):
-    from glimodern import GLiModern
-
     output, report = finished
     stored = json.loads((output / "report.json").read_text())
     assert stored["steps"] == 10
@@ -145,13 +158,17 @@ def test_earlier_run_is_not_overwritten(setup, finished):
 
 def test_overwrite_replaces_an_earlier_run_and_sweeps_leftovers(setup, tmp_path):
     output = tmp_path / "run"
-    (output / ".model.abc").mkdir(parents=True)
-    (output / "checkpoints" / ".step-9.abc").mkdir(parents=True)
+    (output / ".model.abcdefgh").mkdir(parents=True)
+    (output / ".model.mine").mkdir()
+    (output / "checkpoints" / ".step-9.abcdefgh").mkdir(parents=True)
     (output / "checkpoints" / "step-9").mkdir()
+    (output / "checkpoints" / "step-9" / "trainer.json").write_text("{}")
+    (output / "checkpoints" / "step-mine").mkdir()
     (output / "report.json").write_text("{}")
     (output / "mine.txt").write_text("kept")
     train(parse_train_config(arguments(setup, output, "--max-steps", "1", "--overwrite")))
-    assert not list(output.rglob("*.abc"))
+    assert not list(output.rglob("*.abcdefgh"))
+    assert (output / ".model.mine").is_dir() and (output / "checkpoints" / "step-mine").is_dir()
     assert not (output / "checkpoints" / "step-9").exists()
     assert json.loads((output / "report.json").read_text())["steps"] == 1
     assert (output / "mine.txt").read_text() == "kept"
@@ -232,21 +249,80 @@ def test_two_processes(setup, tmp_path):
         started = [*command, "-m", "glimodern.train", *given, *more]
         answer = subprocess.run(started, capture_output=True, text=True, env=environment, timeout=300)
         assert answer.returncode == 0, answer.stderr
-        assert json.loads((tmp_path / "run" / "report.json").read_text())["steps"] == 4
         return losses(tmp_path / "run")
 
     whole = launch()
     assert list(whole) == [1, 2, 3, 4]
-    assert (tmp_path / "run" / "checkpoints" / "step-2" / "trainer.json").exists()
-    assert launch("--resume") == pytest.approx(whole, rel=1e-6)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    model = GLiModern.from_pretrained(tmp_path / "run" / "model", dtype="fp32")
+    alone = evaluate(model, with_asked_types(load_dataset(setup / "data.jsonl")))
+    assert report["evaluation"]["data"] == alone.to_dict()  # each rank predicted half
+    (tmp_path / "script.py").write_text(
+        "import signal, sys, glimodern.train as t\n"
+        "write = t.RunLog.step\n"
+        "def step(self, step, **values):\n"
+        "    write(self, step, **values)\n"
+        "    if step == 2 and not self.accelerator.is_main_process: signal.raise_signal(signal.SIGTERM)\n"
+        "t.RunLog.step = step\n"
+        "t.main(sys.argv[1:])\n"
+    )
+    given[given.index("--output-dir") + 1] = str(tmp_path / "stopped")
+    started = [*command, str(tmp_path / "script.py"), *given]
+    stopped = subprocess.run(started, capture_output=True, text=True, env=environment, timeout=300)
+    assert stopped.returncode != 0 and "stopped at step 3 of 4; go on with the same command" in stopped.stderr
+    assert (tmp_path / "stopped" / "checkpoints" / "step-3" / "trainer.json").exists()
+    launch("--resume")
+    assert losses(tmp_path / "stopped") == pytest.approx(whole, rel=1e-6)
+
+
+def test_what_fails_or_stops_on_one_rank_does_on_all(setup, tmp_path):
+    """Neither rank waits for the other: each writes down what it was told."""
+    script = (
+        "import json, sys, glimodern.train as t\n"
+        "from glimodern.config import parse_train_config\n"
+        "from glimodern.interrupts import Stopped\n"
+        "from glimodern.ranks import together\n"
+        "rank, told = t.Accelerator().process_index, []\n"
+        "def attempt(run):\n"
+        "    try: run()\n"
+        "    except BaseException as error: told.append(f'{type(error).__name__}: {error}')\n"
+        "def part(failing, error):\n"
+        "    with together(t.Accelerator(), 'work'):\n"
+        "        if rank == failing: raise error\n"
+        "attempt(lambda: part(1, ValueError('one')))\n"
+        "attempt(lambda: part(0, Stopped(2)))\n"
+        "pack = t.TrainingBatches.pack\n"
+        "def broken(self, group, position):\n"
+        "    if rank == 1 and position == 2: raise ValueError('bad row')\n"
+        "    return pack(self, group, position)\n"
+        "t.TrainingBatches.pack = broken\n"
+        "attempt(lambda: t.train(parse_train_config(sys.argv[2:])))\n"
+        "open(f'{sys.argv[1]}.{rank}', 'w').write(json.dumps(told))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    given = arguments(setup, tmp_path / "run", "--max-steps", "4")
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    started = [*command, str(tmp_path / "script.py"), str(tmp_path / "told"), *given]
+    answer = subprocess.run(started, capture_output=True, text=True, env=environment, timeout=300)
+    told = [json.loads((tmp_path / f"told.{rank}").read_text()) for rank in range(2)]
+    assert told[0] == [
+        "RankError: work: rank 1 failed with ValueError: one",
+        "Stopped: ",
+        "RankError: packing a batch of step 3: rank 1 failed with ValueError: bad row",
+    ], answer.stderr
+    assert told[1] == ["ValueError: one", "Stopped: ", "ValueError: bad row"]
 
 
 def test_held_out_types(setup, tmp_path):
-    given = arguments(setup, tmp_path / "run", "--max-steps", "2")
-    at = given.index("--dev-data")
-    del given[at : at + 2]
-    report = train(parse_train_config([*given, "--held-out-types", "1"]))
-    assert report["dev_micro_f1"] is not None
+    apart = [{**row, "ner": row["ner"][number % 2 : number % 2 + 1]} for number, row in enumerate(rows())]
+    (tmp_path / "apart.jsonl").write_text("\n".join(map(json.dumps, apart)) + "\n")
+    more = ["--max-steps", "2", "--held-out-types", "1"]
+    given = without_dev(arguments(setup, tmp_path / "run", *more, "--train-data", str(tmp_path / "apart.jsonl")))
+    assert train(parse_train_config(given))["dev_micro_f1"] is not None
+    given = without_dev(arguments(setup, tmp_path / "none", *more))  # every sentence that has a type has both
+    with pytest.raises(ValueError, match="train_data: expected gold entities, got none in the 8 sentences"):
+        train(parse_train_config(given))
 
 
 def test_held_out_types_never_reach_training():
@@ -261,6 +337,270 @@ def test_held_out_types_never_reach_training():
         assert held.casefold() not in {label.casefold() for label in kept.types}
         assert {e[2] for example in dev for e in example.entities} == {held}
         assert kept.skipped == 3
+
+
+# a user's files
+
+
+@pytest.fixture
+def earlier(setup, finished, tmp_path):
+    """A copy of a finished run, to be threatened."""
+    output = tmp_path / "earlier"
+    shutil.copytree(finished[0], output)
+    return output
+
+
+def everything(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--train-data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--dev-data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--eval-data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--init-from", "/nowhere"], "nowhere"),
+        (["--max-width", "9"], "max_width: the checkpoint"),
+        (["--init-from", "{output}/model"], "output_dir: init_from reads .*/model, which lies in .*/model"),
+        (["--init-from", "{output}/link"], "output_dir: init_from reads"),
+        (["--init-from", "{output}/../earlier/model"], "output_dir: init_from reads"),
+        (["--train-data", "{output}/model/train.jsonl"], "output_dir: train_data reads"),
+        (["--eval-data", "{output}/report.json"], "output_dir: eval_data reads"),
+        (["--train-data", "{output}"], "output_dir: .* lies in .*, whose files train_data reads"),
+    ],
+)
+def test_overwrite_deletes_nothing_before_its_inputs_are_read(setup, earlier, more, message):
+    (earlier / "model" / "train.jsonl").write_text((setup / "data.jsonl").read_text())
+    (earlier / "link").symlink_to(earlier / "model")
+    before = everything(earlier)
+    given = [one.replace("{output}", str(earlier)) for one in more]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(parse_train_config(arguments(setup, earlier, "--overwrite", *given)))
+    assert everything(earlier) == before
+
+
+def test_a_relative_output_is_the_same_folder(setup, earlier, monkeypatch):
+    monkeypatch.chdir(earlier.parent)
+    given = arguments(setup, "earlier", "--overwrite", "--init-from", str(earlier / "model"))
+    with pytest.raises(ValueError, match="output_dir: init_from reads"):
+        train(parse_train_config(given))
+
+
+def test_settings_files_are_inputs_too(setup, earlier):
+    (earlier / "model" / "c.yaml").write_text("lr: 0.1\n")
+    given = arguments(setup, earlier, "--overwrite", "--config", str(earlier / "model" / "c.yaml"))
+    with pytest.raises(ValueError, match="output_dir: config reads"):
+        train(parse_train_config(given))
+
+
+def test_resume_never_trains_a_finished_run_again(setup, earlier):
+    """Without a checkpoint there is nothing to go on from, but a model to lose."""
+    shutil.rmtree(earlier / "checkpoints")
+    before = everything(earlier)
+    with pytest.raises(ValueError, match="holds a finished run without a checkpoint"):
+        train(parse_train_config(arguments(setup, earlier, "--resume")))
+    assert everything(earlier) == before
+
+
+def test_output_that_cannot_be_written(setup, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").mkdir()
+    for output, message in (("file", "is no folder"), ("file/run", "is no folder"), ("run", "to be a file")):
+        with pytest.raises(ValueError, match=f"output_dir: .*{message}"):
+            train(parse_train_config(arguments(setup, tmp_path / output)))
+
+
+def test_a_finished_run_is_extended(setup, earlier):
+    """The rate goes on as in a run of the new length, and nothing done is done again."""
+    whole = losses(earlier)
+    report = train(parse_train_config([*arguments(setup, earlier, "--resume"), "--max-steps", "14"]))
+    assert report["steps"] == 14 and list(losses(earlier)) == list(range(1, 15))
+    assert {step: loss for step, loss in losses(earlier).items() if step <= 10} == whole
+    lines = [json.loads(line) for line in (earlier / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["lr"] for line in lines if "lr" in line}
+    assert rates[11] == pytest.approx(1e-3 * rate(10, 14, 0.1)) and rates[11] > rates[10]
+    with pytest.raises(ValueError, match="expected at least the 14 steps that .*step-14 has done, got 12"):
+        train(parse_train_config([*arguments(setup, earlier, "--resume"), "--max-steps", "12"]))
+    again = train(parse_train_config([*arguments(setup, earlier, "--resume"), "--max-steps", "14"]))
+    assert again["steps"] == 14 and again["median_step_seconds"] is None and again["words_per_second"] is None
+    assert again["evaluation"] == report["evaluation"]
+
+
+@pytest.mark.parametrize(("name", "when"), [("SIGINT", "step"), ("SIGTERM", "step"), ("SIGINT", "evaluation")])
+def test_interrupted_run_keeps_its_steps(setup, finished, tmp_path, monkeypatch, capsys, name, when):
+    """A checkpoint, one line that says how to go on, no traceback; resumed, the losses are those of the whole run."""
+    number, handler = getattr(signal, name), signal.getsignal(getattr(signal, name))
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        if when == "step":
+            write = train_module.RunLog.step
+
+            def step(self, step, **values):
+                write(self, step, **values)
+                if step == 6:
+                    signal.raise_signal(number)
+
+            patch.setattr(train_module.RunLog, "step", step)
+        else:
+            patch.setattr(train_module, "evaluate_together", lambda *_, **__: signal.raise_signal(number))
+        with pytest.raises(SystemExit) as ended:
+            train_module.main(arguments(setup, output))
+    assert ended.value.code == 128 + number
+    at = 6 if when == "step" else 5
+    assert f"stopped at step {at} of 10; go on with the same command with --resume" in capsys.readouterr().err
+    assert [path.name for path in (output / "checkpoints").iterdir()] == [f"step-{at}"]
+    assert signal.getsignal(number) == handler
+    report = train(parse_train_config(arguments(setup, output, "--resume")))
+    assert losses(output) == pytest.approx(losses(finished[0]), rel=1e-6)
+    assert report["dev_micro_f1"] == finished[1]["dev_micro_f1"] and report["best_step"] == finished[1]["best_step"]
+
+
+def test_interrupted_before_the_first_step(setup, earlier, monkeypatch, capsys):
+    before = everything(earlier)
+    monkeypatch.setattr(train_module, "load_data", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit) as ended:
+        train_module.main(arguments(setup, earlier, "--overwrite"))
+    assert ended.value.code == 130 and "stopped before the first step" in capsys.readouterr().err
+    assert everything(earlier) == before
+
+
+def test_names_with_brackets(setup, tmp_path, capsys):
+    """Labels, data sets and folders that rich would read as markup."""
+    labels = {"person": "[/b]", "place": "[red]x :smile:"}
+    made = [{**row, "ner": [[start, end, labels[label]] for start, end, label in row["ner"]]} for row in rows()]
+    data = tmp_path / "a[i]b.jsonl"
+    data.write_text("\n".join(map(json.dumps, made)) + "\n")
+    more = ["--train-data", str(data), "--dev-data", str(data), "--eval-data", str(data), "--max-steps", "1"]
+    report = train(parse_train_config(arguments(setup, tmp_path / "run [" / "bold]", *more)))
+    assert set(report["evaluation"]) == {"a[i]b"}
+    said = capsys.readouterr().out.replace("\n", "")
+    assert "[/b]" in said and "[red]x :smile:" in said and "a[i]b" in said and "run [/bold]/model" in said
+
+
+# late errors
+
+
+def test_evaluation_that_cannot_run_stops_before_training(setup, tmp_path):
+    labels = [f"{'very ' * 8}long label {number}" for number in range(20)]
+    row = {"tokenized_text": ["Ada"], "ner": [[0, 0, label] for label in labels]}
+    (tmp_path / "wide.jsonl").write_text(json.dumps(row) + "\n")
+    for flag, setting in (("--eval-data", "eval_data"), ("--dev-data", "dev_data")):
+        given = arguments(setup, tmp_path / "run", flag, str(tmp_path / "wide.jsonl"))
+        with pytest.raises(ValueError, match=rf"{setting}: wide, sentence .*wide.jsonl:1: .*do not fit"):
+            train(parse_train_config(given))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failed_evaluation_set_is_named_in_the_report(setup, tmp_path, monkeypatch):
+    (tmp_path / "other.jsonl").write_text((setup / "data.jsonl").read_text())
+    evaluate_together = train_module.evaluate_together
+
+    def broken(accelerator, model, dataset, *more, **options):
+        if dataset.name == "data" and not options["autocast"]:  # not on the dev set
+            raise RuntimeError("out of luck")
+        return evaluate_together(accelerator, model, dataset, *more, **options)
+
+    monkeypatch.setattr(train_module, "evaluate_together", broken)
+    more = ["--eval-data", str(setup / "data.jsonl"), str(tmp_path / "other.jsonl"), "--max-steps", "1"]
+    with pytest.raises(RuntimeError, match="the model is trained and saved, but 1 sets failed: data: .*out of luck"):
+        train(parse_train_config(arguments(setup, tmp_path / "run", *more)))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["failed"] == {"data": "RuntimeError: out of luck"} and set(report["evaluation"]) == {"other"}
+    assert (tmp_path / "run" / "model" / SAFE).is_file()
+
+
+# data that nothing can be learned from
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tokenized_text": ["Nothing", "here"], "ner": []}, "expected an entity type to ask for, got none"),
+        ({"tokenized_text": ["Nothing"], "ner": [], "ner_labels": ["person"]}, "expected gold entities, got none"),
+        ({"tokenized_text": ["a"] * 9, "ner": [[0, 8, "x"]]}, "got 1 in bad of which 1 are wider than max_width"),
+        ({"tokenized_text": ["a"] * 300, "ner": [[299, 299, "x"]]}, "of which 0 are wider .* and 1 lie beyond"),
+        ({"tokenized_text": [], "ner": []}, "expected sentences with words, got 1 sentences without one"),
+    ],
+)
+@pytest.mark.parametrize("setting", ["train_data", "dev_data"])
+def test_nothing_to_learn(setup, tmp_path, row, message, setting):
+    (tmp_path / "bad.jsonl").write_text(json.dumps(row) + "\n")
+    flag = "--" + setting.replace("_", "-")
+    given = arguments(setup, tmp_path / "run", flag, str(tmp_path / "bad.jsonl"))
+    with pytest.raises(ValueError, match=f"{setting}: .*{message}"):
+        train(parse_train_config(given))
+    assert not (tmp_path / "run").exists()
+
+
+def test_held_out_types_that_leave_nothing(setup, tmp_path):
+    one = [{"tokenized_text": ["Ada", "and", "Bo"], "ner": [[0, 0, "x"]]}, {"tokenized_text": ["Bo"], "ner": []}]
+    other = [{"tokenized_text": ["a"] * 9, "ner": [[0, 8, "y"]]}]
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, one + other)) + "\n")
+    more = ["--held-out-types", "1", "--train-data", str(tmp_path / "two.jsonl")]
+    given = without_dev(arguments(setup, tmp_path / "run", *more))
+    with pytest.raises(ValueError, match="(train|dev)_data: expected entities that the model can give"):
+        train(parse_train_config(given))
+
+
+def test_negatives_beyond_the_prompt_are_left_out(tiny_model):
+    """The tiny model takes 128 tokens; own types stay, others go as the room goes, and are counted."""
+    examples = [Example(["Ada"], [(0, 0, f"person number {number}")]) for number in range(24)]
+    config = parse_train_config(["--batch-size", "24", "--negative-ratio", "24"])
+    batches = TrainingBatches(Dataset("d", examples), tiny_model.packer, config)
+    _, group, batch = next(batches.starting_at(0))
+    assert batches.types_left_out > 0 and max(batch.cu_seqlens.diff()) <= 128
+    assert len(batch.positives) == 24 - sum(cut > 0 for cut in batch.words_cut)
+    long = [Example(["Ada"], [(0, 0, f"{'very ' * 9}long {number}") for number in range(24)], id="d:1")]
+    with pytest.raises(ValueError, match=r"max_types: the 24 types asked of d:1 need up to \d+ tokens"):
+        TrainingBatches(Dataset("d", long), tiny_model.packer, config)
+
+
+# what is computed in
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "auto"), [("cuda", True, "bf16"), ("cuda", False, "fp32"), ("cpu", True, "fp32")]
+)
+def test_auto_dtype(monkeypatch, device, native, auto):
+    asked = []
+    wide = torch.bfloat16 if native else torch.float32
+    monkeypatch.setattr(starting, "resolve_dtype", lambda dtype, where: asked.append((dtype, where)) or wide)
+    assert training_dtype("auto", torch.device(device)) == auto
+    assert asked == [("auto", torch.device(device))]
+    for given in ("fp32", "bf16", "fp16"):
+        assert training_dtype(given, torch.device(device)) == given
+
+
+def test_a_bf16_run_is_bf16_throughout(setup, tmp_path, monkeypatch):
+    """Training and evaluation on the dev set alike: on a GPU all of it then takes FlashAttention."""
+    seen = []
+
+    def watched(q, k, v, *more, **options):
+        seen.append({x.dtype for x in (q, k, v)})
+        return attention_varlen(q, k, v, *more, **options)
+
+    monkeypatch.setattr("glimodern.encoder.attention.attention_varlen", watched)
+    train(parse_train_config(arguments(setup, tmp_path / "run", "--max-steps", "1", "--dtype", "bf16")))
+    assert len(seen) > 2 and all(dtypes == {torch.bfloat16} for dtypes in seen)
+
+
+def test_report_names_what_was_not_given(finished):
+    config = finished[1]["config"]
+    assert (config["max_width"], config["dropout"], config["span_mode"]) == (6, 0.1, "markerV0")
+    assert (config["dtype"], config["encoder"], config["hidden_size"]) == ("fp32", None, 32)
+
+
+def test_a_given_setting_is_never_ignored(setup):
+    """12 and 0.4 are defaults of a fresh head; given beside a checkpoint they mean what they say."""
+    with pytest.raises(ValueError, match="max_width: the checkpoint of init_from has 6, got 12; leave it out"):
+        config = parse_train_config(["--init-from", str(setup / "start"), "--max-width", "12"])
+        build_model(config.model, Dataset("", []), max_types=25, seed=0)
+    config = parse_train_config(["--init-from", str(setup / "start"), "--dropout", "0.4"])
+    assert build_model(config.model, Dataset("", []), max_types=25, seed=0).config.dropout == 0.4
+    config = parse_train_config(["--init-from", str(setup / "start"), "--span-mode", "markerV0"])
+    assert build_model(config.model, Dataset("", []), max_types=25, seed=0).config.dropout == 0.1
 
 
 # the pieces
@@ -300,17 +640,33 @@ def test_batches_cover_an_epoch_once_and_skip_exactly(setup, tiny_model):
     [
         (["--class-balance", "1.0"], "would silence every negative"),
         (["--batch-size", "None"], "batch_size, batch_tokens"),
-        (["--max-steps", "0"], "max_steps: wanted a positive number"),
-        (["--max-len", "0"], "max_len: wanted a positive number"),
-        (["--lr", "-1"], "lr: wanted a positive number"),
-        (["--train-data"], "train_data: wanted at least one data set beside"),
+        (["--max-steps", "0"], "max_steps: expected a whole number >= 1"),
+        (["--max-len", "0"], "max_len: expected a whole number >= 1"),
+        (["--lr", "-1"], "lr: expected a number > 0, got -1.0"),
+        (["--lr", "nan"], "lr: expected a number > 0, got nan"),
+        (["--head-lr", "inf"], "head_lr: expected a number > 0, got inf"),
+        (["--max-grad-norm", "-1"], "max_grad_norm: expected a number >= 0, got -1.0"),
+        (["--weight-decay", "-1"], "weight_decay: expected a number >= 0, got -1.0"),
+        (["--focal-gamma", "-0.1"], "focal_gamma: expected a number >= 0"),
+        (["--focal-scale", "0"], "focal_scale: expected a number > 0"),
+        (["--negative-ratio", "nan"], "negative_ratio: expected a number >= 0, got nan"),
+        (["--dropout", "1"], "dropout: expected a number >= 0 and < 1"),
+        (["--threshold", "nan"], "threshold: expected a number >= 0 and <= 1"),
+        (["--epochs", "inf"], "epochs: expected a number > 0, got inf"),
+        (["--eval-steps", "-1"], "eval_steps: expected a whole number >= 0"),
+        (["--checkpoint-steps", "-1"], "checkpoint_steps: expected a whole number >= 0"),
+        (["--seed", "-1"], "seed: expected a whole number >= 0 and <= 4294967295, got -1"),
+        (["--output-dir", ""], "output_dir: expected text, got an empty string"),
+        (["--held-out-types", "2"], "dev_data, held_out_types: expected one of them"),
+        (["--encoder", "demo"], "encoder, init_from: expected one of them, got both"),
+        (["--train-data"], "train_data: expected at least one data set beside"),
         (["--resume", "--overwrite"], "resume, overwrite"),
         (["--warmup", "1.5"], "warmup"),
     ],
 )
 def test_bad_settings(setup, capsys, more, message):
     with pytest.raises(SystemExit):
-        parse_train_config([*arguments(setup, "unused"), *more])
+        parse_train_config(arguments(setup, "unused", *more))
     said = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert message in said
 
@@ -320,11 +676,46 @@ def test_yaml_settings(tmp_path):
     file.write_text("lr: 1.0e-3\ntrain-data: [a, b]\nfused: false\nmax_len: null\n")
     config = parse_train_config(["--config", str(file), "--lr", "2e-3"])
     assert (config.optim.lr, config.data.train_data, config.run.fused) == (2e-3, ("a", "b"), False)
-    file.write_text("learning-rate: 1\n")
-    with pytest.raises(ValueError, match="unknown setting 'learning-rate'"):
-        parse_train_config([f"--config={file}"])
+    assert config.run.config == (str(file),)
+    with pytest.raises(ValueError, match=r"--train-data: expected one flag with all its values"):
+        parse_train_config(["--train-data", "a", "--train_data", "b"])
     with pytest.raises(FileNotFoundError, match="no such file"):
         parse_train_config(["--config", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning-rate: 1", "unknown setting 'learning-rate'"),
+        ("lr: [1.0e-3, 2.0e-3]", r"lr: expected a number > 0, got \[0.001, 0.002\] \(list\)"),
+        ("lr: fast", "lr: expected a number > 0, got 'fast'"),
+        ("lr: .nan", "lr: expected a number > 0, got nan"),
+        ("max_steps: 1e3", "max_steps: expected a whole number >= 1 or nothing, got '1e3'"),
+        ("fused: 'yes'", "fused: expected true or false, got 'yes'"),
+        ("encoder: no", r"encoder: expected text or nothing, got False \(bool\); text that YAML takes"),
+        ("output-dir: 2024", "output_dir: expected text, got 2024"),
+        ("output-dir: [a, b]", r"output_dir: expected text, got \['a', 'b'\]"),
+        ("train-data:", "train_data: expected a list of texts, got nothing"),
+        ("train-data: [a, 3]", "train_data: expected a list of texts"),
+        ("span-mode: markerV1", "span_mode: expected one of 'markerV0', 'marker', 'ffn' or nothing"),
+        ("lr: 1.0\nlr: 2.0", "expected each setting once, got lr several times"),
+        ("head-lr: 1.0\nhead_lr: 2.0", "expected each setting once, got head_lr several times"),
+        ("- lr", "expected a mapping of settings, got list"),
+        ("config: b.yaml", "unknown setting 'config'"),
+        ("lr: [", "expected YAML, got a file that does not read"),
+    ],
+)
+def test_bad_yaml(tmp_path, text, message):
+    file = tmp_path / "c.yaml"
+    file.write_text(text + "\n")
+    with pytest.raises(ValueError, match=message):
+        parse_train_config([f"--config={file}"])
+
+
+def test_yaml_takes_what_it_writes_without_a_dot(tmp_path):
+    (tmp_path / "c.yaml").write_text("lr: 1e-3\ntrain-data: one.jsonl\nresume: false\n")
+    config = parse_train_config(["--config", str(tmp_path / "c.yaml")])
+    assert (config.optim.lr, config.data.train_data, config.run.resume) == (1e-3, ("one.jsonl",), False)
 
 
 def test_shipped_recipes():

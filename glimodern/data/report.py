@@ -63,10 +63,11 @@ class ValidationReport:
 
     def table(self) -> Table:
         """A rich table: count and meaning, in yellow what is not zero and costs accuracy."""
-        from rich.markup import escape
         from rich.table import Table
 
-        table = Table("what", "count", "meaning", title=f"data set {escape(self.name)}")
+        from glimodern.display import cell
+
+        table = Table("what", "count", "meaning", title=cell(f"data set {self.name}"))
         table.columns[1].justify = "right"
         for what, count in (
             ("sentences", self.sentences),
@@ -94,7 +95,7 @@ class ValidationReport:
             ("bad rows left out", self.skipped, "see the log for the first of each file"),
             ("answers not in the text", self.unmatched, "Pile-NER answers without an occurrence"),
         ):
-            table.add_row(what, f"{count:,}", escape(meaning) if count else "", style="yellow" if count else None)
+            table.add_row(what, f"{count:,}", cell(meaning) if count else "", style="yellow" if count else None)
         return table
 
 

@@ -1,14 +1,14 @@
 """`python -m glimodern.doctor [MODEL]`: exit status 0 if this machine and the checkpoint are well, else 1."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from glimodern.display import console
 from glimodern.doctor import Report, examine
+from glimodern.outputs import check_output_file, checkpoint_files, write_report
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class DoctorConfig:
     model: tyro.conf.Positional[str | None] = None
     """Folder or hub name of a checkpoint to examine; none: the machine only."""
     json: str | None = None
-    """Write the report to this file, as data."""
+    """Write the report to this file, as data; its folder is made."""
 
 
 def render(report: Report) -> Any:
@@ -27,6 +27,8 @@ def render(report: Report) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from glimodern.display import cell, printable
+
     facts = Table(show_header=False, box=None, pad_edge=False)
     for name, value in report.machine.items():
         if name == "backends":
@@ -34,32 +36,32 @@ def render(report: Report) -> Any:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {one}" for key, one in value.items())
         shown = ", ".join(value) if isinstance(value, list) else str(value)
-        facts.add_row(Text(name, style="bold"), Text(shown or "none"))
+        facts.add_row(cell(name, "bold"), cell(shown or "none"))
     backends = Table("device", "operator", "backend", "isa", "why", title="Operators", title_justify="left")
     for device, operators in report.machine.get("backends", {}).items():
         for name, info in operators.items():
-            backends.add_row(*map(Text, (device, name, info["backend"], info["isa"], info["why"])))
+            backends.add_row(*map(cell, (device, name, info["backend"], info["isa"], info["why"])))
     lines = []
     for check in report.checks:
         mark, style = {True: ("ok     ", "green"), False: ("FAILED ", "bold red"), None: ("-      ", "dim")}[check.ok]
-        lines.append(Text.assemble((mark, style), (check.name, "bold"), f": {check.detail}"))
+        lines.append(Text.assemble((mark, style), (check.name, "bold"), printable(f": {check.detail}")))
         if check.remedy:
-            lines.append(Text(f"       remedy: {check.remedy}"))
+            lines.append(cell(f"       remedy: {check.remedy}"))
     failed = sum(check.ok is False for check in report.checks)
     verdict = "all is well" if report.ok else f"{failed} of {len(report.checks)} checks failed"
     return Group(facts, backends, *lines, Text(verdict, style="bold green" if report.ok else "bold red"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from rich.console import Console
-
     config = tyro.cli(
         Annotated[DoctorConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.doctor"
     )
+    reads = [] if config.model is None else checkpoint_files(config.model)
+    output = None if config.json is None else check_output_file("--json", config.json, reads)
     report = examine(config.model)
-    Console().print(render(report), soft_wrap=True)
-    if config.json is not None:
-        Path(config.json).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    console().print(render(report), soft_wrap=True)
+    if output is not None:
+        write_report(output, report.to_dict())
     if not report.ok:
         raise SystemExit(1)
 

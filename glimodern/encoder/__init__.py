@@ -4,7 +4,7 @@
 own (`modernbert`); all others are transformers' modules, held by `adapter`: BERT, DeBERTa, T5, MPNet and their kin take
 our own pass through the layers (`bert`, `deberta`, `t5`, `mpnet`), the rest run as they are, packed or padded. `shadow`
 makes one of ours on a live model's parameters. Importing this package imports torch only. Attention, relative and
-rotary positions, dropout and linear layers, plain and packed, have a file each.
+rotary positions, dropout and packed linear layers have a file each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import torch
 from glimodern.hub import HubAccess
 
 from .base import Encoder
-from .linear import accelerate_linears
 
 if TYPE_CHECKING:
     from transformers import ModernBertConfig, PreTrainedConfig, PreTrainedModel
@@ -47,10 +46,10 @@ def build_encoder(config: dict[str, Any] | PreTrainedConfig) -> Encoder:
     if config.model_type == "modernbert":
         from .modernbert import ModernBertEncoder
 
-        return _accelerated(ModernBertEncoder(cast("ModernBertConfig", config)))
+        return ModernBertEncoder(cast("ModernBertConfig", config))
     from .adapter import TransformersEncoder
 
-    return _accelerated(TransformersEncoder(_model_class(config).from_config(config, dtype=torch.float32)))
+    return TransformersEncoder(_model_class(config).from_config(config, dtype=torch.float32))
 
 
 def load_encoder(path_or_hub: str | Path, hub: HubAccess | None = None) -> Encoder:
@@ -86,15 +85,10 @@ def load_encoder(path_or_hub: str | Path, hub: HubAccess | None = None) -> Encod
 
         encoder = ModernBertEncoder(config)
         encoder.model.load_state_dict(model.state_dict())
-        return _accelerated(encoder.eval())
+        return encoder.eval()
     from .adapter import TransformersEncoder
 
-    return _accelerated(TransformersEncoder(model).eval())
-
-
-def _accelerated(encoder: Encoder) -> Encoder:
-    accelerate_linears(encoder.model)
-    return encoder
+    return TransformersEncoder(model).eval()
 
 
 def _model_class(config: PreTrainedConfig) -> Any:

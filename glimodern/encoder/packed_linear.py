@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from glimodern.ops import PackedWeight, backend_info, linear_packed
 
-from .linear import Linear
-
 _INPUT_SIZES = "_largest_inputs"  # attributes of a linear layer: what was seen of its inputs,
 _WATCHED = "_inputs_are_watched"  # and that they are watched now
 
@@ -115,8 +113,8 @@ class PackedLinear(nn.Module):
 
 
 def packs(linear: nn.Module) -> bool:
-    """Whether `pack_linears` packs this layer: an nn.Linear or our own, no other subclass."""
-    return type(linear) in (nn.Linear, Linear)
+    """Whether `pack_linears` packs this layer: an nn.Linear, no subclass."""
+    return type(linear) is nn.Linear
 
 
 def packed_linear(linear: nn.Linear, dtype: str, activation: str = "none") -> PackedLinear:
@@ -133,7 +131,7 @@ def pack_linears(module: nn.Module, dtype: str = "int8") -> int:
     """Put a `packed_linear` in the place of every `nn.Linear` inside module; returns how many were packed.
 
     All of them, the small ones too: PyTorch's product sums a row in an order that depends on the number of rows, so one
-    plain layer makes a text's scores depend on its batch. Subclasses of nn.Linear but our own stay as they are. The
+    plain layer makes a text's scores depend on its batch. Subclasses of nn.Linear stay as they are. The
     plain weights are freed unless something else holds them.
     """
     packed: dict[nn.Module, PackedLinear] = {}

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .adapter import TransformersEncoder, packed_reason
 from .base import Encoder
-from .linear import accelerate_linears
 
 
 def share_parameters(module: nn.Module, state: dict[str, Tensor], whose: str) -> None:
@@ -46,5 +45,4 @@ def shadow_encoder(model: Any) -> Encoder:
             raise ValueError(reason)
         shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
         encoder = TransformersEncoder(copy.deepcopy(model, shared))
-    accelerate_linears(encoder.model)
     return encoder.eval().requires_grad_(False)

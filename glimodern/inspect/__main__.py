@@ -1,16 +1,16 @@
 """`python -m glimodern.inspect MODEL "text" --labels a,b,c`: what a model does with a text, stage by stage."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from glimodern.display import console
 from glimodern.inference import check_labels
 from glimodern.inspect import inspect
 from glimodern.model import GLiModern
+from glimodern.outputs import check_output_file, checkpoint_files, write_report, write_text
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,6 @@ class InspectConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from rich.console import Console
-
     from glimodern.inspect.terminal import render
 
     config = tyro.cli(
@@ -52,16 +50,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labels = check_labels([label.strip() for label in config.labels.split(",") if label.strip()])
     if not labels:
         raise ValueError('--labels: wanted at least one type, such as --labels "person,city", got none')
+    outputs = {
+        name: check_output_file(f"--{name}", file, checkpoint_files(config.model))
+        for name, file in (("json", config.json), ("html", config.html))
+        if file is not None
+    }
+    if len(set(outputs.values())) < len(outputs):
+        raise ValueError(f"--json, --html: expected two files, got {config.html} for both")
     model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
     found = inspect(
         model, config.text, labels, threshold=config.threshold, flat=config.flat, multi_label=config.multi_label,
         top=config.top,
     )  # fmt: skip
-    Console().print(render(found))
-    if config.json is not None:
-        Path(config.json).write_text(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if config.html is not None:
-        Path(config.html).write_text(found.to_html(), encoding="utf-8")
+    console().print(render(found))
+    if "json" in outputs:
+        write_report(outputs["json"], found.to_dict())
+    if "html" in outputs:
+        write_text(outputs["html"], found.to_html())
 
 
 if __name__ == "__main__":

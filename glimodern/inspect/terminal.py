@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from glimodern.display import cell
 from glimodern.inspect import Inspection, Span, Token
 
 _STYLES = {"kept": "green", "beaten": "yellow", "below": "dim"}
@@ -37,14 +38,14 @@ def render(found: Inspection) -> Group:
 
 
 def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(title=cell(title), title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
 
 
 def _row(table: Table, *cells: Any, style: str = "") -> None:
-    table.add_row(*(Text(str(cell)) for cell in cells), style=style)
+    table.add_row(*map(cell, cells), style=style)
 
 
 def _stages(found: Inspection) -> Table:

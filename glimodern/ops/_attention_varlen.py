@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from glimodern.ops import _attention_tiles as plain
@@ -42,7 +43,19 @@ def _check_inputs(
 def takes_flash(device_type: str, dtype: torch.dtype, head_dim: int, dropout_p: float = 0.0) -> bool:
     """Whether attention_varlen gives such tensors to FlashAttention, which reads cu_seqlens on the device."""
     chosen, _ = dispatch.choose("attention_varlen", device_type, dtype)
-    return chosen == "flash" and dropout_p == 0.0 and head_dim % 8 == 0 and head_dim <= _FLASH_MAX_DIM
+    drops = dropout_p == 0.0 or dispatch.flash_drops()
+    return chosen == "flash" and drops and head_dim % 8 == 0 and head_dim <= _FLASH_MAX_DIM
+
+
+def _text_by_text(q: Tensor, k: Tensor, v: Tensor, bounds: Sequence[int], scale: float, dropout_p: float) -> Tensor:
+    """PyTorch's attention of each text, without windows; dropout by the device's generator. Zero outside the texts."""
+    first, last = (bounds[0], bounds[-1]) if len(bounds) else (0, 0)
+    pieces = [q.new_zeros(q[:first].shape)]
+    for start, end in zip(bounds, bounds[1:], strict=False):
+        q1, k1, v1 = (x[None, start:end].transpose(1, 2) for x in (q, k, v))  # [1, heads, tokens, head_dim]
+        mixed = F.scaled_dot_product_attention(q1, k1, v1, dropout_p=dropout_p, scale=scale)
+        pieces.append(mixed.transpose(1, 2)[0])
+    return torch.cat([*pieces, q.new_zeros(q[last:].shape)])
 
 
 def _offsets(cu_seqlens: Tensor | Sequence[int], tokens: int, max_seqlen: int) -> list[int]:
@@ -224,12 +237,14 @@ def attention_varlen(
     least the longest text's tokens. Query i sees keys j of its text with |i - j| <= window (None: all; ModernBERT's
     local_attention is twice this). scale: 1 / sqrt(head_dim) unless given. -> [N, heads, head_dim] in that dtype.
     dropout_p drops probabilities by a counter-based generator, a function of seed, head, query and key alone
-    (reference.attention_keep). offsets: cu_seqlens on the host, for tensors elsewhere: without gradients, those
-    backends that must know them then need not read cu_seqlens, which waits for the device. Saved for backward: the
-    inputs, the result and one logsumexp a head and query.
+    (reference.attention_keep); on CUDA in half precision by the device's own generator, whatever the seed. offsets:
+    cu_seqlens on the host, for tensors elsewhere: without gradients, those backends that must know them then need not
+    read cu_seqlens, which waits for the device. Saved for backward: the inputs, the result and one logsumexp a head and
+    query.
 
-    CUDA tensors in half precision without dropout take FlashAttention (the package flash-attn, else PyTorch's
-    varlen_attn); CPU tensors the C++ kernels; all else tiles of matrix products, which never make an N x N tensor.
+    CUDA tensors in half precision take FlashAttention (the package flash-attn, else PyTorch's varlen_attn); where that
+    has no dropout or not this head_dim, and there is no window, PyTorch's attention text by text. CPU tensors take the
+    C++ kernels; all else tiles of matrix products, which never make an N x N tensor.
     Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes, devices and bounds.
     """
     _check_inputs(q, k, v, cu_seqlens, max_seqlen, window, dropout_p)
@@ -239,10 +254,15 @@ def attention_varlen(
     if backend("attention_varlen", q) == "flash":
         if takes_flash(q.device.type, q.dtype, dim, dropout_p):
             flash = cast(Callable[..., Tensor], dispatch.flash_attention())
-            return flash(q, k, v, cu_seqlens.to(torch.int32), int(max_seqlen), scale, window)
+            drop = {"dropout_p": float(dropout_p)} if dropout_p > 0.0 else {}
+            return flash(q, k, v, cu_seqlens.to(torch.int32), int(max_seqlen), scale, window, **drop)
+        if window is None:
+            bounds = _offsets(cu_seqlens if offsets is None else offsets, len(q), max_seqlen)
+            return _text_by_text(q, k, v, bounds, scale, float(dropout_p))
         dispatch.warn_once(
-            f"attention_varlen runs in plain PyTorch, slowly: FlashAttention takes no dropout mask of ours, and head"
-            f" dims of 8, 16 .. {_FLASH_MAX_DIM} only, got dropout_p {dropout_p} and head_dim {dim}"
+            "attention_varlen runs in plain PyTorch, slowly: FlashAttention takes head dims of 8, 16 .. "
+            f"{_FLASH_MAX_DIM} only, and dropout only in the package flash-attn, got dropout_p {dropout_p} and "
+            f"head_dim {dim} with a window"
         )
     options = (int(max_seqlen), window, scale, float(dropout_p), int(seed))
     if direct(needs_grad(q, k, v), (q, k, v)):

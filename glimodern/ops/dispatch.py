@@ -76,9 +76,8 @@ def _cpp_problem(device_type: str) -> str:
     return "" if device_type == "cpu" else f"the C++ kernels need tensors on the CPU, got {device_type}"
 
 
-@functools.cache
-def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Tensor, int, float, int | None], Tensor] | None:
-    """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention, by flash-attn or else PyTorch; None: neither."""
+def _flash_kernel() -> tuple[Callable[..., Tensor], str] | None:
+    """The function of flash-attn, or else of PyTorch, and its name for the scale."""
     for name, wanted, scale_name in (
         ("flash_attn", "flash_attn_varlen_func", "softmax_scale"),
         ("torch.nn.attention.varlen", "varlen_attn", "scale"),
@@ -88,16 +87,36 @@ def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Tensor, int, float, i
         except (ImportError, AttributeError):  # not there, or built for another PyTorch
             continue
         if {scale_name, "window_size"} <= inspect.signature(run).parameters.keys():  # PyTorch's first had no windows
-            break
-    else:
-        return None
+            return run, scale_name
+    return None
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
+
+@functools.cache
+def flash_attention() -> Callable[..., Tensor] | None:
+    """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention, by flash-attn or else PyTorch; None: neither.
+
+    Where `flash_drops`, dropout_p may follow: it drops by the device's generator.
+    """
+    kernel = _flash_kernel()
+    if kernel is None:
+        return None
+    run, scale_name = kernel
+
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scale: float, window: int | None, **drop: float
+    ) -> Tensor:
         reach = -1 if window is None else window
-        out: Tensor = run(q, k, v, cu, cu, longest, longest, **{scale_name: scale}, window_size=(reach, reach))
+        out: Tensor = run(q, k, v, cu, cu, longest, longest, **{scale_name: scale}, window_size=(reach, reach), **drop)
         return out
 
     return attend
+
+
+@functools.cache
+def flash_drops() -> bool:
+    """Whether `flash_attention` takes dropout_p: flash-attn's does, PyTorch's varlen_attn does not."""
+    kernel = _flash_kernel()
+    return kernel is not None and "dropout_p" in inspect.signature(kernel[0]).parameters
 
 
 def _flash_problem(device_type: str) -> str:
