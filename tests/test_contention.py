@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from glimodern import GLiModern
 from glimodern.ops import PackedWeight, linear_packed
+from tests.conftest import WORDS, make_tiny_model
 
 extension = pytest.importorskip("glimodern._C", reason="the C++ extension is not built")
 pytestmark = pytest.mark.skipif(
@@ -66,6 +68,42 @@ def test_products_have_the_same_bits(long_waits, dtype, rows):
     usual = linear_packed(x, packed)
     extension.set_short_waits(True, torch.get_num_threads())
     assert torch.equal(linear_packed(x, packed), usual)
+
+
+@pytest.fixture(scope="module", params=["modernbert", "minilm"])
+def packed_model(request, tmp_path_factory):
+    """One whose encoder runs as a chain: with rotary tables and windows, and without."""
+    if request.param == "minilm":
+        torch.manual_seed(0)
+        model = GLiModern.from_encoder(request.getfixturevalue("minilm"), hidden_size=64)
+    else:
+        model = make_tiny_model()
+    folder = tmp_path_factory.mktemp("contention") / request.param
+    model.save_pretrained(folder)
+    return GLiModern.from_pretrained(folder, dtype="fp32")
+
+
+@pytest.mark.parametrize("words_only", [True, False])
+def test_a_chain_by_texts_has_the_same_bits(long_waits, packed_model, words_only):
+    """Threads take texts through all steps; rows are kept in any order."""
+    texts = [WORDS * 3, WORDS[:1], WORDS, *(WORDS[i : i + 5] for i in range(12)), *([word] for word in WORDS * 4)]
+    batch = packed_model.packer.pack(texts, [["person", "place"]] * len(texts))
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(batch.input_ids), generator=generator)[:100] if words_only else None
+
+    def hidden() -> torch.Tensor:
+        with torch.inference_mode():
+            return packed_model.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen, rows)
+
+    usual = hidden()
+    extension.set_short_waits(True, torch.get_num_threads())
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(hidden(), usual)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_forked_child_starts_with_long_waits(long_waits):

@@ -2,15 +2,21 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <limits>
+#include <utility>
 
 #include "bf16.h"
-
+#include "contention.h"
 #include "glimodern/add_layer_norm.h"
 #include "glimodern/rotary.h"
+#include "scratch.h"
+#include "threads.h"
 
 namespace glimodern {
 namespace {
+
+constexpr int64_t kPartsPerThread = 8, kLeastPartRows = 64;  // of run_by_texts
 
 int64_t itemsize(Dtype dtype) { return dtype == Dtype::bf16 ? 2 : 4; }
 
@@ -66,6 +72,8 @@ void Chain::add_layer_norm(int x, int residual, int dst, int sum, NormWeights no
 
 void Chain::rotary(int src, int dst, int table, int64_t heads, int64_t half) {
   const int64_t width = 2 * heads * half;
+  if (table_widths_.size() <= static_cast<size_t>(table)) table_widths_.resize(static_cast<size_t>(table) + 1);
+  table_widths_[static_cast<size_t>(table)] = half;
   add(dst, [=, dtype = dtype_](const State& state, const ChainCall& call, int64_t rows) {
     const size_t cos = 2 * static_cast<size_t>(table);
     glimodern::rotary(dtype, state.at(src), call.tables[cos], call.tables[cos + 1], state.at(dst),
@@ -110,6 +118,81 @@ int64_t Chain::workspace_bytes(int64_t rows) const {
 }
 
 void Chain::run(const ChainCall& call) const {
+  if (call.threads > 1 && call.texts > 1 && short_waits()) {
+    run_by_texts(call);
+  } else {
+    run_rows(call);
+  }
+}
+
+void Chain::run_by_texts(const ChainCall& call) const {
+  struct Part {
+    int64_t first_text, texts;
+    std::vector<int32_t> cu_seqlens;
+    std::vector<int64_t> kept, places;  // rows of the part, and where they go in the output
+  };
+  const bool keeps = all_rows_steps_ < steps_.size();
+  const int64_t share = std::max(call.rows / (kPartsPerThread * call.threads), kLeastPartRows);
+  std::vector<Part> parts;
+  std::vector<int64_t> ends;  // rows before the end of each part
+  int64_t most = 0;
+  for (int64_t text = 0, first = 0; text < call.texts; first = text) {
+    const int32_t start = call.cu_seqlens[first];
+    Part part{first, 0, {0}, {}, {}};
+    do {
+      part.cu_seqlens.push_back(call.cu_seqlens[++text] - start);
+    } while (text < call.texts && part.cu_seqlens.back() < share);
+    part.texts = text - first;
+    most = std::max<int64_t>(most, part.cu_seqlens.back());
+    ends.push_back(call.cu_seqlens[text]);
+    parts.push_back(std::move(part));
+  }
+  for (int64_t n = 0; keeps && n < call.kept_rows; ++n) {
+    const auto end = std::upper_bound(ends.begin(), ends.end(), call.kept[n]);
+    Part& part = parts[static_cast<size_t>(end - ends.begin())];
+    part.kept.push_back(call.kept[n] - call.cu_seqlens[part.first_text]);
+    part.places.push_back(n);
+    most = std::max<int64_t>(most, static_cast<int64_t>(part.kept.size()));
+  }
+  const int64_t in_bytes = widths_.front() * itemsize(dtype_);
+  const int64_t out_bytes = widths_[static_cast<size_t>(last_)] * itemsize(dtype_);
+  const auto floats = [](int64_t bytes) { return whole_lines(static_cast<size_t>(bytes) / sizeof(float) + 1); };
+  const size_t workspace = floats(workspace_bytes(most)), output = keeps ? floats(most * out_bytes) : 0;
+  const Scratch scratch = make_scratch((workspace + output) * static_cast<size_t>(call.threads));
+  std::exception_ptr error;
+#pragma omp parallel for schedule(dynamic) num_threads(call.threads)
+  for (size_t n = 0; n < parts.size(); ++n) {
+    const Part& part = parts[n];
+    const int64_t first = call.cu_seqlens[part.first_text];
+    float* const own = scratch.get() + (workspace + output) * static_cast<size_t>(thread_index());
+    ChainCall mine = call;
+    mine.input = static_cast<const char*>(call.input) + first * in_bytes;
+    mine.workspace = own;
+    mine.rows = part.cu_seqlens.back();
+    mine.cu_seqlens = part.cu_seqlens.data();
+    mine.texts = part.texts;
+    for (size_t t = 0; t < mine.tables.size(); ++t) mine.tables[t] += first * table_widths_[t / 2];
+    mine.kept = part.kept.data();
+    mine.kept_rows = static_cast<int64_t>(part.kept.size());
+    char* const whole = static_cast<char*>(call.output);
+    char* const out = keeps ? reinterpret_cast<char*>(own + workspace) : whole + first * out_bytes;
+    mine.output = out;
+    mine.threads = 1;
+    try {
+      run_rows(mine);
+    } catch (...) {
+#pragma omp critical(chain_error)
+      error = std::current_exception();
+    }
+    for (size_t k = 0; k < part.places.size(); ++k) {
+      const size_t row = static_cast<size_t>(out_bytes);
+      std::memcpy(whole + static_cast<size_t>(part.places[k]) * row, out + k * row, row);
+    }
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+void Chain::run_rows(const ChainCall& call) const {
   State state;
   char* next = static_cast<char*>(call.workspace);
   for (int64_t width : widths_) {

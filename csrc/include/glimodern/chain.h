@@ -57,16 +57,21 @@ class Chain {
   void kept_from_here();
 
   int64_t workspace_bytes(int64_t rows) const;
-  // The last step writes the output in place of its buffer, which no other step may use.
+  // The last step writes the output in place of its buffer, which no other step may use. While other processes share
+  // the cores (contention.h), each thread takes a few texts through all steps, so that none waits for another between
+  // steps: no row's bits depend on that.
   void run(const ChainCall&) const;
 
  private:
+  void run_rows(const ChainCall&) const;
+  void run_by_texts(const ChainCall&) const;
   struct State;
   using Step = std::function<void(const State&, const ChainCall&, int64_t rows)>;
   void add(int dst, Step step);
 
   Dtype dtype_;
   std::vector<int64_t> widths_;
+  std::vector<int64_t> table_widths_;  // head_dim / 2, by table
   std::vector<Step> steps_;
   size_t all_rows_steps_ = SIZE_MAX;  // steps before `kept_from_here`
   int last_ = 0;
