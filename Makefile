@@ -5,9 +5,14 @@ VENV ?= .venv
 CONFIG ?= configs/demo.yaml
 TRAIN_ARGS ?=
 PYTEST_ARGS ?=
+# Processes of `make test`, which share the cores; a file's tests stay in one, so that they share its models.
+TEST_WORKERS ?= 2
 # The tests of the C++ operators, run by `make sanitize`: one name an operator.
 OPERATOR_TESTS := $(patsubst %,tests/test_%.py,span_scores span_loss span_entities span_vectors attention_varlen dropout \
 	geglu rotary add_layer_norm linear_packed select_spans chain)
+# The tests of whole models, run by `make test-isa`.
+MODEL_TESTS := $(patsubst %,tests/test_%.py,acceleration bi_encoder calibration chain contention encoder gliner_parity \
+	inference inference_mode model packed_model pooling span_entities)
 REPORT_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -16,16 +21,26 @@ CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.hpp')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test bench lint format sanitize clean
+.PHONY: help train test test-isa test-one-isa bench lint format sanitize clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 train: $(VENV)/.installed-train ## set up, train and evaluate the demo model into runs/demo (CONFIG=, TRAIN_ARGS=)
 	$(BIN)/python -m glimodern.train --config $(CONFIG) $(TRAIN_ARGS)
 
-test: $(VENV)/.installed-test ## set up and run the tests (PYTEST_ARGS=)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-test ## set up and run the tests (PYTEST_ARGS=, TEST_WORKERS=)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-isa: $(VENV)/.installed-test ## the tests of models, once with every lesser instruction set of this machine (PYTEST_ARGS=)
+	for isa in $$($(BIN)/python -c 'import glimodern._C as c; print(*c.available_isas()[:-1])'); do \
+		$(MAKE) --no-print-directory test-one-isa ISA=$$isa || exit 1; \
+	done
+
+test-one-isa: # PyTorch's own kernels keep to the same instruction set
+	@echo "== $(ISA)"
+	GLIMODERN_ISA=$(ISA) ATEN_CPU_CAPABILITY=$(if $(filter scalar,$(ISA)),default,$(firstword $(subst _, ,$(ISA)))) HF_HUB_OFFLINE=1 \
+		$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope -m "not gpu" $(MODEL_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench ## set up, run the benchmarks, print and plot them (PYTEST_ARGS=, REPORT_ARGS=)
 	@mkdir -p runs

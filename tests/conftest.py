@@ -1,10 +1,17 @@
 """Fixtures and the environment every test runs in: no network, and Triton by its interpreter where there is no GPU."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+
+# Workers of pytest-xdist share the cores; OpenMP reads this when PyTorch is imported.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(share, 1)))
+import torch  # noqa: E402
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -16,8 +23,15 @@ if not torch.cuda.is_available():
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks the tests of Triton kernels `gpu`: they run on a GPU if there is one, else in the interpreter.
 
-    `-m gpu` asks for the GPU, and skips them where there is none.
+    `-m gpu` asks for the GPU, and skips them where there is none. Tests marked `exhaustive` run when `-m` names them.
+    Files with slow tests come first, so that no worker is left with them at the end.
     """
+    if "exhaustive" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # stable
     asked = config.option.markexpr == "gpu" and not torch.cuda.is_available()
     for item in items:
         parameters = getattr(item, "callspec", None)
@@ -25,6 +39,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.gpu)
             if asked:
                 item.add_marker(pytest.mark.skip(reason="-m gpu: this machine has no CUDA device"))
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM as a terminal starts a process; nohup and `&` in scripts have SIGINT ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -168,6 +168,7 @@ def test_nothing_is_touched_before_the_inputs_are_read(data, tmp_path):
     assert (output / "settings.json").read_text() == (output / "demo-bert" / "train.json").read_text() == "{}"
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_ctrl_c_lets_the_run_write_its_checkpoint(data, tmp_path, monkeypatch, capsys):
     """The run gets SIGTERM once, is waited for, and the command says how to go on."""
     got = []

@@ -8,6 +8,8 @@ import pytest
 from glimodern import interrupts as module
 from glimodern.interrupts import Interrupts, Stopped
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_at_once(number):

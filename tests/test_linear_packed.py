@@ -325,8 +325,8 @@ def test_packed_layers_take_the_place_of_plain_ones():
     shared = nn.Linear(64, 64)
     model = nn.Sequential(nn.Linear(64, 96, bias=False), shared, nn.Sequential(shared, nn.Linear(96, 3))).eval()
     plain = {name: value.clone() for name, value in model.state_dict().items()}
-    assert pack_linears(model, "fp32") == 2
-    assert isinstance(model[0], PackedLinear) and model[1] is model[2][0] and type(model[2][1]) is nn.Linear
+    assert pack_linears(model, "fp32") == 3
+    assert isinstance(model[0], PackedLinear) and model[1] is model[2][0] and isinstance(model[2][1], PackedLinear)
     assert "in_features=64, out_features=96, bias=False, fp32" in repr(model)
     assert all(layer.lossless for layer in model.modules() if isinstance(layer, PackedLinear))
     saved = model.state_dict()
@@ -343,8 +343,9 @@ def test_bf16_layers_are_saved_as_the_plain_ones_in_bf16():
 
 
 def test_int8_layers_are_not_saved():
-    model = nn.Sequential(nn.Linear(64, 64))
-    assert pack_linears(model, "int8") == 1 and not model[0].lossless
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 3))
+    assert pack_linears(model, "int8") == 2 and not model[0].lossless
+    assert model[1].lossless and model[1].packed.dtype == "fp32"  # small ones stay exact
     assert model[0].packed.nbytes < 64 * 64 * 1.25
     with pytest.raises(ValueError, match="0 holds its weight in int8 and cannot be saved; load the model in fp32"):
         model.state_dict()

@@ -107,7 +107,7 @@ def test_the_same_kernels_compile_for_amd(tmp_path: Path) -> None:
     assert len(list((tmp_path / "dump").rglob("*.hsaco"))) == len(entries)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_case_compiles_without_spills_and_on_the_tensor_cores(tmp_path: Path) -> None:
     """Minutes, where Triton's cache holds none of it."""
     check_nvidia(*resources(tmp_path))

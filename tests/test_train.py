@@ -428,6 +428,7 @@ def test_a_finished_run_is_extended(setup, earlier):
     assert again["evaluation"] == report["evaluation"]
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize(("name", "when"), [("SIGINT", "step"), ("SIGTERM", "step"), ("SIGINT", "evaluation")])
 def test_interrupted_run_keeps_its_steps(setup, finished, tmp_path, monkeypatch, capsys, name, when):
     """A checkpoint, one line that says how to go on, no traceback; resumed, the losses are those of the whole run."""
@@ -457,6 +458,7 @@ def test_interrupted_run_keeps_its_steps(setup, finished, tmp_path, monkeypatch,
     assert report["dev_micro_f1"] == finished[1]["dev_micro_f1"] and report["best_step"] == finished[1]["best_step"]
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_interrupted_before_the_first_step(setup, earlier, monkeypatch, capsys):
     before = everything(earlier)
     monkeypatch.setattr(train_module, "load_data", lambda *_: signal.raise_signal(signal.SIGINT))
