@@ -104,7 +104,9 @@ def main() -> int:
     results: dict[str, Any] = {"session": session_info(), "texts": described, "agreement": {}, "models": {}}
     trained = options.checkpoint or options.shared / "checkpoints" / "gliner-minilm-mix"
     folders = [(str(trained), trained, texts)] if trained.is_dir() else []
-    folders += [(name, checkpoint_folder(name), texts[:QUICKLY_CHECKED]) for name in options.models.split(",")]
+    folders += [
+        (name, checkpoint_folder(name, texts, labels), texts[:QUICKLY_CHECKED]) for name in options.models.split(",")
+    ]
     for name, folder, checked in folders:
         plain, fast = both(folder)
         agreed = results["agreement"][name] = differ(plain, fast, checked, labels)

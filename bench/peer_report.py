@@ -234,9 +234,7 @@ def tables(results: Results) -> Iterable[tuple[str, Sequence[str], Cells]]:
         yield title, (*AGREEMENT, "agreement"), judged_cells(results["agreement"])
     for name, model in results["models"].items():
         if model.get("agreement"):
-            title = (
-                f"{name}: entities of {results['quickly_checked']} texts at 0.5, where random weights sit (not judged)"
-            )
+            title = f"{name}: entities of {results['quickly_checked']} texts, random weights (not judged)"
             yield title, AGREEMENT, agreement_cells(model["agreement"])
         if model["rows"]:
             yield f"{name}: {results['texts']}", PREDICTION, prediction_cells(results, model)

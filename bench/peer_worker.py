@@ -44,7 +44,10 @@ class GlinerOnnx(Gliner):
 
 
 class FastGliner:
-    """fast_gliner (Rust, ONNX Runtime) on gliner's export; it has no threshold argument and decodes at 0.5."""
+    """fast_gliner (Rust, ONNX Runtime) on gliner's export; 0.3.2 has no threshold argument and decodes at 0.5, and none
+    for threads either."""
+
+    THRESHOLD = 0.5
 
     def __init__(self, folder: str, dtype: str) -> None:
         from fast_gliner import FastGLiNER
@@ -52,6 +55,8 @@ class FastGliner:
         self.model = FastGLiNER(folder, ONNX_FILES[dtype])
 
     def predict(self, texts: list[str], labels: list[str], threshold: float, batch: int) -> Entities:
+        if threshold != self.THRESHOLD:
+            raise ValueError(f"threshold: fast_gliner decodes at {self.THRESHOLD} alone, got {threshold}")
         groups = (texts[i : i + batch] for i in range(0, len(texts), batch))
         return [found for group in groups for found in self.model.predict_entities(group, labels)]
 

@@ -115,6 +115,20 @@ def test_a_score_depends_on_its_label_alone(model, monkeypatch, label, others, p
         assert abs(float(column[word, width]) - score) <= 1e-6
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["vectors", "kept fold"])
+def test_a_thousand_labels_in_bf16_have_scores_of_their_own(folder, kept, monkeypatch):
+    """And those of fp32, as near as vectors in bf16 are."""
+    monkeypatch.setattr(bi_encoder, "_LABELS_KEPT", 4096 if kept else 10)
+    labels = [f"kind {i} of thing" for i in range(1000)]
+    exact, half = (
+        all_scores(GLiModern.from_pretrained(folder / "model", dtype=dtype), labels) for dtype in ("fp32", "bf16")
+    )
+    near = [(exact[key], half[key]) for key in exact.keys() & half.keys() if key[:2] == (0, 0)]
+    assert len(near) == 1000
+    assert len({score for _, score in near}) > 0.99 * len({score for score, _ in near})
+    assert max(abs(x - y) for x, y in near) < 0.1
+
+
 def test_texts_hold_no_labels(model):
     many = [f"type number {i}" for i in range(5000)]
     few, all_of_them = (model.packer.pack([WORDS], [labels]) for labels in (LABELS[:1], many))

@@ -115,6 +115,7 @@ def test_bf16_is_packed_near_and_saved_in_bf16(folder, tmp_path):
     assert not [name for name, module in bf16.head.named_modules() if type(module) is nn.Linear]
     for wanted, got in zip(scores(exact), scores(bf16), strict=True):
         inside = torch.isfinite(wanted)
+        assert got.dtype == torch.float32 and len(got[inside].unique()) == int(inside.sum())
         error = (wanted - got)[inside].float()
         assert 0 < error.square().mean().sqrt() < 0.05 * wanted[inside].square().mean().sqrt()
     with warnings.catch_warnings():

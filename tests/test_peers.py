@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_tiny_model
+from tests.conftest import WORDS, make_tiny_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -171,6 +171,29 @@ def test_rows_by_name(peers):
     with pytest.raises(ValueError, match="gliner fp64"):
         rows.chosen(rows.ROWS, ["gliner fp64"])
     assert [rows.rounds_for(seconds, 5) for seconds in (0.1, 6.0, 31.0)] == [5, 3, 0]
+
+
+def test_all_rows_decode_at_the_threshold_of_the_one_that_has_no_other(peers):
+    worker = peers("peer_worker")
+    row = worker.FastGliner.__new__(worker.FastGliner)
+    assert peers("bench_peers").THRESHOLD == worker.FastGliner.THRESHOLD
+    with pytest.raises(ValueError, match=r"threshold: fast_gliner decodes at 0\.5 alone, got 0\.95"):
+        row.predict(["a text"], ["person"], 0.95, 8)
+
+
+def test_random_weights_score_as_a_trained_model(peers):
+    """As many pairs above 0.5: no side decodes floods, and none finds nothing."""
+    import torch
+
+    rows, model = peers("peer_rows"), make_tiny_model(dropout=0.0)
+    texts = [" ".join(WORDS[i:]) for i in range(12)]
+    rows.score_like_a_trained_model(model, texts, ["person", "place"])
+    words = [WORDS[i:] for i in range(12)]
+    with torch.no_grad():
+        parts = model.scores(model.packer.pack(words, [["person", "place"]] * 12))
+    logits = torch.cat([part[part.isfinite()] for part in parts])
+    assert float(logits.std()) == pytest.approx(rows.SPREAD, rel=0.01)
+    assert 0 < int((logits > 0).sum()) <= rows.PASSING * len(logits) + 1
 
 
 def test_run_with_ours_alone(tmp_path):
