@@ -24,7 +24,7 @@ from .chained import Chained
 from .deberta import DEBERTA_MODELS, deberta_forward
 from .dropout import Dropout
 from .mpnet import mpnet_forward
-from .packed_linear import pack_layers
+from .packed_linear import pack_layers, packed_linear
 from .relative import group_texts
 from .t5 import T5_MODELS, t5_forward
 
@@ -202,6 +202,10 @@ class TransformersEncoder(Encoder):
         if not self.packed and self.config.model_type not in _PADDED_THAT_PACK:  # others may read a layer's weight
             return False
         pack_layers(self.model.get_submodule(_LAYERS.get(self.config.model_type, "encoder")), dtype)
+        project = getattr(self.model, "embeddings_project", None)  # of ELECTRA, before the layers
+        if isinstance(project, nn.Linear):
+            exact = "fp32" if dtype == "int8" else dtype
+            self.model.embeddings_project = packed_linear(project, exact)
         return True
 
     def resize_token_embeddings(self, size: int) -> None:
