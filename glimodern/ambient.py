@@ -1,0 +1,71 @@
+"""What a process or a thread has set in torch for itself, kept away from what must not depend on it.
+
+Loading, building and predicting give the same under torch.set_default_dtype, set_default_device, inference_mode,
+set_grad_enabled and autocast as without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_HOST = torch.device("cpu")
+
+
+@contextmanager
+def as_in_a_new_process() -> Iterator[None]:
+    """New tensors are ordinary ones on the CPU, without gradients; autocast is off."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_HOST)
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+class _Parameters(TorchFunctionMode):
+    """Has `torch.empty`, by which modules make their parameters, give fp32 tensors on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            given = {name: value for name, value in kwargs.items() if value is not None}
+            kwargs = {"dtype": torch.float32, "device": self.device, **given}
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def building(*, meta: bool = False) -> Iterator[None]:
+    """`as_in_a_new_process`, in which modules are made with fp32 parameters.
+
+    meta: parameters have shapes but no memory and no values, and nothing is drawn; buffers are as always, unless a
+    module makes one by `torch.empty`. (torch.device("meta") alone would lose all buffers, of which those that no
+    checkpoint stores, such as rotary frequencies, could not be had back.)
+    """
+    with as_in_a_new_process(), _Parameters(torch.device("meta") if meta else _HOST):
+        yield
+
+
+@contextmanager
+def predicting() -> Iterator[None]:
+    """Autocast is off and new tensors are on the CPU unless they say otherwise; inference mode and gradients stay as
+    they are."""
+    with ExitStack() as stack:
+        if torch.get_default_device() != _HOST:
+            stack.enter_context(_HOST)
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
