@@ -1,14 +1,15 @@
 """What a process or a thread has set in torch for itself, kept away from what must not depend on it.
 
-Loading, building and predicting give the same under torch.set_default_dtype, set_default_device, inference_mode,
-set_grad_enabled and autocast as without them.
+Loading, building and predicting give the same under torch.set_default_dtype, set_default_device, inference_mode and
+set_grad_enabled as without them; so they do under autocast, but for the predictions of a model that can be trained.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -58,14 +59,22 @@ def building(*, meta: bool = False) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def predicting() -> Iterator[None]:
-    """Autocast is off and new tensors are on the CPU unless they say otherwise; inference mode and gradients stay as
-    they are."""
-    with ExitStack() as stack:
-        if torch.get_default_device() != _HOST:
-            stack.enter_context(_HOST)
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def predicts(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Have a model's method give the same under any default device, and, of a model with `inference_only`, under
+    autocast. Inference mode and gradients stay as they are."""
+
+    @functools.wraps(method)
+    def run(model: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        with ExitStack() as stack:
+            if torch.get_default_device() != _HOST:
+                stack.enter_context(_HOST)
+            for device in ("cpu", "cuda") if model.inference_only else ():
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            return method(model, *args, **kwargs)
+
+    return run

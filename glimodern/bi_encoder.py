@@ -286,4 +286,4 @@ def stored_labels(config: ModelConfig, tokenizer: Any) -> LabelEncoder | None:
     """The label encoder that a checkpoint's config describes, without its weights; None for a uni-encoder."""
     if config.labels_encoder_config is None:
         return None
-    return LabelEncoder(build_encoder(config.labels_encoder_config), tokenizer, config.hidden_size)
+    return LabelEncoder(build_encoder(config.labels_encoder_config, values=False), tokenizer, config.hidden_size)

@@ -24,8 +24,8 @@ Stale = Callable[[Path, set[str]], Iterable[str]]
 """Of a folder and the names that are new in it: the names there that go."""
 
 
-def user_path(path: str | os.PathLike[str], argument: str = "path") -> Path:
-    """A path as the user meant it: `~` and `~name` are home folders.
+def expand_user(path: str | os.PathLike[str], argument: str = "path") -> str:
+    """A path or hub name as the user meant it: `~` and `~name` are home folders.
 
     Raises TypeError for what is no path, and ValueError for an empty one, which would mean the working directory.
     """
@@ -33,8 +33,13 @@ def user_path(path: str | os.PathLike[str], argument: str = "path") -> Path:
     if not isinstance(text, str):
         raise TypeError(f"{argument}: expected a path (str or os.PathLike), got {type(path).__name__}")
     if not text.strip():
-        raise ValueError(f"{argument}: expected a path, got the empty string; write '.' for the working directory")
-    return Path(os.path.expanduser(text))
+        raise ValueError(f"{argument}: expected a path, got {text!r}; write '.' for the working directory")
+    return os.path.expanduser(text)
+
+
+def user_path(path: str | os.PathLike[str], argument: str = "path") -> Path:
+    """`expand_user` as a Path."""
+    return Path(expand_user(path, argument))
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def test_dtypes(saved, dtype):
 
 
 def test_unknown_dtype(saved):
-    with pytest.raises(ValueError, match="dtype: wanted one of"):
+    with pytest.raises(ValueError, match=r"dtype: expected one of .* got 'int3'"):
         GLiModern.from_pretrained(saved, dtype="int3")
 
 

@@ -68,7 +68,7 @@ def logit_bounds(threshold: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
 
 @functools.cache
 def _logit_bound(threshold: float, dtype: torch.dtype) -> float:
-    return float(logit_bounds(torch.tensor([threshold]), dtype))
+    return float(logit_bounds(torch.tensor([threshold], dtype=torch.float32, device="cpu"), dtype))
 
 
 def type_bounds(
