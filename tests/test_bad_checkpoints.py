@@ -182,7 +182,10 @@ def test_bad_file(saved, name):
     ("spoil", "message"),
     [
         (lambda folder: (folder / CONFIG).unlink(), f"no {CONFIG}"),
-        (lambda folder: (folder / WEIGHTS).unlink(), f"no weights: expected {WEIGHTS} or {PICKLE}, or an index of shards"),
+        (
+            lambda folder: (folder / WEIGHTS).unlink(),
+            f"no weights: expected {WEIGHTS} or {PICKLE}, or an index of shards",
+        ),
         (without_tokenizer, "no tokenizer: wanted tokenizer.json and tokenizer_config.json, got neither"),
     ],
     ids=["config", "weights", "tokenizer"],

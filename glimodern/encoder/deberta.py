@@ -69,7 +69,7 @@ class _Distances(NamedTuple):
     @classmethod
     def of(cls, module: Any, longest: int, device: torch.device) -> _Distances:
         """By the options of an attention module."""
-        distance = torch.arange(-longest, longest + 1)
+        distance = torch.arange(-longest, longest + 1, device="cpu")
         buckets, most, span = module.position_buckets, module.max_relative_positions, module.pos_ebd_size
         if buckets > 0 and most > 0:
             middle = buckets // 2

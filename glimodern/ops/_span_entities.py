@@ -106,8 +106,8 @@ def _entities_impl(
         inputs = CppInputs((a, b, u, c), cu_words, cu_types, max_width, 0.0, 0)
         bounds = type_bounds(threshold, thresholds, len(u), a.device, wide_dtype(a))
         found = dispatch.extension.span_entities(*inputs.arguments, bounds.data_ptr(), torch.get_num_threads())
-        word, width, kind = (torch.empty(len(found), dtype=torch.int64) for _ in range(3))
-        logit = torch.empty(len(found), dtype=inputs.wide)
+        word, width, kind = (a.new_empty(len(found), dtype=torch.int64) for _ in range(3))
+        logit = a.new_empty(len(found), dtype=inputs.wide)
         found.copy_to(*(x.data_ptr() for x in (word, width, kind, logit)))
     elif chosen == "triton":
         launch = triton_kernels("span_entities").span_entities_forward
