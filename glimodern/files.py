@@ -226,7 +226,8 @@ def _put(source: Path, target: Path) -> None:
     """Replace target by a second name of source, or by a copy on a file system without hard links."""
     if _same(source, target):
         return
-    target.parent.mkdir(exist_ok=True)
+    if not target.parent.is_dir():
+        target.parent.mkdir()
     beside = target.with_name(f".glimodern-put-{target.name}")
     beside.unlink(missing_ok=True)  # a crash left it
     try:
