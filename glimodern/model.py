@@ -212,9 +212,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         Raises ValueError for a model in int8 and for a folder with another model's files of these names.
         """
         if self.packed_dtype == "int8":
-            raise ValueError(
-                "dtype: expected a model in 'fp32', 'bf16' or 'fp16' to save, got 'int8'; load it as 'fp32'"
-            )
+            raise ValueError('a model in int8 cannot be saved: load it with dtype="fp32" to save it')
         labels_tokenizer = None if self.labels is None else self.labels.tokenizer
         write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer, labels_tokenizer)
 
