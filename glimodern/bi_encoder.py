@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from glimodern import ops
+from glimodern.ambient import lasting
 from glimodern.checkpoint import ModelConfig
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.head import SpanHead
 from glimodern.hub import HubAccess
 from glimodern.labels import LabelVectors
-from glimodern.modes import lasting
 from glimodern.ops._cost import fold_types
 from glimodern.prompt import Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens, load_tokenizer, token_limit
 
@@ -131,9 +131,9 @@ class LabelEncoder(nn.Module):
     def _pooled(self, labels: Sequence[Sequence[int]]) -> Tensor:
         """Token ids of labels -> the mean of each label's hidden states, [m, encoder's width]."""
         device = next(self.encoder.parameters()).device
-        lengths = torch.tensor([len(ids) for ids in labels], dtype=torch.int64)
+        lengths = torch.tensor([len(ids) for ids in labels], dtype=torch.int64, device="cpu")
         ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(torch.int32)
-        ids = torch.tensor([token for label in labels for token in label], dtype=torch.int64)
+        ids = torch.tensor([token for label in labels for token in label], dtype=torch.int64, device="cpu")
         hidden = self.encoder(ids.to(device), ends.to(device), int(lengths.max()) if len(labels) else 0)
         lengths = lengths.to(device)
         total = torch.segment_reduce(hidden.float(), "sum", lengths=lengths, axis=0, unsafe=True)
@@ -248,8 +248,8 @@ def label_entities(
     a, b, w2, b2, _ = head.factors(words, types.q[:0])
     index = batch.type_index
     if batch.labels != types.labels:
-        index = torch.tensor([types.rows[label] for label in batch.labels], dtype=torch.int64)[index]
-    everything = torch.arange(len(types.labels))
+        index = torch.tensor([types.rows[label] for label in batch.labels], dtype=torch.int64, device="cpu")[index]
+    everything = torch.arange(len(types.labels), device="cpu")
     found = []
     same, q, folded = everything, types.q, types.folded
     for (w0, w1), (t0, t1), texts in _runs(batch):
@@ -279,12 +279,12 @@ def _runs(batch: LabelBatch) -> Iterator[tuple[tuple[int, int], tuple[int, int],
 
 def fresh_labels(path_or_hub_id: str, width: int, hub: HubAccess) -> LabelEncoder:
     """A pretrained label encoder with its tokenizer, of a folder or hub name."""
-    tokenizer = load_tokenizer(path_or_hub_id, add_bos_eos=False, **hub.options())
-    return LabelEncoder(load_encoder(path_or_hub_id, hub), tokenizer, width)
+    encoder = load_encoder(path_or_hub_id, hub)
+    return LabelEncoder(encoder, load_tokenizer(path_or_hub_id, add_bos_eos=False, **hub.options()), width)
 
 
 def stored_labels(config: ModelConfig, tokenizer: Any) -> LabelEncoder | None:
     """The label encoder that a checkpoint's config describes, without its weights; None for a uni-encoder."""
     if config.labels_encoder_config is None:
         return None
-    return LabelEncoder(build_encoder(config.labels_encoder_config), tokenizer, config.hidden_size)
+    return LabelEncoder(build_encoder(config.labels_encoder_config, values=False), tokenizer, config.hidden_size)

@@ -1,12 +1,13 @@
 """Files of the public GLiNER checkpoint format, read and written; knows files, not modules.
 
-A folder holds `gliner_config.json`, `model.safetensors` (or `pytorch_model.bin`, read with `weights_only=True`) and the
-tokenizer's files. A local folder never touches the network; a name that is no path is taken from the hub.
+A folder holds `gliner_config.json`, `model.safetensors` (or `pytorch_model.bin`, read with `weights_only=True`, or an
+index and the shards of either) and the tokenizer's files. A local folder never touches the network; a name that is no
+path is taken from the hub.
 """
 
 import json
 import os
-import shutil
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,15 +16,35 @@ from typing import Any
 
 from torch import Tensor
 
-from glimodern.files import atomic_folder
-from glimodern.hub import CARD_FILE, HubAccess, download_files, resolve_folder
+from glimodern.files import current_files, replace_files, user_path
+from glimodern.hub import HubAccess, download_files, resolve_folder
 from glimodern.pooling import POOLINGS
 from glimodern.prompt import load_tokenizer
 from glimodern.public_config import read_fields, refuse_other_kinds, settle_old_fields
-from glimodern.tensors import WEIGHTS_FILE, first_line, read_tensors, weights_file
+from glimodern.tensors import (
+    WEIGHTS_FILE,
+    WEIGHTS_FILES,
+    first_line,
+    is_index,
+    read_index,
+    read_tensors,
+    weights_file,
+)
 
 CONFIG_FILE = "gliner_config.json"
 LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
+# What transformers writes and reads for any tokenizer. Vocabularies (vocab.txt, spiece.model) it reads only where there
+# is no tokenizer.json, which a checkpoint that is written here has.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)", re.ASCII)  # as transformers names them
+_READS = 4  # of a folder that is written to meanwhile
 
 # (our prefix, the public one): the same parameters under the house's shorter names.
 PREFIXES = (
@@ -68,7 +89,7 @@ class ModelConfig:
     words_splitter_type: str = "whitespace"
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "max_width", "max_len", "vocab_size"):
+        for name in ("hidden_size", "max_width", "max_len", "max_types", "vocab_size"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}: wanted a positive integer, got {value!r}")
@@ -119,18 +140,17 @@ PUBLIC_DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read whole: config, tensors under the house's names, tokenizer, and the tensors' file."""
+    """A checkpoint read whole: config, tensors under the house's names, tokenizer, and the tensors' file.
+
+    folder: where it lies on this machine.
+    """
 
     config: ModelConfig
     state: dict[str, Tensor]
     tokenizer: Any
     weights: Path
+    folder: Path
     labels_tokenizer: Any = None
-
-    @property
-    def folder(self) -> Path:
-        """Where it lay on this machine."""
-        return self.weights.parent
 
 
 def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
@@ -183,24 +203,53 @@ def _encoder_config(file: Path, field: str, name_field: str, name: str, hub: Hub
 
 
 def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None = None) -> Checkpoint:
-    """Read config, tensors and tokenizer of a local folder or hub repository."""
+    """Read config, tensors and tokenizer of a local folder or hub repository.
+
+    A checkpoint that is replaced meanwhile (by `write_checkpoint`) is read again, so that all parts are of one.
+    """
     hub = hub or HubAccess()
     folder = resolve_folder(path_or_hub_id, hub)
-    access = None if folder == Path(path_or_hub_id) else hub
-    config = read_config(folder, access)
-    weights = weights_file(folder)
+    if folder != user_path(path_or_hub_id, "path_or_hub_id"):
+        return _read_folder(folder, folder, (os.fspath(path_or_hub_id), hub))
+    for _ in range(_READS):
+        before = _stamp(folder)
+        try:
+            stored = _read_folder(folder, current_files(folder))
+        except (OSError, ValueError):
+            if _stamp(folder) == before:
+                raise
+        else:
+            if _stamp(folder) == before:
+                return stored
+    raise OSError(f"{folder}: expected a checkpoint that stays as it is while it is read, got one that keeps changing")
+
+
+def _stamp(folder: Path) -> list[tuple[str, int, int]]:
+    """Tells whether a checkpoint's files were replaced: the name, place and time of each."""
+    own = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, *(f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES))
+    files = [current_files(folder) / name for name in own]
+    return [(os.fspath(file), file.stat().st_ino, file.stat().st_mtime_ns) for file in files if file.is_file()]
+
+
+def _read_folder(folder: Path, files: Path, source: tuple[str, HubAccess] | None = None) -> Checkpoint:
+    """files: where the folder's files are. source: of a hub repository, its name and how it is looked up."""
+    hub = None if source is None else source[1]
+    config = read_config(files, hub)
+    weights = weights_file(files)
     state = {_rename(name, to_public=False): tensor for name, tensor in read_tensors(weights).items()}
-    tokenizer = _read_tokenizer(folder, config.model_name, access)
+    tokenizer = _read_tokenizer(files, config.model_name, hub)
+    folder = folder.absolute()
     if config.labels_encoder is not None:
-        if access is not None:
-            download_files(os.fspath(path_or_hub_id), [f"{LABELS_TOKENIZER}/*"], access)
-        return Checkpoint(config, state, tokenizer, weights, _labels_tokenizer(folder, config.labels_encoder, access))
+        if source is not None:
+            download_files(source[0], [f"{LABELS_TOKENIZER}/*"], source[1])
+        labels_tokenizer = _labels_tokenizer(files, config.labels_encoder, hub)
+        return Checkpoint(config, state, tokenizer, weights, folder, labels_tokenizer)
     if config.class_token_index == -1:
         tokenizer.add_tokens(["[FLERT]", config.ent_token, config.sep_token], special_tokens=True)
         index = tokenizer.convert_tokens_to_ids(config.ent_token)
         config = replace(config, class_token_index=index, vocab_size=len(tokenizer))
-    _check_vocabulary(folder, config, tokenizer)
-    return Checkpoint(config, state, tokenizer, weights)
+    _check_vocabulary(files, config, tokenizer)
+    return Checkpoint(config, state, tokenizer, weights, folder)
 
 
 def _read_tokenizer(folder: Path, encoder: str, hub: HubAccess | None) -> Any:
@@ -264,17 +313,20 @@ def write_checkpoint(
     tokenizer: Any,
     labels_tokenizer: Any = None,
 ) -> None:
-    """Write a checkpoint that appears whole or not at all; an older one in its place is replaced.
+    """Write a checkpoint that appears whole or not at all (`replace_files`); an older one in its place is replaced.
 
-    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. Raises
-    ValueError for a folder that holds anything but a checkpoint. The public package does not know span_mode "ffn":
-    saving one warns that only this package loads it.
+    What else the folder holds stays, a README.md too. Of an older checkpoint what is not written anew goes: weights in
+    another form, an index and its shards, the tokenizer's other files, labels_tokenizer.
+
+    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. The public
+    package does not know span_mode "ffn": saving one warns that only this package loads it.
+
+    Raises ValueError for a folder that has files of these names but no gliner_config.json: they are another model's.
+    Raises NotADirectoryError for a path that is a file, and PermissionError for files that may not be written.
     """
     from safetensors.torch import save_file
 
-    target_folder = Path(folder)
-    if target_folder.is_dir() and any(target_folder.iterdir()) and not (target_folder / CONFIG_FILE).is_file():
-        raise ValueError(f"{target_folder}: wanted a new folder or an older checkpoint to replace, got other files")
+    final = user_path(folder, "folder")
     if config.span_mode == "ffn":
         warnings.warn('span_mode "ffn" (the paper\'s head) is not known to the public gliner package', stacklevel=3)
     kept: dict[tuple[Any, ...], str] = {}
@@ -287,15 +339,41 @@ def write_checkpoint(
         else:
             kept[memory] = public
             tensors[public] = tensor.detach().cpu().contiguous()
-    with atomic_folder(folder) as target:
+    with replace_files(final, _stale, last=CONFIG_FILE) as target:
+        _refuse_another_model(final)
         save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt", **copies})
         text = json.dumps(_public_fields(config), indent=1, sort_keys=True)
         (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         tokenizer.save_pretrained(target)
         if labels_tokenizer is not None:
             labels_tokenizer.save_pretrained(target / LABELS_TOKENIZER)
-        if (target_folder / CARD_FILE).is_file():
-            shutil.copy2(target_folder / CARD_FILE, target / CARD_FILE)
+
+
+def _refuse_another_model(folder: Path) -> None:
+    """ValueError for files that a checkpoint would replace or be read with, unless they are of a checkpoint."""
+    if (folder / CONFIG_FILE).is_file():
+        return
+    names = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, LABELS_TOKENIZER)
+    if others := [name for name in names if os.path.lexists(folder / name)]:
+        raise ValueError(
+            f"{folder}: expected no model or an older checkpoint to replace (with {CONFIG_FILE}), got files of another "
+            f"model ({', '.join(others)}); choose another folder or move them away"
+        )
+
+
+def _stale(folder: Path, written: set[str]) -> list[str]:
+    """The files of an older checkpoint that a new one of these names leaves behind."""
+    shards: list[str] = []
+    for index in WEIGHTS_FILES:
+        if is_index(folder / index) and (folder / index).is_file():
+            try:
+                shards += read_index(folder / index)
+            except ValueError:  # what it was an index of cannot be told
+                continue
+    shards = [shard for shard in shards if _SHARD.fullmatch(shard)]  # by whatever other names, it may be anything
+    labels = [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
+    own = [*shards, *WEIGHTS_FILES, *_TOKENIZER_FILES, *labels]  # an index after its shards
+    return [name for name in own if name not in written and (folder / name).is_file()]
 
 
 def to_public(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

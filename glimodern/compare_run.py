@@ -83,8 +83,7 @@ def run_training(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
 def run_prediction(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     """Time prediction with the trained model, loaded as a user loads it: the median of some passes, after one."""
     _, _, test_sets = load_data(config.data, config.run.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = GLiModern.from_pretrained(Path(config.run.output_dir) / "model", dtype=job["predict_dtype"], device=device)
+    model = GLiModern.from_pretrained(Path(config.run.output_dir) / "model", dtype=job["predict_dtype"], device="auto")
     count = job["predict_sentences"]
     texts = [example.words for dataset in test_sets for example in dataset.examples[:count]]
     types = [asked for dataset in test_sets for asked in asked_types(dataset)[:count]]

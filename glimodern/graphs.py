@@ -35,10 +35,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glimodern.ambient import lasting
 from glimodern.encoder.attention import Packing, takes_flash
 from glimodern.encoder.snapshot import Snapshot
 from glimodern.head import SpanFactors
-from glimodern.modes import lasting
 from glimodern.ops.dispatch import warn_once
 from glimodern.prompt import PackedBatch
 from glimodern.transfer import Field, Layout

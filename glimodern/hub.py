@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glimodern.tensors import PICKLE_FILE, WEIGHTS_FILE
+from glimodern.files import user_path
+from glimodern.tensors import INDEX_FILE, PICKLE_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index
 
 if TYPE_CHECKING:
     from glimodern.checkpoint import ModelConfig
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 CARD_FILE = "README.md"
 _TAGS = ("glimodern", "gliner", "named-entity-recognition", "zero-shot")
 _NAME = re.compile(r"([a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
-# What a checkpoint is read from; not what sub-folders hold, such as ONNX exports.
+# What a checkpoint is read from, an index of shards included; not what sub-folders hold, such as ONNX exports.
 _FILES = ("*.json", "*.model", "*.txt", WEIGHTS_FILE)
 
 
@@ -75,17 +76,21 @@ def resolve_folder(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None
     Raises FileNotFoundError for what is neither, or cannot be had, and ValueError for a revision of a folder.
     """
     hub = hub or HubAccess()
-    path, name = Path(path_or_hub_id), os.fspath(path_or_hub_id)
+    path = user_path(path_or_hub_id, "path_or_hub_id")
+    name = os.fspath(path_or_hub_id)
     if path.is_dir():
         hub.check_folder(path)
         return path
     if path.exists():
-        raise ValueError(f"checkpoint {name!r}: wanted a folder with gliner_config.json, got a file")
+        raise ValueError(f"checkpoint {name!r}: expected a folder with gliner_config.json, got a file")
     if name.count("/") != 1 or not is_hub_name(name):
         raise FileNotFoundError(f"checkpoint {name!r}: no such folder (and not a hub name of the form owner/name)")
     folder = download_files(name, _FILES, hub, ignored="*/*")
-    if not (folder / WEIGHTS_FILE).is_file():
+    if not any((folder / file).is_file() for file in (WEIGHTS_FILE, INDEX_FILE)):
         download_files(name, [PICKLE_FILE], hub, ignored="*/*")
+    weights = next((folder / file for file in WEIGHTS_FILES if (folder / file).is_file()), None)
+    if weights is not None and is_index(weights):
+        download_files(name, sorted(read_index(weights)), hub, ignored="*/*")
     return folder
 
 

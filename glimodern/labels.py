@@ -5,13 +5,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from glimodern.files import atomic_file
-from glimodern.modes import lasting
+from glimodern.ambient import as_in_a_new_process, lasting
+from glimodern.files import atomic_file, user_path
 
 _FORMAT = "glimodern label vectors"
 
@@ -78,20 +77,22 @@ class LabelVectors:
 
         told = {"format": _FORMAT, "model": self.model, "fingerprint": self.fingerprint}
         told["labels"] = json.dumps(self.labels, ensure_ascii=False)
+        content = save({"vectors": self.vectors.detach().cpu().contiguous()}, metadata=told)
         with atomic_file(path) as partial:
-            partial.write_bytes(save({"vectors": self.vectors.detach().cpu().contiguous()}, metadata=told))
+            partial.write_bytes(content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "LabelVectors":
         """Read what `save` wrote. Raises FileNotFoundError, and ValueError for another kind of file or half of one."""
         from safetensors import SafetensorError, safe_open
 
-        if not Path(path).is_file():
+        file = user_path(path)
+        if not file.is_file():
             raise FileNotFoundError(f"label vectors {os.fspath(path)!r}: no such file")
         try:
-            with safe_open(path, framework="pt") as opened:
+            with as_in_a_new_process(), safe_open(file, framework="pt") as opened:
                 told = opened.metadata() or {}
-                vectors = opened.get_tensor("vectors") if told.get("format") == _FORMAT else torch.empty(0)
+                vectors = opened.get_tensor("vectors").clone() if told.get("format") == _FORMAT else torch.empty(0)
         except SafetensorError as error:
             raise ValueError(f"{os.fspath(path)}: not a whole safetensors file ({error}); save it again") from error
         if told.get("format") != _FORMAT:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,19 +19,71 @@ from glimodern.tensors import first_line
 if TYPE_CHECKING:
     from glimodern.model import GLiModern
 
+_OTHER_NAMES = {"map_location": "device", "torch_dtype": "dtype"}  # of gliner and transformers
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def refuse_keywords(function: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """TypeError that names the first keyword argument that a function does not know, and what it may have meant."""
+    for name in given:
+        if name in known:
+            continue
+        near = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else difflib.get_close_matches(name, known, 1)
+        hint = f"; {name} is called {near[0]} here" if near else ""
+        raise TypeError(f"{function}: unexpected keyword argument {name!r}: expected {', '.join(known)}{hint}")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of this name, which is there: "cpu", "cuda", "cuda:1", "mps", ..., or "auto", CUDA's if there is one.
+
+    Raises TypeError for what is no name, ValueError for an unknown one and for a device that this machine lacks.
+    """
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device: expected a string or torch.device, got {type(device).__name__}")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+        where = torch.device("cpu") if where.type == "cpu" else where  # "cpu:0" too
+    except RuntimeError as error:
+        raise ValueError(
+            f"device: expected 'auto', 'cpu', 'cuda', 'cuda:N' or another of PyTorch's names, got {device!r}"
+            + ("; a GPU is 'cuda'" if str(device).lower().startswith("gpu") else "")
+        ) from error
+    problem = _problem(where)
+    if problem:
+        raise ValueError(
+            f"device: expected a device of this machine, got {str(device)!r}: {problem}; use 'cpu' or 'auto'"
+        )
+    return where
+
+
+def _problem(device: torch.device) -> str:
+    """Why a model cannot be put on a device; empty if it can."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} finds no CUDA GPU"
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        return f"there are {torch.cuda.device_count()} GPUs, counted from 0"
+    if device.type == "meta":
+        return "it holds no values"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # NotImplementedError is a RuntimeError
+        return f"PyTorch {torch.__version__} cannot use it ({first_line(error)[:80]})"
+    return ""
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Of activations and of weights that are not packed: "fp32", "bf16", "fp16", "auto" (bf16 where the hardware
-    multiplies it natively, else fp32; "int8" likewise) or a torch dtype."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
+    multiplies it natively, else fp32; "int8" likewise) or a float dtype of torch."""
+    if not isinstance(dtype, (str, torch.dtype)):
+        raise TypeError(f"dtype: expected a string or torch.dtype, got {type(dtype).__name__}")
     if dtype in ("auto", "int8"):
         return torch.bfloat16 if _native_bf16(device) else torch.float32
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype: wanted one of {[*DTYPES, 'int8', 'auto']} or a torch dtype, got {dtype!r}")
-    return DTYPES[dtype]
+    known = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if known in (*DTYPES.values(), torch.float64):
+        return known
+    raise ValueError(f"dtype: expected one of {[*DTYPES, 'int8', 'auto']} or a float dtype of torch, got {dtype!r}")
 
 
 def _native_bf16(device: torch.device) -> bool:
@@ -42,7 +96,7 @@ def _native_bf16(device: torch.device) -> bool:
 def encoder_of(stored: Checkpoint, config: dict[str, Any]) -> Encoder:
     """The checkpoint's encoder without its weights. ValueError for a config that none can be built from."""
     try:
-        return build_encoder(config)
+        return build_encoder(config, values=False)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{stored.weights.with_name(CONFIG_FILE)}: encoder_config: wanted a config that an encoder can be built "
@@ -56,6 +110,7 @@ def make_ready(model: GLiModern, device: torch.device, dtype: torch.dtype, *, in
     For int8 its inputs are measured on a dozen sentences while it is exact; it warns if it then finds something else.
     """
     model.requires_grad_(False)
+    model.inference_only = True
     wide = "fp32" if dtype == torch.float32 else "bf16"
     if model.labels is not None:
         model.labels.seal()

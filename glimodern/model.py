@@ -1,5 +1,6 @@
 """GLiModern: the network with what is around it: building, loading, saving, and prediction."""
 
+import inspect
 import os
 import sys
 from collections import deque
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any, TypedDict, overload
 
 import torch
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
+from glimodern.ambient import as_in_a_new_process, building, predicts
 from glimodern.bi_encoder import LabelEncoder, fresh_labels, stored_labels
-from glimodern.checkpoint import ModelConfig, read_checkpoint, to_public, write_checkpoint
+from glimodern.checkpoint import Checkpoint, ModelConfig, read_checkpoint, to_public, write_checkpoint
 from glimodern.encoder import Encoder, build_encoder, load_encoder
+from glimodern.files import expand_user
 from glimodern.gliner_api import GlinerApi
 from glimodern.hub import HubAccess, HubApi
 from glimodern.inference import (
@@ -28,8 +31,9 @@ from glimodern.inference import (
     resolve_batch_tokens,
 )
 from glimodern.labels import LabelVectors
-from glimodern.loading import DTYPES, encoder_of, make_ready, resolve_dtype
+from glimodern.loading import DTYPES, encoder_of, make_ready, refuse_keywords, resolve_device, resolve_dtype
 from glimodern.network import SpanNetwork
+from glimodern.parameters import take_tensors, without_values
 from glimodern.precision import PrecisionReport, answers, compare_answers
 from glimodern.prediction import Entities, Labels, pair_texts, split_texts, warn_cut, with_offsets
 from glimodern.prompt import add_prompt_tokens, load_tokenizer
@@ -54,8 +58,11 @@ class HeadOptions(TypedDict, total=False):
     """Most types asked of a sentence in training (25)."""
     dropout: float
     """Dropout of the head (0.4)."""
-    labels_encoder: str | None
+    labels_encoder: str | os.PathLike[str] | None
     """Folder or hub name of a sentence encoder for the labels; None: they stand in the text (None)."""
+
+
+_HEAD_OPTIONS = tuple(HeadOptions.__annotations__)
 
 
 class GLiModern(SpanNetwork, HubApi, GlinerApi):
@@ -84,21 +91,27 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         With labels_encoder, a bi-encoder: that one reads the labels, and no prompt tokens are added.
         revision (of the text encoder), cache_dir, token, local_files_only: as of from_pretrained.
         """
-        name, hub = os.fspath(path_or_hub_id), HubAccess(revision, cache_dir, token, local_files_only)
+        name = expand_user(path_or_hub_id, "path_or_hub_id")
+        hub = HubAccess(revision, cache_dir, token, local_files_only)
+        refuse_keywords("from_encoder", head, _HEAD_OPTIONS)
         return cls._fresh(load_encoder(name, hub), load_tokenizer(name, **hub.options()), name, head, hub)
 
     @classmethod
     def from_encoder_config(cls, encoder_config: Any, tokenizer: Any, **head: Unpack[HeadOptions]) -> "GLiModern":
         """The same from an encoder's config, with random weights (from scratch)."""
+        refuse_keywords(
+            "from_encoder_config", [option for option in head if option not in _HEAD_OPTIONS], _HEAD_OPTIONS
+        )
         return cls._fresh(build_encoder(encoder_config), tokenizer, "", head, HubAccess())
 
     @classmethod
+    @building()
     def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadOptions, hub: HubAccess) -> "GLiModern":
         ent_token, sep_token = "<<ENT>>", "<<SEP>>"
         hidden_size = head.get("hidden_size") or encoder.hidden_size
-        labels_encoder = head.get("labels_encoder")
-        labels = None
+        labels_encoder, labels = head.get("labels_encoder"), None
         if labels_encoder is not None:
+            labels_encoder = expand_user(labels_encoder, "labels_encoder")
             labels = fresh_labels(labels_encoder, hidden_size, replace(hub, revision=None))
         if labels is None:
             vocab_size = add_prompt_tokens(tokenizer, [ent_token, sep_token])
@@ -136,6 +149,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         token: str | bool | None = None,
         local_files_only: bool = False,
         cuda_graphs: bool = True,
+        **unknown: Never,
     ) -> "GLiModern":
         """Load a checkpoint of the public GLiNER format: a local folder (no network) or a hub name.
 
@@ -147,30 +161,56 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         that is, token is the user's own or says whether to send the stored one. cuda_graphs: on a GPU, record what
         small batches launch and replay it (`glimodern.graphs`); also the attribute of this name, at any time.
 
+        What torch is set to (default dtype and device, inference mode, its generator) changes nothing here, and the
+        files may be overwritten later. Weights that are stored in another dtype are made fp32 first.
+
         Raises FileNotFoundError for missing files, ValueError for half-written files, pickled code, unsupported kinds
-        of model and tensors that do not fit the config.
+        of model, tensors that do not fit the config and a device that is not there.
         """
-        where = torch.device(device)
+        known = (*inspect.signature(cls.from_pretrained).parameters,)[1:-1]
+        refuse_keywords("from_pretrained", unknown, known)
+        where = resolve_device(device)
         if dtype == "int8" and (where.type != "cpu" or trainable):
-            raise ValueError(f"dtype: 'int8' is for inference on CPUs, got device {device}, trainable={trainable}")
+            raise ValueError(
+                f"dtype: expected 'int8' on device 'cpu' with trainable=False, got device {str(device)!r}, "
+                f"trainable={trainable}; choose another dtype"
+            )
         plain = resolve_dtype("fp32" if trainable and dtype == "auto" else dtype, where)
-        stored = read_checkpoint(path_or_hub_id, HubAccess(revision, cache_dir, token, local_files_only))
+        with as_in_a_new_process():
+            stored = read_checkpoint(path_or_hub_id, HubAccess(revision, cache_dir, token, local_files_only))
+            model = cls._of_checkpoint(stored)
+            model.source = (os.fspath(path_or_hub_id), stored.folder)
+            model.cuda_graphs = cuda_graphs
+            model.eval()
+            if trainable:
+                return model.to(device=where, dtype=plain)
+            make_ready(model, where, plain, int8=dtype == "int8")
+        return model
+
+    @classmethod
+    def _of_checkpoint(cls, stored: Checkpoint) -> "GLiModern":
+        """The model of a checkpoint, in fp32; the checkpoint's tensors are taken from it."""
         encoder_config = {**stored.config.encoder_config, "vocab_size": stored.config.vocab_size}
         config = replace(stored.config, encoder_config=encoder_config)
-        labels = stored_labels(config, stored.labels_tokenizer)
-        model = cls(config, encoder_of(stored, encoder_config), stored.tokenizer, labels)
+
+        def build() -> "GLiModern":
+            labels = stored_labels(config, stored.labels_tokenizer)
+            return cls(config, encoder_of(stored, encoder_config), stored.tokenizer, labels)
+
+        model = without_values(build)
         check_fit(to_public(model.state_dict()), to_public(stored.state), stored.weights, config.vocab_size)
-        model.load_state_dict(stored.state, strict=False)
-        model.source = (os.fspath(path_or_hub_id), stored.folder)
-        model.cuda_graphs = cuda_graphs
-        model.eval()
-        if trainable:
-            return model.to(device=where, dtype=plain)
-        make_ready(model, where, plain, int8=dtype == "int8")
+        take_tensors(model, stored.state)
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a checkpoint that this package and the public one load; it appears whole or not at all."""
+        """Write a checkpoint that this package and the public one load; it appears whole or not at all.
+
+        folder may hold other files, which stay, and an older checkpoint, which is replaced; it may be the working
+        directory, a mount point or a symbolic link. A crash at any time leaves the older checkpoint or this one to
+        from_pretrained; other programs may see files of both until the next save_pretrained there.
+
+        Raises ValueError for a model in int8 and for a folder with another model's files of these names.
+        """
         if self.packed_dtype == "int8":
             raise ValueError('a model in int8 cannot be saved: load it with dtype="fp32" to save it')
         labels_tokenizer = None if self.labels is None else self.labels.tokenizer
@@ -204,6 +244,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
 
     # predicting
 
+    @predicts
     @torch.no_grad()
     def encode_labels(self, labels: Sequence[str]) -> LabelVectors:
         """The vectors of labels, any number, to be asked of texts by predict(texts, label_vectors=...).

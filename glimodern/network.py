@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from glimodern import ops, reference
+from glimodern.ambient import predicts
 from glimodern.bi_encoder import LabelBatch, LabelEncoder, TextPacker, TypeCache, label_entities
 from glimodern.checkpoint import ModelConfig
 from glimodern.encoder import Encoder
@@ -46,6 +47,7 @@ class SpanNetwork(nn.Module):
         self._types = TypeCache()
         self.encoder_frozen = False
         self.packed_dtype: str | None = None  # of linear layers that are packed for inference
+        self.inference_only = False  # loaded so; autocast, which is how others are trained, does not reach it
         self.cuda_graphs = True  # for small batches on a GPU
         self._graphs = GraphCache()
 
@@ -180,6 +182,7 @@ class SpanNetwork(nn.Module):
             reduction,
         )
 
+    @predicts
     def scores(self, batch: PackedBatch) -> list[Tensor]:
         """Logits of every span and type, one tensor [words, max_width, types] per text; -inf where a span leaves it."""
         words, prompts = self.encode(batch)
@@ -187,6 +190,7 @@ class SpanNetwork(nn.Module):
         logits = ops.head_scores(*factors, batch.cu_words, batch.cu_types, self.config.max_width)
         return ops.split_scores(logits, batch.cu_words, batch.cu_types, self.config.max_width)
 
+    @predicts
     @torch.no_grad()
     def _candidates(
         self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None = None

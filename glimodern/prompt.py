@@ -244,7 +244,7 @@ class PromptPacker:
             cu_words=_int32_offsets(word_counts),
             type_index=torch.from_numpy(np.concatenate(type_index)),
             cu_types=_int32_offsets(type_counts),
-            positives=torch.tensor(sorted(positives), dtype=torch.int32).reshape(-1, 3),
+            positives=torch.tensor(sorted(positives), dtype=torch.int32, device="cpu").reshape(-1, 3),
             words_cut=tuple(words_cut),
             entities_lost=lost,
             has_missing_words=bool((packed_words < 0).any()),

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from glimodern.tensors import short
+
 _TOKEN_LEVEL = "a token-level model tags words and has no span head"
 _DECODER = "it writes labels with a decoder, and this package only scores the labels it is given"
 _RELATIONS = "it scores relations between entities, and this package scores entities only"
@@ -65,14 +67,9 @@ def refuse_other_kinds(file: Path, fields: Mapping[str, Any], supported: Mapping
         wanted = " or ".join(repr(one) for one in allowed if one is not None) or "none"
         reason = _REASONS.get((name, str(value)), _REASONS[name])
         raise ValueError(
-            f"{file}: {name}: wanted {wanted}, got {_short(value)}: not supported, because {reason}; "
+            f"{file}: {name}: wanted {wanted}, got {short(value)}: not supported, because {reason}; "
             "run it with the gliner package"
         )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def settle_old_fields(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -236,7 +236,9 @@ class GLiModernComponent(Pipe):
 
     def from_disk(self, path: str | os.PathLike[str], *, exclude: Iterable[str] = ()) -> "GLiModernComponent":
         """Load the checkpoint that to_disk wrote, in place of the one that the config names."""
-        self.folder, self._model = Path(path).absolute(), None
+        from glimodern.files import user_path
+
+        self.folder, self._model = user_path(path).absolute(), None
         self.load()
         return self
 

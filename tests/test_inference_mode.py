@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from glimodern import GLiModern, LabelVectors, accelerate_gliner, ops
+from glimodern.ambient import lasting
 from glimodern.encoder.chained import Chained
 from glimodern.graphs import GraphCache
-from glimodern.modes import lasting
 from glimodern.ops import PackedWeight
 from tests.bi_encoder_rows import encoder_config, save_encoder
 from tests.conftest import WORDS, make_tiny_model

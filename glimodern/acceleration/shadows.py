@@ -8,12 +8,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from glimodern.ambient import lasting
 from glimodern.checkpoint import PREFIXES
 from glimodern.encoder import Encoder
 from glimodern.encoder.packed_linear import PackedLinear, can_pack
 from glimodern.encoder.shadow import shadow_encoder, share_parameters
 from glimodern.head import SpanHead
-from glimodern.modes import lasting
 
 T = TypeVar("T")
 

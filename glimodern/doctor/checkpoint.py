@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from glimodern.doctor import CheckError, Checks
+from glimodern.files import current_files, user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,8 @@ _TOLERANCE = 1e-4  # of logits in fp32, as a part of the largest: another order 
 def check_checkpoint(checks: Checks, model: str) -> None:
     """Checks of a folder or hub name; each part by itself, so that one that is broken does not hide another."""
     checks.run("folder", lambda: _folder(model), "give the folder that holds gliner_config.json, or a hub name")
-    checks.run("config", lambda folder: _config(folder, hub=folder != Path(model)), _AGAIN, needs=("folder",))
+    hub = not user_path(model, "model").is_dir()
+    checks.run("config", lambda folder: _config(folder, hub=hub), _AGAIN, needs=("folder",))
     checks.run("weights", _weights, _AGAIN, needs=("folder",))
     checks.run("finite weights", _finite, _TRAIN, needs=("weights",))
     checks.run("shapes", _shapes, _ONE_MODEL, needs=("folder", "config", "weights"))
@@ -45,7 +47,7 @@ def check_checkpoint(checks: Checks, model: str) -> None:
 def _folder(model: str) -> tuple[Path, str]:
     from glimodern.hub import resolve_folder
 
-    folder = resolve_folder(model)
+    folder = current_files(resolve_folder(model))
     files = sorted(file for file in folder.iterdir() if file.is_file())
     return folder, ", ".join(f"{file.name} {file.stat().st_size:,} B" for file in files) or "no files"
 
@@ -91,8 +93,8 @@ def _shapes(folder: Path, config: ModelConfig, state: dict[str, Tensor]) -> tupl
 
     if config.class_token_index == -1:
         return None, "left to loading, which adds the prompt tokens (class_token_index -1)"
+    encoder = build_encoder({**config.encoder_config, "vocab_size": config.vocab_size}, values=False)
     with torch.device("meta"):
-        encoder = build_encoder({**config.encoder_config, "vocab_size": config.vocab_size})
         model = GLiModern(config, encoder, _stand_in_tokenizer(config))
     check_fit(to_public(model.state_dict()), state, weights_file(folder), config.vocab_size)
     return None, f"{len(state)} tensors are those of the config"

@@ -10,12 +10,16 @@ rotary positions, dropout and packed linear layers have a file each.
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from glimodern.ambient import building
+from glimodern.files import user_path
 from glimodern.hub import HubAccess
+from glimodern.parameters import own_memory, take_tensors, without_values
+from glimodern.tensors import first_line
 
 from .base import Encoder
 
@@ -25,11 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["Encoder", "build_encoder", "load_encoder"]
 
 
-def build_encoder(config: dict[str, Any] | PreTrainedConfig) -> Encoder:
+def build_encoder(config: dict[str, Any] | PreTrainedConfig, *, values: bool = True) -> Encoder:
     """An encoder with random fp32 weights, from a transformers config or its dict; never touches the network.
 
-    The config is copied. Raises ValueError for a dict without a model_type that transformers knows, and for an
-    architecture with no encoder of its own.
+    The config is copied. values: False leaves the weights on the meta device, without memory and values
+    (`glimodern.parameters` gives them some). Raises ValueError for a dict without a model_type that transformers knows,
+    and for an architecture with no encoder of its own.
     """
     from transformers import AutoConfig, PreTrainedConfig
 
@@ -43,6 +48,14 @@ def build_encoder(config: dict[str, Any] | PreTrainedConfig) -> Encoder:
         config = copy.deepcopy(config)
     else:
         raise TypeError(f"config must be a dict or a transformers config, got {type(config).__name__}")
+    if values:
+        with building():
+            return _build(config)
+    known = config
+    return without_values(lambda: _build(known))
+
+
+def _build(config: PreTrainedConfig) -> Encoder:
     if config.model_type == "modernbert":
         from .modernbert import ModernBertEncoder
 
@@ -52,7 +65,7 @@ def build_encoder(config: dict[str, Any] | PreTrainedConfig) -> Encoder:
     return TransformersEncoder(_model_class(config).from_config(config, dtype=torch.float32))
 
 
-def load_encoder(path_or_hub: str | Path, hub: HubAccess | None = None) -> Encoder:
+def load_encoder(path_or_hub: str | os.PathLike[str], hub: HubAccess | None = None) -> Encoder:
     """A pretrained encoder in fp32, from a local folder or a hub name; in evaluation mode, as transformers gives it.
 
     A folder that exists is read without any network; only a name that is no path goes to the hub, as `hub` says. Code
@@ -61,8 +74,8 @@ def load_encoder(path_or_hub: str | Path, hub: HubAccess | None = None) -> Encod
     """
     from transformers import AutoConfig
 
-    name, hub = str(path_or_hub), hub or HubAccess()
-    folder = Path(name).expanduser()
+    name, hub = os.fspath(path_or_hub), hub or HubAccess()
+    folder = user_path(name, "path_or_hub")
     if folder.is_dir():
         hub.check_folder(folder)
         if not (folder / "config.json").is_file():
@@ -71,24 +84,35 @@ def load_encoder(path_or_hub: str | Path, hub: HubAccess | None = None) -> Encod
                 "give the folder that save_pretrained wrote"
             )
         name, hub = str(folder), HubAccess(local_files_only=True)
-    elif isinstance(path_or_hub, Path) or folder.exists() or folder.is_absolute() or name.startswith(("~", ".")):
+    elif not isinstance(path_or_hub, str) or folder.exists() or folder.is_absolute() or name.startswith(("~", ".")):
         raise FileNotFoundError(f"path_or_hub {name!r} is not a folder; give a model's folder or a hub name")
     try:
         config = AutoConfig.from_pretrained(name, **hub.options())
     except OSError as error:
         raise FileNotFoundError(f"encoder {name!r}: no such folder here, and {hub.missed(name)}: {error}") from error
-    model: PreTrainedModel = _model_class(config).from_pretrained(
-        name, config=config, dtype=torch.float32, **hub.options()
-    )
-    if config.model_type == "modernbert":
-        from .modernbert import ModernBertEncoder
+    with building():
+        try:
+            model: PreTrainedModel = _model_class(config).from_pretrained(
+                name, config=config, dtype=torch.float32, **hub.options()
+            )
+        except OSError as error:
+            raise FileNotFoundError(
+                f"encoder {name!r}: expected weights that transformers reads, got none ({first_line(error)})"
+            ) from error
+    return _loaded(model)
 
-        encoder = ModernBertEncoder(config)
-        encoder.model.load_state_dict(model.state_dict())
+
+def _loaded(model: PreTrainedModel) -> Encoder:
+    """An encoder with the weights of a transformers model that was read, in memory of their own."""
+    if model.config.model_type == "modernbert":
+        encoder = without_values(lambda: _build(model.config))
+        take_tensors(encoder.model, {name: tensor.clone() for name, tensor in model.state_dict().items()})
         return encoder.eval()
     from .adapter import TransformersEncoder
 
-    return TransformersEncoder(model).eval()
+    own_memory(model)
+    with building():
+        return TransformersEncoder(model).eval()
 
 
 def _model_class(config: PreTrainedConfig) -> Any:

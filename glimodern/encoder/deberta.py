@@ -69,13 +69,13 @@ class _Distances(NamedTuple):
     @classmethod
     def of(cls, module: Any, longest: int, device: torch.device) -> _Distances:
         """By the options of an attention module."""
-        distance = torch.arange(-longest, longest + 1)
+        distance = torch.arange(-longest, longest + 1, device="cpu")
         buckets, most, span = module.position_buckets, module.max_relative_positions, module.pos_ebd_size
         if buckets > 0 and most > 0:
             middle = buckets // 2
-            far = distance.abs().clamp(min=middle)
+            far = distance.abs().clamp(min=middle).float()
             # fp32, step by step as the models were trained: another rounding would move a bucket's bounds
-            log = torch.log(far / middle) / torch.log(torch.tensor((most - 1) / middle)) * (middle - 1)
+            log = torch.log(far / middle) / torch.log(far.new_tensor((most - 1) / middle)) * (middle - 1)
             bucket = (torch.ceil(log) + middle).long() * distance.sign()
             distance = torch.where(distance.abs() <= middle, distance, bucket)
         rows = (distance + span).clamp(0, 2 * span - 1)  # they rise with the distance

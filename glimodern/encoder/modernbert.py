@@ -214,7 +214,7 @@ class ModernBert(nn.Module):
         branch, x = None, self.embeddings(input_ids)
         chain = self._chained.of(self, x, self.layers, self.final_norm)
         if chain is not None:
-            kept = torch.arange(len(x)) if rows is None else rows
+            kept = torch.arange(len(x), device=x.device) if rows is None else rows
             return chain.run(x, packing.cu_seqlens, kept, list(rotary.values()))
         for number, layer in enumerate(self.layers, 1):
             wanted = rows if number == len(self.layers) else None

@@ -47,7 +47,7 @@ class Groups:
 def group_texts(packing: Packing, padding: bool = True) -> Groups:
     """The texts with tokens, longest first, cut where a text is much shorter than the first of its group, or (padding
     False) shorter at all."""
-    device = packing.cu_seqlens.device
+    device, host = packing.cu_seqlens.device, torch.device("cpu")
     on_cpu = device.type == "cpu"
     least_fill = (_LEAST_FILL_CPU if on_cpu else _LEAST_FILL) if padding else 1.0
     lengths = packing.lengths
@@ -59,17 +59,17 @@ def group_texts(packing: Packing, padding: bool = True) -> Groups:
         if not cut or full or lengths[text] < least_fill * longest:
             cut.append([])
         cut[-1].append(text)
-    groups, places, place = [], torch.empty(packing.tokens, dtype=torch.int64), 0
+    groups, places, place = [], torch.empty(packing.tokens, dtype=torch.int64, device=host), 0
     in_order = True
     for texts in cut:
         length = lengths[texts[0]]
-        starts = torch.tensor([offsets[i] for i in texts])
-        sizes = torch.tensor([lengths[i] for i in texts])
-        step = torch.arange(length)
+        starts = torch.tensor([offsets[i] for i in texts], device=host)
+        sizes = torch.tensor([lengths[i] for i in texts], device=host)
+        step = torch.arange(length, device=host)
         rows = starts[:, None] + step.clamp(max=sizes[:, None] - 1)  # padding repeats a text's last token
         unseen = step >= sizes[:, None]
         seen = ~unseen
-        places[rows[seen]] = (place + torch.arange(rows.numel()).view_as(rows))[seen]
+        places[rows[seen]] = (place + torch.arange(rows.numel(), device=host).view_as(rows))[seen]
         first, whole = int(starts[0]), not bool(unseen.any())
         consecutive = whole and texts == list(range(texts[0], texts[0] + len(texts)))
         in_order = in_order and consecutive and first == place

@@ -117,8 +117,8 @@ def _forward_impl(
     bounds = _offsets(cu_seqlens if unknown else cast(Sequence[int], offsets), len(q), max_seqlen)
     if backend("attention_varlen", q) == "cpp":
         inputs = _CppInputs(q.dtype, cu_seqlens, q=q, k=k, v=v)
-        out = torch.empty(q.shape, dtype=inputs.dtype)
-        lse = torch.empty(q.shape[1], q.shape[0], dtype=wide_dtype(q)) if keep_lse else None
+        out = q.new_empty(q.shape, dtype=inputs.dtype)
+        lse = q.new_empty(q.shape[1], q.shape[0], dtype=wide_dtype(q)) if keep_lse else None
         dispatch.extension.attention_varlen_forward(
             *inputs.arguments(window, scale, dropout_p, seed), out.data_ptr(), 0 if lse is None else lse.data_ptr(),
             torch.get_num_threads(),
@@ -145,7 +145,7 @@ def _backward_impl(
     if backend("attention_varlen", q) == "cpp":
         inputs = _CppInputs(q.dtype, cu_seqlens, q=q, k=k, v=v)
         saved = [inputs.stored(x) for x in (grad_out, out)]
-        grads = [torch.empty(q.shape, dtype=inputs.dtype) for _ in range(3)]
+        grads = [q.new_empty(q.shape, dtype=inputs.dtype) for _ in range(3)]
         dispatch.extension.attention_varlen_backward(
             *inputs.arguments(window, scale, dropout_p, seed), *inputs.addresses(*saved), lse.data_ptr(),
             *(x.data_ptr() for x in grads), torch.get_num_threads(),

@@ -173,9 +173,9 @@ class Chain:
                 raise ValueError(f"Chain.run: kept must be rows of x, 0 to {rows - 1}, got {first} to {last}")
         text_bounds("cu_seqlens", cu_seqlens, rows)
         x, cu_seqlens = x.contiguous(), cu_seqlens.to(torch.int32).contiguous()
-        kept = torch.empty(0, dtype=torch.int64) if kept is None else kept.to(torch.int64).contiguous()
+        kept = cu_seqlens.new_empty(0, dtype=torch.int64) if kept is None else kept.to(torch.int64).contiguous()
         angles = [y.to(FP32).contiguous() for table in tables for y in table]
-        workspace = torch.empty(self._steps.workspace_bytes(max(rows, len(kept))) + 64, dtype=torch.uint8)
+        workspace = x.new_empty(self._steps.workspace_bytes(max(rows, len(kept))) + 64, dtype=torch.uint8)
         out = x.new_empty(len(kept) if self._keeps else rows, self._widths[self._last])
         self._steps.run(
             x.data_ptr(), -(-workspace.data_ptr() // 64) * 64, rows, cu_seqlens.data_ptr(), len(cu_seqlens) - 1,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glimodern.modes import lasting
+from glimodern.ambient import lasting
 from glimodern.ops import dispatch
 from glimodern.ops.dispatch import BF16, FP32, NAMES, backend, direct, needs_grad, storage
 from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise_weight, scale_inputs

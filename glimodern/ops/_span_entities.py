@@ -68,7 +68,7 @@ def logit_bounds(threshold: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
 
 @functools.cache
 def _logit_bound(threshold: float, dtype: torch.dtype) -> float:
-    return float(logit_bounds(torch.tensor([threshold]), dtype))
+    return float(logit_bounds(torch.tensor([threshold], dtype=torch.float32, device="cpu"), dtype))
 
 
 def type_bounds(
@@ -106,8 +106,8 @@ def _entities_impl(
         inputs = CppInputs((a, b, u, c), cu_words, cu_types, max_width, 0.0, 0)
         bounds = type_bounds(threshold, thresholds, len(u), a.device, wide_dtype(a))
         found = dispatch.extension.span_entities(*inputs.arguments, bounds.data_ptr(), torch.get_num_threads())
-        word, width, kind = (torch.empty(len(found), dtype=torch.int64) for _ in range(3))
-        logit = torch.empty(len(found), dtype=inputs.wide)
+        word, width, kind = (a.new_empty(len(found), dtype=torch.int64) for _ in range(3))
+        logit = a.new_empty(len(found), dtype=inputs.wide)
         found.copy_to(*(x.data_ptr() for x in (word, width, kind, logit)))
     elif chosen == "triton":
         launch = triton_kernels("span_entities").span_entities_forward

@@ -109,7 +109,7 @@ def _loss_impl(
             *inputs.arguments, rows.data_ptr(), len(rows), focal_gamma, *weights, compute_grads, *addresses,
             torch.get_num_threads(),
         )  # fmt: skip
-        loss = torch.tensor(total, dtype=inputs.wide)
+        loss = a.new_tensor(total, dtype=inputs.wide)
         return _loss_outputs(loss, a, narrow(a, *grads) if compute_grads else [])
     if chosen == "triton":
         loss, *launched = triton_kernels("span_loss").span_loss_forward(

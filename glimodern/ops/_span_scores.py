@@ -30,7 +30,7 @@ def _scores_impl(
         size = sum((w1 - w0) * (t1 - t0) for (w0, w1), (t0, t1) in pairs) * max_width
     if chosen == "cpp":
         inputs = CppInputs((a, b, u, c), cu_words, cu_types, max_width, dropout_p, seed)
-        logits = torch.empty(size, dtype=inputs.wide)
+        logits = a.new_empty(size, dtype=inputs.wide)
         dispatch.extension.span_scores_forward(*inputs.arguments, logits.data_ptr(), torch.get_num_threads())
         return logits
     if chosen == "triton":

@@ -9,7 +9,7 @@ def select_spans(start: Tensor, end: Tensor, *, flat: bool, multi_label: bool) -
     spans = list(enumerate(zip(start.tolist(), end.tolist(), strict=True)))
     words = int(end.max()) + 1 if len(spans) else 0
     kept = _disjoint(spans, words, multi_label) if flat else _uncrossed(spans, words, multi_label)
-    return torch.tensor(kept, dtype=torch.int64)
+    return torch.tensor(kept, dtype=torch.int64, device="cpu")
 
 
 def _disjoint(spans: list[tuple[int, tuple[int, int]]], words: int, multi_label: bool) -> list[int]:

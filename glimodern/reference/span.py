@@ -181,7 +181,7 @@ def textbook_scores(
         if dropout_p > 0.0:
             rows = w0 * max_width + torch.arange(words * max_width, device=starts.device).view(words, max_width)[inside]
             keep = dropout_keep(rows, hidden.shape[1], dropout_p, seed)
-            hidden = torch.where(keep, hidden / (1.0 - dropout_p), torch.zeros((), dtype=hidden.dtype))
+            hidden = torch.where(keep, hidden / (1.0 - dropout_p), hidden.new_zeros(()))
         spans = torch.nn.functional.linear(hidden, w2, b2)
         inner = wide_product(spans, q[t0:t1])
         logits = inner.new_full((words, max_width, t1 - t0), -math.inf)

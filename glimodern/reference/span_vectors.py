@@ -27,6 +27,6 @@ def span_vectors(
     for w0, w1 in zip(bounds, bounds[1:], strict=False):
         x = span_hidden(a[w0:w1], b[w0:w1], max_width, w0, dropout_p, seed)
         ends = torch.arange(w1 - w0, device=a.device)[:, None] + torch.arange(max_width, device=a.device)[None, :]
-        blocks.append(torch.where((ends < w1 - w0)[..., None], x @ w2.T + b2, torch.zeros((), dtype=x.dtype)))
+        blocks.append(torch.where((ends < w1 - w0)[..., None], x @ w2.T + b2, x.new_zeros(())))
     vectors = torch.cat(blocks) if blocks else a.new_zeros(0, max_width, len(w2))
     return vectors if spans is None else vectors[spans[:, 0].long(), spans[:, 1].long()]
