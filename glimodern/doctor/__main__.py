@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from glimodern import cli
 from glimodern.doctor import Report, examine
 
 
@@ -65,4 +66,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

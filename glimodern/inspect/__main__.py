@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from glimodern.inference import check_labels
+from glimodern import cli
 from glimodern.inspect import inspect
 from glimodern.model import GLiModern
 
@@ -21,8 +21,7 @@ class InspectConfig:
     """Folder or hub name of a checkpoint."""
     text: tyro.conf.Positional[str]
     """The text to read."""
-    labels: str = ""
-    """Types to find, separated by commas."""
+    asked: cli.LabelOptions = field(default_factory=cli.LabelOptions)
     threshold: float = 0.5
     """Least probability of an entity."""
     flat: bool = True
@@ -49,9 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = tyro.cli(
         Annotated[InspectConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.inspect"
     )
-    labels = check_labels([label.strip() for label in config.labels.split(",") if label.strip()])
-    if not labels:
-        raise ValueError('--labels: wanted at least one type, such as --labels "person,city", got none')
+    labels = list(config.asked.read().values())
     model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
     found = inspect(
         model, config.text, labels, threshold=config.threshold, flat=config.flat, multi_label=config.multi_label,
@@ -65,4 +62,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
