@@ -137,7 +137,11 @@ def test_lines_of_text(run, tmp_path):
     data = "\ufeffAda met\u2028Bob\r\n\r\nZoë\rlast".encode()
     lines = ["Ada met\u2028Bob", "", "Zoë", "last"]
     assert texts(run(stdin=data)) == texts(run("--input", "-", stdin=data)) == lines
-    for name, content in (("a.txt", data), ("a.gz", gzip.compress(data)), ("b", data.decode().encode("utf-16"))):
+    for name, content in (
+        ("a.txt", data),
+        ("a.gz", gzip.compress(data)),
+        ("b", data.decode("utf-8-sig").encode("utf-16")),
+    ):
         (tmp_path / name).write_bytes(content)
         rows = run("--input", tmp_path / name)
         assert texts(rows) == lines
