@@ -21,7 +21,7 @@ CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.hpp')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test test-isa test-one-isa bench lint format sanitize clean
+.PHONY: help train test test-isa test-one-isa test-lowest bench lint format sanitize clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,20 @@ test-one-isa: # PyTorch's own kernels keep to the same instruction set
 	@echo "== $(ISA)"
 	GLIMODERN_ISA=$(ISA) ATEN_CPU_CAPABILITY=$(if $(filter scalar,$(ISA)),default,$(firstword $(subst _, ,$(ISA)))) HF_HUB_OFFLINE=1 \
 		$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope -m "not gpu" $(MODEL_TESTS) $(PYTEST_ARGS)
+
+# torch is installed first, at its tested version, and then held there: an older one is gigabytes of CUDA libraries.
+LOWEST := build/lowest
+
+test-lowest: $(VENV)/.installed-test ## train, evaluate and predict with the lowest versions that pyproject.toml allows
+	rm -rf $(LOWEST)
+	$(BIN)/python -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints.txt torch uv
+	$(LOWEST)/bin/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' >$(LOWEST)/torch.txt
+	$(LOWEST)/bin/python -m pip uninstall --quiet --yes typing_extensions
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--constraint $(LOWEST)/torch.txt --requirement pyproject.toml
+	$(PIP) --no-build-isolation --no-deps --target $(LOWEST)/site --config-settings=build-dir=build/{wheel_tag} .
+	PYTHONPATH=$(LOWEST)/site HF_HUB_OFFLINE=1 $(LOWEST)/bin/python tests/smoke_lowest.py
 
 bench: $(VENV)/.installed-bench ## set up, run the benchmarks, print and plot them (PYTEST_ARGS=, REPORT_ARGS=)
 	@mkdir -p runs

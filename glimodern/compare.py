@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from glimodern import cli
 from glimodern.config import RunConfig, TrainConfig, with_yaml
 from glimodern.data import load_split
 from glimodern.display import cell, console, printable
@@ -323,4 +324,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from glimodern import cli
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.display import console
 from glimodern.metrics import Entity, Scores, score
@@ -148,4 +149,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

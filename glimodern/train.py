@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
+from glimodern import cli
 from glimodern.batches import TrainingBatches
 from glimodern.config import TrainConfig, parse_train_config
 from glimodern.data import Dataset, validate
@@ -377,4 +378,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

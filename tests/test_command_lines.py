@@ -34,7 +34,7 @@ def test_predict_texts(folder, capsys):
 
 
 def test_predict_standard_input(folder, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("Ada met Charles .\nLondon\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Ada met Charles .\nLondon\n")))
     rows = run_predict(capsys, folder / "model", "--labels", "person")
     assert [row["text"] for row in rows] == ["Ada met Charles .", "London"]
 
@@ -58,7 +58,7 @@ def test_predict_bad_line_names_file_and_line(folder, capsys, line):
 
 
 def test_predict_wants_labels(folder, capsys):
-    with pytest.raises(ValueError, match="--labels: wanted at least one type"):
+    with pytest.raises(ValueError, match="--labels: expected at least one type"):
         run_predict(capsys, folder / "model", "text")
 
 

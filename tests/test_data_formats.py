@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimodern.data import CROSSNER_LABELS, Dataset, Example, load_dataset, natural_label
-from glimodern.data.formats import bio_entities
+from glimodern.data.conll import tagged_spans
 from glimodern.text import split_words
 
 
@@ -164,7 +164,7 @@ def conlleval_chunks(tags: list[str]) -> list[tuple[int, int, str]]:
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"])))
 def test_bio_is_read_as_conlleval_does(tags: list[str]) -> None:
-    assert bio_entities(tags) == conlleval_chunks(tags)
+    assert tagged_spans(tags) == conlleval_chunks(tags)
 
 
 def test_tokens_and_tags_as_json(tmp_path: Path) -> None:
@@ -213,28 +213,28 @@ def test_a_huge_word(tmp_path: Path) -> None:
 # --- bad rows ----------------------------------------------------------------------------------------------------
 
 BAD_JSON = [
-    ('{"tokenized_text": ["a"]', "wanted one JSON object a line"),
-    ('["a"]', "wanted a JSON object"),
-    ({"sentence": "a"}, 'wanted the keys "tokenized_text"'),
-    ({"tokenized_text": "a b", "ner": []}, '"tokenized_text": wanted a list of words'),
-    ({"tokenized_text": ["a", 1], "ner": []}, 'a word of "tokenized_text": wanted a string, got 1'),
-    ({"tokenized_text": ["a"]}, '"ner": wanted a list'),
-    (gliner("a", [0, 1, "x"]), r'"ner": wanted 0 <= first word <= last word < 1 .*got \[0, 1, '),
-    (gliner("a b", [1, 0, "x"]), "wanted 0 <= first word"),
-    (gliner("a b", [-1, 0, "x"]), "wanted 0 <= first word"),
-    (gliner("a b", [0, 0]), r"wanted \[first word, last word, label\], got \[0, 0\]"),
-    (gliner("a b", [0.0, 1, "x"]), "wanted two whole word indices"),
-    (gliner("a b", [False, 1, "x"]), "wanted two whole word indices"),
-    (gliner("a b", [0, 1, " "]), "label: wanted a string that is not blank"),
-    (gliner("a b", [0, 1, None]), "label: wanted a string that is not blank"),
-    (gliner("a b", [0, 1, []]), r"label: wanted a string that is not blank, got \[\]"),
-    (gliner("a b", ner_labels="x"), '"ner_labels": wanted a list of entity types'),
-    (gliner("a b", label=[""]), "label: wanted a string that is not blank"),
+    ('{"tokenized_text": ["a"]', "expected one JSON object a line"),
+    ('["a"]', "expected a JSON object"),
+    ({"sentence": "a"}, 'expected the keys "tokenized_text"'),
+    ({"tokenized_text": "a b", "ner": []}, '"tokenized_text": expected a list of words'),
+    ({"tokenized_text": ["a", 1], "ner": []}, 'a word of "tokenized_text": expected a string, got 1'),
+    ({"tokenized_text": ["a"]}, '"ner": expected a list'),
+    (gliner("a", [0, 1, "x"]), r'"ner": expected 0 <= first word <= last word < 1 .*got \[0, 1, '),
+    (gliner("a b", [1, 0, "x"]), "expected 0 <= first word"),
+    (gliner("a b", [-1, 0, "x"]), "expected 0 <= first word"),
+    (gliner("a b", [0, 0]), r"expected \[first word, last word, label\], got \[0, 0\]"),
+    (gliner("a b", [0.0, 1, "x"]), "expected two whole word indices"),
+    (gliner("a b", [False, 1, "x"]), "expected two whole word indices"),
+    (gliner("a b", [0, 1, " "]), "label: expected a string that is not blank"),
+    (gliner("a b", [0, 1, None]), "label: expected a string that is not blank"),
+    (gliner("a b", [0, 1, []]), r"label: expected a string that is not blank, got \[\]"),
+    (gliner("a b", ner_labels="x"), '"ner_labels": expected a list of entity types'),
+    (gliner("a b", label=[""]), "label: expected a string that is not blank"),
     ('{"tokenized_text": ["\\ud83d"], "ner": []}', "half of a surrogate pair"),
-    ({"text": 3, "entities": []}, '"text": wanted a string, got 3'),
-    ({"text": "a"}, '"entities": wanted a list'),
-    ({"text": "ab cd", "entities": [[0, 6, "x"]]}, "wanted 0 <= start < end <= 5"),
-    ({"text": "ab cd", "entities": [[3, 3, "x"]]}, "wanted 0 <= start < end <= 5"),
+    ({"text": 3, "entities": []}, '"text": expected a string, got 3'),
+    ({"text": "a"}, '"entities": expected a list'),
+    ({"text": "ab cd", "entities": [[0, 6, "x"]]}, "expected 0 <= start < end <= 5"),
+    ({"text": "ab cd", "entities": [[3, 3, "x"]]}, "expected 0 <= start < end <= 5"),
     ({"text": "ab cd", "entities": [[2, 3, "x"]]}, "got only white space"),
     (
         {"text": "ab cde", "entities": [[0, 5, "x"]]},
@@ -245,20 +245,23 @@ BAD_JSON = [
         {"text": "é ab", "entities": [{"start": 0, "end": 1, "label": "x", "text": "a"}]},
         "is not what stands there, 'é'",
     ),
-    ({"text": "ab", "entities": [{"start": 0, "label": "x"}]}, "wanted two whole character offsets"),
-    ({"text": "ab", "entities": ["x"]}, r'wanted \{"start", "end", "label"\}'),
-    ({"tokens": ["a"], "ner_tags": []}, "wanted one tag for each of the 1 words, got 0"),
-    ({"tokens": ["a"], "ner_tags": [3]}, "wanted O, B-TYPE or I-TYPE, got 3"),
-    ({"conversations": "x"}, '"conversations": wanted a list'),
-    ({"conversations": [{"value": "Hello"}, {"value": "Yes"}]}, 'wanted "Text: ..."'),
+    ({"text": "ab", "entities": [{"start": 0, "label": "x"}]}, "expected two whole character offsets"),
+    ({"text": "ab", "entities": ["x"]}, r'expected \{"start", "end", "label"\}'),
+    ({"tokens": ["a"], "ner_tags": []}, "expected one tag for each of the 1 words, got 0"),
+    (
+        {"tokens": ["a"], "ner_tags": [3]},
+        "expected O or a type with a prefix of BIO, BIOES, BILOU or BMES, such as B-PER, got 3",
+    ),
+    ({"conversations": "x"}, '"conversations": expected a list'),
+    ({"conversations": [{"value": "Hello"}, {"value": "Yes"}]}, 'expected "Text: ..."'),
     ({"conversations": pile("a", b=[])["conversations"][:3]}, "pairs of question and answer"),
     (
         {"conversations": [*pile("a")["conversations"], {"value": "Why?"}, {"value": "[]"}]},
-        "wanted \"What describes TYPE in the text\\?\", got 'Why\\?'",
+        "expected \"What describes TYPE in the text\\?\", got 'Why\\?'",
     ),
     (
         {"conversations": [*pile("a")["conversations"], {"value": "What describes b in the text?"}, {"value": "b"}]},
-        "wanted a JSON list of strings as answer, got 'b'",
+        "expected a JSON list of strings as answer, got 'b'",
     ),
 ]
 
@@ -282,12 +285,14 @@ def test_bad_json_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture, row: An
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("word", "wanted a word and its tag, got 'word'"),
-        ("\tO", "wanted a word and its tag"),
-        ("word\tB", "wanted O, B-TYPE or I-TYPE as last column, got 'B'"),
+        ("word", "expected a word and its tag, got 'word'"),
+        ("\tO", "expected a word and its tag"),
+        ("word\tB", "expected O or a type with a prefix .*, in the last column, got 'B'"),
         ("word\tB-", "got 'B-'"),
-        ("word S-x", "got 'S-x'"),
-        ("#\tcomment", "got 'comment'"),
+        ("word\tX-x", "got 'X-x'"),
+        ("word\tLOC-B", "got 'LOC-B'"),
+        ("word\tB-x|B-y", "got 'B-x|B-y'"),
+        ("#hashtag", "expected a word and its tag, got '#hashtag'"),
     ],
 )
 def test_bad_conll_lines(tmp_path: Path, line: str, reason: str) -> None:
@@ -301,7 +306,7 @@ def test_bad_conll_lines(tmp_path: Path, line: str, reason: str) -> None:
 def test_bad_array_element_is_named_by_its_index(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps([gliner("a"), gliner("b", [0, 3, "x"])], indent=1))
-    with pytest.raises(ValueError, match=r'a\.json\[1\]: "ner": wanted 0 <= '):
+    with pytest.raises(ValueError, match=r'a\.json\[1\]: "ner": expected 0 <= '):
         load_dataset(path)
     assert load_dataset(path, skip_bad_rows=True).skipped_out_of_range == 1
 
@@ -309,13 +314,13 @@ def test_bad_array_element_is_named_by_its_index(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     broken = tmp_path / "broken.json"
     broken.write_text('[{"tokenized_text": ["a"],\n "ner": [}]')
-    with pytest.raises(ValueError, match=r"broken\.json:2: wanted a JSON array"):
+    with pytest.raises(ValueError, match=r"broken\.json:2: expected a JSON array"):
         load_dataset(broken, skip_bad_rows=True)
     latin = tmp_path / "latin.txt"
     latin.write_bytes("a\tO\nZoë\tO\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.txt:2: wanted UTF-8, got the byte 0xeb"):
+    with pytest.raises(ValueError, match=r"latin\.txt:2: expected UTF-8, got the byte 0xeb"):
         load_dataset(latin)
-    with pytest.raises(ValueError, match=r"empty\.txt: wanted at least one sentence"):
+    with pytest.raises(ValueError, match=r"empty\.txt: expected at least one sentence"):
         load_dataset(write(tmp_path / "empty.txt", ""))
     with pytest.raises(ValueError, match=r"none of its 1 rows can be read; the first: .*all\.jsonl:1: "):
         load_dataset(write(tmp_path / "all.jsonl", gliner("a", [5, 5, "x"])), skip_bad_rows=True)
@@ -324,11 +329,11 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
 def test_format_is_checked(tmp_path: Path) -> None:
     path = write(tmp_path / "g.jsonl", gliner("a"))
     assert len(load_dataset(path, format="gliner")) == 1
-    with pytest.raises(ValueError, match=r"g\.jsonl:1: wanted the keys \"text\" and \"entities\" \(format='spans'\)"):
+    with pytest.raises(ValueError, match=r"g\.jsonl:1: expected the keys \"text\" and \"entities\" \(format='spans'\)"):
         load_dataset(path, format="spans")
-    with pytest.raises(ValueError, match=r"format: wanted one of auto, gliner, .*, got 'xml'"):
+    with pytest.raises(ValueError, match=r"format: expected one of auto, gliner, .*, got 'xml'"):
         load_dataset(path, format="xml")
-    with pytest.raises(ValueError, match=r"c\.txt:1: wanted one JSON object a line"):
+    with pytest.raises(ValueError, match=r"c\.txt:1: expected one JSON object a line"):
         load_dataset(write(tmp_path / "c.txt", "a\tO"), format="gliner")
     # The content decides, not the ending.
     assert load_dataset(write(tmp_path / "g.txt", gliner("a b")))[0].words == ["a", "b"]
@@ -356,7 +361,7 @@ def test_folder_of_domains(tmp_path: Path) -> None:
     file = load_dataset(root / "ai" / "test.txt", split="test")
     assert file.name == "ai-test" and len(file) == 1
     with pytest.raises(
-        ValueError, match=r"split: wanted the name of one of its splits \(dev.txt, test.txt, train.txt\)"
+        ValueError, match=r"split: expected the name of one of its splits \(dev.txt, test.txt, train.txt\)"
     ):
         load_dataset(root)
     with pytest.raises(FileNotFoundError, match="no file for split 'eval'; it has dev.txt, test.txt, train.txt"):
@@ -382,7 +387,7 @@ def test_folder_of_files(tmp_path: Path) -> None:
 
 def test_folders_that_are_not_clear(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="wanted a data file"):
+    with pytest.raises(FileNotFoundError, match="expected a data file"):
         load_dataset(tmp_path / "empty")
     write(tmp_path / "two" / "train.txt", "a\tO")
     assert load_dataset(tmp_path / "two").name == "two"
@@ -408,7 +413,7 @@ def test_a_slip_in_a_path_is_not_a_hub_name(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_wrong_sources() -> None:
-    with pytest.raises(TypeError, match="source: wanted a path or a hub name, got list"):
+    with pytest.raises(TypeError, match="source: expected a path or a hub name, got list"):
         load_dataset(["a"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="source: .*empty"):
         load_dataset("")
@@ -448,7 +453,7 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_dataset("owner/corpus", split="dev")[0].types == ("name",)  # the hub says "validation"
     assert asked == [("owner/corpus", "train"), ("owner/corpus", "test"), ("owner/corpus", "validation")]
     tables["train"][0]["ner_tags"] = [1, 9, 0]
-    with pytest.raises(ValueError, match=r"owner/corpus/train\[0\]: \"ner_tags\": wanted O, B-TYPE or I-TYPE, got 9"):
+    with pytest.raises(ValueError, match=r"owner/corpus/train\[0\]: \"ner_tags\": expected O or a type .*, got 9"):
         load_dataset("owner/corpus")
 
 

@@ -329,7 +329,7 @@ def test_command_writes_json_and_html(tiny_model, tmp_path, capsys, monkeypatch)
 
 
 def test_command_wants_labels(tmp_path):
-    with pytest.raises(ValueError, match="--labels: wanted at least one type"):
+    with pytest.raises(ValueError, match="--labels: expected at least one type"):
         command.main([str(tmp_path), "text"])
 
 

@@ -110,7 +110,7 @@ def test_choices_are_fair() -> None:
     ],
 )
 def test_sample_types_checks_its_arguments(name: str, options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"{name}: wanted"):
+    with pytest.raises(ValueError, match=f"{name}: expected"):
         sample_types([], rng=random.Random(0), **options)  # type: ignore[arg-type]
 
 
@@ -145,11 +145,11 @@ def test_batches_are_seeded() -> None:
 
 
 def test_batches_check_their_arguments() -> None:
-    with pytest.raises(ValueError, match="batch_tokens, batch_size: wanted a limit"):
+    with pytest.raises(ValueError, match="batch_tokens, batch_size: expected a limit"):
         token_batches([1], batch_tokens=None, batch_size=None)
-    with pytest.raises(ValueError, match="batch_tokens: wanted at least 1 or None, got 0"):
+    with pytest.raises(ValueError, match="batch_tokens: expected at least 1 or None, got 0"):
         token_batches([1], batch_tokens=0, batch_size=1)
-    with pytest.raises(ValueError, match="batch_size: wanted at least 1 or None, got 0"):
+    with pytest.raises(ValueError, match="batch_size: expected at least 1 or None, got 0"):
         token_batches([1], batch_tokens=1, batch_size=0)
-    with pytest.raises(ValueError, match="lengths: wanted numbers >= 0, got -1 at index 1"):
+    with pytest.raises(ValueError, match="lengths: expected numbers >= 0, got -1 at index 1"):
         token_batches([1, -1], batch_tokens=9, batch_size=None)

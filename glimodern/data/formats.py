@@ -6,14 +6,15 @@
     spans     {"text": ..., "entities": [{"start", "end", "label"} or [start, end, label], ...]}: characters, end
               exclusive; the key may be "spans" or "label" too. Optional: "types" or "ner_labels"; an entity's "text" is
               checked.
-    conll     one word a line, the tag (O, B-TYPE, I-TYPE) in the last of two or more columns, split at tabs or else at
-              spaces; a blank line or -DOCSTART- ends a sentence; an I- that continues nothing begins an entity, as in
-              conlleval. "# ..." without a tag is a comment. As JSON: {"tokens": [words], "ner_tags": [tags]}.
+    conll     one word a line, with its tag in another column; a blank line or -DOCSTART- ends a sentence, "# ..."
+              without a tag is a comment. Columns and tagging schemes: see `conll`. As JSON: {"tokens": [words],
+              "ner_tags": [tags]}.
     pile-ner  {"conversations": [...]} as in https://huggingface.co/datasets/Universal-NER/Pile-NER-type: every string
               of an answer stands for all its occurrences on word boundaries, and the questions are the row's types (but
               not one whose answers all occur nowhere).
 
-JSON comes as lines or as one array; a JSON row's format is told by its keys. Text is UTF-8, with or without a BOM.
+JSON comes as lines, as one array, or as pretty-printed objects; a JSON row's format is told by its keys. Compression,
+encodings and line ends: see `lines`.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ import json
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..text import split_words
+from . import conll
 from .example import Entity, Example
+from .json_rows import Row, json_rows, show
 from .labels import natural_label
+from .lines import Line, open_input, read_lines, stem_and_suffix
 
 FORMATS = ("auto", "gliner", "spans", "conll", "pile-ner")
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 logger = logging.getLogger(__name__)
 
-_TAG = re.compile(r"O|[BI]-.*\S.*")
 _QUESTION = re.compile(r"\s*What describes (.*\S) in the text\?\s*", re.DOTALL)
 _JSON_START = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')
 
@@ -81,32 +85,39 @@ class ReadOptions:
 
 
 def read_file(path: Path, options: ReadOptions) -> Rows:
-    """The rows of one file. ValueError names file and line ("file:7", or "file[7]" for an array's element, from 0)."""
-    text = _decode(path)
-    if not _is_json(path, text, options.format):
-        return _collect(
-            str(path), _conll_blocks(path, text), lambda block, where, rows: _conll(block, where, options), options
-        )
-    raw = _array_rows(path, text) if text.lstrip().startswith("[") else _line_rows(path, text)
-    return read_rows(str(path), raw, options)
+    """The rows of one file, or of a pipe, read once. A bad row is a ValueError, or is counted (skip_bad_rows).
+
+    The error names file and line ("file:7"), or file and element ("file[7]", from 0) in a JSON array.
+    """
+    name = str(path)
+    with open_input(path) as stream:
+        lines = list(read_lines(stream, name))
+    if _is_json(path, lines, options.format):
+        return read_rows(name, json_rows(lines, name), options)
+    blocks = conll.read_blocks(lines)
+    layout = conll.find_layout(blocks, name)
+    sentences = (Row(f"{name}:{block[0].number}", block) for block in blocks)
+    return _collect(name, sentences, lambda block, where, rows: _conll(block, layout, name, where, options), options)
 
 
-def read_rows(source: str, raw: Iterable[tuple[str, Any]], options: ReadOptions) -> Rows:
-    """JSON-like rows, given as (place, row); a str row is parsed as JSON first."""
+def read_rows(source: str, raw: Iterable[Row], options: ReadOptions) -> Rows:
+    """The rows of JSON values, wherever they come from."""
     return _collect(source, raw, lambda row, where, rows: _json_row(row, where, rows, options), options)
 
 
 def _collect(
     source: str,
-    raw: Iterable[tuple[str, Any]],
+    raw: Iterable[Row],
     parse: Callable[[Any, str, Rows], Example],
     options: ReadOptions,
 ) -> Rows:
     rows = Rows()
     first_reason = ""
-    for place, row in raw:
+    for place, value, fault in raw:
         try:
-            rows.examples.append(parse(row, place, rows))
+            if fault is not None:
+                raise BadRowError(fault)
+            rows.examples.append(parse(value, place, rows))
         except BadRowError as bad:
             reason = f"{bad.where or place}: {bad.reason}"
             if not options.skip_bad_rows:
@@ -120,55 +131,24 @@ def _collect(
             raise ValueError(f"{source}: none of its {total} rows can be read; the first: {first_reason}")
         logger.warning("%s: left out %d bad rows of %d; the first: %s", source, rows.skipped, total, first_reason)
     elif not rows.examples:
-        raise ValueError(f"{source}: wanted at least one sentence, got none")
+        raise ValueError(f"{source}: expected at least one sentence, got none")
     return rows
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}:{line}: wanted UTF-8, got the byte 0x{data[error.start]:02x}; convert the file to UTF-8"
-        ) from error
-
-
-def _is_json(path: Path, text: str, wanted: str) -> bool:
-    if path.suffix.lower() in (".json", ".jsonl") or wanted in ("gliner", "spans", "pile-ner"):
+def _is_json(path: Path, lines: Sequence[Line], format: str) -> bool:
+    if stem_and_suffix(path)[1] in JSON_SUFFIXES or format in ("gliner", "spans", "pile-ner"):
         return True
-    return _JSON_START.match(text) is not None
-
-
-def _line_rows(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    # Not splitlines(): it also splits at characters that are legal inside a JSON string, such as U+2028.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line and not line.isspace():
-            yield f"{path}:{number}", line
-
-
-def _array_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ValueError(f"{path}{line}: wanted a JSON array of rows, got broken JSON ({error})") from error
-    for index, row in enumerate(rows):
-        yield f"{path}[{index}]", row
+    filled = (line.text for line in lines if line.text.strip())
+    start = "\n".join(text for text, _ in zip(filled, range(2), strict=False))
+    return _JSON_START.match(start) is not None
 
 
 # --- JSON rows ---------------------------------------------------------------------------------------------------
 
 
 def _json_row(row: Any, where: str, rows: Rows, options: ReadOptions) -> Example:
-    if isinstance(row, str):
-        try:
-            row = json.loads(row)
-        except (ValueError, RecursionError) as error:
-            raise BadRowError(f"wanted one JSON object a line, got {_show(row)} ({error})") from error
     if not isinstance(row, dict):
-        raise BadRowError(f"wanted a JSON object, got {_show(row)}")
+        raise BadRowError(f"expected a JSON object, got {show(row)}")
     kind = _format_of(row, options.format)
     if kind == "gliner":
         example = _gliner(row, where, options)
@@ -182,7 +162,7 @@ def _json_row(row: Any, where: str, rows: Rows, options: ReadOptions) -> Example
     return example
 
 
-def _format_of(row: dict[str, Any], wanted: str) -> str:
+def _format_of(row: dict[str, Any], format: str) -> str:
     if "tokenized_text" in row:
         found = "gliner"
     elif "conversations" in row:
@@ -193,15 +173,15 @@ def _format_of(row: dict[str, Any], wanted: str) -> str:
         found = "spans"
     else:
         found = "none"
-    if found == "none" or wanted not in ("auto", found):
+    if found == "none" or format not in ("auto", found):
         keys = {
             "gliner": '"tokenized_text" and "ner"',
             "spans": '"text" and "entities"',
             "conll": '"tokens" and "ner_tags"',
             "pile-ner": '"conversations"',
         }
-        wish = " or ".join(keys.values()) if wanted == "auto" else f"{keys[wanted]} (format={wanted!r})"
-        raise BadRowError(f"wanted the keys {wish}, got {_show(sorted(row))}")
+        wish = " or ".join(keys.values()) if format == "auto" else f"{keys[format]} (format={format!r})"
+        raise BadRowError(f"expected the keys {wish}, got {show(sorted(row))}")
     return found
 
 
@@ -209,18 +189,20 @@ def _gliner(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
     words = _words(row, "tokenized_text")
     ner = row.get("ner")
     if not isinstance(ner, list):
-        raise BadRowError(f'"ner": wanted a list of [first word, last word, label], [] for no entity, got {_show(ner)}')
+        raise BadRowError(
+            f'"ner": expected a list of [first word, last word, label], [] for no entity, got {show(ner)}'
+        )
     count = len(words)
     entities: list[Entity] = []
     for entry in ner:
         if not isinstance(entry, (list, tuple)) or len(entry) != 3:
-            raise BadRowError(f'"ner": wanted [first word, last word, label], got {_show(entry)}')
+            raise BadRowError(f'"ner": expected [first word, last word, label], got {show(entry)}')
         start, end, labels = entry
         if type(start) is not int or type(end) is not int:
-            raise BadRowError(f'"ner": wanted two whole word indices and a label, got {_show(entry)}')
+            raise BadRowError(f'"ner": expected two whole word indices and a label, got {show(entry)}')
         if not 0 <= start <= end < count:
             raise BadRowError(
-                f'"ner": wanted 0 <= first word <= last word < {count} (the number of words), got {_show(entry)}',
+                f'"ner": expected 0 <= first word <= last word < {count} (the number of words), got {show(entry)}',
                 out_of_range=True,
             )
         for label in labels if isinstance(labels, list) and labels else (labels,):
@@ -240,7 +222,7 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
     spans = row.get(key)
     if not isinstance(spans, list):
         raise BadRowError(
-            f'"{key}": wanted a list of {{"start", "end", "label"}}, [] for no entity, got {_show(spans)}'
+            f'"{key}": expected a list of {{"start", "end", "label"}}, [] for no entity, got {show(spans)}'
         )
     words = split_words(text)
     starts = {word.start: index for index, word in enumerate(words)}
@@ -250,12 +232,12 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
         start, end, label = _span(entry, key)
         if not 0 <= start < end <= len(text):
             raise BadRowError(
-                f'"{key}": wanted 0 <= start < end <= {len(text)} (characters in the text), got {_show(entry)}',
+                f'"{key}": expected 0 <= start < end <= {len(text)} (characters in the text), got {show(entry)}',
                 out_of_range=True,
             )
         if isinstance(entry, dict) and entry.get("text", text[start:end]) != text[start:end]:
             raise BadRowError(
-                f'"{key}": the text of {_show(entry)} is not what stands there, {_show(text[start:end])};'
+                f'"{key}": the text of {show(entry)} is not what stands there, {show(text[start:end])};'
                 " offsets count characters (not bytes or UTF-16 units)"
             )
         while start < end and text[start].isspace():
@@ -263,14 +245,14 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
         while start < end and text[end - 1].isspace():
             end -= 1
         if start == end:
-            raise BadRowError(f'"{key}": wanted a span with a word in it, got only white space, {_show(entry)}')
+            raise BadRowError(f'"{key}": expected a span with a word in it, got only white space, {show(entry)}')
         first, last = starts.get(start), ends.get(end)
         if first is None or last is None:
             at = start if first is None else end - 1
             cut = words[bisect_right(words, at, key=lambda word: word.start) - 1]
             raise BadRowError(
-                f'"{key}": wanted a span of whole words, got characters {start} to {end}, {_show(text[start:end])},'
-                f" which cuts the word {_show(cut.text)} (characters {cut.start} to {cut.end}); move it to"
+                f'"{key}": expected a span of whole words, got characters {start} to {end}, {show(text[start:end])},'
+                f" which cuts the word {show(cut.text)} (characters {cut.start} to {cut.end}); move it to"
                 ' the word\'s edge, or give your own words as "tokenized_text"'
             )
         entities.append((first, last, label))
@@ -291,21 +273,21 @@ def _span(entry: Any, key: str) -> tuple[int, int, str]:
     elif isinstance(entry, (list, tuple)) and len(entry) == 3:
         start, end, label = entry
     else:
-        raise BadRowError(f'"{key}": wanted {{"start", "end", "label"}} or [start, end, label], got {_show(entry)}')
+        raise BadRowError(f'"{key}": expected {{"start", "end", "label"}} or [start, end, label], got {show(entry)}')
     if type(start) is not int or type(end) is not int:
-        raise BadRowError(f'"{key}": wanted two whole character offsets and a label, got {_show(entry)}')
+        raise BadRowError(f'"{key}": expected two whole character offsets and a label, got {show(entry)}')
     return start, end, _label(label, entry)
 
 
 def _pile_ner(row: dict[str, Any], where: str, rows: Rows, options: ReadOptions) -> Example:
     turns = row["conversations"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise BadRowError(f'"conversations": wanted a list of {{"from", "value"}}, got {_show(turns)}')
+        raise BadRowError(f'"conversations": expected a list of {{"from", "value"}}, got {show(turns)}')
     said = [_text(turn.get("value"), '"value"') for turn in turns]
     if len(said) < 2 or len(said) % 2 or not said[0].startswith("Text:"):
         raise BadRowError(
-            '"conversations": wanted "Text: ...", a reply to it, then pairs of question and answer,'
-            f" got {len(said)} turns starting with {_show(said[0] if said else None)}"
+            '"conversations": expected "Text: ...", a reply to it, then pairs of question and answer,'
+            f" got {len(said)} turns starting with {show(said[0] if said else None)}"
         )
     text = said[0].removeprefix("Text:").strip()
     words = split_words(text)
@@ -317,7 +299,7 @@ def _pile_ner(row: dict[str, Any], where: str, rows: Rows, options: ReadOptions)
     for question, answer in zip(said[2::2], said[3::2], strict=True):
         asked = _QUESTION.fullmatch(question)
         if asked is None:
-            raise BadRowError(f'"conversations": wanted "What describes TYPE in the text?", got {_show(question)}')
+            raise BadRowError(f'"conversations": expected "What describes TYPE in the text?", got {show(question)}')
         label = asked.group(1).strip()
         mentions = _answer(answer)
         places = [_occurrences(mention, text, starts, ends) for mention in mentions]
@@ -344,9 +326,9 @@ def _answer(answer: str) -> list[str]:
     try:
         mentions = json.loads(answer)
     except (ValueError, RecursionError) as error:
-        raise BadRowError(f'"conversations": wanted a JSON list of strings as answer, got {_show(answer)}') from error
+        raise BadRowError(f'"conversations": expected a JSON list of strings as answer, got {show(answer)}') from error
     if not isinstance(mentions, list) or not all(isinstance(mention, str) for mention in mentions):
-        raise BadRowError(f'"conversations": wanted a JSON list of strings as answer, got {_show(answer)}')
+        raise BadRowError(f'"conversations": expected a JSON list of strings as answer, got {show(answer)}')
     return list(dict.fromkeys(mention.strip() for mention in mentions))
 
 
@@ -364,70 +346,29 @@ def _occurrences(mention: str, text: str, starts: dict[int, int], ends: dict[int
 
 # --- CoNLL -------------------------------------------------------------------------------------------------------
 
-Block = list[tuple[int, list[str]]]
 
-
-def _conll_blocks(path: Path, text: str) -> Iterator[tuple[str, Block]]:
-    """Sentences as ("file:first line", [(line number, columns), ...])."""
-    block: Block = []
-    for number, raw in enumerate(text.split("\n"), 1):
-        line = raw.rstrip(" \t\r")
-        if line and not line.startswith("-DOCSTART-"):
-            columns = line.split("\t") if "\t" in line else [part for part in line.split(" ") if part]
-            comment = line[:2] in ("#", "# ") and "\t" not in line and not _TAG.fullmatch(columns[-1])
-            if not comment:
-                block.append((number, columns))
-        elif block:
-            yield f"{path}:{block[0][0]}", block
-            block = []
-    if block:
-        yield f"{path}:{block[0][0]}", block
-
-
-def _conll(block: Block, where: str, options: ReadOptions) -> Example:
-    path = where.rpartition(":")[0]
-    words, tags = [], []
-    for number, columns in block:
-        if len(columns) < 2 or not columns[0]:
-            raise BadRowError(f"wanted a word and its tag, got {_show(' '.join(columns))}", where=f"{path}:{number}")
-        if not _TAG.fullmatch(columns[-1]):
-            raise BadRowError(
-                f"wanted O, B-TYPE or I-TYPE as last column, got {_show(columns[-1])}", where=f"{path}:{number}"
-            )
-        words.append(columns[0])
-        tags.append(columns[-1])
+def _conll(block: conll.Block, layout: conll.Layout, name: str, where: str, options: ReadOptions) -> Example:
+    try:
+        words, tags = conll.words_and_tags(block, layout)
+    except conll.BadTokenError as bad:
+        raise BadRowError(bad.reason, where=f"{name}:{bad.number}") from bad
     return _tagged(words, tags, where, options)
 
 
 def _tagged(words: list[str], tags: Sequence[str], where: str, options: ReadOptions) -> Example:
-    entities = [(start, end, natural_label(tag, options.label_names)) for start, end, tag in bio_entities(tags)]
+    entities = [(start, end, natural_label(tag, options.label_names)) for start, end, tag in conll.tagged_spans(tags)]
     return Example(words, entities, where, group=options.group)
-
-
-def bio_entities(tags: Sequence[str]) -> list[Entity]:
-    """(first, last, type) of BIO tags, in order; an I- that does not continue an entity of its type begins one."""
-    entities: list[Entity] = []
-    start, current = 0, ""
-    for index, tag in enumerate(tags):
-        kind = tag[2:]
-        if tag[0] == "I" and kind == current:
-            continue
-        if current:
-            entities.append((start, index - 1, current))
-        start, current = index, kind
-    if current:
-        entities.append((start, len(tags) - 1, current))
-    return entities
 
 
 def _tags(row: dict[str, Any], count: int) -> list[str]:
     tags = row.get("ner_tags", row.get("tags"))
     if not isinstance(tags, list) or len(tags) != count:
-        got = f"{len(tags)}" if isinstance(tags, list) else _show(tags)
-        raise BadRowError(f'"ner_tags": wanted one tag for each of the {count} words, got {got}')
+        got = f"{len(tags)}" if isinstance(tags, list) else show(tags)
+        raise BadRowError(f'"ner_tags": expected one tag for each of the {count} words, got {got}')
     for tag in tags:
-        if not isinstance(tag, str) or not _TAG.fullmatch(tag):
-            raise BadRowError(f'"ner_tags": wanted O, B-TYPE or I-TYPE, got {_show(tag)}')
+        if not conll.is_tag(tag):
+            raise BadRowError(f'"ner_tags": expected {conll.EXPECTED}, got {show(tag)}')
+        _text(tag, '"ner_tags"')
     return tags
 
 
@@ -437,7 +378,7 @@ def _tags(row: dict[str, Any], count: int) -> list[str]:
 def _words(row: dict[str, Any], key: str) -> list[str]:
     words = row[key]
     if not isinstance(words, list):
-        raise BadRowError(f'"{key}": wanted a list of words, got {_show(words)}')
+        raise BadRowError(f'"{key}": expected a list of words, got {show(words)}')
     for word in words:
         _text(word, f'a word of "{key}"')
     return words
@@ -445,16 +386,16 @@ def _words(row: dict[str, Any], key: str) -> list[str]:
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise BadRowError(f"{what}: wanted a string, got {_show(value)}")
+        raise BadRowError(f"{what}: expected a string, got {show(value)}")
     # Half of a surrogate pair is legal in JSON ("\ud83d") but is no character: no tokenizer takes it.
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadRowError(f"{what}: wanted Unicode text, got half of a surrogate pair in {_show(value)}")
+        raise BadRowError(f"{what}: expected Unicode text, got half of a surrogate pair in {show(value)}")
     return value
 
 
 def _label(label: Any, entry: Any) -> str:
     if not isinstance(label, str) or not label.strip():
-        raise BadRowError(f"label: wanted a string that is not blank, got {_show(label)} in {_show(entry)}")
+        raise BadRowError(f"label: expected a string that is not blank, got {show(label)} in {show(entry)}")
     return _text(label, "label")
 
 
@@ -464,11 +405,6 @@ def _types(row: dict[str, Any], *keys: str) -> tuple[str, ...] | None:
         if value is None:
             continue
         if not isinstance(value, list):
-            raise BadRowError(f'"{key}": wanted a list of entity types, got {_show(value)}')
+            raise BadRowError(f'"{key}": expected a list of entity types, got {show(value)}')
         return tuple(dict.fromkeys(_label(label, value) for label in value))
     return None
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

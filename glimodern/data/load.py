@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from .example import Dataset
-from .formats import FORMATS, ReadOptions, Rows, read_file, read_rows
+from .formats import FORMATS, JSON_SUFFIXES, ReadOptions, Rows, read_file, read_rows
+from .json_rows import Row
+from .lines import COMPRESSED, stem_and_suffix
 
 logger = logging.getLogger(__name__)
 
-_EXTENSIONS = (".json", ".jsonl", ".txt", ".conll", ".bio", ".iob", ".iob2", ".tsv")
+_EXTENSIONS = (*JSON_SUFFIXES, ".txt", ".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes", ".tsv")
 _SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "test": "test"}
 _NO_DATA = ("readme", "license", "licence", "notice")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -31,9 +33,10 @@ def load_dataset(
 ) -> Dataset:
     """Read a data set.
 
-    source: a file; or a folder with files named after splits (train.txt, dev.jsonl, ...; valid, validation and val mean
-        dev), with any other data files (each file's stem becomes its examples' group), or with one such folder per
-        domain (the folder's name becomes the group); or, only if there is no such path, a hub name ("owner/name").
+    source: a file or a pipe, also compressed (.gz, .bz2, .xz, .zst); or a folder with files named after splits
+        (train.txt, dev.jsonl, ...; valid, validation and val mean dev), with any other data files (each file's stem
+        becomes its examples' group), or with one such folder per domain (the folder's name becomes the group); or, only
+        if there is no such path, a hub name ("owner/name").
     split: which split of a folder or hub data set (there "train" if not given). Undivided data is read whole.
     skip_bad_rows: leave bad rows out, count them in `Dataset.skipped`, and log one warning a file with the first
         reason.
@@ -42,24 +45,26 @@ def load_dataset(
 
     The name is the file's stem or the folder's name, with the split ("ai-test" for ai/test.txt).
     Errors: FileNotFoundError for a missing path or split; ValueError for a bad row (naming file and line), an ambiguous
-    or empty folder, or an empty file; ImportError for a hub name without the package `datasets`.
+    or empty folder, or an empty file; ImportError for a hub name without the package `datasets`, and for a .zst file
+    without `zstandard` (before Python 3.14).
     """
     if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"source: wanted a path or a hub name, got {type(source).__name__}")
+        raise TypeError(f"source: expected a path or a hub name, got {type(source).__name__}")
     if format not in FORMATS:
-        raise ValueError(f"format: wanted one of {', '.join(FORMATS)}, got {format!r}")
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
     name = os.fspath(source)
     if not name:
-        raise ValueError("source: wanted a path or a hub name, got an empty string")
+        raise ValueError("source: expected a path or a hub name, got an empty string")
     options = ReadOptions(format, skip_bad_rows, None, label_names)
     path = Path(name).expanduser()
-    if path.is_file():
-        own_split = _SPLITS.get(path.stem.lower())
+    if _is_file(path):
+        stem = stem_and_suffix(path)[0]
+        own_split = _SPLITS.get(stem.lower())
         if split is not None and own_split not in (None, _canonical(split)):
             raise ValueError(
                 f"split: {path} is named after another split than {split!r}; leave split out, or name a folder"
             )
-        shown = path.stem if own_split is None else f"{path.resolve().parent.name}-{path.stem}"
+        shown = stem if own_split is None else f"{path.resolve().parent.name}-{stem}"
         return _dataset(shown, read_file(path, options))
     if path.is_dir():
         shown, rows = _folder(path, split, options)
@@ -71,7 +76,13 @@ def load_dataset(
 
 def load_split(source: str, split: str | None, *, skip_bad_rows: bool = False) -> Dataset:
     """load_dataset, where a file is taken as it is, whatever split it is named after."""
-    return load_dataset(source, split=None if Path(source).is_file() else split, skip_bad_rows=skip_bad_rows)
+    is_file = _is_file(Path(source).expanduser())
+    return load_dataset(source, split=None if is_file else split, skip_bad_rows=skip_bad_rows)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a path can be read: a file, or a pipe such as /dev/stdin or a shell's <(...)."""
+    return path.exists() and not path.is_dir()
 
 
 def _dataset(name: str, rows: Rows) -> Dataset:
@@ -89,14 +100,21 @@ def _canonical(split: str) -> str:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    return sorted(
+    """The data files of a folder, sorted. ValueError for a file that is there compressed and not, or in two ways."""
+    files = sorted(
         path
         for path in folder.iterdir()
         if path.is_file()
-        and path.suffix.lower() in _EXTENSIONS
+        and stem_and_suffix(path)[1] in _EXTENSIONS
         and not path.name.startswith(".")
         and not path.name.lower().startswith(_NO_DATA)
     )
+    names: dict[tuple[str, str], Path] = {}
+    for path in files:
+        twin = names.setdefault(stem_and_suffix(path), path)
+        if twin is not path:
+            raise ValueError(f"{folder}: holds {twin.name} and {path.name}, one file twice; remove one, or name one")
+    return files
 
 
 def _folder(folder: Path, split: str | None, options: ReadOptions) -> tuple[str, Rows]:
@@ -123,28 +141,27 @@ def _folder(folder: Path, split: str | None, options: ReadOptions) -> tuple[str,
             rows.extend(more)
             divided = divided or part_divided
     else:
-        raise FileNotFoundError(f"{folder}: wanted a data file ({', '.join(_EXTENSIONS)}) in this folder, got none")
+        raise FileNotFoundError(f"{folder}: expected a data file ({', '.join(_EXTENSIONS)}) in this folder, got none")
     return (f"{name}-{split}" if divided and split is not None else name), rows
 
 
 def _files(folder: Path, files: list[Path], split: str | None, options: ReadOptions) -> tuple[Rows, bool]:
     """(rows of the files, or of the split's file; whether the folder is divided into splits)."""
-    splits = [path for path in files if path.stem.lower() in _SPLITS]
+    splits = [path for path in files if stem_and_suffix(path)[0].lower() in _SPLITS]
     if not splits:
         rows = Rows()
         if split is not None:
             logger.info("%s: not divided into splits, read whole (asked for %r)", folder, split)
         for path in files:
-            rows.extend(
-                read_file(path, replace(options, group=options.group or path.stem) if len(files) > 1 else options)
-            )
+            group = options.group or (stem_and_suffix(path)[0] if len(files) > 1 else None)
+            rows.extend(read_file(path, replace(options, group=group)))
         return rows, False
     if split is None and len(splits) == 1 == len(files):
         return read_file(splits[0], options), True
     names = ", ".join(path.name for path in splits)
     if split is None:
-        raise ValueError(f"{folder}: split: wanted the name of one of its splits ({names}), got None")
-    chosen = [path for path in files if _canonical(path.stem) == _canonical(split)]
+        raise ValueError(f"{folder}: split: expected the name of one of its splits ({names}), got None")
+    chosen = [path for path in files if _canonical(stem_and_suffix(path)[0]) == _canonical(split)]
     if not chosen:
         raise FileNotFoundError(f"{folder}: no file for split {split!r}; it has {names}")
     if len(chosen) > 1:
@@ -155,7 +172,7 @@ def _files(folder: Path, files: list[Path], split: str | None, options: ReadOpti
 
 
 def _looks_like_hub_name(name: str) -> bool:
-    if not _HUB_NAME.fullmatch(name) or name.lower().endswith(_EXTENSIONS):
+    if not _HUB_NAME.fullmatch(name) or name.lower().endswith((*_EXTENSIONS, *COMPRESSED)):
         return False
     # "data/crossner" beside an existing folder data/ is a slip in a path, not a question to the hub.
     return not Path(name).parent.is_dir()
@@ -177,7 +194,7 @@ def _hub(name: str, split: str | None, options: ReadOptions) -> Rows:
     return read_rows(f"{name}/{split}", _hub_rows(f"{name}/{split}", table), options)
 
 
-def _hub_rows(source: str, table: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def _hub_rows(source: str, table: Any) -> Iterator[Row]:
     """Rows with integer tags (the hub's ClassLabel) turned into their names."""
     names: dict[str, list[str]] = {}
     for column in ("ner_tags", "tags"):
@@ -188,4 +205,4 @@ def _hub_rows(source: str, table: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         row = dict(row)
         for column, tags in names.items():
             row[column] = [tags[tag] if isinstance(tag, int) and 0 <= tag < len(tags) else tag for tag in row[column]]
-        yield f"{source}[{index}]", row
+        yield Row(f"{source}[{index}]", row)

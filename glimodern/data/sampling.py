@@ -54,11 +54,11 @@ def sample_types(
     the list is shuffled. A list is empty only if there is no type to ask: no own one and none to sample.
     """
     if max_types < 1:
-        raise ValueError(f"max_types: wanted at least 1, got {max_types}")
+        raise ValueError(f"max_types: expected at least 1, got {max_types}")
     if not negative_ratio >= 0:
-        raise ValueError(f"negative_ratio: wanted a number >= 0, got {negative_ratio}")
+        raise ValueError(f"negative_ratio: expected a number >= 0, got {negative_ratio}")
     if not 0 <= drop < 1:
-        raise ValueError(f"drop: wanted a probability in [0, 1), got {drop}")
+        raise ValueError(f"drop: expected a probability in [0, 1), got {drop}")
     gold = [list(dict.fromkeys(label for _, _, label in example.entities)) for example in batch]
     own = [list(dict.fromkeys(example.types or ())) for example in batch]
     pool: dict[str, str] = {}
@@ -109,10 +109,10 @@ def token_batches(
     longer than `batch_tokens` is a batch of its own.
     """
     if batch_tokens is None and batch_size is None:
-        raise ValueError("batch_tokens, batch_size: wanted a limit in at least one, got None for both")
+        raise ValueError("batch_tokens, batch_size: expected a limit in at least one, got None for both")
     for name, limit in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
         if limit is not None and limit < 1:
-            raise ValueError(f"{name}: wanted at least 1 or None, got {limit}")
+            raise ValueError(f"{name}: expected at least 1 or None, got {limit}")
     order = list(range(len(lengths)))
     if rng is not None:
         rng.shuffle(order)
@@ -122,7 +122,7 @@ def token_batches(
     for index in order:
         length = lengths[index]
         if length < 0:
-            raise ValueError(f"lengths: wanted numbers >= 0, got {length} at index {index}")
+            raise ValueError(f"lengths: expected numbers >= 0, got {length} at index {index}")
         over_tokens = batch_tokens is not None and tokens + length > batch_tokens
         over_size = batch_size is not None and len(current) >= batch_size
         if current and (over_tokens or over_size):

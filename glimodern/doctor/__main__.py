@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from glimodern import cli
 from glimodern.display import console
 from glimodern.doctor import Report, examine
 from glimodern.outputs import check_output_file, checkpoint_files, write_report
@@ -67,4 +68,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

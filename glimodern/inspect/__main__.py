@@ -1,13 +1,13 @@
 """`python -m glimodern.inspect MODEL "text" --labels a,b,c`: what a model does with a text, stage by stage."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
 
+from glimodern import cli
 from glimodern.display import console
-from glimodern.inference import check_labels
 from glimodern.inspect import inspect
 from glimodern.model import GLiModern
 from glimodern.outputs import check_output_file, checkpoint_files, write_report, write_text
@@ -21,8 +21,7 @@ class InspectConfig:
     """Folder or hub name of a checkpoint."""
     text: tyro.conf.Positional[str]
     """The text to read."""
-    labels: str = ""
-    """Types to find, separated by commas."""
+    asked: cli.LabelOptions = field(default_factory=cli.LabelOptions)
     threshold: float = 0.5
     """Least probability of an entity."""
     flat: bool = True
@@ -47,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = tyro.cli(
         Annotated[InspectConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.inspect"
     )
-    labels = check_labels([label.strip() for label in config.labels.split(",") if label.strip()])
-    if not labels:
-        raise ValueError('--labels: wanted at least one type, such as --labels "person,city", got none')
+    labels = list(config.asked.read().values())
     outputs = {
         name: check_output_file(f"--{name}", file, checkpoint_files(config.model))
         for name, file in (("json", config.json), ("html", config.html))
@@ -70,4 +67,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
