@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from glimodern.inference import check_labels
 from glimodern.model import GLiModern
+from glimodern.request import check_labels
 
 CHUNK = 1024  # texts per call; a person at a terminal is answered line by line
 

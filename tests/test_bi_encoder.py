@@ -206,7 +206,7 @@ def test_nothing_is_kept_of_weights_that_change(folder):
     copied = copy.deepcopy(model)
     assert all_scores(copied, LABELS) == after
     assert model.labels.fingerprint != fingerprint
-    with pytest.raises(ValueError, match="label_vectors: wanted vectors by the label encoder of"):
+    with pytest.raises(ValueError, match="label_vectors: expected vectors by the label encoder of"):
         model.predict(TEXT, label_vectors=vectors)
 
 
@@ -225,18 +225,18 @@ def test_vectors_are_saved_and_other_models_refuse_them(model, folder, tmp_path)
     save_encoder(tmp_path / "labels", "bert", 40, 330)
     other = make_bi(tmp_path / "labels")
     with pytest.raises(
-        ValueError, match=r"label_vectors: wanted vectors by the label encoder of .*got some by that of"
+        ValueError, match=r"label_vectors: expected vectors by the label encoder of .*got some by that of"
     ):
         other.predict(TEXT, label_vectors=loaded)
     narrow = replace(loaded, vectors=loaded.vectors[:, :16])
-    with pytest.raises(ValueError, match=r"label_vectors: wanted vectors \[4, 32\].*got \[4, 16\]"):
+    with pytest.raises(ValueError, match=r"label_vectors: expected vectors \[4, 32\].*got \[4, 16\]"):
         model.predict(TEXT, label_vectors=narrow)
 
     whole = (tmp_path / "v.safetensors").read_bytes()
     (tmp_path / "half").write_bytes(whole[:-20])
     with pytest.raises(ValueError, match="half: not a whole safetensors file"):
         LabelVectors.load(tmp_path / "half")
-    with pytest.raises(ValueError, match=r"wanted a file of LabelVectors\.save"):
+    with pytest.raises(ValueError, match=r"expected a file of LabelVectors\.save"):
         LabelVectors.load(folder / "model" / "model.safetensors")
     with pytest.raises(FileNotFoundError, match="no such file"):
         LabelVectors.load(tmp_path / "none")
@@ -244,18 +244,18 @@ def test_vectors_are_saved_and_other_models_refuse_them(model, folder, tmp_path)
 
 def test_wrong_use(model, tiny_model):
     vectors = model.encode_labels(LABELS)
-    with pytest.raises(ValueError, match="encode_labels: wanted a bi-encoder, this model reads its labels together"):
+    with pytest.raises(ValueError, match="encode_labels: expected a bi-encoder, this model reads its labels together"):
         tiny_model.encode_labels(LABELS)
-    with pytest.raises(ValueError, match="label_vectors: wanted a bi-encoder"):
+    with pytest.raises(ValueError, match="label_vectors: expected a bi-encoder"):
         tiny_model.predict(TEXT, label_vectors=vectors)
-    with pytest.raises(TypeError, match="label_vectors: wanted LabelVectors of encode_labels, got Tensor"):
+    with pytest.raises(TypeError, match="label_vectors: expected LabelVectors of encode_labels, got Tensor"):
         model.predict(TEXT, label_vectors=vectors.vectors)
-    with pytest.raises(TypeError, match="labels: wanted a sequence of strings"):
+    with pytest.raises(TypeError, match="labels: expected a sequence of strings"):
         model.predict(TEXT)
-    with pytest.raises(TypeError, match="labels: wanted a sequence of strings, got the string"):
+    with pytest.raises(TypeError, match="labels: expected a sequence of strings, got the string"):
         model.encode_labels("person")
     for labels in (["person", "plaice"], [["plaice"]]):
-        with pytest.raises(ValueError, match=r"labels: wanted labels of label_vectors, \['plaice'\] \(1 in all\)"):
+        with pytest.raises(ValueError, match=r"labels: expected labels of label_vectors, \['plaice'\] \(1 in all\)"):
             model.predict([TEXT], labels, label_vectors=vectors)
     with pytest.warns(UserWarning, match=r"labels: 1 are longer than the label encoder takes \(128 tok.*'long long"):
         model.encode_labels(["person", "long " * 200])

@@ -198,11 +198,11 @@ def test_missing_words():
 @pytest.mark.parametrize(
     ("text", "labels", "options", "message"),
     [
-        (" \n", LABELS, {}, "text: wanted at least one word"),
-        (TEXT, [], {}, "labels: wanted at least one type"),
+        (" \n", LABELS, {}, "text: expected at least one word"),
+        (TEXT, [], {}, "labels: expected at least one type"),
         (TEXT, [""], {}, r"labels\[0\]: wanted a name"),
-        (TEXT, LABELS, {"threshold": 2.0}, "threshold: wanted a probability"),
-        (TEXT, LABELS, {"top": 0}, "top: wanted a number of spans"),
+        (TEXT, LABELS, {"threshold": 2.0}, "threshold: expected a probability"),
+        (TEXT, LABELS, {"top": 0}, "top: expected a number of spans"),
         (TEXT, [f"label number {i}" for i in range(80)], {}, "labels do not fit the prompt"),
     ],
 )
@@ -329,7 +329,7 @@ def test_command_writes_json_and_html(tiny_model, tmp_path, capsys, monkeypatch)
 
 
 def test_command_wants_labels(tmp_path):
-    with pytest.raises(ValueError, match="--labels: wanted at least one type"):
+    with pytest.raises(ValueError, match="--labels: expected at least one type"):
         command.main([str(tmp_path), "text"])
 
 

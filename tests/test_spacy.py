@@ -191,11 +191,11 @@ def test_errors_go_to_the_handler(pipeline):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"labels": []}, "labels: wanted at least one"),
-        ({"labels": ["person", " "]}, r"labels\[1\]: wanted a name"),
-        ({"threshold": 1.5}, "threshold: wanted a probability"),
-        ({"alignment_mode": "outside"}, r"alignment_mode: wanted one of .*'expand'.* got 'outside'"),
-        ({"set_ents": False}, "set_ents, spans_key: wanted a place for the entities, got neither"),
+        ({"labels": []}, "labels: expected at least one"),
+        ({"labels": ["person", " "]}, r"labels\[1\]: expected a name"),
+        ({"threshold": 1.5}, "threshold: expected a probability"),
+        ({"alignment_mode": "outside"}, r"alignment_mode: expected one of .*'expand'.* got 'outside'"),
+        ({"set_ents": False}, "set_ents, spans_key: expected a place for the entities, got neither"),
         ({"flat": False}, "set_ents: doc.ents cannot overlap, got flat=False"),
         ({"multi_label": True}, "set_ents: doc.ents cannot overlap"),
         ({"treshold": 0.3}, "treshold"),

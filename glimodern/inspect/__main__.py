@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from glimodern.inference import check_labels
 from glimodern.inspect import inspect
 from glimodern.model import GLiModern
+from glimodern.request import check_labels
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     labels = check_labels([label.strip() for label in config.labels.split(",") if label.strip()])
     if not labels:
-        raise ValueError('--labels: wanted at least one type, such as --labels "person,city", got none')
+        raise ValueError('--labels: expected at least one type, such as --labels "person,city", got none')
     model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
     found = inspect(
         model, config.text, labels, threshold=config.threshold, flat=config.flat, multi_label=config.multi_label,
