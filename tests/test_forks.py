@@ -72,7 +72,7 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("how", "kind"),
-    [("predicted", "uni"), ("predicted configured", "uni"), ("loaded", "uni"), ("one thread", "uni"), ("held", "bi")],
+    [("predicted", "uni"), ("held configured", "bi"), ("loaded one thread", "uni")],  # each 5 s: a new interpreter
 )
 def test_a_forked_process_answers(folders, how, kind):
     environment = {k: v for k, v in os.environ.items() if k not in ("TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS")}
@@ -82,4 +82,4 @@ def test_a_forked_process_answers(folders, how, kind):
     )  # fmt: skip
     assert answer.returncode == 0 and answer.stdout.strip() == "answered", answer.stderr
     said = answer.stderr.count("this process was forked from one with a model")
-    assert said == (0 if how == "one thread" else 1), answer.stderr
+    assert said == (0 if "one thread" in how else 1), answer.stderr
