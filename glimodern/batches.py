@@ -31,8 +31,7 @@ class TrainingBatches:
         if config.run.batch_tokens is not None:
             tokens = packer.tokenize([example.words for example in dataset])
             asked = dataset.types if packer.asks_in_text else ()
-            labels = packer.tokenize([[packer.ent_token, label] for label in asked])
-            label_tokens = sum(len(label.ids) for label in labels) / max(len(labels), 1)
+            label_tokens = int(packer.label_lengths(asked).sum()) / max(len(asked), 1)
             self.lengths = [
                 len(text.ids) + 3 + round(label_tokens * self._types_asked(example))  # 3: [CLS], <<SEP>>, [SEP]
                 for text, example in zip(tokens, dataset, strict=True)

@@ -8,7 +8,6 @@ that some of their checkpoints hold is not run by the public package, so it is n
 """
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -26,10 +25,12 @@ from glimodern.ambient import lasting
 from glimodern.checkpoint import ModelConfig
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.forks import keep_to_own_threads, watch_forks
 from glimodern.head import SpanHead
 from glimodern.hub import HubAccess
 from glimodern.labels import LabelVectors
 from glimodern.ops._cost import fold_types
+from glimodern.plain_text import plain_tokenizer
 from glimodern.prompt import Entity, PackedBatch, PromptPacker, PromptTokens, TextTokens, load_tokenizer, token_limit
 
 _NONE = np.empty(0, dtype=np.int64)
@@ -52,17 +53,12 @@ class TextPacker(PromptPacker):
 
     asks_in_text = False
 
-    def __init__(self, tokenizer: Any, *, ids: int, **options: Any) -> None:
-        """ids: rows of the text encoder's embedding; the public package adds prompt tokens to the tokenizer of a
-        bi-encoder that the embedding has no rows for. options: PromptPacker's."""
-        if tokenizer.get_vocab_size() > ids:
-            tokenizer = _without_added(tokenizer, ids)
-        word = tokenizer.id_to_token(0)  # any: no prompt is ever written
-        super().__init__(tokenizer, ent_token=word, sep_token=word, **options)
+    def __init__(self, tokenizer: Any, **options: Any) -> None:
+        super().__init__(tokenizer, ent_token=None, sep_token=None, **options)
 
     def prompt(self, types: Sequence[str]) -> PromptTokens:
         """No tokens, whatever is asked."""
-        return PromptTokens(_NONE, _NONE)
+        return PromptTokens(_NONE, _NONE, _NONE)
 
     def pack_tokens(
         self,
@@ -82,13 +78,6 @@ class TextPacker(PromptPacker):
         return LabelBatch(**packed, labels=tuple(distinct))
 
 
-def _without_added(tokenizer: Any, ids: int) -> Any:
-    """The tokenizer without the added tokens from this id on."""
-    state = json.loads(tokenizer.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < ids]
-    return type(tokenizer).from_str(json.dumps(state))
-
-
 class LabelEncoder(nn.Module):
     """Labels in, vectors out: an encoder, the mean over a label's tokens, and a projection to the head's width d if the
     encoder has another."""
@@ -99,22 +88,21 @@ class LabelEncoder(nn.Module):
         self.tokenizer = tokenizer
         if encoder.hidden_size != width:
             self.projection = nn.Linear(encoder.hidden_size, width)
-        backend = tokenizer.backend_tokenizer
-        self._tokens = type(backend).from_str(backend.to_str())  # its own: whoever shares one can switch truncation
-        self._tokens.no_padding()
-        limit = token_limit(tokenizer, encoder.max_length)
-        if limit is not None:
-            self._tokens.enable_truncation(limit)
+        self._tokens, _ = plain_tokenizer(tokenizer.backend_tokenizer)
+        self.max_tokens = token_limit(tokenizer, encoder.max_length)
+        if self.max_tokens is not None:
+            self._tokens.enable_truncation(self.max_tokens)
         self.sealed: str | None = None  # the fingerprint of weights that stay as they are
 
     def forward(self, labels: Sequence[str]) -> Tensor:
         """labels [m] -> vectors [m, d]; differentiable, packed, some thousand tokens at a time."""
+        keep_to_own_threads()
         chunks, chunk, room = [], list[list[int]](), _CHUNK_TOKENS
         encodings = self._tokens.encode_batch(list(labels))
         if cut := [label for label, encoding in zip(labels, encodings, strict=True) if encoding.overflowing]:
             warnings.warn(
-                f"labels: {len(cut)} are longer than the label encoder takes ({self._tokens.truncation['max_length']} "
-                f"tokens) and are read to there: {cut[0][:40]!r}...",
+                f"labels: {len(cut)} are longer than the label encoder takes ({self.max_tokens} tokens) and are read "
+                f"to there: {', '.join(f'{label[:40]!r}...' for label in cut[:3])}",
                 stacklevel=2,
             )
         for encoding in encodings:
@@ -196,6 +184,11 @@ class TypeCache:
     """
 
     def __init__(self) -> None:
+        watch_forks(self)
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Start anew: a thread of the parent may hold the lock."""
         self._lock = Lock()
         self._drop(None)
 

@@ -7,10 +7,12 @@ are those of gliner 0.2.29 (https://github.com/urchade/GLiNER); each is a call o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-LabelSet = str | Sequence[str] | Mapping[str, str]
+from glimodern.request import check_count, check_flag, check_string
+
+LabelArgument = str | Iterable[str] | Mapping[str, str]
 
 
 class GlinerApi:
@@ -20,8 +22,8 @@ class GlinerApi:
 
     def inference(
         self,
-        texts: str | Sequence[str],
-        labels: LabelSet | Sequence[LabelSet],
+        texts: str | Iterable[str],
+        labels: LabelArgument | Iterable[LabelArgument],
         flat_ner: bool = True,
         threshold: float = 0.5,
         multi_label: bool = False,
@@ -35,9 +37,9 @@ class GlinerApi:
     ) -> list[Any]:
         """Entities of texts: a list per text of dicts start, end, text, label, score.
 
-        labels: of all texts, or a list or mapping a text; a mapping asks with its values, descriptions, and answers
-        with its keys. batch_size changes nothing: batches are formed by tokens, and all inputs are packed. Raises
-        ValueError for an option of gliner's that this package does not have, TypeError for one that gliner lacks too.
+        Always a list, as gliner gives. texts and labels: as of predict, and one label may be a string. batch_size
+        changes nothing: batches are formed by tokens, and all inputs are packed. Raises ValueError for an option of
+        gliner's that this package does not have, TypeError for one that gliner lacks too.
         """
         refused = {
             "packing_config": packing_config,
@@ -49,21 +51,15 @@ class GlinerApi:
         for name, value in refused.items():
             if value not in (None, False):
                 raise ValueError(f"{name}: glimodern does not have this option of gliner, got {value!r}; leave it out")
-        texts = [texts] if isinstance(texts, str) else texts
-        per_text = not isinstance(labels, str) and any(isinstance(one, list | tuple | Mapping) for one in labels)
-        sets = [_prompts(one) for one in labels] if per_text else [_prompts(labels)]
-        asked = [prompts for prompts, _ in sets] if per_text else sets[0][0]
-        results: list[Any] = self.predict(texts, asked, threshold, flat_ner, multi_label)
-        for i, entities in enumerate(results):
-            names = sets[i if per_text else 0][1]
-            for entity in entities if names else ():
-                entity["label"] = names[entity["label"]]
-        return results
+        flat = check_flag("flat_ner", flat_ner)
+        check_count("batch_size", batch_size, "a number of texts")
+        asked = [labels] if isinstance(labels, str) else labels
+        return list(self.predict(texts, asked, threshold, flat, multi_label))
 
     def predict_entities(
         self,
         text: str,
-        labels: LabelSet,
+        labels: LabelArgument,
         flat_ner: bool = True,
         threshold: float = 0.5,
         multi_label: bool = False,
@@ -75,7 +71,7 @@ class GlinerApi:
     ) -> Any:
         """The entities of one text; kwargs: of `inference`."""
         return self.inference(
-            [text],
+            [check_string(text, "text")],
             labels,
             flat_ner,
             threshold,
@@ -88,8 +84,8 @@ class GlinerApi:
 
     def batch_predict_entities(
         self,
-        texts: Sequence[str],
-        labels: LabelSet | Sequence[LabelSet],
+        texts: Iterable[str],
+        labels: LabelArgument | Iterable[LabelArgument],
         flat_ner: bool = True,
         threshold: float = 0.5,
         multi_label: bool = False,
@@ -109,13 +105,3 @@ class GlinerApi:
             return_label_vectors=return_label_vectors,
             **kwargs,
         )
-
-
-def _prompts(labels: Any) -> tuple[list[str], dict[str, str]]:
-    """What a text is asked for, and the name that each answer to it gets, {} where they are the same."""
-    if not isinstance(labels, Mapping):
-        return ([labels] if isinstance(labels, str) else list(labels)), {}
-    names = {description: name for name, description in labels.items()}
-    if len(names) < len(labels):
-        raise ValueError(f"labels: wanted a description of its own for each label, got {dict(labels)!r}")
-    return list(names), names

@@ -138,7 +138,7 @@ class HubApi:
         from huggingface_hub import HfApi
 
         from glimodern import __version__
-        from glimodern.inference import check_labels
+        from glimodern.request import check_labels
 
         asked = check_labels(labels)
         if create_pr and revision is not None:

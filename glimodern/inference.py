@@ -3,21 +3,25 @@
 Texts are taken a window at a time, tokenised in one call, sorted by length and cut into packed batches; a window's
 results come out, in the order of its texts, when its last batch is done. While the model computes a window, the next
 one is tokenised and packed in a thread of its own. Memory is that of two windows, however many texts there are.
+
+A stream that fails, by a bad text or by an error of its own, first gives the results of all texts before that.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from glimodern.decode import decode_batch
 from glimodern.prompt import PackedBatch, PromptPacker, TextTokens
+from glimodern.request import Request, Search, check_count
 
 if TYPE_CHECKING:
     from glimodern.ops import SpanEntities
@@ -33,29 +37,16 @@ _OUT_OF_MEMORY = (
 )  # fmt: skip
 
 
-class Asked(NamedTuple):
-    """A text, given as words, and the distinct labels asked of it."""
-
-    words: Sequence[str]
-    labels: Sequence[str]
-
-
-class Found(NamedTuple):
-    """A text's entities (start, end, label, score), word indices inclusive, and how many words at its end were cut."""
+class Result(NamedTuple):
+    """A text's entities (start, end, label, score), word indices inclusive; how many words at its end were cut, and
+    whether it would have been read whole had its labels not taken their share of the tokens."""
 
     entities: list[WordEntity]
     words_cut: int
+    cut_by_labels: bool = False
 
 
-class Search(NamedTuple):
-    """What counts as an entity: least probability, exclusive; no overlaps (flat), or only nesting; several labels for
-    one span (multi_label)."""
-
-    threshold: float
-    flat: bool
-    multi_label: bool
-
-
+Answer = tuple[Request, Result]
 Candidates = Callable[[PackedBatch, float], "SpanEntities"]  # of a packed batch on the CPU: those above a probability
 
 
@@ -64,17 +55,24 @@ class _Batch(NamedTuple):
     packed: PackedBatch
 
 
-class _Window:
-    """Some texts of the stream: tokenised and cut into batches, those without words or labels left out."""
+class _Piece(NamedTuple):
+    """Requests that are computed together, and the error that the stream came to after them."""
 
-    def __init__(self, asked: list[Asked], packer: PromptPacker, batch_tokens: int) -> None:
-        self.asked = asked
+    requests: list[Request]
+    error: Exception | None = None
+
+
+class _Window:
+    """Some requests of the stream: tokenised and cut into batches, those without words or labels left out."""
+
+    def __init__(self, piece: _Piece, packer: PromptPacker, batch_tokens: int) -> None:
+        self.requests, self.error = asked, _ = piece
         self.packer = packer
-        real = [i for i, item in enumerate(asked) if item.words and item.labels]
+        real = [i for i, item in enumerate(asked) if item.words and item.labels.names]
         self.tokens: dict[int, TextTokens] = dict(
             zip(real, packer.tokenize([asked[i].words for i in real]), strict=True)
         )
-        lengths = {i: packer.length(self.tokens[i], asked[i].labels) for i in real}
+        lengths = {i: packer.length(self.tokens[i], asked[i].labels.prompts) for i in real}
         total = sum(lengths.values())
         share = total / max(-(-total // batch_tokens), 1)  # of as few batches as can be
         groups: list[list[int]] = []
@@ -88,54 +86,86 @@ class _Window:
         self.batches = [self.pack(group) for group in groups]
 
     def pack(self, texts: list[int]) -> _Batch:
-        labels = [self.asked[i].labels for i in texts]
+        labels = [self.requests[i].labels.prompts for i in texts]
         return _Batch(texts, self.packer.pack_tokens([self.tokens[i] for i in texts], labels))
 
 
-def _windows(asked: Iterable[Asked], batch_tokens: int, packer: PromptPacker) -> Iterator[list[Asked]]:
+def _pieces(requests: Iterable[Request], batch_tokens: int, packer: PromptPacker) -> Iterator[_Piece]:
     """The stream in pieces of about _WINDOW_BATCHES batches, by words as the measure."""
-    window: list[Asked] = []
-    room = _WINDOW_BATCHES * batch_tokens
-    for item in asked:
-        window.append(item)
-        room -= min(len(item.words), packer.max_words) + (2 * len(item.labels) if packer.asks_in_text else 0) + 1
+    stream, taken, room = iter(requests), list[Request](), _WINDOW_BATCHES * batch_tokens
+    while True:
+        try:
+            request = next(stream)
+        except StopIteration:
+            break
+        except Exception as error:
+            yield _Piece(taken, error)
+            return
+        taken.append(request)
+        labels = 2 * len(request.labels.names) if packer.asks_in_text else 0
+        room -= min(len(request.words), packer.max_words) + labels + 1
         if room <= 0:
-            yield window
-            window, room = [], _WINDOW_BATCHES * batch_tokens
-    if window:
-        yield window
+            yield _Piece(taken)
+            taken, room = [], _WINDOW_BATCHES * batch_tokens
+    if taken:
+        yield _Piece(taken)
 
 
 def find_entities(
-    asked: Iterable[Asked], packer: PromptPacker, candidates: Candidates, search: Search, batch_tokens: int
-) -> Iterator[Found]:
-    """The entities of every text, in order. Raises ValueError for labels that overflow the encoder."""
-    pieces = _windows(asked, batch_tokens, packer)
+    requests: Iterable[Request], packer: PromptPacker, candidates: Candidates, search: Search, batch_tokens: int
+) -> Iterator[Answer]:
+    """Each request with its result, in order. Errors of the stream itself pass, after the results before them."""
+    pieces = _pieces(requests, batch_tokens, packer)
+
+    def prepare(piece: _Piece) -> _Window:
+        return _Window(piece, packer, batch_tokens)
+
     first = list(itertools.islice(pieces, 2))
     if len(first) < 2:  # nothing to overlap with
         for piece in first:
-            yield from _run_window(_Window(piece, packer, batch_tokens), candidates, search)
+            yield from _run_window(prepare(piece), candidates, search)
         return
+    process = os.getpid()
     with ThreadPoolExecutor(1, thread_name_prefix="glimodern-tokenize") as tokenizing:
-        waiting: Future[_Window] | None = None
+        waiting: tuple[_Piece, Future[_Window] | None] | None = None
         for piece in itertools.chain(first, pieces):
-            following = tokenizing.submit(_Window, piece, packer, batch_tokens)
+            # a forked process that goes on with the stream has not the thread
+            following = tokenizing.submit(prepare, piece) if os.getpid() == process else None
             if waiting is not None:
-                yield from _run_window(waiting.result(), candidates, search)
-            waiting = following
+                yield from _run_window(_prepared(*waiting, prepare, process), candidates, search)
+            waiting = piece, following
         if waiting is not None:
-            yield from _run_window(waiting.result(), candidates, search)
+            yield from _run_window(_prepared(*waiting, prepare, process), candidates, search)
 
 
-def _run_window(window: _Window, candidates: Candidates, search: Search) -> list[Found]:
-    found = [Found([], 0) for _ in window.asked]
+def _prepared(
+    piece: _Piece, future: Future[_Window] | None, prepare: Callable[[_Piece], _Window], process: int
+) -> _Window:
+    return prepare(piece) if future is None or os.getpid() != process else future.result()
+
+
+def _run_window(window: _Window, candidates: Candidates, search: Search) -> Iterator[Answer]:
+    """Answers in order, up to the first that an error came in the place of; then that error."""
+    results = [None if i in window.tokens else Result([], 0) for i in range(len(window.requests))]
+    error, end = window.error, len(results)
     for batch in window.batches:
-        for i, result in _run_batch(window, batch, candidates, search):
-            found[i] = result
-    return found
+        if min(batch.texts) >= end:
+            continue
+        try:
+            for i, result in _run_batch(window, batch, candidates, search):
+                results[i] = result
+        except Exception as problem:
+            failed = min(i for i in batch.texts if results[i] is None)
+            if failed < end:
+                error, end = problem, failed
+    for request, answer in zip(window.requests[:end], results[:end], strict=True):
+        if answer is not None:
+            yield request, answer
+    if error is not None:
+        raise error
 
 
-def _run_batch(window: _Window, batch: _Batch, candidates: Candidates, search: Search) -> Iterator[tuple[int, Found]]:
+def _run_batch(window: _Window, batch: _Batch, candidates: Candidates, search: Search) -> Iterator[tuple[int, Result]]:
     packed = batch.packed
     try:
         spans = candidates(packed, search.threshold)
@@ -158,9 +188,9 @@ def _run_batch(window: _Window, batch: _Batch, candidates: Candidates, search: S
         return
     decoded = decode_batch(spans, packed.cu_words, packed.cu_types, flat=search.flat, multi_label=search.multi_label)
     for place, (i, cut) in enumerate(zip(batch.texts, packed.words_cut, strict=True)):
-        labels = window.asked[i].labels
-        entities = [(start, end, labels[kind], score) for start, end, kind, score in decoded.get(place, ())]
-        yield i, Found(entities, cut)
+        names = window.requests[i].labels.names
+        entities = [(start, end, names[type_id], score) for start, end, type_id, score in decoded.get(place, ())]
+        yield i, Result(entities, cut, cut > 0 and window.packer.fits_alone(window.tokens[i]))
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
@@ -177,9 +207,9 @@ def resolve_batch_tokens(batch_tokens: int | str, device: torch.device, bytes_pe
     """Tokens a batch may hold; "auto": what keeps the cores busy, or half of a GPU's free memory."""
     if batch_tokens == "auto":
         return _CPU_BATCH_TOKENS if device.type != "cuda" else _cuda_batch_tokens(device, bytes_per_token)
-    if not isinstance(batch_tokens, int) or isinstance(batch_tokens, bool) or batch_tokens < 1:
-        raise ValueError(f'batch_tokens: wanted a number of tokens or "auto", got {batch_tokens!r}')
-    return batch_tokens
+    if isinstance(batch_tokens, str):
+        raise ValueError(f'batch_tokens: expected a number of tokens or "auto", got {batch_tokens!r}')
+    return check_count("batch_tokens", batch_tokens, 'a number of tokens or "auto"')
 
 
 def _cuda_batch_tokens(device: torch.device, bytes_per_token: int) -> int:
@@ -193,52 +223,3 @@ def _free_bytes(device: torch.device, second: int) -> int:
     """A GPU's free bytes, asked once a second: the driver takes its time, but other models come and go."""
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + cached
-
-
-def check_threshold(threshold: float) -> None:
-    """ValueError for what is no probability."""
-    if not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold: wanted a probability in [0, 1], got {threshold!r}")
-
-
-def check_labels(labels: Sequence[str]) -> list[str]:
-    """Distinct labels in the order given; TypeError for anything that is not a sequence of strings, ValueError for an
-    empty one."""
-    if isinstance(labels, str):
-        raise TypeError(f"labels: wanted a sequence of strings, got the string {labels!r}; write [{labels!r}]")
-    for i, label in enumerate(labels):
-        if not isinstance(label, str):
-            raise TypeError(f"labels[{i}]: wanted a string, got {type(label).__name__}")
-        if not label.strip():
-            raise ValueError(f"labels[{i}]: wanted a name such as 'person', got an empty string")
-    return list(dict.fromkeys(labels))
-
-
-def pair_labels(texts: Iterable[str], labels: Iterable[Any]) -> Iterator[tuple[str, list[str]]]:
-    """(text, the labels asked of it): the same of all where `labels` holds strings, else one sequence a text.
-
-    Raises TypeError and ValueError as check_labels does, and ValueError unless there are as many sequences as texts: at
-    once if both have a length, else where one ends.
-    """
-    if isinstance(labels, str):
-        check_labels(labels)
-    iterator = iter(labels)
-    head = list(itertools.islice(iterator, 1))
-    if not head or not isinstance(head[0], Sequence) or isinstance(head[0], str):
-        shared = check_labels([*head, *iterator])
-        return ((text, shared) for text in texts)
-    if isinstance(texts, Sequence) and isinstance(labels, Sequence) and len(texts) != len(labels):
-        raise ValueError(f"labels: wanted one list of labels per text ({len(texts)}), got {len(labels)} lists")
-    return _pair_each(texts, itertools.chain(head, iterator))
-
-
-def _pair_each(texts: Iterable[str], labels: Iterator[Any]) -> Iterator[tuple[str, list[str]]]:
-    missing: Any = object()
-    count = 0
-    for count, text in enumerate(texts, 1):
-        one = next(labels, missing)
-        if one is missing:
-            raise ValueError(f"labels: wanted one list of labels per text, got {count - 1} lists and more texts")
-        yield text, check_labels(one)
-    if next(labels, missing) is not missing:
-        raise ValueError(f"labels: wanted one list of labels per text ({count}), got more")

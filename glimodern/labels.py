@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glimodern.ambient import as_in_a_new_process, lasting
 from glimodern.files import atomic_file, user_path
+from glimodern.request import LabelSet
 
 _FORMAT = "glimodern label vectors"
 
@@ -19,6 +20,7 @@ _FORMAT = "glimodern label vectors"
 class LabelVectors:
     """Distinct labels and their vectors [labels, d], of `GLiModern.encode_labels`.
 
+    descriptions: what the label encoder read for labels that have a description.
     model: the checkpoint's name, for messages. fingerprint: of the label encoder's weights; another model's vectors are
     refused by it.
     """
@@ -27,6 +29,7 @@ class LabelVectors:
     vectors: Tensor
     model: str
     fingerprint: str
+    descriptions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.vectors.is_inference():
@@ -49,27 +52,31 @@ class LabelVectors:
         """ValueError unless the vectors are of the model with this name, fingerprint and head's width d."""
         if self.vectors.shape != (len(self.labels), width):
             raise ValueError(
-                f"label_vectors: wanted vectors {[len(self.labels), width]} (labels, the model's hidden_size), got "
+                f"label_vectors: expected vectors {[len(self.labels), width]} (labels, the model's hidden_size), got "
                 f"{list(self.vectors.shape)}; encode the labels with {model}"
             )
         if self.fingerprint != fingerprint:
             raise ValueError(
-                f"label_vectors: wanted vectors by the label encoder of {model} ({fingerprint}), got some by that of "
+                f"label_vectors: expected vectors by the label encoder of {model} ({fingerprint}), got some by that of "
                 f"{self.model} ({self.fingerprint}); encode the labels again, with encode_labels"
             )
 
-    def checked(self, asked: Iterable[tuple[str, list[str]]]) -> Iterator[tuple[str, list[str]]]:
-        """(text, labels) as they come. ValueError for labels that have no vector here."""
-        known: list[str] = []
-        for text, labels in asked:
-            if labels is not known:  # most often the same list for all texts
-                if missing := [label for label in labels if label not in self.rows]:
-                    raise ValueError(
-                        f"labels: wanted labels of label_vectors, {missing[:4]} ({len(missing)} in all) have no vector "
-                        "there; encode them too, with encode_labels"
-                    )
-                known = labels
-            yield text, labels
+    def select(self, asked: LabelSet, where: str) -> LabelSet:
+        """The labels asked, by their names here. ValueError for labels that have no vector here, or one of another
+        description. where: names the label set."""
+        if missing := [name for name in asked.names if name not in self.rows]:
+            raise ValueError(
+                f"{where}: expected labels of label_vectors, {missing[:4]} ({len(missing)} in all) have no vector "
+                "there; encode them too, with encode_labels"
+            )
+        for name, prompt in zip(asked.names, asked.prompts, strict=True):
+            known = self.descriptions.get(name, name)
+            if prompt not in (name, known):
+                raise ValueError(
+                    f"{where}[{name!r}]: expected the description that label_vectors were made of, {known!r}, got "
+                    f"{prompt!r}; encode it with encode_labels, or give the label alone"
+                )
+        return LabelSet(asked.names, asked.names)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all; its metadata holds the labels and what model they are of."""
@@ -77,6 +84,7 @@ class LabelVectors:
 
         told = {"format": _FORMAT, "model": self.model, "fingerprint": self.fingerprint}
         told["labels"] = json.dumps(self.labels, ensure_ascii=False)
+        told["descriptions"] = json.dumps(dict(self.descriptions), ensure_ascii=False)
         content = save({"vectors": self.vectors.detach().cpu().contiguous()}, metadata=told)
         with atomic_file(path) as partial:
             partial.write_bytes(content)
@@ -96,5 +104,6 @@ class LabelVectors:
         except SafetensorError as error:
             raise ValueError(f"{os.fspath(path)}: not a whole safetensors file ({error}); save it again") from error
         if told.get("format") != _FORMAT:
-            raise ValueError(f"{os.fspath(path)}: wanted a file of LabelVectors.save, got another safetensors file")
-        return cls(tuple(json.loads(told["labels"])), vectors, told["model"], told["fingerprint"])
+            raise ValueError(f"{os.fspath(path)}: expected a file of LabelVectors.save, got another safetensors file")
+        labels, descriptions = json.loads(told["labels"]), json.loads(told.get("descriptions", "{}"))
+        return cls(tuple(labels), vectors, told["model"], told["fingerprint"], descriptions)

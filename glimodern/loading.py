@@ -156,3 +156,4 @@ def _pack(model: GLiModern, dtype: str, wide: str) -> None:
         model.projection = PackedLinear(model.projection, dtype)  # type: ignore[assignment]
     model.head.pack(dtype, wide)
     model.packed_dtype = dtype
+    model.eval()  # new modules are in training mode

@@ -3,7 +3,6 @@
 import inspect
 import os
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,25 +19,26 @@ from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.files import expand_user
 from glimodern.gliner_api import GlinerApi
 from glimodern.hub import HubAccess, HubApi
-from glimodern.inference import (
-    Asked,
-    Found,
-    Search,
-    activation_bytes,
-    check_labels,
-    check_threshold,
-    find_entities,
-    resolve_batch_tokens,
-)
+from glimodern.inference import Answer, Result, activation_bytes, find_entities, resolve_batch_tokens
 from glimodern.labels import LabelVectors
 from glimodern.loading import DTYPES, encoder_of, make_ready, refuse_keywords, resolve_device, resolve_dtype
 from glimodern.network import SpanNetwork
 from glimodern.parameters import take_tensors, without_values
 from glimodern.precision import PrecisionReport, answers, compare_answers
-from glimodern.prediction import Entities, Labels, pair_texts, split_texts, warn_cut, with_offsets
+from glimodern.prediction import Entities, LabelArgument, Labels, warn_cut, with_offsets
 from glimodern.prompt import add_prompt_tokens, load_tokenizer
+from glimodern.request import (
+    CheckLabels,
+    LabelSet,
+    Requests,
+    Search,
+    check_flag,
+    read_labels,
+    read_requests,
+    read_word_requests,
+)
 from glimodern.tensors import check_fit
-from glimodern.text import Word, word_splitter
+from glimodern.text import word_splitter
 
 
 class HeadOptions(TypedDict, total=False):
@@ -229,82 +229,124 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         """What messages call the model: the checkpoint that it was loaded from, else its encoder."""
         return self.source[0] if self.source is not None else self.config.model_name or "a model of this session"
 
-    def check_precision(self, texts: Sequence[str], labels: Sequence[str], threshold: float = 0.5) -> PrecisionReport:
+    def check_precision(self, texts: str | Iterable[str], labels: Labels, threshold: float = 0.5) -> PrecisionReport:
         """How far this model, loaded in bf16 or int8, is from its checkpoint in fp32, which is loaded for the time of
-        the call. Raises ValueError for a model that was not loaded from a checkpoint."""
+        the call. texts, labels, threshold: as of predict. Raises ValueError for a model that was not loaded from a
+        checkpoint."""
         if self.source is None:
             raise ValueError(
-                "check_precision: wanted a model that from_pretrained loaded, this one has no checkpoint to compare "
+                "check_precision: expected a model that from_pretrained loaded, this one has no checkpoint to compare "
                 "with; save it and load it"
             )
+        requests = list(self.requests(texts, labels).stream)
+        names = [request.text for request in requests]
+        asked = [dict(zip(*request.labels, strict=True)) for request in requests]
+        ours = answers(self, names, asked, threshold)
         exact = GLiModern.from_pretrained(self.source[1], dtype="fp32", device=self.device)
-        return compare_answers(
-            self.dtype_name, answers(self, texts, labels, threshold), answers(exact, texts, labels, threshold)
-        )
+        return compare_answers(self.dtype_name, ours, answers(exact, names, asked, threshold))
 
     # predicting
 
     @predicts
     @torch.no_grad()
-    def encode_labels(self, labels: Sequence[str]) -> LabelVectors:
+    def encode_labels(self, labels: LabelArgument) -> LabelVectors:
         """The vectors of labels, any number, to be asked of texts by predict(texts, label_vectors=...).
 
-        Duplicates count once. Raises ValueError for a model that is no bi-encoder.
+        labels: one label set, as predict takes it; of a mapping, the descriptions are read. Duplicates count once.
+        Raises ValueError for a model that is no bi-encoder.
         """
         encoder = self._label_encoder("encode_labels")
-        names = check_labels(labels)
-        training = self.training
-        self.eval()
-        try:
-            return LabelVectors(tuple(names), encoder(names), self.source_name, encoder.fingerprint)
-        finally:
-            self.train(training)
+        names, prompts = read_labels(labels)
+        vectors = self.run_in_eval(lambda network: self._label_encoder("encode_labels", network)(prompts))
+        described = {name: prompt for name, prompt in zip(names, prompts, strict=True) if name != prompt}
+        return LabelVectors(names, vectors, self.source_name, encoder.fingerprint, described)
 
-    def _label_encoder(self, argument: str) -> LabelEncoder:
-        if self.labels is None:
+    def _label_encoder(self, argument: str, network: SpanNetwork | None = None) -> LabelEncoder:
+        labels = (network or self).labels
+        if labels is None:
             raise ValueError(
-                f"{argument}: wanted a bi-encoder, this model reads its labels together with each text, so a label has "
-                "no vector of its own; give predict the labels, or load a model that has a labels_encoder"
+                f"{argument}: expected a bi-encoder, this model reads its labels together with each text, so a label "
+                "has no vector of its own; give predict the labels, or load a model that has a labels_encoder"
             )
-        return self.labels
+        return labels
 
     def _check_vectors(self, label_vectors: LabelVectors) -> None:
         if not isinstance(label_vectors, LabelVectors):
-            raise TypeError(f"label_vectors: wanted LabelVectors of encode_labels, got {type(label_vectors).__name__}")
+            raise TypeError(
+                f"label_vectors: expected LabelVectors of encode_labels, got {type(label_vectors).__name__}"
+            )
         encoder = self._label_encoder("label_vectors")
         label_vectors.check_model(self.source_name, encoder.fingerprint, self.config.hidden_size)
 
+    def _label_check(self, label_vectors: LabelVectors | None) -> CheckLabels:
+        """What this model has to say about each label set: that it is among label_vectors, and leaves room for text."""
+
+        def check(labels: LabelSet, where: str) -> LabelSet:
+            if label_vectors is not None:
+                labels = label_vectors.select(labels, where)
+            if problem := self.packer.prompt_problem(labels.prompts):
+                raise ValueError(f"{where}: {problem}")
+            return labels
+
+        return check
+
+    def requests(
+        self, texts: str | Iterable[str], labels: Labels | None, label_vectors: LabelVectors | None = None
+    ) -> Requests:
+        """What predict is asked: texts and labels read (see glimodern.request), texts split into words."""
+        if label_vectors is not None:
+            self._check_vectors(label_vectors)
+            labels = label_vectors.labels if labels is None else labels
+        splitter = word_splitter(self.config.words_splitter_type)
+        return read_requests(texts, labels, splitter, self._label_check(label_vectors))
+
     def _find(
         self,
-        asked: Iterable[Asked],
+        requests: Requests,
         search: Search,
         batch_tokens: int | str,
         label_vectors: LabelVectors | None = None,
-    ) -> Iterator[Found]:
-        """The entities of every text, in order; at the end one warning if any was cut."""
-        check_threshold(search.threshold)
+    ) -> Iterator[Answer]:
+        """Each request with its result, in order; at the end a warning if any text was cut."""
         weight = next(self.parameters())
         tokens = resolve_batch_tokens(batch_tokens, weight.device, activation_bytes(weight, self.config.hidden_size))
         candidates = self._candidates
         if label_vectors is not None:
             candidates = partial(self._candidates, label_vectors=label_vectors)
-        stream = find_entities(asked, self.packer, candidates, search, tokens)
-        return warn_cut(stream, self.config.max_len, self.packer.max_tokens)
+        stream = find_entities(requests.stream, self.packer, candidates, search, tokens)
+        return warn_cut(stream, self.packer, stacklevel=3 if requests.total is None else 4)
+
+    @overload
+    def predict_words(  # type: ignore[overload-overlap]
+        self, texts: Sequence[Iterable[str]], labels: Labels, *, threshold: float = ..., flat: bool = ...,
+        multi_label: bool = ..., batch_tokens: int | str = ...,
+    ) -> list[Result]: ...  # fmt: skip
+
+    @overload
+    def predict_words(
+        self, texts: Iterable[Iterable[str]], labels: Labels, *, threshold: float = ..., flat: bool = ...,
+        multi_label: bool = ..., batch_tokens: int | str = ...,
+    ) -> Iterator[Result]: ...  # fmt: skip
 
     def predict_words(
         self,
-        texts: Iterable[Sequence[str]],
-        types: Iterable[Sequence[str]],
+        texts: Iterable[Iterable[str]],
+        labels: Labels,
         *,
         threshold: float = 0.5,
         flat: bool = True,
         multi_label: bool = False,
         batch_tokens: int | str = "auto",
-    ) -> Iterator[Found]:
-        """Entities of texts given as words, in order: per text (start, end, label, score), word indices inclusive, and
-        how many of its words were cut. types: of each text, the labels asked of it."""
-        asked = (Asked(words, labels) for words, labels in zip(texts, types, strict=True))
-        return self._find(asked, Search(threshold, flat, multi_label), batch_tokens)
+    ) -> list[Result] | Iterator[Result]:
+        """`predict` for texts that are split into words: each a list (or another iterable) of strings.
+
+        A result has entities (start, end, label, score), word indices inclusive, and words_cut, how many words at the
+        text's end were not read.
+        """
+        search = Search.checked(threshold, flat, multi_label)
+        requests = read_word_requests(texts, labels, self._label_check(None))
+        results = (result for _, result in self._find(requests, search, batch_tokens))
+        return results if requests.total is None else list(results)
 
     @overload
     def predict(  # type: ignore[overload-overlap]
@@ -332,33 +374,33 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         *,
         label_vectors: LabelVectors | None = None,
     ) -> list[Entities] | Iterator[Entities]:
-        """Find entities of the given types in texts: a string (one text), a sequence, or any iterable.
+        """Find entities of the given types in texts.
 
-        A string or a sequence gives a list, one result a text; any other iterable is read as it is consumed and gives
-        an iterator of results, in order, with memory for some batches of texts only. A result is a list of dicts start,
-        end, text, label, score: character offsets into the text (end exclusive), by ascending start.
+        texts: a string (one text), or any ordered iterable of strings. What has a length (list, array, column) gives a
+        list, one result a text, after all of it was checked; a stream is read as it is consumed and gives an iterator
+        of results, in order, with memory for some batches of texts only. A result is a list of dicts start, end, text,
+        label, score: character offsets into the text (end exclusive), by ascending start.
 
-        labels: strings, asked of all texts, or one sequence of strings per text; duplicates count once. threshold:
-        least probability, exclusive. flat: no overlaps; else nesting is allowed. multi_label: a span may have several
-        labels. batch_tokens: tokens computed at a time, results do not depend on it; a batch that does not fit the
-        memory is split. progress: show a bar; None: for sequences of over 1,000 texts, on a terminal. label_vectors (of
-        a bi-encoder's encode_labels): all its labels are asked, or those of them that `labels` names.
+        labels: strings, asked of all texts; or a mapping label -> description, which asks with the descriptions and
+        answers with the labels; or one of these per text. Duplicates count once. threshold: least probability,
+        exclusive. flat: no overlaps; else nesting is allowed. multi_label: a span may have several labels.
+        batch_tokens: tokens computed at a time, results do not depend on it; a batch that does not fit the memory is
+        split. progress: show a bar; None: for lists of over 1,000 texts, on a terminal. label_vectors (of a
+        bi-encoder's encode_labels): all its labels are asked, or those of them that `labels` names.
 
         No words or no labels: no entities. A text that is too long is cut with a warning, and its result says so.
-        Raises TypeError and ValueError for arguments of another kind.
+        Raises TypeError and ValueError that name the argument and the item; in a stream where it comes, after the
+        results before it.
         """
-        texts = [texts] if isinstance(texts, str) else texts
-        if label_vectors is not None:
-            self._check_vectors(label_vectors)
-        pairs = pair_texts(texts, labels, label_vectors)
-        split: deque[tuple[str, list[Word]]] = deque()  # of the texts that are on their way
-        asked = split_texts(pairs, split, word_splitter(self.config.words_splitter_type))
-        stream = self._find(asked, Search(threshold, flat, multi_label), batch_tokens, label_vectors)
-        results = (with_offsets(*split.popleft(), found) for found in stream)
-        total = len(texts) if isinstance(texts, Sequence) else None
-        if progress or (progress is None and (total or 0) > 1000 and sys.stderr.isatty()):
+        search = Search.checked(threshold, flat, multi_label)
+        if progress is not None:
+            progress = check_flag("progress", progress)
+        requests = self.requests(texts, labels, label_vectors)
+        stream = self._find(requests, search, batch_tokens, label_vectors)
+        results = (with_offsets(request, result) for request, result in stream)
+        if progress or (progress is None and (requests.total or 0) > 1000 and sys.stderr.isatty()):
             from rich.console import Console
             from rich.progress import track
 
-            results = track(results, "predicting", total, console=Console(stderr=True))  # type: ignore[assignment]
-        return results if total is None else list(results)
+            results = track(results, "predicting", requests.total, console=Console(stderr=True))  # type: ignore[assignment]
+        return results if requests.total is None else list(results)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from glimodern.bi_encoder import LabelBatch, LabelEncoder, TextPacker, TypeCache
 from glimodern.checkpoint import ModelConfig
 from glimodern.encoder import Encoder
 from glimodern.encoder.attention import Packing
+from glimodern.eval_mode import eval_replica, in_eval_mode
+from glimodern.forks import keep_to_own_threads, watch_forks
 from glimodern.graphs import GraphCache
 from glimodern.head import SpanHead
 from glimodern.labels import LabelVectors
@@ -21,6 +23,8 @@ from glimodern.pooling import pool_subtokens
 from glimodern.prompt import PackedBatch, PromptPacker, token_limit
 from glimodern.transfer import to_device
 from glimodern.word_lstm import WordLstm
+
+T = TypeVar("T")
 
 
 class SpanNetwork(nn.Module):
@@ -32,6 +36,9 @@ class SpanNetwork(nn.Module):
         self, config: ModelConfig, encoder: Encoder, tokenizer: Any, labels: LabelEncoder | None = None
     ) -> None:
         super().__init__()
+        watch_forks()
+        keep_to_own_threads()
+        self._mode: object | None = object()  # another one after every switch of the mode, None during it
         self.config = config
         self.tokenizer = tokenizer
         self.encoder = encoder
@@ -90,13 +97,31 @@ class SpanNetwork(nn.Module):
                 module.p = p
 
     def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        if self.encoder_frozen:
-            for encoder in self._encoders():
-                encoder.eval()
-        if mode:
-            self._graphs.clear()
+        self._mode = None
+        try:
+            super().train(mode)
+            if self.encoder_frozen:
+                for encoder in self._encoders():
+                    encoder.eval()
+            if mode:
+                self._graphs.clear()
+        finally:
+            self._mode = object()
         return self
+
+    def run_in_eval(self, compute: Callable[[Self], T]) -> T:
+        """compute(network) without dropout, whatever modes the modules are in, which stay as they are.
+
+        The network given is this one where all of it is in eval mode, else a replica on the same parameters; a replica
+        too if another thread switched the mode (`train`, `eval`) in the meantime.
+        """
+        keep_to_own_threads()
+        mode = self._mode
+        if mode is not None and in_eval_mode(self):
+            result = compute(self)
+            if self._mode is mode:
+                return result
+        return compute(eval_replica(self))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._graphs.clear()  # weights move
@@ -116,6 +141,7 @@ class SpanNetwork(nn.Module):
 
     def _encode_texts(self, batch: PackedBatch, types: Tensor, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
         """Word vectors [n, d], and those of the tokens that ask the types [m]."""
+        keep_to_own_threads()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
             tokens = batch.word_index.clamp(min=0) if batch.subtoken_index is None else batch.subtoken_index
             rows = torch.cat([tokens, types])
@@ -195,19 +221,22 @@ class SpanNetwork(nn.Module):
     def _candidates(
         self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None = None
     ) -> ops.SpanEntities:
-        if self.training:
-            self.eval()
-            try:
-                return self._candidates(batch, threshold, label_vectors)
-            finally:
-                self.train()
+        def compute(network: Self) -> ops.SpanEntities:
+            return network._entities(batch, threshold, label_vectors, graphs=network is self and self.cuda_graphs)
+
+        return self.run_in_eval(compute)
+
+    def _entities(
+        self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None, *, graphs: bool
+    ) -> ops.SpanEntities:
+        """Candidates of a batch on the CPU; graphs: those of this very network may be used."""
         if isinstance(batch, LabelBatch) and self.labels is not None:
             types = self._types.find(batch.labels, label_vectors, self.labels, self.head)
             words, _ = self._encode_texts(batch.to(self.device), batch.type_index[:0].to(self.device))
             return label_entities(self.head, words, batch, types, self.config.max_width, threshold)
         device = self.device
         try:
-            factors = self._graphs.factors(self, batch, device) if self.cuda_graphs else None
+            factors = self._graphs.factors(self, batch, device) if graphs else None
             if factors is None:
                 batch = batch.to(device)
                 factors = self.head.factors(*self.encode(batch))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from glimodern.inference import check_labels
 from glimodern.metrics import score
-from glimodern.text import split_words
 
 if TYPE_CHECKING:
     from glimodern.model import GLiModern
+    from glimodern.network import SpanNetwork
+    from glimodern.prediction import Labels
+    from glimodern.prompt import PackedBatch
 
 _COUNTED_FROM = 0.1  # drift is of the spans and types to which one side gives at least this probability
 
@@ -46,17 +48,23 @@ class Answers:
 
 
 @torch.no_grad()
-def answers(model: GLiModern, texts: Sequence[str], labels: Sequence[str], threshold: float) -> Answers:
-    """The model's entities and probabilities of texts that are asked the same labels."""
-    asked = check_labels(labels)
-    words = [[word.text for word in split_words(text)] for text in texts]
-    found = model.predict_words(words, [asked] * len(words), threshold=threshold)
+def answers(model: GLiModern, texts: Sequence[str], labels: Labels, threshold: float) -> Answers:
+    """The model's entities and probabilities of texts; labels: as of predict."""
+    requests = list(model.requests(texts, labels).stream)
+    words = [request.words for request in requests]
+    asked = [dict(zip(*request.labels, strict=True)) for request in requests]
+    found = model.predict_words(words, asked, threshold=threshold)
     entities = [[(start, end, label) for start, end, label, _ in text.entities] for text in found]
     probabilities = []
-    for text in words:  # one at a time: a score is K * types numbers a word
-        (logits,) = model.scores(model.packer.pack([text], [asked]).to(model.device))
+    for request in requests:  # one at a time: a score is K * types numbers a word
+        batch = model.packer.pack([request.words], [request.labels.prompts]).to(model.device)
+        (logits,) = model.run_in_eval(partial(_scores, batch=batch))
         probabilities.append(torch.sigmoid(logits.float()).cpu())
     return Answers(entities, probabilities)
+
+
+def _scores(network: SpanNetwork, batch: PackedBatch) -> list[torch.Tensor]:
+    return network.scores(batch)
 
 
 def compare_answers(dtype: str, ours: Answers, exact: Answers) -> PrecisionReport:

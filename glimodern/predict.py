@@ -24,6 +24,7 @@ from glimodern import cli
 from glimodern.data.formats import JSON_SUFFIXES
 from glimodern.data.json_rows import Row, json_rows, show
 from glimodern.data.lines import open_input, read_lines, stem_and_suffix
+from glimodern.request import check_threshold
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     labels = config.asked.read()
     check_config(config)
+    check_threshold(config.threshold)
     if sys.stdout is None:
         raise OSError("standard output is closed")
     with contextlib.ExitStack() as stack:
@@ -134,10 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if config.input not in (None, "-"):
                 stack.enter_context(stream)
         # Here, so that a slip in the arguments costs neither the seconds of this import nor a model.
-        from glimodern.inference import check_threshold
         from glimodern.model import GLiModern
 
-        check_threshold(config.threshold)
         model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
         answer_all(model, config, labels, stream)
 
@@ -156,7 +156,7 @@ def answer_all(model: Any, config: PredictConfig, labels: dict[str, str], stream
         requests = pending[:]
         pending.clear()
         texts = [request.text for request in requests]
-        results = model.inference(texts, labels, config.flat, config.threshold, config.multi_label)
+        results = model.predict(texts, labels, config.threshold, config.flat, config.multi_label)
         lines = []
         for request, entities in zip(requests, results, strict=True):
             own = {config.result_field: list(entities)}

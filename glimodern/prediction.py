@@ -1,15 +1,15 @@
-"""What users give and get: texts and labels in, entities with character offsets out; between them is `inference`."""
+"""What users get: entities with character offsets, and one warning for all texts that were cut."""
 
 import warnings
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from glimodern.inference import Asked, Found, pair_labels
-from glimodern.labels import LabelVectors
-from glimodern.text import Word, WordSplitter
+from glimodern.inference import Answer, Result
+from glimodern.prompt import PromptPacker
+from glimodern.request import Request
 
-Labels = Sequence[str] | Iterable[Sequence[str]]
+LabelArgument = Iterable[str] | Mapping[str, str]  # one label set
+Labels = LabelArgument | Iterable[LabelArgument]
 
 
 class Entities(list[dict[str, Any]]):
@@ -27,53 +27,64 @@ class Entities(list[dict[str, Any]]):
         return self.words_cut > 0
 
 
-def pair_texts(
-    texts: Iterable[str], labels: Labels | None, label_vectors: LabelVectors | None
-) -> Iterator[tuple[str, list[str]]]:
-    """(text, labels asked of it): `labels`, which must be among the label vectors if there are any, else all those."""
-    if label_vectors is None:
-        if labels is None:
-            raise TypeError("labels: wanted a sequence of strings (or label_vectors of a bi-encoder), got neither")
-        return pair_labels(texts, labels)
-    if labels is None:
-        names = list(label_vectors.labels)
-        return ((text, names) for text in texts)
-    return label_vectors.checked(pair_labels(texts, labels))
-
-
-def split_texts(
-    pairs: Iterable[tuple[str, list[str]]], split: deque[tuple[str, list[Word]]], splitter: WordSplitter
-) -> Iterator[Asked]:
-    """What `inference` is asked; each text with its words is left in `split`, until its entities come."""
-    for i, (text, labels) in enumerate(pairs):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{i}]: wanted a string, got {type(text).__name__}")
-        words = splitter(text)
-        split.append((text, words))
-        yield Asked([word.text for word in words], labels)
-
-
-def with_offsets(text: str, words: Sequence[Word], found: Found) -> Entities:
+def with_offsets(request: Request, result: Result) -> Entities:
     """The entities of a text with its characters' offsets, from those of its words."""
-    result = Entities(words_cut=found.words_cut)
-    for start, end, label, score in found.entities:
-        first, last = words[start].start, words[end].end
-        result.append({"start": first, "end": last, "text": text[first:last], "label": label, "score": score})
-    return result
+    entities = Entities(words_cut=result.words_cut)
+    for start, end, label, score in result.entities:
+        first, last = request.places[start].start, request.places[end].end
+        text = request.text[first:last]
+        entities.append({"start": first, "end": last, "text": text, "label": label, "score": score})
+    return entities
 
 
-def warn_cut(stream: Iterator[Found], max_words: int, max_tokens: int | None) -> Iterator[Found]:
-    """The stream as it is; at its end one warning if any text was cut."""
-    texts = texts_cut = words_cut = 0
-    for found in stream:
-        texts += 1
-        texts_cut += found.words_cut > 0
-        words_cut += found.words_cut
-        yield found
-    if texts_cut:
-        warnings.warn(
-            f"{texts_cut} of {texts} texts are longer than the model takes (max_len {max_words} words, "
-            f"{max_tokens} tokens with the prompt): {words_cut} words at their ends were not read; "
-            "such results have .truncated set. Split long texts before predicting.",
-            stacklevel=4,
-        )
+class _Cut:
+    """Counts the texts that were cut, and remembers whose labels took most."""
+
+    def __init__(self) -> None:
+        self.texts = self.too_long = self.by_labels = 0
+        self.words = [0, 0]  # of too long texts, and of those that made room for labels
+        self.longest: tuple[int, tuple[str, ...]] = (0, ())  # tokens and labels of a prompt
+
+    def add(self, request: Request, result: Result, packer: PromptPacker) -> None:
+        self.texts += 1
+        if not result.words_cut:
+            return
+        self.words[result.cut_by_labels] += result.words_cut
+        if not result.cut_by_labels:
+            self.too_long += 1
+            return
+        self.by_labels += 1
+        prompts = request.labels.prompts
+        self.longest = max(self.longest, (len(packer.prompt(prompts).ids), prompts))
+
+    def messages(self, packer: PromptPacker) -> Iterator[str]:
+        if self.too_long:
+            yield (
+                f"{self.too_long} of {self.texts} texts are longer than the model takes (max_len {packer.max_words} "
+                f"words, {packer.max_tokens} tokens with the prompt): {self.words[0]} words at their ends were not "
+                "read; such results have .truncated set. Split long texts before predicting."
+            )
+        if self.by_labels:
+            yield (
+                f"labels: {self.by_labels} of {self.texts} texts were cut to make room for their labels: "
+                f"{packer.prompt_summary(self.longest[1])}; {self.words[1]} words at the texts' ends were not read; "
+                "such results have .truncated set. Shorten the labels, or ask for fewer at a time."
+            )
+
+
+def warn_cut(stream: Iterator[Answer], packer: PromptPacker, stacklevel: int) -> Iterator[Answer]:
+    """The stream as it is; at its end, or before its error, warnings if any text was cut."""
+    cut = _Cut()
+
+    def warn() -> None:
+        for message in cut.messages(packer):
+            warnings.warn(message, stacklevel=stacklevel + 1)
+
+    try:
+        for request, result in stream:
+            cut.add(request, result, packer)
+            yield request, result
+    except Exception:
+        warn()
+        raise
+    warn()

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from glimodern.forks import keep_to_own_threads
+from glimodern.plain_text import plain_tokenizer
 from glimodern.transfer import to_device
 
 if TYPE_CHECKING:
@@ -86,19 +88,26 @@ class TextTokens(NamedTuple):
 
 
 class PromptTokens(NamedTuple):
-    """The sub-tokens of a prompt, int64 [n], and the places of its type vectors among them, int64 [types]."""
+    """The sub-tokens of a prompt, int64 [n], and the places among them of its type vectors, int64 [types].
+
+    bounds int64 [types + 1]: where each label's tokens begin, with its <<ENT>>, and where the last one's end.
+    """
 
     ids: IntArray
     types: IntArray
+    bounds: IntArray
 
 
 class PromptPacker:
     """Builds packed batches with a `tokenizers.Tokenizer` that knows the two prompt tokens.
 
-    A pre-split word is tokenised by itself, whatever stands around it, so texts and prompts are tokenised apart, and
-    the prompts kept. max_words: a text's words beyond this are cut (a checkpoint's `max_len`). max_tokens: what the
-    encoder takes, prompt and special tokens included; None for no limit. subtoken_pooling: which tokens of a word make
-    its vector (see glimodern.pooling).
+    Words and labels are read as plain text (`plain_tokenizer`): none becomes a special token or a prompt token. These
+    are put in by their ids. A pre-split word is tokenised by itself, whatever stands around it, so texts and prompts
+    are tokenised apart, and the prompts kept.
+
+    max_words: a text's words beyond this are cut (a checkpoint's `max_len`). max_tokens: what the encoder takes, prompt
+    and special tokens included; None for no limit. subtoken_pooling: which tokens of a word make its vector (see
+    glimodern.pooling). ids: added tokens from this id on are not known to the encoder, and are text.
     """
 
     asks_in_text = True  # the labels stand in the text and take their share of its tokens
@@ -107,54 +116,41 @@ class PromptPacker:
         self,
         tokenizer: "Tokenizer",
         *,
-        ent_token: str,
-        sep_token: str,
+        ent_token: str | None,
+        sep_token: str | None,
         max_width: int,
         max_words: int,
         max_tokens: int | None,
         embed_ent_token: bool = True,
         subtoken_pooling: str = "first",
+        ids: int | None = None,
     ) -> None:
-        missing = [token for token in (ent_token, sep_token) if tokenizer.token_to_id(token) is None]
+        control = [token for token in (ent_token, sep_token) if token is not None]
+        missing = [token for token in control if tokenizer.token_to_id(token) is None]
         if missing:
             raise ValueError(
-                f"tokenizer: wanted the prompt tokens {ent_token!r} and {sep_token!r} in its vocabulary, "
+                f"tokenizer: expected the prompt tokens {ent_token!r} and {sep_token!r} in its vocabulary, "
                 f"{missing} not found; add them as special tokens (and resize the encoder's embeddings)"
             )
-        self.tokenizer = type(tokenizer).from_str(
-            tokenizer.to_str()
-        )  # its own: whoever shares one can switch truncation
-        self.ent_token = ent_token
-        self.sep_token = sep_token
+        self.tokenizer, self._names = plain_tokenizer(tokenizer, control, ids=ids)
         self.max_width = max_width
         self.max_words = max_words
         self.max_tokens = max_tokens
         self.embed_ent_token = embed_ent_token
         self.subtoken_pooling = subtoken_pooling
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        self._before, self._after = self._special_tokens()
+        self._before, _, self._after = _split_special(tokenizer, sep_token or tokenizer.id_to_token(0) or "")
+        self._ent = _NONE if ent_token is None else _split_special(tokenizer, ent_token)[1]
+        self._sep = _NONE if sep_token is None else _split_special(tokenizer, sep_token)[1]
         self._prompts: dict[tuple[str, ...], PromptTokens] = {}
 
-    def _special_tokens(self) -> tuple[IntArray, IntArray]:
-        """What the tokenizer puts before and after a text."""
-        (encoding,) = self.tokenizer.encode_batch([[self.sep_token]], is_pretokenized=True)
-        inside = [i for i, word in enumerate(encoding.word_ids) if word is not None]
-        ids = np.array(encoding.ids, dtype=np.int64)
-        return ids[: inside[0]], ids[inside[-1] + 1 :]
-
-    def prompt_words(self, types: Sequence[str]) -> list[str]:
-        """[<<ENT>>, label_1, <<ENT>>, label_2, ..., <<SEP>>]; an empty label is its <<ENT>> alone."""
-        words: list[str] = []
-        for label in types:
-            words.append(self.ent_token)
-            if label:
-                words.append(label)
-        words.append(self.sep_token)
-        return words
+    def token_name(self, token: int) -> str:
+        """The tokenizer's own name of a token id, "?" for an unknown one."""
+        name = self.tokenizer.id_to_token(token) or "?"
+        return self._names.get(name, name)
 
     def tokenize(self, texts: Sequence[Sequence[str]]) -> list[TextTokens]:
         """The sub-tokens of texts given as words, in one call of the tokenizer."""
+        keep_to_own_threads()
         kept = [list(text[: self.max_words]) for text in texts]
         encodings = self.tokenizer.encode_batch(kept, is_pretokenized=True, add_special_tokens=False)
         return [
@@ -162,25 +158,82 @@ class PromptPacker:
             for encoding, words, text in zip(encodings, kept, texts, strict=True)
         ]
 
+    def label_lengths(self, labels: Sequence[str]) -> IntArray:
+        """Tokens that each label takes in a prompt, its <<ENT>> included: int64 [labels]."""
+        return np.diff(self._prompt(tuple(labels)).bounds)
+
     def prompt(self, types: Sequence[str]) -> PromptTokens:
         """The prompt that asks these types; the last few are kept, as most texts are asked the same."""
         key = tuple(types)
         found = self._prompts.get(key)
         if found is None:
-            words = self.prompt_words(key)
-            (encoding,) = self.tokenizer.encode_batch([words], is_pretokenized=True, add_special_tokens=False)
-            starts = _word_starts(encoding, len(words))
-            entities = [i for i, word in enumerate(words) if word == self.ent_token][: len(key)]
-            shift = 0 if self.embed_ent_token else 1
-            found = PromptTokens(np.array(encoding.ids, dtype=np.int64), starts[entities] + shift)
+            found = self._prompt(key)
             if len(self._prompts) >= _PROMPTS_KEPT:
                 self._prompts.clear()
             self._prompts[key] = found
         return found
 
+    def _prompt(self, labels: tuple[str, ...]) -> PromptTokens:
+        keep_to_own_threads()
+        (encoding,) = self.tokenizer.encode_batch([list(labels)], is_pretokenized=True, add_special_tokens=False)
+        owners = np.array(encoding.word_ids, dtype=np.int64)
+        counts = np.bincount(owners, minlength=len(labels))
+        parts = np.split(np.array(encoding.ids, dtype=np.int64), np.cumsum(counts))[: len(labels)]
+        bounds = np.concatenate([[0], np.cumsum(counts + len(self._ent))]).astype(np.int64)
+        ids = np.concatenate([*(piece for part in parts for piece in (self._ent, part)), self._sep])
+        return PromptTokens(ids, bounds[:-1] + (0 if self.embed_ent_token else 1), bounds)
+
+    def prompt_problem(self, types: Sequence[str]) -> str:
+        """Why these labels leave no room for a text; empty if they do."""
+        prompt = self.prompt(types)
+        if self.max_tokens is None or not len(types) or self._room(prompt) > 0:
+            return ""
+        lengths, most = np.diff(prompt.bounds), self.max_tokens - self._frame - len(self._sep) - 1
+        fit = int(np.searchsorted(prompt.bounds, most, side="right")) - 1
+        longest = int(lengths.argmax())
+        if lengths[longest] > most:
+            remedy = f"{_shown(types[longest])} (number {longest}) alone is {lengths[longest]} tokens long; shorten it"
+        else:
+            remedy = f"the first {fit} would fit; ask for fewer labels at a time"
+        many = f"{len(types)} labels do" if len(types) > 1 else "1 label does"
+        return (
+            f"{many} not fit the prompt: the encoder takes {self.max_tokens} tokens, the labels need "
+            f"{len(prompt.ids) + self._frame} and leave none for the text; {remedy}"
+        )
+
+    def prompt_summary(self, types: Sequence[str]) -> str:
+        """How much of a text's tokens these labels take, for a warning."""
+        prompt = self.prompt(types)
+        lengths = np.diff(prompt.bounds)
+        longest = int(lengths.argmax())
+        return (
+            f"{len(types)} labels take {len(prompt.ids)} of {self.max_tokens} tokens, the longest, "
+            f"{_shown(types[longest])} (number {longest}), {lengths[longest]}"
+        )
+
+    def fits_alone(self, text: TextTokens) -> bool:
+        """Whether all of a text would be read if no labels stood before it."""
+        return len(text.starts) == text.words and (
+            self.max_tokens is None or len(text.ids) + self._frame + len(self._sep) <= self.max_tokens
+        )
+
+    @property
+    def tokens_before(self) -> int:
+        """Special tokens before a text's prompt."""
+        return len(self._before)
+
+    @property
+    def _frame(self) -> int:
+        """Special tokens around a text."""
+        return len(self._before) + len(self._after)
+
+    def _room(self, prompt: PromptTokens) -> int:
+        """Tokens left for a text; of an encoder with a limit."""
+        return (self.max_tokens or 0) - self._frame - len(prompt.ids)
+
     def length(self, tokens: TextTokens, types: Sequence[str]) -> int:
         """Tokens of a text with its prompt, as `pack` cuts it."""
-        length = len(tokens.ids) + len(self.prompt(types).ids) + len(self._before) + len(self._after)
+        length = len(tokens.ids) + len(self.prompt(types).ids) + self._frame
         return length if self.max_tokens is None else min(length, self.max_tokens)
 
     def pack(
@@ -191,10 +244,10 @@ class PromptPacker:
     ) -> PackedBatch:
         """Tokenise and pack: texts[i] is a list of words, types[i] the labels asked of it, entities[i] its gold.
 
-        Gold of types that are not asked is left out. Raises ValueError when a text's labels alone overflow max_tokens.
+        Gold of types that are not asked is left out. Raises ValueError when labels leave no room for a text.
         """
         if len(texts) != len(types):
-            raise ValueError(f"types: wanted one list of labels per text ({len(texts)}), got {len(types)} lists")
+            raise ValueError(f"types: expected one list of labels per text ({len(texts)}), got {len(types)} lists")
         return self.pack_tokens(self.tokenize(texts), types, entities)
 
     def pack_tokens(
@@ -212,7 +265,7 @@ class PromptPacker:
         first_token = first_word = first_type = lost = 0
         for i, (text, labels) in enumerate(zip(texts, types, strict=True)):
             prompt = self.prompt(labels)
-            body, starts = self._fit(text, prompt, len(labels))
+            body, starts = self._fit(text, prompt, labels)
             words, before = len(starts), len(self._before) + first_token
             ids += [self._before, prompt.ids, body, self._after]
             type_index.append(prompt.types + before)
@@ -228,7 +281,7 @@ class PromptPacker:
             words_cut.append(text.words - words)
             if entities is not None:
                 lost += self._add_positives(positives, entities[i], labels, words, first_word, first_type)
-            token_counts.append(len(self._before) + len(prompt.ids) + len(body) + len(self._after))
+            token_counts.append(len(prompt.ids) + len(body) + self._frame)
             word_counts.append(words)
             type_counts.append(len(labels))
             first_token += token_counts[-1]
@@ -252,16 +305,13 @@ class PromptPacker:
             subtoken_counts=torch.from_numpy(np.concatenate(subtoken_counts)) if pooled else None,
         )
 
-    def _fit(self, text: TextTokens, prompt: PromptTokens, labels: int) -> tuple[IntArray, IntArray]:
+    def _fit(self, text: TextTokens, prompt: PromptTokens, labels: Sequence[str]) -> tuple[IntArray, IntArray]:
         """The ids and word starts of what the encoder takes of a text beside its prompt."""
         if self.max_tokens is None:
             return text.ids, text.starts
-        room = self.max_tokens - len(self._before) - len(prompt.ids) - len(self._after)
-        if room < 0:
-            raise ValueError(
-                f"labels: {labels} labels do not fit the prompt: the encoder takes {self.max_tokens} tokens and "
-                "the labels alone need more; ask for fewer labels at a time"
-            )
+        room = self._room(prompt)
+        if room < 0 or (room == 0 and len(text.ids)):
+            raise ValueError(f"labels: {self.prompt_problem(labels)}")
         if len(text.ids) <= room:
             return text.ids, text.starts
         inside = np.flatnonzero((text.starts >= 0) & (text.starts < room))
@@ -286,6 +336,20 @@ class PromptPacker:
                 continue
             positives.add((first_word + start, end - start, first_type + column[label]))
         return lost
+
+
+def _split_special(tokenizer: "Tokenizer", word: str) -> tuple[IntArray, IntArray, IntArray]:
+    """The ids that a tokenizer puts before a word, makes of it, and puts after it."""
+    (encoding,) = tokenizer.encode_batch([[word]], is_pretokenized=True)
+    real = np.array(encoding.attention_mask) == 1  # the tokenizer's owner may have switched padding on
+    owners = np.array([-1 if owner is None else owner for owner in encoding.word_ids])[real]
+    ids = np.array(encoding.ids, dtype=np.int64)[real]
+    inside = np.flatnonzero(owners >= 0)
+    return ids[: inside[0]], ids[inside], ids[inside[-1] + 1 :]
+
+
+def _shown(label: str) -> str:
+    return repr(label) if len(label) <= 40 else repr(label[:37] + "...")
 
 
 def _word_starts(encoding: "Encoding", words: int) -> IntArray:
@@ -317,7 +381,7 @@ def load_tokenizer(path: str, *, add_bos_eos: bool = True, **hub_options: Any) -
     tokenizer = AutoTokenizer.from_pretrained(path, **hub_options)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"tokenizer of {path!r}: wanted a fast tokenizer (tokenizer.json), got {type(tokenizer).__name__}; "
+            f"tokenizer of {path!r}: expected a fast tokenizer (tokenizer.json), got {type(tokenizer).__name__}; "
             "convert it once with transformers' convert_slow_tokenizer and save it"
         )
     for name in ("bos", "eos") if add_bos_eos else ():

@@ -10,7 +10,7 @@ spaCy's own span categorizer puts its.
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from spacy.scorer import get_ner_prf
 from spacy.tokens import Doc, Span, SpanGroup
 from spacy.util import minibatch
 
+from glimodern.forks import watch_forks
+
 if TYPE_CHECKING:
     from glimodern.model import GLiModern
 
@@ -34,7 +36,7 @@ class ComponentConfig:
     """The component's settings, checked; what each means, `make_component` says."""
 
     model: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | Mapping[str, str]
     threshold: float
     flat: bool
     multi_label: bool
@@ -47,15 +49,19 @@ class ComponentConfig:
     revision: str | None
 
     def __post_init__(self) -> None:
-        from glimodern.inference import check_labels, check_threshold
+        from glimodern.request import Search, check_flag, check_labels
 
         if not check_labels(self.labels):
-            raise ValueError("labels: wanted at least one, such as ['person'], got none")
-        check_threshold(self.threshold)
+            raise ValueError("labels: expected at least one, such as ['person'], got none")
+        Search.checked(self.threshold, self.flat, self.multi_label)
+        check_flag("set_ents", self.set_ents)
+        check_flag("overwrite_ents", self.overwrite_ents)
         if self.alignment_mode not in _ALIGNMENTS:
-            raise ValueError(f"alignment_mode: wanted one of {_ALIGNMENTS}, got {self.alignment_mode!r}")
+            raise ValueError(f"alignment_mode: expected one of {_ALIGNMENTS}, got {self.alignment_mode!r}")
         if not self.set_ents and self.spans_key is None:
-            raise ValueError("set_ents, spans_key: wanted a place for the entities, got neither; give spans_key a name")
+            raise ValueError(
+                "set_ents, spans_key: expected a place for the entities, got neither; give spans_key a name"
+            )
         if self.set_ents and (self.multi_label or not self.flat):
             raise ValueError(
                 f"set_ents: doc.ents cannot overlap, got flat={self.flat}, multi_label={self.multi_label}; set "
@@ -84,7 +90,7 @@ def make_component(
     nlp: Language,
     name: str,
     model: str,
-    labels: list[str],
+    labels: list[str] | dict[str, str],
     threshold: float,
     flat: bool,
     multi_label: bool,
@@ -97,6 +103,7 @@ def make_component(
     revision: str | None,
 ) -> "GLiModernComponent":
     """model, dtype, device, revision: as of GLiModern.from_pretrained; threshold, flat, multi_label: as of predict.
+    labels: a list, or a mapping label -> description.
 
     set_ents: write to doc.ents; entities that stand there stay, and where one overlaps, ours is left out, or with
     overwrite_ents the one that stands there. spans_key: write to doc.spans[spans_key], overlapping or not.
@@ -104,8 +111,8 @@ def make_component(
     out, "strict" the entity (spaCy's Doc.char_span).
     """
     config = ComponentConfig(
-        model, tuple(labels), threshold, flat, multi_label, set_ents, overwrite_ents, spans_key, alignment_mode, dtype,
-        device, revision,
+        model, dict(labels) if isinstance(labels, Mapping) else tuple(labels), threshold, flat, multi_label, set_ents,
+        overwrite_ents, spans_key, alignment_mode, dtype, device, revision,
     )  # fmt: skip
     return GLiModernComponent(name, config)
 
@@ -125,7 +132,7 @@ class GLiModernComponent(Pipe):
         self.scorer = get_ner_prf if config.set_ents else None
         self._model: GLiModern | None = None
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
-        self._process = os.getpid()
+        watch_forks()  # a component without its model is forked too, by nlp.pipe(n_process=...)
         if not Span.has_extension("score"):
             Span.set_extension("score", default=None)
 
@@ -134,7 +141,7 @@ class GLiModernComponent(Pipe):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.config.labels
+        return tuple(self.config.labels)
 
     def load(self) -> "GLiModern":
         """The model; a method, as spaCy looks for an attribute `model` of any component when it links them."""
@@ -169,10 +176,6 @@ class GLiModernComponent(Pipe):
 
     def _annotate(self, docs: Sequence[Doc]) -> None:
         config = self.config
-        if os.getpid() != self._process:
-            import torch
-
-            torch.set_num_threads(1)  # a forked process has not the threads of its parent, and would wait for them
         results = self.load().predict(
             [doc.text for doc in docs], config.labels, config.threshold, config.flat, config.multi_label, progress=False
         )

@@ -26,7 +26,7 @@ class Word(NamedTuple):
 def split_words(text: str) -> list[Word]:
     """The words of `text` from left to right; [] for an empty or all-white-space text."""
     if not isinstance(text, str):
-        raise TypeError(f"text: wanted a str, got {type(text).__name__}; pass one text at a time")
+        raise TypeError(f"text: expected a str, got {type(text).__name__}; pass one text at a time")
     return [Word(match.group(), match.start(), match.end()) for match in _WORD.finditer(text)]
 
 
@@ -41,12 +41,12 @@ def word_splitter(kind: str) -> WordSplitter:
         return split_words
     if kind != "spacy":
         raise ValueError(
-            f"words_splitter_type: wanted 'whitespace' or 'spacy', got {kind!r}: not supported, because its words come "
-            "from another package; split the text with it and call predict_words"
+            f"words_splitter_type: expected 'whitespace' or 'spacy', got {kind!r}: not supported, because its words "
+            "come from another package; split the text with it and call predict_words"
         )
     try:
         import spacy
     except ImportError as error:
-        raise ValueError("words_splitter_type: 'spacy' wants the package spacy, got none; pip install spacy") from error
+        raise ValueError("words_splitter_type: 'spacy' needs the package spacy, got none; pip install spacy") from error
     tokenize = spacy.blank("en")
     return lambda text: [Word(token.text, token.idx, token.idx + len(token.text)) for token in tokenize(text)]

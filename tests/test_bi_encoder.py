@@ -223,7 +223,7 @@ def test_nothing_is_kept_of_weights_that_change(folder):
     copied = copy.deepcopy(model)
     assert all_scores(copied, LABELS) == after
     assert model.labels.fingerprint != fingerprint
-    with pytest.raises(ValueError, match="label_vectors: wanted vectors by the label encoder of"):
+    with pytest.raises(ValueError, match="label_vectors: expected vectors by the label encoder of"):
         model.predict(TEXT, label_vectors=vectors)
 
 
@@ -242,18 +242,18 @@ def test_vectors_are_saved_and_other_models_refuse_them(model, folder, tmp_path)
     save_encoder(tmp_path / "labels", "bert", 40, 330)
     other = make_bi(tmp_path / "labels")
     with pytest.raises(
-        ValueError, match=r"label_vectors: wanted vectors by the label encoder of .*got some by that of"
+        ValueError, match=r"label_vectors: expected vectors by the label encoder of .*got some by that of"
     ):
         other.predict(TEXT, label_vectors=loaded)
     narrow = replace(loaded, vectors=loaded.vectors[:, :16])
-    with pytest.raises(ValueError, match=r"label_vectors: wanted vectors \[4, 32\].*got \[4, 16\]"):
+    with pytest.raises(ValueError, match=r"label_vectors: expected vectors \[4, 32\].*got \[4, 16\]"):
         model.predict(TEXT, label_vectors=narrow)
 
     whole = (tmp_path / "v.safetensors").read_bytes()
     (tmp_path / "half").write_bytes(whole[:-20])
     with pytest.raises(ValueError, match="half: not a whole safetensors file"):
         LabelVectors.load(tmp_path / "half")
-    with pytest.raises(ValueError, match=r"wanted a file of LabelVectors\.save"):
+    with pytest.raises(ValueError, match=r"expected a file of LabelVectors\.save"):
         LabelVectors.load(folder / "model" / "model.safetensors")
     with pytest.raises(FileNotFoundError, match="no such file"):
         LabelVectors.load(tmp_path / "none")
@@ -261,24 +261,62 @@ def test_vectors_are_saved_and_other_models_refuse_them(model, folder, tmp_path)
 
 def test_wrong_use(model, tiny_model):
     vectors = model.encode_labels(LABELS)
-    with pytest.raises(ValueError, match="encode_labels: wanted a bi-encoder, this model reads its labels together"):
+    with pytest.raises(ValueError, match="encode_labels: expected a bi-encoder, this model reads its labels together"):
         tiny_model.encode_labels(LABELS)
-    with pytest.raises(ValueError, match="label_vectors: wanted a bi-encoder"):
+    with pytest.raises(ValueError, match="label_vectors: expected a bi-encoder"):
         tiny_model.predict(TEXT, label_vectors=vectors)
-    with pytest.raises(TypeError, match="label_vectors: wanted LabelVectors of encode_labels, got Tensor"):
+    with pytest.raises(TypeError, match="label_vectors: expected LabelVectors of encode_labels, got Tensor"):
         model.predict(TEXT, label_vectors=vectors.vectors)
-    with pytest.raises(TypeError, match="labels: wanted a sequence of strings"):
+    with pytest.raises(TypeError, match="labels: expected an iterable of strings.*got None"):
         model.predict(TEXT)
-    with pytest.raises(TypeError, match="labels: wanted a sequence of strings, got the string"):
+    with pytest.raises(TypeError, match="labels: expected an iterable of strings.*got the string"):
         model.encode_labels("person")
     for labels in (["person", "plaice"], [["plaice"]]):
-        with pytest.raises(ValueError, match=r"labels: wanted labels of label_vectors, \['plaice'\] \(1 in all\)"):
+        with pytest.raises(ValueError, match=r"labels.*: expected labels of label_vectors, \['plaice'\] \(1 in all\)"):
             model.predict([TEXT], labels, label_vectors=vectors)
     with pytest.warns(UserWarning, match=r"labels: 1 are longer than the label encoder takes \(128 tok.*'long long"):
         model.encode_labels(["person", "long " * 200])
     assert model.predict([TEXT], [], threshold=0.0, label_vectors=vectors) == [[]]
     assert len(model.encode_labels([])) == 0
+    assert model.encode_labels(label for label in LABELS).labels == tuple(LABELS)
     assert model.predict([TEXT], threshold=0.0, label_vectors=model.encode_labels([])) == [[]]
+
+
+def test_descriptions_are_encoded_and_kept(model, tmp_path):
+    """Under the label's name; the same description, or the name alone, chooses the vector, another is refused."""
+    described = {"A": "person", "B": "machine"}
+    threshold = threshold_of(model)
+    wanted = model.predict(TEXTS, described, threshold)
+    plain = model.predict(TEXTS, ["person", "machine"], threshold)
+    same(wanted, [[{**e, "label": {"person": "A", "machine": "B"}[e["label"]]} for e in result] for result in plain])
+    model.encode_labels(described).save(tmp_path / "v")
+    vectors = LabelVectors.load(tmp_path / "v")
+    assert vectors.labels == ("A", "B") and vectors.descriptions == described
+    for labels in (None, described, ["A", "B"], {"A", "B"}, [described] * len(TEXTS), iter(["A", "B"])):
+        same(model.predict(TEXTS, labels, threshold, label_vectors=vectors), wanted)
+    with pytest.raises(ValueError, match=r"labels\['A'\]: expected the description that label_vectors were made of"):
+        model.predict(TEXTS, {"A": "place"}, label_vectors=vectors)
+    with pytest.raises(ValueError, match=r"labels\[1\]: expected labels of label_vectors, \['C'\]"):
+        model.predict(TEXTS[:2], [["A"], ["C"]], label_vectors=vectors)
+
+
+def test_special_tokens_in_labels_are_text(model):
+    """A label's vector is that of its letters, not of a token that ends a label or is masked."""
+    tokenizer, backend = model.labels._tokens, model.labels.tokenizer.backend_tokenizer
+    specials = {backend.token_to_id(name) for name in ("[SEP]", "[CLS]", "[PAD]")}
+    first, last = tokenizer.encode("person").ids[0], tokenizer.encode("person").ids[-1]
+    assert tokenizer.encode("person").ids == backend.encode("person").ids
+    assert {first, last} <= specials
+    assert not specials & {*tokenizer.encode("person [SEP] [PAD]").ids[1:-1]}
+    assert specials & {*backend.encode("person [SEP] [PAD]").ids[1:-1]}
+
+
+def test_encoding_labels_changes_no_mode(folder):
+    model = make_bi(folder / "labels").train()
+    model.labels.encoder.eval()
+    modes = [module.training for module in model.modules()]
+    assert model.encode_labels(LABELS).vectors.requires_grad is False
+    assert [module.training for module in model.modules()] == modes
 
 
 # loading

@@ -95,7 +95,7 @@ def test_one_string_is_one_text(pair, threshold):
         ({"input_spans": [[]]}, ValueError, "input_spans: glimodern does not have this option"),
         ({"return_vectors": True}, ValueError, "return_vectors: glimodern does not have"),
         ({"treshold": 0.2}, TypeError, "unexpected keyword argument 'treshold'"),
-        ({"threshold": 2.0}, ValueError, "threshold: wanted a probability"),
+        ({"threshold": 2.0}, ValueError, "threshold: expected a probability"),
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
@@ -108,9 +108,9 @@ def test_wrong_use(tiny_model, name, options, error, message):
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (["person", 3], TypeError, r"labels\[1\]: wanted a string, got int"),
-        ([["person"]], ValueError, r"wanted one list of labels per text \(4\), got 1"),
-        ({"a": "person", "b": "person"}, ValueError, "labels: wanted a description of its own for each label"),
+        (["person", 3], TypeError, r"labels\[1\]: expected a string, got int"),
+        ([["person"]], ValueError, r"expected one label set per text \(4\), got 1"),
+        ({"a": "person", "b": "person"}, ValueError, "labels: expected a description of its own for each label"),
     ],
 )
 def test_wrong_labels(tiny_model, labels, error, message):

@@ -190,7 +190,7 @@ def test_branches_and_pull_requests(online, tiny_model):
 
 
 def test_wrong_labels_reach_no_hub(online, tiny_model):
-    with pytest.raises(TypeError, match="labels: wanted a sequence of strings, got the string 'ship'"):
+    with pytest.raises(TypeError, match="labels: expected an iterable of strings.*, got the string 'ship'"):
         tiny_model.push_to_hub("me/new", labels="ship")
     assert online.repositories == {}
 

@@ -12,8 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from glimodern.eval_mode import eval_replica
 from glimodern.inference import find_entities, resolve_batch_tokens
-from tests.conftest import WORDS
+from tests.conftest import WORDS, make_tiny_model
 
 LABELS = ["person", "place"]
 TEXT = " ".join(WORDS)
@@ -82,13 +83,16 @@ def test_labels_per_text(tiny_model, threshold):
 @pytest.mark.parametrize(("texts", "labels"), [(2, 1), (1, 2)])
 def test_as_many_labels_as_texts(tiny_model, streamed, texts, labels):
     arguments = [TEXT] * texts, [LABELS] * labels
-    with pytest.raises(ValueError, match="labels: wanted one list of labels per text"):
+    with pytest.raises(ValueError, match="labels: expected one label set per text"):
         list(tiny_model.predict(*(map(iter, arguments) if streamed else arguments)))
 
 
-@pytest.mark.parametrize("tokens", [0, -1, 2.5, True, "all"])
-def test_bad_batch_tokens(tiny_model, tokens):
-    with pytest.raises(ValueError, match='batch_tokens: wanted a number of tokens or "auto"'):
+@pytest.mark.parametrize(
+    ("tokens", "error"),
+    [(0, ValueError), (-1, ValueError), ("all", ValueError), (2.5, TypeError), (True, TypeError), (None, TypeError)],
+)
+def test_bad_batch_tokens(tiny_model, tokens, error):
+    with pytest.raises(error, match='batch_tokens: expected a number of tokens or "auto"'):
         tiny_model.predict(TEXT, LABELS, batch_tokens=tokens)
 
 
@@ -132,7 +136,7 @@ def test_other_errors_pass(tiny_model, monkeypatch):
 
 def test_a_bad_text_far_into_a_stream_is_an_error(tiny_model):
     texts = itertools.chain(TEXTS * 100, [None])
-    with pytest.raises(TypeError, match=r"texts\[600\]: wanted a string, got NoneType"):
+    with pytest.raises(TypeError, match=r"texts\[600\]: expected a string, got NoneType"):
         list(tiny_model.predict(texts, LABELS, batch_tokens=64))
 
 
@@ -209,3 +213,199 @@ def test_memory_stays_flat_over_ten_thousand_calls(tiny_model):
 
 def test_find_entities_of_nothing(tiny_model):
     assert list(find_entities([], tiny_model.packer, tiny_model._candidates, None, 64)) == []
+
+
+# errors in the midst of texts
+
+
+class BrokenError(Exception):
+    pass
+
+
+def broken_after(count, items):
+    yield from itertools.islice(itertools.cycle(items), count)
+    raise BrokenError
+
+
+def too_many_after(count):
+    yield from itertools.repeat(LABELS, count)
+    yield [f"type number {i}" for i in range(60)]
+
+
+STREAMS = {
+    "a bad text": (lambda: itertools.chain(TEXTS * 25, [None], TEXTS), lambda: LABELS, TypeError, r"texts\[150\]"),
+    "a surrogate": (lambda: itertools.chain(TEXTS * 25, ["\ud800"]), lambda: LABELS, ValueError, r"texts\[150\]"),
+    "the texts' own error": (lambda: broken_after(150, TEXTS), lambda: LABELS, BrokenError, "^$"),
+    "the labels' own error": (lambda: iter(TEXTS * 40), lambda: broken_after(150, [LABELS]), BrokenError, "^$"),
+    "labels that end": (lambda: iter(TEXTS * 40), lambda: [LABELS] * 150, ValueError, "per text, got 150 and more"),
+    "labels too many": (lambda: iter(TEXTS * 40), lambda: too_many_after(150), ValueError, r"labels\[150\]: 60 lab"),
+    "an empty label": (
+        lambda: iter(TEXTS * 40), lambda: itertools.chain([LABELS] * 150, [["a", ""]]), ValueError,
+        r"labels\[150\]\[1\]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("batch_tokens", [64, "auto"])
+def test_results_before_an_error_of_a_stream_are_given(tiny_model, threshold, name, batch_tokens):
+    texts, labels, error, message = STREAMS[name]
+    wanted = spans(tiny_model.predict(TEXTS * 25, LABELS, threshold))
+    found = []
+    with pytest.raises(error, match=message):
+        for result in tiny_model.predict(texts(), labels(), threshold, batch_tokens=batch_tokens):
+            found.append(result)
+    assert spans(found) == wanted
+
+
+def test_results_before_a_failing_batch_are_given(tiny_model, threshold, monkeypatch):
+    """A long text, computed first, that does not fit the memory: those before it come all the same."""
+    whole = tiny_model._candidates
+
+    def cramped(batch, limit):
+        if batch.max_seqlen > 60:
+            raise torch.OutOfMemoryError
+        return whole(batch, limit)
+
+    short = [text for text in TEXTS if text != TEXTS[4]]
+    monkeypatch.setattr(tiny_model, "_candidates", cramped)
+    wanted = spans(tiny_model.predict(short, LABELS, threshold))
+    found = []
+    with pytest.raises(RuntimeError, match="does not fit the memory"):
+        for result in tiny_model.predict(iter([*short, TEXTS[4], *short]), LABELS, threshold, batch_tokens=64):
+            found.append(result)
+    assert spans(found) == wanted
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels"),
+    [
+        ([*TEXTS, None], LABELS),
+        ([*TEXTS, "\ud800"], LABELS),
+        (TEXTS, [LABELS] * 5 + [["a", 3]]),
+        (TEXTS, [LABELS] * 5 + [[f"type number {i}" for i in range(60)]]),
+        (TEXTS, too_many_after(5)),
+        (iter(TEXTS), [LABELS] * 5 + [["a", ""]]),
+    ],
+)
+def test_what_has_a_length_is_checked_before_anything_is_computed(tiny_model, monkeypatch, texts, labels):
+    monkeypatch.setattr(tiny_model, "_candidates", lambda *_: pytest.fail("computed"))
+    with pytest.raises((TypeError, ValueError), match=r"(texts\[6\]|labels\[5\])"):
+        tiny_model.predict(texts, labels)
+
+
+# labels that take the room
+
+
+def test_labels_that_do_not_fit_say_how_many_would(tiny_model):
+    labels = [f"type number {i}" for i in range(60)]
+    with pytest.raises(
+        ValueError, match=r"labels: 60 labels do not fit the prompt.*128 tokens.*the first \d+ would"
+    ) as e:
+        tiny_model.predict(TEXT, labels)
+    fit = int(re.search(r"the first (\d+) would", str(e.value)).group(1))
+    with pytest.warns(UserWarning, match=r"labels: 1 of 1 texts were cut to make room for their labels"):
+        tiny_model.predict(TEXT, labels[:fit])
+    with pytest.raises(ValueError, match="do not fit the prompt"):
+        tiny_model.predict(TEXT, labels[: fit + 1])
+
+
+def test_one_long_label_is_named(tiny_model):
+    with pytest.raises(ValueError, match=r"'xxx.*\.\.\.' \(number 1\) alone is \d+ tokens long; shorten it"):
+        tiny_model.predict(TEXT, ["person", "x" * 5000])
+    with pytest.raises(ValueError, match="1 label does not fit the prompt"):
+        tiny_model.predict(TEXT, ["x" * 5000])
+
+
+def test_the_warning_says_whether_text_or_labels_are_too_long(tiny_model):
+    long_label = "z"
+    while tiny_model.packer.label_lengths([long_label])[0] < 95:
+        long_label += "z9"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = tiny_model.predict([TEXT, TEXT * 30, "London"], ["person", long_label])
+    assert [result.truncated for result in results] == [True, True, False]
+    text, labels = (str(warning.message) for warning in caught)
+    assert text.startswith("1 of 3 texts are longer than the model takes")
+    assert re.match(
+        r"labels: 1 of 3 texts .* 2 labels take \d+ of 128 tokens, the longest, 'zz9.*\.\.\.' \(number 1\)", labels
+    )
+
+
+# modes
+
+
+def test_predict_leaves_every_mode_as_it_is(tiny_model, threshold):
+    """Also where a submodule was set by hand: predict has no dropout and changes nothing."""
+    model = make_tiny_model(dropout=0.5, max_width=6)
+    model.load_state_dict(tiny_model.state_dict())
+    wanted = spans(tiny_model.predict(TEXTS, LABELS, threshold))
+    for setting in ("train", "encoder in eval", "head in train"):
+        model.train(setting != "head in train")
+        if setting == "encoder in eval":
+            model.encoder.eval()
+        if setting == "head in train":
+            model.head.train()
+        modes = [module.training for module in model.modules()]
+        assert any(modes) and (setting == "train" or not all(modes))
+        assert spans(model.predict(TEXTS, LABELS, threshold)) == wanted
+        assert [module.training for module in model.modules()] == modes
+
+
+def test_predict_beside_training_in_another_thread(tiny_model, threshold):
+    """One thread predicts while others switch modes and predict: no result has dropout, no mode is lost."""
+    model = make_tiny_model(dropout=0.5, max_width=6)
+    model.load_state_dict(tiny_model.state_dict())
+    wanted, found, stop = spans(tiny_model.predict(TEXTS, LABELS, threshold)), [], threading.Event()
+
+    def switch():
+        while not stop.is_set():
+            model.train()
+            model.eval()
+
+    def predict():
+        found.extend(spans(model.predict(TEXTS, LABELS, threshold)) for _ in range(15))
+
+    switching = threading.Thread(target=switch)
+    predicting = [threading.Thread(target=predict) for _ in range(2)]
+    switching.start()
+    for thread in predicting:
+        thread.start()
+    for thread in predicting:
+        thread.join()
+    stop.set()
+    switching.join()
+    assert found == [wanted] * 30
+    assert not any(module.training for module in model.modules())
+
+
+def test_training_mode_stays_on_while_another_thread_predicts(tiny_model):
+    model = make_tiny_model(dropout=0.5).train()
+    seen, done = [], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            seen.append(all(module.training for module in model.modules()))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    for _ in range(5):
+        model.predict(TEXTS, LABELS, 0.9)
+    done.set()
+    thread.join()
+    assert seen and all(seen)
+
+
+def test_a_replica_shares_parameters_and_hooks(tiny_model):
+    model = make_tiny_model(dropout=0.5).train()
+    calls = []
+    handle = model.head.prompt.register_forward_hook(lambda *_: calls.append(1))
+    replica = eval_replica(model)
+    assert [a is b for a, b in zip(replica.parameters(), model.parameters(), strict=True)]
+    model.predict("Ada met", LABELS)
+    handle.remove()
+    assert len(calls) == 1
+    model.head.start.forward = lambda x: x
+    with pytest.raises(ValueError, match=r"its forward is not its class's own.*call model\.eval\(\)"):
+        model.predict("Ada met", LABELS)
+    assert model.eval().predict("Ada met", LABELS) is not None

@@ -164,7 +164,7 @@ def test_tokens_belong_to_their_words_and_labels(tiny_model):
 
 
 def test_cut_words(tiny_model):
-    """A word cut short is told from words not read at all, and a text with nothing left to read is shown too."""
+    """A word cut short is told from words not read at all; labels that leave no room for a text are refused."""
     found = inspect(tiny_model, TEXT + " x" * 200, ["person"], threshold=0.0)
     statuses = [word.status for word in found.words]
     assert found.words_cut == statuses.count("cut") > 0
@@ -176,9 +176,12 @@ def test_cut_words(tiny_model):
     full = ["person", "z"]
     while len(tiny_model.packer.pack([[]], [full]).input_ids) < tiny_model.packer.max_tokens:
         full[1] += "z"
+    with pytest.raises(ValueError, match="labels: 2 labels do not fit the prompt"):
+        inspect(tiny_model, TEXT, full)
+    while len(tiny_model.packer.pack([[]], [full]).input_ids) >= tiny_model.packer.max_tokens:
+        full[1] = full[1][:-1]
     nothing = inspect(tiny_model, TEXT, full)
-    assert nothing.words_cut == len(nothing.words)
-    assert nothing.entities == []
+    assert nothing.words_cut >= len(nothing.words) - 1
     assert "NOT read" in nothing.to_html()
 
 
@@ -198,11 +201,12 @@ def test_missing_words():
 @pytest.mark.parametrize(
     ("text", "labels", "options", "message"),
     [
-        (" \n", LABELS, {}, "text: wanted at least one word"),
-        (TEXT, [], {}, "labels: wanted at least one type"),
-        (TEXT, [""], {}, r"labels\[0\]: wanted a name"),
-        (TEXT, LABELS, {"threshold": 2.0}, "threshold: wanted a probability"),
-        (TEXT, LABELS, {"top": 0}, "top: wanted a number of spans"),
+        (" \n", LABELS, {}, "text: expected at least one word"),
+        (TEXT, [], {}, "labels: expected at least one type"),
+        (TEXT, [""], {}, r"labels\[0\]: expected a name"),
+        (TEXT, LABELS, {"threshold": 2.0}, "threshold: expected a probability"),
+        (TEXT + "\ud800", LABELS, {}, "text: expected Unicode text, got a lone surrogate"),
+        (TEXT, LABELS, {"top": 0}, "top: expected a number of spans"),
         (TEXT, [f"label number {i}" for i in range(80)], {}, "labels do not fit the prompt"),
     ],
 )

@@ -88,10 +88,10 @@ def test_too_long_text_warns_and_is_flagged(tiny_model):
 @pytest.mark.parametrize(
     ("texts", "labels", "error", "message"),
     [
-        (TEXT, "person", TypeError, r"labels: wanted a sequence of strings"),
-        (TEXT, ["person", 3], TypeError, r"labels\[1\]: wanted a string, got int"),
-        (TEXT, [" "], ValueError, r"labels\[0\]: wanted a name"),
-        ([TEXT, None], LABELS, TypeError, r"texts\[1\]: wanted a string, got NoneType"),
+        (TEXT, "person", TypeError, r"labels: expected an iterable of strings"),
+        (TEXT, ["person", 3], TypeError, r"labels\[1\]: expected a string, got int"),
+        (TEXT, [" "], ValueError, r"labels\[0\]: expected a name"),
+        ([TEXT, None], LABELS, TypeError, r"texts\[1\]: expected a string, got NoneType"),
         (TEXT, [f"label number {i}" for i in range(80)], ValueError, "labels do not fit the prompt"),
     ],
 )
@@ -101,7 +101,7 @@ def test_bad_arguments(tiny_model, texts, labels, error, message):
 
 
 def test_bad_threshold(tiny_model):
-    with pytest.raises(ValueError, match="threshold: wanted a probability"):
+    with pytest.raises(ValueError, match="threshold: expected a probability"):
         tiny_model.predict(TEXT, LABELS, threshold=1.5)
 
 

@@ -1,6 +1,7 @@
 """Models loaded for inference: packed linear layers in fp32 and int8, and the check of their precision."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from glimodern import GLiModern, ops
 from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.eval_mode import in_eval_mode
 from glimodern.precision import CANARY_LABELS, CANARY_TEXTS, Answers, compare_answers
 from tests.backends import extension, skip_unless_runs
 from tests.conftest import WORDS, make_tiny_model
@@ -50,6 +52,7 @@ def test_packed_fp32_is_the_plain_model(folder):
     plain, packed = GLiModern.from_pretrained(folder, trainable=True), GLiModern.from_pretrained(folder, dtype="fp32")
     assert (plain.packed_dtype, packed.packed_dtype) == (None, "fp32")
     assert packed.dtype_name == "fp32"
+    assert in_eval_mode(packed)  # else every prediction would make a replica
     with torch.no_grad():
         for wanted, got in zip(scores(plain), scores(packed), strict=True):
             inside = torch.isfinite(wanted)
@@ -194,8 +197,23 @@ def test_check_precision(folder):
     assert 0.0 < report.mean_drift <= report.max_drift < 0.5
     exact = GLiModern.from_pretrained(folder, dtype="fp32").check_precision([TEXT], LABELS, threshold=0.45)
     assert (exact.agreement, exact.max_drift) == (1.0, 0.0)
-    with pytest.raises(ValueError, match="check_precision: wanted a model that from_pretrained loaded"):
+    with pytest.raises(ValueError, match="check_precision: expected a model that from_pretrained loaded"):
         make_tiny_model().check_precision([TEXT], LABELS)
+
+
+def test_precision_is_of_what_predict_finds(tmp_path, monkeypatch):
+    """Its splitter's words, an iterator's texts, and no dropout though the model is in training mode."""
+    pytest.importorskip("spacy", reason="needs the extra spacy")
+    model = make_tiny_model(hidden_size=96)
+    model.config = replace(model.config, words_splitter_type="spacy")
+    model.save_pretrained(tmp_path / "spacy")
+    loaded = GLiModern.from_pretrained(tmp_path / "spacy", dtype="fp32", trainable=True).train()
+    read = []
+    tokenize = loaded.packer.tokenize
+    monkeypatch.setattr(loaded.packer, "tokenize", lambda texts: read.extend(map(list, texts)) or tokenize(texts))
+    report = loaded.check_precision(iter(["Ada didn't meet\tCharles."]), iter(LABELS), 0.45)
+    assert read and all(words == ["Ada", "did", "n't", "meet", "\t", "Charles", "."] for words in read)
+    assert (report.agreement, report.texts) == (1.0, 1) and report.max_drift < 1e-4
 
 
 def test_the_report_counts_what_it_says():

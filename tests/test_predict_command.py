@@ -23,7 +23,7 @@ class Echo:
         self.calls = []
         self.asked = None
 
-    def inference(self, texts, labels, flat_ner, threshold, multi_label):
+    def predict(self, texts, labels, threshold, flat, multi_label):
         self.calls.append(list(texts))
         self.asked = labels
         return [
@@ -339,14 +339,13 @@ class Model:
     def from_pretrained(*arguments, **options):
         return Model()
 
-    def inference(self, texts, labels, *options):
+    def predict(self, texts, labels, *options):
         return [Answer() for text in texts]
 
 class Answer(list):
     truncated = False
 
 sys.modules["glimodern.model"] = types.SimpleNamespace(GLiModern=Model)
-sys.modules["glimodern.inference"] = types.SimpleNamespace(check_threshold=float)
 from glimodern import cli, predict
 cli.run(predict.main)
 """

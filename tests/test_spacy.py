@@ -191,13 +191,14 @@ def test_errors_go_to_the_handler(pipeline):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"labels": []}, "labels: wanted at least one"),
-        ({"labels": ["person", " "]}, r"labels\[1\]: wanted a name"),
-        ({"threshold": 1.5}, "threshold: wanted a probability"),
-        ({"alignment_mode": "outside"}, r"alignment_mode: wanted one of .*'expand'.* got 'outside'"),
-        ({"set_ents": False}, "set_ents, spans_key: wanted a place for the entities, got neither"),
+        ({"labels": []}, "labels: expected at least one"),
+        ({"labels": ["person", " "]}, r"labels\[1\]: expected a name"),
+        ({"threshold": 1.5}, "threshold: expected a probability"),
+        ({"alignment_mode": "outside"}, r"alignment_mode: expected one of .*'expand'.* got 'outside'"),
+        ({"set_ents": False}, "set_ents, spans_key: expected a place for the entities, got neither"),
         ({"flat": False}, "set_ents: doc.ents cannot overlap, got flat=False"),
         ({"multi_label": True}, "set_ents: doc.ents cannot overlap"),
+        ({"labels": {"A": "person", "B": ""}}, r"labels\['B'\]: expected a name"),
         ({"treshold": 0.3}, "treshold"),
         ({"labels": 3}, "labels"),
     ],
@@ -205,6 +206,17 @@ def test_errors_go_to_the_handler(pipeline):
 def test_wrong_config(pipeline, config, message):
     with pytest.raises(ValueError, match=message):
         pipeline(**config)
+
+
+def test_descriptions(pipeline, model, threshold, tmp_path):
+    """A mapping asks with its descriptions and gives spans its labels, also after saving."""
+    described = dict(zip("ABC", LABELS, strict=False))
+    nlp = pipeline(labels=described)
+    wanted = [(e["text"], e["label"]) for e in model.predict(TEXT, described, threshold)[0]]
+    assert [(name, label) for name, label, _ in ents(nlp(TEXT))] == wanted != []
+    assert nlp.get_pipe("glimodern").labels == tuple(described)
+    nlp.to_disk(tmp_path / "nlp")
+    assert [(name, label) for name, label, _ in ents(spacy.load(tmp_path / "nlp")(TEXT))] == wanted
 
 
 def test_a_checkpoint_that_is_not_there(pipeline):

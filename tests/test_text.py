@@ -43,7 +43,7 @@ def test_a_huge_word_is_one_word() -> None:
 
 
 def test_anything_but_a_string_is_refused() -> None:
-    with pytest.raises(TypeError, match="text: wanted a str, got list"):
+    with pytest.raises(TypeError, match="text: expected a str, got list"):
         split_words(["a"])  # type: ignore[arg-type]
 
 
@@ -57,5 +57,5 @@ def test_spacy_splitter_is_gliners():
 
 def test_other_splitters():
     assert word_splitter("whitespace") is split_words
-    with pytest.raises(ValueError, match="words_splitter_type: wanted .*, got 'jieba'.*predict_words"):
+    with pytest.raises(ValueError, match="words_splitter_type: expected .*, got 'jieba'.*predict_words"):
         word_splitter("jieba")

@@ -10,18 +10,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from glimodern import ops
 from glimodern.decode import decode_batch
-from glimodern.inference import check_labels
+from glimodern.eval_mode import eval_replica
 from glimodern.inspect.spans import Span, TypeSpans, rank_spans
 from glimodern.inspect.stages import Stage, Watch, operators_of
-from glimodern.text import word_splitter
+from glimodern.request import Search, check_count, check_string, read_labels
 
 if TYPE_CHECKING:
     from glimodern.model import GLiModern
+    from glimodern.prediction import LabelArgument
     from glimodern.prompt import PackedBatch, PromptPacker
 
 __all__ = ["Inspection", "InspectedWord", "Span", "Stage", "Token", "TypeSpans", "inspect"]
@@ -103,7 +105,7 @@ def _plain(value: Any) -> Any:
 def inspect(
     model: GLiModern,
     text: str,
-    labels: Sequence[str],
+    labels: LabelArgument,
     *,
     threshold: float = 0.5,
     flat: bool = True,
@@ -112,40 +114,36 @@ def inspect(
 ) -> Inspection:
     """Run one text through the model and keep what a reader of its mistakes wants to see.
 
-    threshold, flat, multi_label as in `predict`. top: best spans kept per type; entities are kept whatever their rank.
+    labels: one label set; threshold, flat, multi_label: as in `predict`. top: best spans kept per type; entities are
+    kept whatever their rank.
     Raises TypeError and ValueError as `predict` does, and ValueError for a text without words and for no labels.
     """
-    words, asked = word_splitter(model.config.words_splitter_type)(text), check_labels(labels)
+    threshold, flat, multi_label = Search.checked(threshold, flat, multi_label)
+    top = check_count("top", top, "a number of spans")
+    (request,) = model.requests(check_string(text, "text"), dict(zip(*read_labels(labels), strict=True))).stream
+    names, words, text = list(request.words), request.places, request.text
+    asked, prompts = list(request.labels.names), list(request.labels.prompts)
     if not words:
-        raise ValueError(f"text: wanted at least one word, got {text!r}")
+        raise ValueError(f"text: expected at least one word, got {text!r}")
     if not asked:
-        raise ValueError("labels: wanted at least one type, such as ['person', 'city'], got none")
-    if not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold: wanted a probability in [0, 1], got {threshold!r}")
-    if top < 1:
-        raise ValueError(f"top: wanted a number of spans of at least 1, got {top!r}")
-    names = [word.text for word in words]
-    batch = model.packer.pack([names], [asked])
-    training, max_width = model.training, model.config.max_width
-    model.eval()
-    try:
-        with Watch(model) as watch:
-            watch.words(len(words), len(text), model.config.max_len)
-            watch.batch(batch)
-            moved = batch.to(model.device)
-            vectors = model.encode(moved)
-            watch.vectors(*vectors)
-            factors = model.head.factors(*vectors)
-            watch.factors(factors)
-            where = (moved.cu_words, moved.cu_types, max_width)
-            logits = ops.split_scores(ops.head_scores(*factors, *where), *where)[0].float().cpu()
-            found = ops.head_entities(*factors, *where, threshold)
-            watch.scores(logits, found, threshold)
-    finally:
-        model.train(training)
+        raise ValueError("labels: expected at least one type, such as ['person', 'city'], got none")
+    batch, max_width = model.packer.pack([names], [prompts]), model.config.max_width
+    network = eval_replica(model)  # hooks of its own, which no other thread's texts pass through
+    with Watch(network) as watch:
+        watch.words(len(words), len(text), model.config.max_len)
+        watch.batch(batch)
+        moved = batch.to(model.device)
+        vectors = network.encode(moved)
+        watch.vectors(*vectors)
+        factors = network.head.factors(*vectors)
+        watch.factors(factors)
+        where = (moved.cu_words, moved.cu_types, max_width)
+        logits = ops.split_scores(ops.head_scores(*factors, *where), *where)[0].float().cpu()
+        found = ops.head_entities(*factors, *where, threshold)
+        watch.scores(logits, found, threshold)
     kept = decode_batch(found, batch.cu_words, batch.cu_types, flat=flat, multi_label=multi_label).get(0, [])
     watch.entities(len(kept), flat, multi_label)
-    tokens = _tokens(model.packer, batch, names, asked)
+    tokens = _tokens(model.packer, batch, names, prompts)
     weight = next(model.parameters())
     return Inspection(
         model={
@@ -189,18 +187,16 @@ def _tokens(packer: PromptPacker, batch: PackedBatch, words: list[str], labels: 
     ids: list[int] = batch.input_ids.tolist()
     read = batch.word_index if batch.subtoken_index is None else batch.subtoken_index
     vectors = {*read.tolist(), *batch.type_index.tolist()}
-    prompt, body = packer.tokenizer.encode_batch(
-        [packer.prompt_words(labels), words[: packer.max_words]], is_pretokenized=True, add_special_tokens=False
-    )
-    before = int(batch.type_index[0]) - int(packer.prompt(labels).types[0])
+    (body,) = packer.tokenizer.encode_batch([words[: packer.max_words]], is_pretokenized=True, add_special_tokens=False)
+    prompt = packer.prompt(labels)
     frame = len(packer.pack([[]], [labels]).input_ids)  # special tokens and prompt
-    owners: list[tuple[str, int | None]] = [("special", None)] * before
-    asked = [*range(len(labels)), None]  # the prompt's words are ENT, label, ENT, label, ..., SEP
-    owners += [("prompt", asked[word // 2]) for word in prompt.word_ids if word is not None]
+    owners: list[tuple[str, int | None]] = [("special", None)] * packer.tokens_before
+    owners += [("prompt", label) for label, count in enumerate(np.diff(prompt.bounds)) for _ in range(count)]
+    owners += [("prompt", None)] * (len(prompt.ids) - int(prompt.bounds[-1]))
     owners += [("word", word) for word in body.word_ids[: len(ids) - frame]]
     owners += [("special", None)] * (len(ids) - len(owners))
     return [
-        Token(packer.tokenizer.id_to_token(number) or "?", number, part, owner, place in vectors)
+        Token(packer.token_name(number), number, part, owner, place in vectors)
         for place, (number, (part, owner)) in enumerate(zip(ids, owners, strict=True))
     ]
 

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = tyro.cli(
         Annotated[InspectConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.inspect"
     )
-    labels = list(config.asked.read().values())
+    labels = config.asked.read()
     outputs = {
         name: check_output_file(f"--{name}", file, checkpoint_files(config.model))
         for name, file in (("json", config.json), ("html", config.html))

@@ -16,6 +16,7 @@ from glimodern.ops._cost import vectors_are_cheaper
 if TYPE_CHECKING:
     from glimodern.head import SpanFactors
     from glimodern.model import GLiModern
+    from glimodern.network import SpanNetwork
     from glimodern.prompt import PackedBatch
 
 _SHOWN = 8  # values of a tensor that is no longer than this
@@ -35,7 +36,7 @@ class Stage:
 class Watch:
     """Collects the stages of one forward pass; hooks see what encoder and projection really give."""
 
-    def __init__(self, model: GLiModern) -> None:
+    def __init__(self, model: SpanNetwork) -> None:
         self.model = model
         self.stages: list[Stage] = []
         self.by_vectors = False  # how this batch is scored
