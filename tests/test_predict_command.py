@@ -351,6 +351,7 @@ cli.run(predict.main)
 """
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_as_a_process():
     """With real pipes and signals: a slow pipe, then Ctrl-C. A stand-in for the model spares the import of torch."""
     command = [sys.executable, "-c", PROGRAM, "model", "--labels", "Ada"]
@@ -359,5 +360,5 @@ def test_as_a_process():
         process.stdin.flush()
         answer = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert (process.wait(), process.stderr.read()) == (130, b"")
+        assert (process.wait(timeout=60), process.stderr.read()) == (130, b"")
     assert json.loads(answer) == {"text": "Ada 東", "entities": []}
