@@ -176,7 +176,9 @@ def time_runner(name: str, data: Path, steps: int, seed: int) -> list[float]:
 
 def time_steps(data: Path, steps: int, output: Path | None) -> None:
     """The trainers in turns, each in processes of its own, on the same sentences; ratios of medians."""
-    names = [name for name in RUNNERS if name != "ours bf16" or torch.cpu._is_avx512_bf16_supported()]
+    from glimodern.ops.dispatch import native_bf16
+
+    names = [name for name in RUNNERS if name != "ours bf16" or native_bf16(torch.device("cpu"))]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(2):
         for name in names:

@@ -13,6 +13,7 @@ from glimodern import ops
 from glimodern.checkpoint import CONFIG_FILE, Checkpoint
 from glimodern.encoder import Encoder, build_encoder
 from glimodern.encoder.packed_linear import PackedLinear, can_pack, measured_inputs
+from glimodern.ops.dispatch import native_bf16
 from glimodern.precision import CANARY_LABELS, CANARY_TEXTS, LEAST_AGREEMENT, answers, compare_answers
 from glimodern.tensors import first_line
 
@@ -79,18 +80,11 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if not isinstance(dtype, (str, torch.dtype)):
         raise TypeError(f"dtype: expected a string or torch.dtype, got {type(dtype).__name__}")
     if dtype in ("auto", "int8"):
-        return torch.bfloat16 if _native_bf16(device) else torch.float32
+        return torch.bfloat16 if native_bf16(device) else torch.float32
     known = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
     if known in (*DTYPES.values(), torch.float64):
         return known
     raise ValueError(f"dtype: expected one of {[*DTYPES, 'int8', 'auto']} or a float dtype of torch, got {dtype!r}")
-
-
-def _native_bf16(device: torch.device) -> bool:
-    if device.type != "cuda":
-        return torch.cpu._is_avx512_bf16_supported()
-    with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def encoder_of(stored: Checkpoint, config: dict[str, Any]) -> Encoder:

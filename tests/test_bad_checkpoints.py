@@ -201,6 +201,6 @@ def test_words_of_another_splitter(saved):
     model = GLiModern.from_pretrained(saved)
     assert len(list(model.predict_words([["Ada", "met"]], [["person"]], threshold=0.0))) == 1
     with pytest.raises(
-        ValueError, match=r"words_splitter_type: wanted 'whitespace' or 'spacy', got 'jieba'.*predict_words"
+        ValueError, match=r"words_splitter_type: expected 'whitespace' or 'spacy', got 'jieba'.*predict_words"
     ):
         model.predict("Ada met", ["person"])

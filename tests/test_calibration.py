@@ -69,7 +69,7 @@ def test_both_encoders_of_a_bi_encoder(width, tmp_path):
 
 def test_labels_asked_before_packing_are_not_kept(tmp_path, monkeypatch):
     """int8 is checked on some labels while the model is exact; where it goes on in fp32 their vectors were kept."""
-    monkeypatch.setattr("glimodern.loading._native_bf16", lambda device: False)
+    monkeypatch.setattr("glimodern.loading.native_bf16", lambda device: False)
     save_encoder(tmp_path / "labels", "bert", 64, 330)
     model_of("modernbert", tmp_path / "model", hidden_size=64, labels_encoder=str(tmp_path / "labels"))
     model = in_int8(tmp_path / "model")

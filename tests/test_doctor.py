@@ -239,8 +239,8 @@ def test_machine_with_an_old_package(monkeypatch):
     monkeypatch.setattr(machine, "version_of", lambda name: {"rich": "1.0", "tyro": ""}.get(name, version_of(name)))
     failure = failures(examine())["packages"]
     assert "rich: wanted >=13, got 1.0" in failure.detail
-    assert "tyro: wanted >=0.9, got none" in failure.detail
-    assert failure.remedy == 'pip install "rich>=13" "tyro>=0.9"'
+    assert "tyro: wanted >=1.0, got none" in failure.detail
+    assert failure.remedy == 'pip install "rich>=13" "tyro>=1.0"'
 
 
 def test_machine_whose_gpu_is_not_seen(monkeypatch):

@@ -69,7 +69,7 @@ VECTOR_ISAS = ("avx2", "avx512", "avx512_bf16", "amx")
 def test_scores_do_not_depend_on_the_batch(folder, dtype, isa, native_bf16, monkeypatch):
     """Bit by bit: every operator computes a row by itself. Without native bf16, int8 leaves the rest in fp32."""
     skip_unless_runs(f"cpp-{isa}")
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native_bf16)
+    monkeypatch.setattr("glimodern.loading.native_bf16", lambda device: native_bf16)
     extension.set_isa(isa)
     try:
         model = quietly_int8(folder) if dtype == "int8" else GLiModern.from_pretrained(folder, dtype=dtype)

@@ -61,7 +61,7 @@ def describe_machine() -> dict[str, Any]:
 
     extension = dispatch.extension
     facts["threads"] = torch.get_num_threads()
-    facts["bf16 multiplied natively"] = bool(torch.cpu._is_avx512_bf16_supported())
+    facts["bf16 multiplied natively"] = dispatch.native_bf16(torch.device("cpu"))
     facts["instruction sets"] = [] if extension is None else list(extension.available_isas())
     facts["extension"] = dispatch.EXTENSION_ERROR if extension is None else str(extension.__file__)
     facts["gpu"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -123,7 +123,7 @@ def fold_types(q: Tensor, w2: Tensor | PackedWeight, b2: Tensor) -> tuple[Tensor
     if isinstance(w2, PackedWeight):
         c = (q.float() * b2.float()).sum(1).to(q.dtype)  # a library's q @ b2 sums in an order that depends on len(q)
         return linear_packed(q, w2), c
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported():
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not dispatch.native_bf16(q.device):
         u = q.float() @ w2.float()  # PyTorch's own product in bf16 runs at 0.3 GFLOP/s there
         return u.to(q.dtype), q @ b2
     return q @ w2, q @ b2

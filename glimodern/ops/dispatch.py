@@ -266,3 +266,12 @@ def direct(needs_gradient: bool, tensors: Sequence[Tensor]) -> bool:
 
 def needs_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 natively; a CPU not where GLIMODERN_ISA keeps the kernels to a lesser set."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    kept = extension is not None and extension.current_isa(True) not in ("avx512_bf16", "amx")
+    return torch.cpu._is_avx512_bf16_supported() and not kept
