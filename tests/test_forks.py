@@ -83,3 +83,31 @@ def test_a_forked_process_answers(folders, how, kind):
     assert answer.returncode == 0 and answer.stdout.strip() == "answered", answer.stderr
     said = answer.stderr.count("this process was forked from one with a model")
     assert said == (0 if "one thread" in how else 1), answer.stderr
+
+
+ACCELERATED = """
+import os, sys
+import torch
+torch.set_num_threads(2)
+from gliner import GLiNER
+from glimodern import accelerate_gliner
+model = GLiNER.from_pretrained(sys.argv[1])
+texts = ["Ada Lovelace met Charles Babbage in London and wrote about the Analytical Engine."] * 40
+with accelerate_gliner(model):
+    wanted = model.inference(texts, ["person", "place"], threshold=0.4)
+    child = os.fork()
+    if child:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    found = model.inference(texts, ["person", "place"], threshold=0.4)
+    os._exit(0 if [[e["text"] for e in x] for x in found] == [[e["text"] for e in x] for x in wanted] else 1)
+"""
+
+
+def test_a_forked_accelerated_model_answers(shared):
+    pytest.importorskip("gliner", reason="needs the extra peers")
+    folder = str(shared / "checkpoints" / "gliner-minilm-mix")
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", ACCELERATED, folder]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert "it runs on 1 thread, not 2" in ran.stderr

@@ -13,6 +13,7 @@ from glimodern.checkpoint import PREFIXES
 from glimodern.encoder import Encoder
 from glimodern.encoder.packed_linear import PackedLinear, can_pack
 from glimodern.encoder.shadow import shadow_encoder, share_parameters
+from glimodern.forks import keep_to_own_threads, watch_forks
 from glimodern.head import SpanHead
 
 T = TypeVar("T")
@@ -33,9 +34,11 @@ class Shadow(Generic[T]):
     def __init__(self, build: Callable[[Any, bool], T], module: nn.Module, parts: list[nn.Module], pack: bool) -> None:
         self.build, self.module, self.parts, self.pack = build, module, parts, pack
         self.built: tuple[tuple[Any, ...] | None, T | str] = (None, "")
+        watch_forks()
 
     def current(self) -> T | str:
         """The shadow, or why there is none."""
+        keep_to_own_threads()
         mark = _mark(self.parts)
         if mark != self.built[0]:
             plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for m in self.parts for p in m.parameters())

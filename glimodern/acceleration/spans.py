@@ -10,6 +10,7 @@ from torch import Tensor
 
 from glimodern import ops
 from glimodern.encoder import Encoder
+from glimodern.forks import keep_to_own_threads
 from glimodern.inference import activation_bytes, resolve_batch_tokens
 from glimodern.ops.dispatch import warn_once
 
@@ -201,6 +202,7 @@ class LookAhead:
         self.gliner, self.spans = gliner, spans
 
     def process(self, data_loader: Iterable[Batch], *args: Any, **kwargs: Any) -> Any:
+        keep_to_own_threads()  # before gliner's own tensors
         asked = [name for name, value in kwargs.items() if value is not None and value is not False]
         batches = self._computed(data_loader) if set(asked) <= set(self._USUAL) else data_loader
         return type(self.gliner)._process_batches(self.gliner, batches, *args, **kwargs)
