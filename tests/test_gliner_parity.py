@@ -94,6 +94,8 @@ def random_public_model(folder, kind, tmp_path, hidden_size):
     )  # fmt: skip
     torch.manual_seed(1)
     model = gliner.GLiNER.from_config(config, backbone_from_pretrained=False)
+    with torch.no_grad():  # spread scores: those of random weights lie so near that rounding puts them in order
+        model.model.prompt_rep_layer[-1].weight.mul_(10.0)
     model.save_pretrained(folder, safe_serialization=True)
     return model.eval()
 
