@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import WORDS, make_tiny_model
 
 from glimodern import GLiModern
 from glimodern.ops import PackedWeight, linear_packed
-from tests.conftest import WORDS, make_tiny_model
 
 extension = pytest.importorskip("glimodern._C", reason="the C++ extension is not built")
 pytestmark = pytest.mark.skipif(
