@@ -6,7 +6,7 @@ from typing import Any
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
-def train_tokenizer(texts: Iterable[Sequence[str]], labels: Iterable[str], vocab_size: int = 3000) -> Any:
+def train_tokenizer(texts: Iterable[Sequence[str]], labels: Iterable[str], vocab_size: int = 5000) -> Any:
     """A byte-level BPE tokenizer of the given words and labels, as a transformers fast tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

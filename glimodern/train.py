@@ -249,6 +249,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
         report["git_commit"] = commit
         report["peak_memory_bytes"] = most_memory
         report["words_per_second"] = (done.words - words_before) / max(sum(durations), 1e-9)
+        if not config.data.train_data:
+            from glimodern.data.demo.tour import take_tour, tour_table
+
+            report["tour"] = take_tour(best, run.threshold)
+            console.print(tour_table(report["tour"]))
         write_json(output / "report.json", report)
         console.print(f"model: {output / 'model'}   report: {output / 'report.json'}")
     accelerator.end_training()
