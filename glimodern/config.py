@@ -58,6 +58,9 @@ class EncoderConfig:
     """The head: public checkpoints' markers, those of the oldest checkpoints, or the paper's plain FFN."""
     subtoken_pooling: Literal["first", "last", "mean", "max"] = "first"
     """Which sub-tokens make a word's vector."""
+    embed_ent_token: bool = True
+    """A type's vector is that of the <<ENT>> token before its label; else of the label's first token, which a small
+    encoder learns to use sooner."""
     max_width: int = 12
     """Longest span, in words (K)."""
     max_len: int | None = None

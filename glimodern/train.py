@@ -75,7 +75,10 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
     if config.init_from is not None:
         model = GLiModern.from_pretrained(config.init_from, trainable=True)
         default = EncoderConfig()
-        for name in ("hidden_size", "span_mode", "subtoken_pooling", "max_width", "max_len", "labels_encoder"):
+        for name in (
+            *("hidden_size", "span_mode", "subtoken_pooling", "embed_ent_token", "max_width", "max_len"),
+            "labels_encoder",
+        ):
             asked, has = getattr(config, name), getattr(model.config, name)
             if asked not in (getattr(default, name), has):
                 raise ValueError(f"{name}: the checkpoint of init_from has {has!r}, got {asked!r}; leave it out")
@@ -86,6 +89,7 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
         "hidden_size": config.hidden_size,
         "span_mode": config.span_mode,
         "subtoken_pooling": config.subtoken_pooling,
+        "embed_ent_token": config.embed_ent_token,
         "max_width": config.max_width,
         "max_len": config.max_len,
         "max_types": max_types,
