@@ -87,6 +87,9 @@ class EncoderConfig:
     markerV0, or that of the checkpoint in init_from."""
     subtoken_pooling: Literal["first", "last", "mean", "max"] | None = None
     """Which sub-tokens make a word's vector. Default: first, or that of the checkpoint in init_from."""
+    embed_ent_token: bool | None = None
+    """A type's vector is that of the <<ENT>> token before its label; else of the label's first token, which a small
+    encoder learns to use sooner. Default: true, or as the checkpoint in init_from."""
     max_width: Annotated[int | None, AT_LEAST_ONE] = None
     """Longest span, in words (K). Default: 12, or that of the checkpoint in init_from."""
     max_len: Annotated[int | None, AT_LEAST_ONE] = None

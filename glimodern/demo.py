@@ -6,7 +6,7 @@ from typing import Any
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
-def train_tokenizer(texts: Iterable[Sequence[str]], labels: Iterable[str], vocab_size: int = 3000) -> Any:
+def train_tokenizer(texts: Iterable[Sequence[str]], labels: Iterable[str], vocab_size: int = 5000) -> Any:
     """A byte-level BPE tokenizer of the given words and labels, as a transformers fast tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -42,12 +42,16 @@ _BERT: dict[str, Any] = dict(
     max_position_embeddings=1026,
     initializer_range=0.06,
 )
+# The first layer sees four tokens to each side, and turns of its rotary embedding are short: attention that starts out
+# even over a whole prompt hides a label, and a name's neighbours, for hundreds of steps.
+_LAYERS = ["sliding_attention", "full_attention"] * 2
+_ROPE = {kind: {"rope_type": "default", "rope_theta": 1000.0} for kind in _LAYERS}
 _T5: dict[str, Any] = dict(d_model=160, d_ff=320, d_kv=32, num_layers=4, num_heads=5)
 # name -> model_type and its fields; all are of one size
 DEMO_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "demo": (
         "modernbert",
-        dict(_BERT, global_attn_every_n_layers=2, local_attention=64, max_position_embeddings=1024),
+        dict(_BERT, layer_types=_LAYERS, local_attention=8, rope_parameters=_ROPE, max_position_embeddings=1024),
     ),
     "demo-bert": ("bert", _BERT),
     "demo-roberta": ("roberta", _BERT),

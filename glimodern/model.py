@@ -60,6 +60,8 @@ class HeadOptions(TypedDict, total=False):
     """Dropout of the head (0.4)."""
     labels_encoder: str | os.PathLike[str] | None
     """Folder or hub name of a sentence encoder for the labels; None: they stand in the text (None)."""
+    embed_ent_token: bool
+    """Whether a type's vector is that of the <<ENT>> token before its label, or of the label's first token (True)."""
 
 
 _HEAD_OPTIONS = tuple(HeadOptions.__annotations__)
@@ -131,6 +133,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
             max_len=head.get("max_len") or min(encoder.max_length or 8192, 8192),
             max_types=head.get("max_types", 25),
             dropout=head.get("dropout", 0.4),
+            embed_ent_token=head.get("embed_ent_token", True),
             labels_encoder=labels_encoder,
             labels_encoder_config=None if labels is None else labels.encoder.config.to_dict(),
         )

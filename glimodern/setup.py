@@ -21,7 +21,10 @@ from glimodern.resume import run_files
 
 logger = logging.getLogger(__name__)
 
-_OF_THE_CHECKPOINT = ("hidden_size", "span_mode", "subtoken_pooling", "max_width", "max_len", "labels_encoder")
+_OF_THE_CHECKPOINT = (
+    *("hidden_size", "span_mode", "subtoken_pooling", "embed_ent_token", "max_width", "max_len"),
+    "labels_encoder",
+)
 
 
 def check_paths(config: TrainConfig) -> Path:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...text import split_words
 from ..example import Dataset, Entity, Example
-from . import templates, words
-from .names import Pools, alikeness, deal_names, draw_name
+from . import templates, training_words, words
+from .compose import Composer
+from .kinds import ALIKE, FREQUENT_TYPES, RARE_TYPES, alikeness, coarse_type, kind_of, look_alikes
+from .names import Pools, Shapes, deal_names, draw_name, more_names, train_shapes
 
 GROUP_SEEN = "seen templates"
 GROUP_NEW = "new templates"
@@ -19,16 +21,19 @@ GROUP_HELD_OUT = "held-out types"
 NEW_SHARE = 0.2
 HELD_OUT_SHARE = 0.15
 PLAIN_SHARE = 0.06
-BROAD_SHARE = 0.2
+# kinds of training sentences (see Composer)
+TRAIN_SHARES = {"seen": 0.38, "clause": 0.30, "rare": 0.26, "plain": 0.06}
 
-# how the types to ask for are chosen (see _ask)
+# how the types to ask for in dev and test are chosen (see _ask)
 COARSE_SHARE = 0.35
 UNASKED_SHARE = 0.2
 NEGATIVES = (3, 6)
-ALIKE = 0.4
 
-_NOUN = re.compile(r"\$([a-z]+)\d?")
 _PIECE = re.compile(r"\{(?P<slot>[\w ]+)\}|\[(?P<options>[^\]]+)\]|<(?P<filler>\w+)>")
+
+
+TRAIN_SHAPES = train_shapes()
+TRAIN_FILLERS = {**words.FILLERS, **training_words.FILLERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,11 @@ class DemoCorpus:
     """The three splits and the types that only the test split has.
 
     train: complete annotation, fine and coarse: a span that is a "surgeon" is a "person" too, as two entities over the
-           same words. `types` is None: whatever types are asked, the entities with those labels are all there is to
-           find. `group` is the domain.
+           same words. Whatever types are asked, the entities with those labels are all there is to find; `types` are
+           the sentence's own and some that are easily taken for them. `group` is the domain, or "broad" for sentences
+           about rare types, which dev and test do not have.
     dev, test: `types` are the ones to ask for, at one level for each coarse type, and `entities` only those of asked
            types, so a span has one label. Names never occur in another split.
-           A share of the sentences is about `words.BROAD_TYPES`, which dev and test do not have (domain "broad").
     dev:   seen types and templates; `group` is the domain.
     test:  `group` is GROUP_SEEN, GROUP_NEW (templates never in training or dev) or GROUP_HELD_OUT (sentences with an
            entity of `held_out_types`; only these ask for them).
@@ -62,7 +67,7 @@ class _Template:
 
 
 def build_demo_corpus(
-    seed: int = 0, *, train_size: int = 10000, dev_size: int = 400, test_size: int = 1000
+    seed: int = 0, *, train_size: int = 24000, dev_size: int = 400, test_size: int = 1000
 ) -> DemoCorpus:
     """The corpus, the same for the same arguments on every machine; sizes in sentences.
 
@@ -72,21 +77,13 @@ def build_demo_corpus(
         if size < 1:
             raise ValueError(f"{name}: wanted at least 1 sentence, got {size}; the default is 400 or more")
     pools = deal_names(random.Random(f"{seed} names"))
+    train = _training_set(train_size, pools["train"] | more_names(pools, random.Random(f"{seed} more names")), seed)
 
     seen, plain = _load("seen", templates.SEEN), _load("plain", templates.PLAIN)
     new, plain_new = _load("new", templates.NEW), _load("plain-new", templates.PLAIN_NEW)
-    held_out, broad = _load("held-out", templates.HELD_OUT), _load("broad", {"broad": templates.BROAD})
+    held_out = _load("held-out", templates.HELD_OUT)
     new_size, held_out_size = round(test_size * NEW_SHARE), round(test_size * HELD_OUT_SHARE)
 
-    rng = random.Random(f"{seed} train")
-    broad_size = round(train_size * BROAD_SHARE)
-    plan = _schedule(seen, plain, train_size - broad_size, rng)
-    plan += [_with_nouns(template, rng) for template in _rounds(broad, broad_size, rng)]
-    rng.shuffle(plan)
-    train = [
-        _write(template, pools["train"], rng, f"demo-train/{template.name}:{line}")
-        for line, template in enumerate(plan, 1)
-    ]
     rng = random.Random(f"{seed} dev")
     dev = [
         _ask(_write(template, pools["dev"], rng, f"demo-dev/{template.name}:{line}"), rng, template.domain)
@@ -105,9 +102,33 @@ def build_demo_corpus(
     )
 
 
-def coarse_type(entity_type: str) -> str | None:
-    """The coarse type that covers a fine type, if there is one."""
-    return next((coarse for coarse, fine in words.COARSE.items() if entity_type in fine), None)
+def _training_set(size: int, pools: Pools, seed: int) -> list[Example]:
+    rng = random.Random(f"{seed} train")
+    composer = Composer(rng)
+    draw = {
+        "seen": composer.seen_sentence,
+        "clause": composer.clause_sentence,
+        "rare": composer.rare_sentence,
+        "plain": composer.plain_sentence,
+    }
+    examples = []
+    for line, kind in enumerate(rng.choices(list(TRAIN_SHARES), list(TRAIN_SHARES.values()), k=size), 1):
+        pattern = draw[kind]()
+        template = _Template(f"{pattern.domain}/{kind}", pattern.domain, pattern.text)
+        example = _write(template, pools, rng, f"demo-train/{template.name}:{line}", TRAIN_SHAPES, TRAIN_FILLERS)
+        examples.append(_ask_hard_types(example, pattern.unnamed, rng))
+    return examples
+
+
+def _ask_hard_types(example: Example, unnamed: Sequence[str], rng: random.Random) -> Example:
+    """The example with types to ask: its own, those it speaks of without a name, and some whose names look alike."""
+    own = list(dict.fromkeys(label for _, _, label in example.entities))
+    asked = [*own, *unnamed]
+    for label in [label for label in own if label not in words.COARSE][:2]:
+        if label not in FREQUENT_TYPES and rng.random() < 0.5:
+            asked.append(rng.choice(RARE_TYPES[kind_of(label)]))
+        asked += rng.sample(look_alikes(label), min(1, len(look_alikes(label))))
+    return replace(example, types=tuple(dict.fromkeys(asked)))
 
 
 def _load(kind: str, blocks: dict[str, str]) -> list[_Template]:
@@ -136,18 +157,14 @@ def _rounds(patterns: Sequence[_Template], size: int, rng: random.Random) -> lis
     return chosen
 
 
-def _with_nouns(template: _Template, rng: random.Random) -> _Template:
-    """The template with each $kind replaced by a type of that kind, a different one for each variable."""
-    nouns: dict[str, str] = {}
-    for variable in _NOUN.finditer(template.pattern):
-        if variable[0] not in nouns:
-            nouns[variable[0]] = rng.choice(
-                [noun for noun in words.BROAD_TYPES[variable[1]] if noun not in nouns.values()]
-            )
-    return replace(template, pattern=_NOUN.sub(lambda variable: nouns[variable[0]], template.pattern))
-
-
-def _write(template: _Template, pools: Pools, rng: random.Random, sentence_id: str) -> Example:
+def _write(
+    template: _Template,
+    pools: Pools,
+    rng: random.Random,
+    sentence_id: str,
+    shapes: Mapping[str, Shapes] = words.SHAPES,
+    fillers: Mapping[str, Sequence[str]] = words.FILLERS,
+) -> Example:
     """A sentence from a template, with every entity at its fine and at its coarse type."""
     text = ""
     spans: list[tuple[int, int, str]] = []
@@ -156,13 +173,13 @@ def _write(template: _Template, pools: Pools, rng: random.Random, sentence_id: s
         text += template.pattern[last : piece.start()]
         last = piece.end()
         if piece["slot"]:
-            name = _fresh_name(piece["slot"], pools, rng, [text[start:end] for start, end, _ in spans])
+            name = _fresh_name(shapes[piece["slot"]], pools, rng, [text[start:end] for start, end, _ in spans])
             spans.append((len(text), len(text) + len(name), piece["slot"]))
             text += name
         elif piece["options"]:
             text += rng.choice(piece["options"].split("|"))
         else:
-            text += rng.choice(words.FILLERS[piece["filler"]])
+            text += rng.choice(fillers[piece["filler"]])
     text += template.pattern[last:]
     text = text[0].upper() + text[1:]
 
@@ -183,9 +200,9 @@ def _write(template: _Template, pools: Pools, rng: random.Random, sentence_id: s
     )
 
 
-def _fresh_name(entity_type: str, pools: Pools, rng: random.Random, used: list[str]) -> str:
+def _fresh_name(shapes: Shapes, pools: Pools, rng: random.Random, used: list[str]) -> str:
     """A name that the sentence does not have yet."""
-    while (name := draw_name(entity_type, pools, rng)) in used:
+    while (name := draw_name(shapes, pools, rng)) in used:
         pass
     return name
 
@@ -204,7 +221,7 @@ def _ask(example: Example, rng: random.Random, group: str) -> Example:
     those of the sentence, then any.
     """
     held_out = group == GROUP_HELD_OUT
-    fine = [label for labels in words.DOMAINS.values() for label in labels]
+    fine = list(FREQUENT_TYPES)
     if held_out:
         fine += words.HELD_OUT_TYPES
     merged = {coarse for coarse in words.COARSE if rng.random() < COARSE_SHARE}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from collections.abc import Iterable, Sequence
 
-from . import words
+from . import training_words, words
+from .kinds import FREQUENT_TYPES, RARE_TYPES, kind_of
 
 SPLITS = ("train", "dev", "test")
 SHARES = (0.62, 0.13, 0.25)
@@ -16,6 +18,7 @@ POOL_LIMIT = 1500
 _SLOT = re.compile(r"\{(\w+)\}")
 
 Pools = dict[str, list[str]]
+Shapes = Sequence[tuple[float, str]]
 
 
 def all_names() -> Pools:
@@ -52,27 +55,37 @@ def deal_names(rng: random.Random) -> dict[str, Pools]:
     return dealt
 
 
-def draw_name(entity_type: str, pools: Pools, rng: random.Random) -> str:
-    """A name for an entity of this type: one of its shapes, filled from one split's pools."""
-    shapes = words.SHAPES[entity_type]
+def draw_name(shapes: Shapes, pools: Pools, rng: random.Random) -> str:
+    """A name of one of these (weight, shape), filled from one split's pools."""
     shape = rng.choices([shape for _, shape in shapes], [weight for weight, _ in shapes])[0]
     return _SLOT.sub(lambda match: rng.choice(pools[match[1]]), shape)
 
 
-def alikeness(label: str, other: str) -> float:
-    """How much the names of two types look alike, in [0, 1]: the probability mass that their shapes share.
+def more_names(dealt: dict[str, Pools], rng: random.Random) -> Pools:
+    """The pools that training has beside its share, without the names that another split has."""
+    others = {name.casefold() for split in SPLITS[1:] for pool in dealt[split].values() for name in pool}
 
-    A coarse type's shapes are those of its fine types, in equal parts.
-    """
-    mine, theirs = _shape_shares(label), _shape_shares(other)
-    return sum(min(share, theirs.get(shape, 0.0)) for shape, share in mine.items())
+    def fresh(names: Iterable[str]) -> list[str]:
+        return [name for name in dict.fromkeys(names) if name.casefold() not in others]
+
+    first = [*words.FIRST_NAMES, *training_words.FIRST_NAMES]
+    last = [*words.SURNAMES, *training_words.SURNAMES]
+    full = [f"{rng.choice(first)} {rng.choice(last)}" for _ in range(3 * POOL_LIMIT)]
+    initials = [f"{rng.choice(first)[0]}. {rng.choice(last)}" for _ in range(POOL_LIMIT // 8)]
+    real = {f"real_{kind}": fresh(names) for kind, names in training_words.REAL_PLACES.items()}
+    return {"more_full": fresh([*full, *initials]), "more_surname": fresh(training_words.SURNAMES), **real}
 
 
-def _shape_shares(label: str) -> dict[str, float]:
-    fine = words.COARSE.get(label, (label,))
-    shares: dict[str, float] = {}
-    for entity_type in fine:
-        total = sum(weight for weight, _ in words.SHAPES[entity_type]) * len(fine)
-        for weight, shape in words.SHAPES[entity_type]:
-            shares[shape] = shares.get(shape, 0.0) + weight / total
-    return shares
+def train_shapes() -> dict[str, Shapes]:
+    """What training names look like: as those of dev and test, in more shapes, and those of the rare types."""
+    shapes: dict[str, Shapes] = {}
+    for label in FREQUENT_TYPES:
+        person = kind_of(label) == "person"
+        more = training_words.PERSON_SHAPES if person else training_words.MORE_SHAPES.get(label, ())
+        shapes[label] = (*words.SHAPES[label], *more)
+    for kind, labels in RARE_TYPES.items():
+        for label in labels:
+            shapes[label] = tuple(
+                (weight, shape.replace("{type}", label.title())) for weight, shape in training_words.RARE_SHAPES[kind]
+            )
+    return shapes
