@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import sys
@@ -59,7 +60,10 @@ def _split(value: str) -> Iterable[str]:
 
 def _read_labels(name: str) -> dict[str, str]:
     shown = "standard input" if name == "-" else name
-    with open_input(name) as stream:
+    with contextlib.ExitStack() as stack:
+        stream = open_input(name)
+        if name != "-":  # standard input is not ours to close
+            stack.enter_context(stream)
         lines = list(read_lines(stream, shown))
     for line in lines:
         if line.fault is not None:

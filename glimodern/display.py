@@ -6,6 +6,7 @@ an error there. Every console of this package comes from `console`, and every ce
 
 from __future__ import annotations
 
+import io
 import sys
 import unicodedata
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -32,11 +33,15 @@ class _AnyText:
 
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """A console of standard output (or standard error) without markup, emoji codes and automatic colours."""
+    """A console of standard output (or standard error) without markup, emoji codes and automatic colours.
+
+    A closed stream (`>&-`; sys.stdout is None) shows nothing, and takes no result along.
+    """
     from rich.console import Console
 
-    stream = cast("IO[str]", _AnyText(sys.stderr if stderr else sys.stdout))
-    return Console(file=stream, quiet=quiet, markup=False, emoji=False, highlight=False)
+    stream = sys.stderr if stderr else sys.stdout
+    file = io.StringIO() if stream is None else cast("IO[str]", _AnyText(stream))
+    return Console(file=file, quiet=quiet or stream is None, markup=False, emoji=False, highlight=False)
 
 
 def printable(text: str) -> str:

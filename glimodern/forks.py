@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import Protocol
 from weakref import WeakSet
 
@@ -23,6 +24,7 @@ class Forked(Protocol):
 
 _watching = False
 _forked = False
+_threads_before = 1  # what the parent ran on
 _told: WeakSet[Forked] = WeakSet()
 
 
@@ -37,8 +39,14 @@ def watch_forks(holder: Forked | None = None) -> None:
 
 
 def _in_child() -> None:
-    global _forked
+    # Here, not at the first prediction: loading a checkpoint and torch's own operators would wait for ever too.
+    global _forked, _threads_before
     _forked = True
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # "true" would wait for the threads of the parent's pool
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        _threads_before = max(_threads_before, torch.get_num_threads())
+        torch.set_num_threads(1)
     for holder in list(_told):
         holder.after_fork()
 
@@ -52,17 +60,15 @@ def keep_to_own_threads() -> None:
 def _use_one_thread() -> None:
     import torch
 
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # "true" would wait for the threads of the parent's pool
-    threads = torch.get_num_threads()
-    if threads > 1:
+    if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
-        if not _said:
-            _said.append(True)
-            _LOGGER.warning(
-                "this process was forked from one with a model, whose threads it has not: it runs on 1 thread, not %d; "
-                'start it afresh (multiprocessing "spawn"), or load the model after the fork only, to use more',
-                threads,
-            )
+    if _threads_before > 1 and not _said:
+        _said.append(True)
+        _LOGGER.warning(
+            "this process was forked from one with a model, whose threads it has not: it runs on 1 thread, not %d; "
+            'start it afresh (multiprocessing "spawn"), or load the model after the fork only, to use more',
+            _threads_before,
+        )
 
 
 _said: list[bool] = []

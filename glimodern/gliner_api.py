@@ -49,7 +49,7 @@ class GlinerApi:
             "return_label_vectors": return_label_vectors,
         }
         for name, value in refused.items():
-            if value not in (None, False):
+            if value is not None and value is not False:
                 raise ValueError(f"{name}: glimodern does not have this option of gliner, got {value!r}; leave it out")
         flat = check_flag("flat_ner", flat_ner)
         check_count("batch_size", batch_size, "a number of texts")

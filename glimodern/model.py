@@ -242,6 +242,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
                 "with; save it and load it"
             )
         requests = list(self.requests(texts, labels).stream)
+        if not requests:
+            raise ValueError("texts: expected at least one text to compare by, got none")
         names = [request.text for request in requests]
         asked = [dict(zip(*request.labels, strict=True)) for request in requests]
         ours = answers(self, names, asked, threshold)

@@ -72,6 +72,8 @@ def check_config(config: PredictConfig) -> None:
     if config.texts and (config.input is not None or config.jsonl):
         option = "--input" if config.input is not None else "--jsonl"
         raise ValueError(f"{option}: expected texts as arguments or an input, got both; leave one out")
+    if config.asked.labels_file == "-" and not config.texts and config.input in (None, "-"):
+        raise ValueError("--labels-file: expected a file, got - beside texts on standard input; name a file for one")
     name = config.result_field
     if name in ("", "text", "words_cut"):
         raise ValueError(f"--result-field: expected a name other than text and words_cut, got {name!r}")
@@ -124,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = tyro.cli(
         Annotated[PredictConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.predict"
     )
-    labels = config.asked.read()
     check_config(config)
+    labels = config.asked.read()
     check_threshold(config.threshold)
     if sys.stdout is None:
         raise OSError("standard output is closed")

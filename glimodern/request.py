@@ -144,9 +144,12 @@ def check_string(value: Any, where: str) -> str:
 def _items(values: Any, where: str, expected: str, dimensions: int = 1) -> Iterator[Any]:
     """The items of an iterable that has an order of its own; TypeError for other things."""
     ndim = getattr(values, "ndim", 1)
-    table = hasattr(values, "columns") or not isinstance(ndim, int) or not 1 <= ndim <= dimensions
-    if table or isinstance(values, str | bytes | bytearray | memoryview | Mapping):
+    # of the class: a Series has its own index entries as attributes
+    table = hasattr(type(values), "columns") or not isinstance(ndim, int) or not 1 <= ndim <= dimensions
+    if table or isinstance(values, str | bytes | bytearray | memoryview | Mapping | set | frozenset):
         remedy = "; give one column of it" if table else "; give its values()" if isinstance(values, Mapping) else ""
+        if isinstance(values, set | frozenset):
+            remedy = ", which has no order; give a list"
         raise TypeError(f"{where}: expected {expected}, got {_got(values)}{remedy}")
     try:
         return iter(values)
@@ -212,14 +215,14 @@ def _read_label_sets(labels: Any, texts: int | None, check: CheckLabels) -> Labe
         raise TypeError(f"labels: expected {_LABELS}, got None")
     if isinstance(labels, str | Mapping):
         return check(read_labels(labels), "labels")
+    if isinstance(labels, set | frozenset):
+        if any(map(_is_collection, labels)):
+            raise TypeError(f"labels: expected label sets in the texts' order, got {_got(labels)}, which has none")
+        return check(read_labels(labels), "labels")
     rest = _items(labels, "labels", f"{_LABELS}, or one of these per text", dimensions=2)
     head = [_plain(label) for label in itertools.islice(rest, 1)]
     if not head or not _is_collection(head[0]):
-        together = itertools.chain(head, rest)
-        ordered = sorted(together, key=str) if isinstance(labels, set | frozenset) else together
-        return check(_label_set(ordered, "labels"), "labels")
-    if isinstance(labels, set | frozenset):
-        raise TypeError(f"labels: expected label sets in the texts' order, got {_got(labels)}, which has none")
+        return check(_label_set(itertools.chain(head, rest), "labels"), "labels")
     count = size_of(labels)
     if count is not None and texts is not None and count != texts:
         raise ValueError(f"labels: expected one label set per text ({texts}), got {count}")

@@ -67,3 +67,8 @@ def test_links_and_devices_stay_what_they_are(tmp_path):
     assert os.read(reader, 99) == b"through"
     os.close(reader)
     assert not (tmp_path / "pipe").is_file()
+
+
+def test_a_closed_output_shows_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    console().print(cell("x"))

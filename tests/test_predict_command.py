@@ -110,6 +110,16 @@ def test_bad_labels_file(run, tmp_path, content, message):
         run("text", labels=["--labels-file", str(tmp_path / "labels")])
 
 
+def test_standard_input_holds_labels_or_texts(run, echo, monkeypatch):
+    for more in ((), ("--input", "-")):
+        with pytest.raises(ValueError, match="--labels-file: expected a file, got - beside texts on standard input"):
+            run(*more, labels=["--labels-file", "-"])
+    stdin = io.TextIOWrapper(io.BytesIO(b"person\ncity\n"))
+    monkeypatch.setattr("sys.stdin", stdin)
+    predict.main(["model", "text", "--labels-file", "-"])
+    assert list(echo.asked) == ["person", "city"] and not stdin.buffer.closed
+
+
 def test_bad_labels(run):
     for labels in ([], ["--labels", " , "], ["--label", ""]):
         with pytest.raises(ValueError, match="--labels: expected at least one type"):

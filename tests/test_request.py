@@ -134,6 +134,8 @@ def frame():
         (b"bytes", "texts: expected a string or an iterable of strings, got bytes"),
         (bytearray(b"x"), "texts: expected .*, got bytearray"),
         ({"text": "x"}, r"texts: expected .*, got dict; give its values\(\)"),
+        ({"a", "b"}, "texts: expected .*, got set, which has no order; give a list"),
+        (frozenset("ab"), "texts: expected .*, got frozenset, which has no order; give a list"),
         (None, "texts: expected .*, got NoneType"),
         (3, "texts: expected .*, got int 3"),
         (pathlib.Path("x"), "texts: expected .*, got PosixPath"),
@@ -338,3 +340,26 @@ def test_one_text_is_named_text(tiny_model):
         tiny_model.predict_entities(TEXT, ["person"], flat_ner="yes")
     with pytest.raises(TypeError, match="batch_size: expected a number of texts, got str"):
         tiny_model.inference([TEXT], ["person"], batch_size="8")
+
+
+def test_words_have_an_order():
+    for texts, where in (({("Ada", "met")}, "texts"), ([{"Ada", "met"}], r"texts\[0\]")):
+        with pytest.raises(TypeError, match=f"{where}: expected .*, got set, which has no order; give a list"):
+            read_word_requests(texts, ["person"])
+
+
+def test_a_series_whose_index_says_columns_is_no_table():
+    series = pytest.importorskip("pandas").Series(["one text"], index=["columns"])
+    assert read(series, ["a"]) == (["one text"], [("a",)], 1)
+
+
+def test_a_comparison_needs_a_text(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    model = type(tiny_model).from_pretrained(tmp_path / "model", dtype="fp32")
+    with pytest.raises(ValueError, match="texts: expected at least one text to compare by, got none"):
+        model.check_precision([], ["person"])
+
+
+def test_an_option_of_gliners_may_be_an_array(tiny_model):
+    with pytest.raises(ValueError, match="input_spans: glimodern does not have this option of gliner"):
+        tiny_model.inference("Ada", ["person"], input_spans=np.array([1, 2]))
