@@ -256,7 +256,7 @@ def _yaml_argument(path: str, key: Hashable, value: Any) -> list[str]:
         )
         raise SettingError(f"--config {path}: {error}{quote}") from None
     flag = "--" + name.replace("_", "-")
-    if isinstance(value, bool):
+    if isinstance(value, bool) and default_of(part, name) is not None:  # else the flag takes True or False
         return [flag if value else "--no-" + flag[2:]]
     return [flag, *value] if several else [f"{flag}={value}"]
 

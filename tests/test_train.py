@@ -732,4 +732,6 @@ def test_shipped_recipes():
     assert (published.optim.lr, published.optim.head_lr, published.model.dropout) == (1e-5, 5e-5, 0.4)
     assert (published.model.max_width, published.data.max_types, published.run.max_steps) == (12, 25, 30000)
     assert published.data.held_out_types > 0
-    assert parse_train_config(["--config", str(folder / "demo.yaml")]).model.encoder == "demo"
+    demo = ["--config", str(folder / "demo.yaml")]
+    assert (parse_train_config(demo).model.encoder, parse_train_config(demo).model.embed_ent_token) == ("demo", False)
+    assert parse_train_config([*demo, "--embed-ent-token", "True"]).model.embed_ent_token is True
