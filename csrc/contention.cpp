@@ -8,7 +8,9 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
+#include <vector>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -23,10 +25,31 @@ namespace {
 
 constexpr int64_t kBetweenLooks = 100'000'000;  // ns
 constexpr int64_t kLeastWork = 10'000'000;      // ns of running and waiting, to judge by
+constexpr int64_t kWorkPerLook = 200;           // a look takes 15 us a thread: to the next, so many times as long
 
 int64_t now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
+}
+
+// Whether so many more threads can be made. libgomp ends the process where one of a team cannot.
+bool can_start(int threads) {
+  std::mutex held;
+  std::vector<std::thread> tried;
+  bool all = true;
+  {
+    const std::lock_guard<std::mutex> lock(held);  // so that they exist at one time
+    try {
+      tried.reserve(static_cast<size_t>(threads));
+      for (int n = 0; n < threads; ++n) tried.emplace_back([&held] { const std::lock_guard<std::mutex> wait(held); });
+    } catch (const std::system_error&) {
+      all = false;
+    } catch (const std::bad_alloc&) {
+      all = false;
+    }
+  }
+  for (std::thread& one : tried) one.join();
+  return all;
 }
 
 // A thread that holds an OpenMP team, until told to end. It belongs to itself and to whoever made it.
@@ -56,10 +79,7 @@ struct State {
   bool seen = false;
 };
 
-State& state() {
-  static State* const kept = new State;
-  return *kept;
-}
+State& state();
 
 std::atomic<int64_t> next_look{0};
 std::atomic<bool> shortened{false};
@@ -72,6 +92,16 @@ void after_fork() {
   shortened.store(false);
 }
 #endif
+
+State& state() {
+  static State* const kept = [] {
+#if defined(__linux__)
+    pthread_atfork(nullptr, nullptr, after_fork);
+#endif
+    return new State;
+  }();
+  return *kept;
+}
 
 // What all threads of this process ran, and waited for a core, ns. False where the kernel does not tell.
 bool read_times(int64_t& ran, int64_t& waited) {
@@ -114,13 +144,12 @@ bool short_waits() { return shortened.load(std::memory_order_relaxed); }
 
 bool set_short_waits(bool on, int threads) {
 #if defined(_OPENMP) && defined(__linux__)
-  static const int registered = pthread_atfork(nullptr, nullptr, after_fork);
-  (void)registered;
   State& kept = state();
   const std::lock_guard<std::mutex> lock(kept.mutex);
   if (on && kept.holder == nullptr) {
     // The team that works has `threads` threads; with these, one more than there are CPUs.
     const int cpus = omp_get_num_procs(), further = cpus >= threads ? cpus - threads + 1 : 1;
+    if (!can_start(further + 1)) return false;
     auto holder = std::make_shared<Holder>();
     std::thread([holder, further] { holder->hold(further + 1); }).detach();
     std::unique_lock<std::mutex> wait(holder->mutex);
@@ -151,6 +180,8 @@ void watch_contention(int threads) {
   if (time < due || !next_look.compare_exchange_strong(due, time + kBetweenLooks)) return;
   int64_t ran = 0, waited = 0;
   if (!read_times(ran, waited)) return;
+  const int64_t read = now();
+  if ((read - time) * kWorkPerLook > kBetweenLooks) next_look.store(read + (read - time) * kWorkPerLook);
   State& kept = state();
   int64_t more_ran = 0, more_waited = 0;
   {
@@ -162,7 +193,9 @@ void watch_contention(int threads) {
     if (!usable) return;
   }
   const bool before = short_waits(), shared = cores_are_shared(before, more_ran, more_waited);
-  if (shared != before) set_short_waits(shared, threads);
+  if (shared != before && set_short_waits(shared, threads) != shared) {
+    next_look.store(now() + 100 * kBetweenLooks);  // no more threads are to be had: ask again in some seconds
+  }
 #else
   (void)threads;
 #endif

@@ -22,7 +22,7 @@ void watch_contention(int threads);
 // neighbour on two cores: 38 to 45 %.
 bool cores_are_shared(bool before, int64_t ran, int64_t waited);
 
-// Makes the further team, or ends it; true if its threads exist now.
+// Makes the further team, or ends it; true if its threads exist now. False too where no more threads can be started.
 bool set_short_waits(bool on, int threads);
 bool short_waits();
 

@@ -21,6 +21,7 @@ from glimodern.hub import HubAccess, download_files, resolve_folder
 from glimodern.pooling import POOLINGS
 from glimodern.prompt import load_tokenizer
 from glimodern.public_config import read_fields, refuse_other_kinds, settle_old_fields
+from glimodern.settings import MOST_COUNTED, WIDTH
 from glimodern.tensors import (
     WEIGHTS_FILE,
     WEIGHTS_FILES,
@@ -93,9 +94,17 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}: wanted a positive integer, got {value!r}")
+            most = int(WIDTH.most) if name == "hidden_size" else MOST_COUNTED
+            if value > most:
+                raise ValueError(f"{name}: expected an integer from 1 to {most}, got {value!r}")
         for name in ("num_rnn_layers", "class_token_index"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name}: wanted an integer, got {getattr(self, name)!r}")
+        if self.num_rnn_layers < 0:
+            raise ValueError(f"num_rnn_layers: expected an integer of at least 0, got {self.num_rnn_layers!r}")
+        for name in ("ent_token", "sep_token"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: expected a token as text, got {getattr(self, name)!r}")
         if not isinstance(self.dropout, (int, float)) or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: wanted 0 <= dropout < 1, got {self.dropout!r}")
         if self.subtoken_pooling not in POOLINGS:

@@ -4,6 +4,7 @@ A YAML file given by `--config` holds the same names as the flags (with `-` or `
 whose default is None was not given; `glimodern.setup` says what it then is.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
@@ -19,6 +20,7 @@ from glimodern.settings import (
     POSITIVE,
     PROBABILITY,
     SHARE,
+    WIDTH,
     Range,
     SettingError,
     check_settings,
@@ -80,7 +82,7 @@ class EncoderConfig:
     """Folder or hub name of a sentence encoder for the labels (a bi-encoder); none: the labels stand in the text."""
     init_from: str | None = None
     """Checkpoint of a whole model to fine-tune (instead of a fresh head on an encoder)."""
-    hidden_size: Annotated[int | None, AT_LEAST_ONE] = None
+    hidden_size: Annotated[int | None, WIDTH] = None
     """Width d of the span head. Default: the encoder's, or that of the checkpoint in init_from."""
     span_mode: Literal["markerV0", "marker", "ffn"] | None = None
     """The head: public checkpoints' markers, those of the oldest checkpoints, or the paper's plain FFN. Default:
@@ -217,7 +219,7 @@ def yaml_arguments(path: str) -> list[str]:
     """The settings of a YAML file, types checked, as command-line arguments. SettingError names file and setting."""
     import yaml
 
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise FileNotFoundError(f"--config {path}: no such file")
     try:

@@ -99,6 +99,8 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         staged.chmod(stat.S_IMODE(final.stat().st_mode))
     try:
         yield staged
+        for part in [*staged.rglob("*"), staged]:
+            _flush(part)  # else a power failure may leave the new name with empty files
         if not final.exists():
             os.replace(staged, final)
             return

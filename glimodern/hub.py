@@ -37,6 +37,11 @@ class HubAccess:
     token: str | bool | None = field(default=None, repr=False)
     local_files_only: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.local_files_only, bool):
+            got = f"{type(self.local_files_only).__name__} {self.local_files_only!r}"
+            raise TypeError(f"local_files_only: expected True or False, got {got}")
+
     def options(self) -> dict[str, Any]:
         """Those that are set, as keyword arguments of huggingface_hub and transformers."""
         given = {"revision": self.revision, "cache_dir": self.cache_dir, "token": self.token}

@@ -110,7 +110,9 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
     @building()
     def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadOptions, hub: HubAccess) -> "GLiModern":
         ent_token, sep_token = "<<ENT>>", "<<SEP>>"
-        hidden_size = head.get("hidden_size") or encoder.hidden_size
+        hidden_size = head.get("hidden_size")
+        hidden_size = encoder.hidden_size if hidden_size is None else hidden_size
+        max_len = head.get("max_len")
         labels_encoder, labels = head.get("labels_encoder"), None
         if labels_encoder is not None:
             labels_encoder = expand_user(labels_encoder, "labels_encoder")
@@ -130,7 +132,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
             span_mode=head.get("span_mode", "markerV0"),
             subtoken_pooling=head.get("subtoken_pooling", "first"),
             max_width=head.get("max_width", 12),
-            max_len=head.get("max_len") or min(encoder.max_length or 8192, 8192),
+            max_len=min(encoder.max_length or 8192, 8192) if max_len is None else max_len,
             max_types=head.get("max_types", 25),
             dropout=head.get("dropout", 0.4),
             embed_ent_token=head.get("embed_ent_token", True),
@@ -172,6 +174,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         """
         known = (*inspect.signature(cls.from_pretrained).parameters,)[1:-1]
         refuse_keywords("from_pretrained", unknown, known)
+        trainable, cuda_graphs = check_flag("trainable", trainable), check_flag("cuda_graphs", cuda_graphs)
         where = resolve_device(device)
         if dtype == "int8" and (where.type != "cpu" or trainable):
             raise ValueError(

@@ -18,11 +18,11 @@ def check_output_file(argument: str, file: str | os.PathLike[str], reads: Iterab
 
     reads: files and folders, by name or path; what is no path on this machine (a hub name) is passed over.
     """
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     if path.is_dir():
         raise ValueError(f"{argument}: expected a file to write, got the folder {path}; name a file in it")
     for read in reads:
-        if _is_inside(path, Path(read).expanduser()) and path.exists():
+        if _is_inside(path, Path(os.path.expanduser(read))) and path.exists():
             raise ValueError(
                 f"{argument}: {path} is read by the same command, which would replace it; name another file"
             )
@@ -35,13 +35,19 @@ def check_output_file(argument: str, file: str | os.PathLike[str], reads: Iterab
 
 def checkpoint_files(model: str) -> list[str]:
     """The files of a checkpoint's folder that are read, not what else lies in it; none of a hub name."""
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     return [str(file) for pattern in _OF_A_CHECKPOINT for file in folder.glob(pattern)] if folder.is_dir() else []
 
 
 def check_output_folder(argument: str, folder: str | os.PathLike[str]) -> Path:
     """The path of a folder to write into, which need not exist yet and is not made. ValueError where it cannot be."""
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{argument}: expected a path in UTF-8, got {os.fspath(path)!r}; name another folder"
+        ) from error
     _check_folder(argument, path)
     return path
 
@@ -62,7 +68,7 @@ def check_not_read(argument: str, writes: Iterable[Path], reads: Mapping[str, It
     """
     for setting, names in reads.items():
         for name in names:
-            source = Path(name).expanduser()
+            source = Path(os.path.expanduser(name))
             for target in writes:
                 if _is_inside(source, target):
                     raise ValueError(
@@ -76,7 +82,8 @@ def _is_inside(path: Path, folder: Path) -> bool:
     if not path.exists() or not folder.exists():
         return False
     whole = path.resolve()
-    return any(os.path.samefile(part, folder) for part in (whole, *whole.parents))
+    # a pipe behind /dev/stdout has no path: what its link resolves to is not there
+    return any(part.exists() and os.path.samefile(part, folder) for part in (whole, *whole.parents))
 
 
 def write_report(path: Path, content: Any) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,15 +65,35 @@ def _saved(folder: Path) -> Iterator[Path]:
 
 
 def load_progress(accelerator: "Accelerator", path: Path, settings: dict[str, Any]) -> Progress:
-    """Load what save_progress wrote; ValueError when it belongs to a run with other settings, naming them."""
-    stored = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    """Load what save_progress wrote; ValueError when it belongs to a run with other settings, naming them, and when it
+    is damaged."""
+    with _readable(path):
+        stored = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    if not isinstance(stored, dict) or not {"settings", "progress"} <= stored.keys():
+        raise ValueError(f"--resume: {path}: {STATE_FILE}: expected the settings of a run, got none; {_WITHOUT}")
     current = json.loads(json.dumps(settings, default=str))
     changed = sorted(key for key in current if current[key] != stored["settings"].get(key))
     if changed:
         pairs = ", ".join(f"{key}: was {stored['settings'].get(key)!r}, is {current[key]!r}" for key in changed)
         raise ValueError(f"--resume: {path} belongs to a run with other settings ({pairs}); use another --output-dir")
-    accelerator.load_state(str(path))
-    return Progress(**stored["progress"])
+    with _readable(path):
+        accelerator.load_state(str(path))
+        return Progress(**stored["progress"])
+
+
+_WITHOUT = "start anew with --overwrite, or go on from the saved model with --init-from"
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """ValueError, in one line, for whatever the libraries that read a checkpoint say of damaged files."""
+    try:
+        yield
+    except Exception as error:  # each file's library has errors of its own
+        said = next(iter(str(error).splitlines()), "")[:200]
+        raise ValueError(
+            f"--resume: {path}: the checkpoint cannot be read ({type(error).__name__}: {said}); {_WITHOUT}"
+        ) from error
 
 
 def run_files(output: Path) -> list[Path]:

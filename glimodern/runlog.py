@@ -46,11 +46,15 @@ class RunLog:
         self.task = self.bar.add_task("train", total=total, completed=done.step, loss=math.nan, speed=0.0)
 
     def _keep(self, step: int) -> None:
-        """Cut the file back to a step; a last line that a crash left torn goes too."""
-        lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True) if self.file.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
+        """Cut the file back to a step; what a crash left of a line goes too."""
+        text = self.file.read_text(encoding="utf-8", errors="replace") if self.file.exists() else ""
+        lines = text.splitlines(keepends=True)
+        steps = [_step_of(line) for line in lines]
+        if damaged := steps.count(None):
+            logger.warning("%s: left out %d damaged lines", self.file, damaged)
+        kept = [line for line, at in zip(lines, steps, strict=True) if at is not None and at <= step]
         with atomic_file(self.file) as partial:
-            partial.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
+            partial.write_text("".join(kept), encoding="utf-8")
 
     def step(self, step: int, **values: float) -> None:
         self.bar.update(self.task, completed=step, loss=values["loss"], speed=values["words_per_second"])
@@ -67,6 +71,15 @@ class RunLog:
         if self.accelerator.is_main_process:
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a whole line of metrics.jsonl; None for another."""
+    try:
+        step = json.loads(line)["step"] if line.endswith("\n") else None
+    except (ValueError, TypeError, KeyError):
+        return None
+    return step if isinstance(step, int) else None
 
 
 def make_report(config: TrainConfig, done: Progress, durations: list[float], first_word: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ whose `__post_init__` calls `check_settings`. Values from Python, from a command
 from __future__ import annotations
 
 import math
+import sys
 import types
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
@@ -28,7 +29,7 @@ class Range:
     def __contains__(self, number: float) -> bool:
         above = number > self.least if self.open_least else number >= self.least
         below = number < self.most if self.open_most else number <= self.most
-        return above and below and -math.inf < number < math.inf
+        return above and below and abs(number) <= sys.float_info.max  # a whole number may be larger, in Python
 
     def __str__(self) -> str:
         bounds = []
@@ -48,6 +49,8 @@ AT_LEAST_ONE = Range(1)
 NOT_NEGATIVE = Range(0)
 PROBABILITY = Range(0, 1)
 SHARE = Range(0, 1, open_most=True)
+WIDTH = Range(1, 2**16)  # of a head; the weights of a wider one do not fit the memory
+MOST_COUNTED = 2**31 - 1  # what libraries that are given a whole number take for one
 
 
 class SettingError(ValueError):
@@ -79,6 +82,8 @@ def check_value(name: str, hint: Any, value: Any, *, allow_empty: bool = False) 
             if value not in allowed:
                 remedy = f"; {allowed.remedy}" if allowed.remedy else ""
                 raise SettingError(f"{name}: expected {_describe(options, ranges or [allowed])}, got {value!r}{remedy}")
+        if float not in options and all(allowed.most == math.inf for allowed in ranges) and value > MOST_COUNTED:
+            raise SettingError(f"{name}: expected a whole number <= {MOST_COUNTED}, got {value!r}")
     texts = value if isinstance(value, (tuple, list)) else [value]
     if not allow_empty and any(isinstance(text, str) and not text.strip() for text in texts):
         raise SettingError(f"{name}: expected text, got an empty string; leave the setting out")

@@ -36,7 +36,7 @@ def check_paths(config: TrainConfig) -> Path:
     check_not_read("output_dir", run_files(output), {**reads, "config": config.run.config})
     for setting, names in sources.items():
         for name in names:
-            folder = Path(name).expanduser()
+            folder = Path(os.path.expanduser(name))
             if folder.is_dir() and folder.resolve() in (output.resolve(), output.resolve().parent):
                 raise ValueError(
                     f"output_dir: {output} lies in {name}, whose files {setting} reads as data, so what the run writes "

@@ -178,6 +178,7 @@ class Trainer:
         return f"stopped at step {done} of {self.total}; go on with {again}"
 
     def _save(self) -> None:
+        self._check_weights()
         save_progress(self.accelerator, self.checkpoints, self.done, self.settings)
         self.saved = self.done.step
 
@@ -260,7 +261,21 @@ class Trainer:
             self.log.bar.console.print(f"step {step}: dev micro F1 {100 * f1:.2f}")
         self.prepared.train()
 
+    def _check_weights(self) -> None:
+        """FloatingPointError unless all weights are finite: what is saved already is not replaced by others.
+
+        The loss and the gradient of a step are checked before it, so this catches what the last step made of them.
+        """
+        with together(self.accelerator, "checking the weights"):
+            for name, weight in self.model.named_parameters():
+                if not torch.isfinite(weight).all():
+                    raise FloatingPointError(
+                        f"after step {self.done.step} {name} is not finite, so the weights are not saved; lower lr, "
+                        "head_lr or weight_decay"
+                    )
+
     def _save_model(self) -> None:
+        self._check_weights()
         with together(self.accelerator, "saving the model"):
             if self.accelerator.is_main_process:
                 self.model.save_pretrained(self.output / "model")

@@ -141,6 +141,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown encoder": (encoder(model_type="nope"), rf"{CONFIG}: encoder_config: wanted .* got model_type 'nope' and"),
     "impossible encoder": (encoder(num_attention_heads=5), rf"{CONFIG}: encoder_config: wanted .* must be a multiple"),
     "width": (fields(max_width="12"), rf"{CONFIG}: max_width: wanted a positive integer, got '12'"),
+    "huge width": (fields(max_width=10**30), rf"{CONFIG}: max_width: expected an integer from 1 to 2147483647, got 10"),
+    "huge head": (fields(hidden_size=10**12), rf"{CONFIG}: hidden_size: expected an integer from 1 to 65536, got 1000"),
+    "fewer layers than none": (fields(num_rnn_layers=-1), rf"{CONFIG}: num_rnn_layers: expected .* at least 0, got -1"),
+    "a token's id for its text": (fields(ent_token=5), rf"{CONFIG}: ent_token: expected a token as text, got 5"),
     "dropout": (fields(dropout="0.4"), rf"{CONFIG}: dropout: wanted 0 <= dropout < 1, got '0.4'"),
     "vocabulary of the config too small": (
         fields(vocab_size=200),

@@ -1,6 +1,7 @@
 """Short waits where other processes share the cores: the rule, and the further team that brings them about."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -113,3 +114,36 @@ def test_a_forked_child_starts_with_long_waits(long_waits):
         os._exit(int(extension.short_waits()) + 2 * int(not extension.set_short_waits(True, 1)))
     assert os.waitpid(child, 0)[1] == 0
     assert extension.short_waits()
+
+
+def test_where_no_more_threads_can_be_started_waits_stay_long():
+    """libgomp ends a process that asks it for a team and may not start a thread."""
+    code = """
+import os, resource
+from glimodern import _C
+pages = int(open("/proc/self/statm").read().split()[0])
+most = pages * os.sysconf("SC_PAGE_SIZE") + (4 << 20)  # no room for a thread's stack
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+print(_C.set_short_waits(True, 2), _C.short_waits())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("False False\n", 0), done.stderr
+
+
+def test_texts_of_very_unequal_lengths_are_not_taken_one_a_thread(long_waits, packed_model):
+    """The same bits, whichever way the chain chooses for a long text beside short ones, and for texts of no tokens."""
+    encoder, generator = packed_model.encoder, torch.Generator().manual_seed(0)
+    before = torch.get_num_threads()
+    try:
+        for lengths in ([100, 1, 1], [0, 90, 0, 0, 3], [0, 0, 30, 30, 0, 30, 30, 0]):
+            cu = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+            ids = torch.randint(5, 100, (int(cu[-1]),), generator=generator)
+            found = []
+            for threads, short in ((1, False), (2, True), (6, True)):
+                torch.set_num_threads(threads)
+                extension.set_short_waits(short, threads)
+                with torch.inference_mode():
+                    found.append(encoder(ids, cu, max(lengths)))
+            assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    finally:
+        torch.set_num_threads(before)

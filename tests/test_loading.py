@@ -366,3 +366,16 @@ def test_options_of_a_fresh_head(tmp_path):
         GLiModern.from_encoder(tmp_path, map_location="cpu")
     with pytest.raises(ValueError, match="max_types: wanted a positive integer, got 0"):
         GLiModern.from_encoder_config(tiny.encoder.config, tiny.tokenizer, max_types=0)
+
+
+@pytest.mark.parametrize("name", ["trainable", "cuda_graphs", "local_files_only"])
+def test_flags_are_true_or_false(name, tmp_path):
+    make_tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=f"{name}: expected True or False, got str 'no'"):
+        GLiModern.from_pretrained(tmp_path, **{name: "no"})
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "max_len"])
+def test_zero_is_not_the_default(name):
+    with pytest.raises(ValueError, match=f"{name}: wanted a positive integer, got 0"):
+        make_tiny_model(**{name: 0})

@@ -17,7 +17,7 @@ from glimodern import GLiModern
 from glimodern import setup as starting
 from glimodern import train as train_module
 from glimodern.batches import TrainingBatches
-from glimodern.config import parse_train_config
+from glimodern.config import OptimConfig, parse_train_config
 from glimodern.data import Dataset, Example, load_dataset, with_asked_types
 from glimodern.data.holdout import hold_out_types
 from glimodern.evaluate import evaluate
@@ -198,6 +198,51 @@ def test_non_finite_gradient_stops_before_the_weights_change(setup, tmp_path, mo
         train(parse_train_config(arguments(setup, tmp_path / "run")))
 
 
+@pytest.mark.parametrize("more", [("--lr", "1e300"), ("--weight-decay", "1e300")])
+def test_weights_that_a_step_made_infinite_are_not_saved(setup, tmp_path, more):
+    """The last step's too, whose weights no loss is computed with; what an earlier run saved stays."""
+    usual = [*without_dev(arguments(setup, tmp_path / "run")), "--checkpoint-steps", "0"]
+    train(parse_train_config([*usual, "--max-steps", "1"]))
+    before = (tmp_path / "run" / "model" / SAFE).read_bytes()
+    with pytest.raises(FloatingPointError, match=r"after step 1 \S+ is not finite, so the weights are not saved"):
+        train(parse_train_config([*usual, "--max-steps", "1", "--overwrite", *more]))
+    assert (tmp_path / "run" / "model" / SAFE).read_bytes() == before
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (SAFE, b"x", "cannot be read"),
+        ("trainer.json", b"{", "cannot be read"),
+        ("trainer.json", b"{}", "expected the settings of a run, got none"),
+        ("optimizer.bin", b"", "cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_an_error_of_one_line(setup, tmp_path, name, content, message):
+    usual = [*arguments(setup, tmp_path / "run"), "--max-steps", "1"]
+    train(parse_train_config(usual))
+    (tmp_path / "run" / "checkpoints" / "step-1" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^--resume: .*step-1: .*{message}"):
+        train(parse_train_config([*usual, "--resume"]))
+
+
+def test_a_log_that_a_crash_damaged_does_not_keep_a_run_from_going_on(setup, tmp_path, caplog):
+    """A power failure may leave zeros where lines were."""
+    usual = arguments(setup, tmp_path / "run")
+    train(parse_train_config([*usual, "--max-steps", "2"]))
+    file = tmp_path / "run" / "metrics.jsonl"
+    file.write_bytes(file.read_bytes() + b"\xff\n[1]\n{}\n\0\0\n\0\0")
+    train(parse_train_config([*usual, "--max-steps", "3", "--resume"]))
+    assert sorted(losses(tmp_path / "run")) == [1, 2, 3]
+    assert "left out 5 damaged lines" in caplog.text
+
+
+def test_numbers_too_large_for_a_float():
+    with pytest.raises(ValueError, match="lr: expected a number > 0, got 1000"):
+        OptimConfig(lr=10**400)
+
+
 def test_settings_that_contradict_the_checkpoint(setup, tmp_path):
     with pytest.raises(ValueError, match="max_width: the checkpoint of init_from has 6, got 9"):
         train(parse_train_config(arguments(setup, tmp_path / "run", "--max-width", "9")))
@@ -279,7 +324,7 @@ def test_what_fails_or_stops_on_one_rank_does_on_all(setup, tmp_path):
     """Neither rank waits for the other: each writes down what it was told."""
     script = (
         "import json, sys, glimodern.train as t\n"
-        "from glimodern.config import parse_train_config\n"
+        "from glimodern.config import OptimConfig, parse_train_config\n"
         "from glimodern.interrupts import Stopped\n"
         "from glimodern.ranks import together\n"
         "rank, told = t.Accelerator().process_index, []\n"
@@ -664,6 +709,9 @@ def test_batches_cover_an_epoch_once_and_skip_exactly(setup, tiny_model):
         (["--train-data"], "train_data: expected at least one data set beside"),
         (["--resume", "--overwrite"], "resume, overwrite"),
         (["--warmup", "1.5"], "warmup"),
+        (["--hidden-size", "1000000"], "hidden_size: expected a whole number >= 1 and <= 65536"),
+        (["--max-width", "9" * 30], "max_width: expected a whole number <= 2147483647"),
+        (["--accumulation", "9" * 30], "accumulation: expected a whole number <= 2147483647"),
     ],
 )
 def test_bad_settings(setup, capsys, more, message):

@@ -118,7 +118,12 @@ int64_t Chain::workspace_bytes(int64_t rows) const {
 }
 
 void Chain::run(const ChainCall& call) const {
-  if (call.threads > 1 && call.texts > 1 && short_waits()) {
+  int64_t longest = 0;
+  for (int64_t n = 0; n < call.texts; ++n) {
+    longest = std::max<int64_t>(longest, call.cu_seqlens[n + 1] - call.cu_seqlens[n]);
+  }
+  // A text is one thread's: where it has more than twice a fair share of the rows, the others would wait for it.
+  if (call.threads > 1 && call.texts > 1 && longest * call.threads <= 2 * call.rows && short_waits()) {
     run_by_texts(call);
   } else {
     run_rows(call);
@@ -158,9 +163,10 @@ void Chain::run_by_texts(const ChainCall& call) const {
   const int64_t out_bytes = widths_[static_cast<size_t>(last_)] * itemsize(dtype_);
   const auto floats = [](int64_t bytes) { return whole_lines(static_cast<size_t>(bytes) / sizeof(float) + 1); };
   const size_t workspace = floats(workspace_bytes(most)), output = keeps ? floats(most * out_bytes) : 0;
-  const Scratch scratch = make_scratch((workspace + output) * static_cast<size_t>(call.threads));
+  const int threads = static_cast<int>(std::min<size_t>(static_cast<size_t>(call.threads), parts.size()));
+  const Scratch scratch = make_scratch((workspace + output) * static_cast<size_t>(threads));
   std::exception_ptr error;
-#pragma omp parallel for schedule(dynamic) num_threads(call.threads)
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (size_t n = 0; n < parts.size(); ++n) {
     const Part& part = parts[n];
     const int64_t first = call.cu_seqlens[part.first_text];

@@ -58,7 +58,7 @@ def stem_and_suffix(path: Path) -> tuple[str, str]:
 def open_input(source: str | os.PathLike[str] | None) -> BinaryIO:
     """A binary stream of a file or a pipe; None or "-": standard input. OSError if it cannot be opened."""
     if source is not None and os.fspath(source) != "-":
-        return open(Path(source).expanduser(), "rb", buffering=0)
+        return open(Path(os.path.expanduser(source)), "rb", buffering=0)
     if sys.stdin is None:
         raise OSError("standard input is closed")
     return sys.stdin.buffer

@@ -56,7 +56,7 @@ def load_dataset(
     if not name:
         raise ValueError("source: expected a path or a hub name, got an empty string")
     options = ReadOptions(format, skip_bad_rows, None, label_names)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if _is_file(path):
         stem = stem_and_suffix(path)[0]
         own_split = _SPLITS.get(stem.lower())
@@ -76,7 +76,7 @@ def load_dataset(
 
 def load_split(source: str, split: str | None, *, skip_bad_rows: bool = False) -> Dataset:
     """load_dataset, where a file is taken as it is, whatever split it is named after."""
-    is_file = _is_file(Path(source).expanduser())
+    is_file = _is_file(Path(os.path.expanduser(source)))
     return load_dataset(source, split=None if is_file else split, skip_bad_rows=skip_bad_rows)
 
 
