@@ -51,7 +51,14 @@ _T5: dict[str, Any] = dict(d_model=160, d_ff=320, d_kv=32, num_layers=4, num_hea
 DEMO_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "demo": (
         "modernbert",
-        dict(_BERT, layer_types=_LAYERS, local_attention=8, rope_parameters=_ROPE, max_position_embeddings=1024),
+        dict(
+            _BERT,
+            num_attention_heads=10,
+            layer_types=_LAYERS,
+            local_attention=8,
+            rope_parameters=_ROPE,
+            max_position_embeddings=1024,
+        ),
     ),
     "demo-bert": ("bert", _BERT),
     "demo-roberta": ("roberta", _BERT),
