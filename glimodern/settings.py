@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from numbers import Integral, Real
@@ -52,6 +53,14 @@ SHARE = Range(0, 1, open_most=True)
 
 class SettingError(ValueError):
     """A setting that holds what it may not; the message names it."""
+
+
+def refuse_repeated(given: Sequence[str], flags: Iterable[str], values: str = "A B") -> None:
+    """SettingError for a flag with a list of values that is given twice, of which a parser would keep the last."""
+    counts = Counter(argument.split("=", 1)[0].replace("_", "-") for argument in given if argument.startswith("--"))
+    for flag in sorted(flags):
+        if counts[flag] > 1:
+            raise SettingError(f"{flag}: expected one flag with all its values ({flag} {values}), got several flags")
 
 
 def check_settings(settings: Any) -> None:
