@@ -28,7 +28,7 @@ from glimodern.display import cell, console, printable
 from glimodern.files import write_json
 from glimodern.interrupts import Interrupts, Stopped
 from glimodern.outputs import check_not_read, check_output_file, check_output_folder
-from glimodern.settings import AT_LEAST_ONE, POSITIVE, SettingError, check_settings
+from glimodern.settings import AT_LEAST_ONE, POSITIVE, SettingError, check_settings, refuse_repeated
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -307,9 +307,11 @@ def compare(config: CompareConfig) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    given = sys.argv[1:] if arguments is None else arguments
+    refuse_repeated(given, ["--encoders"], "A,B")
     config = tyro.cli(
         Annotated[CompareConfig, tyro.conf.OmitArgPrefixes],
-        args=with_yaml(sys.argv[1:] if arguments is None else arguments),
+        args=with_yaml(given),
         prog="python -m glimodern.compare",
         description="Train several encoders under one budget and compare them.",
         config=(tyro.conf.OmitArgPrefixes,),

@@ -28,6 +28,7 @@ from glimodern.settings import (
     default_of,
     field_hints,
     plain_types,
+    refuse_repeated,
 )
 
 TrainingDtype = Literal["auto", "fp32", "bf16", "fp16"]
@@ -279,10 +280,7 @@ def with_yaml(given: Sequence[str]) -> list[str]:
     SettingError for a list setting that is given by two flags, of which a parser would keep the last.
     """
     lists = {"--" + name.replace("_", "-") for name in _list_settings()}
-    counts = Counter(argument.split("=", 1)[0].replace("_", "-") for argument in given if argument.startswith("--"))
-    twice = [flag for flag in sorted(lists - {"--config"}) if counts[flag] > 1]
-    if twice:
-        raise SettingError(f"{twice[0]}: expected one flag with all its values ({twice[0]} A B), got several flags")
+    refuse_repeated(given, lists - {"--config"})
     merged: list[str] = []
     rest: list[str] = []
     files: list[str] = []

@@ -5,6 +5,7 @@ max_width, or cut off) stay in the gold and count as missed.
 """
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -18,7 +19,7 @@ from glimodern.metrics import Entity, Scores, score
 from glimodern.model import GLiModern
 from glimodern.outputs import check_output_file, checkpoint_files, write_report
 from glimodern.prompt import PromptPacker
-from glimodern.settings import AT_LEAST_ONE, PROBABILITY, check_settings
+from glimodern.settings import AT_LEAST_ONE, PROBABILITY, check_settings, refuse_repeated
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +112,10 @@ def first_sentences(dataset: Dataset, count: int) -> Dataset:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    given = sys.argv[1:] if arguments is None else arguments
+    refuse_repeated(given, ["--data"])
     config = tyro.cli(
-        Annotated[EvaluateConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.evaluate"
+        Annotated[EvaluateConfig, tyro.conf.OmitArgPrefixes], args=given, prog="python -m glimodern.evaluate"
     )
     if not config.data:
         raise ValueError("--data: expected at least one file, folder or hub data set, got none")

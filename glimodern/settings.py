@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import sys
 import types
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from numbers import Integral, Real
@@ -55,6 +56,14 @@ MOST_COUNTED = 2**31 - 1  # what libraries that are given a whole number take fo
 
 class SettingError(ValueError):
     """A setting that holds what it may not; the message names it."""
+
+
+def refuse_repeated(given: Sequence[str], flags: Iterable[str], values: str = "A B") -> None:
+    """SettingError for a flag with a list of values that is given twice, of which a parser would keep the last."""
+    counts = Counter(argument.split("=", 1)[0].replace("_", "-") for argument in given if argument.startswith("--"))
+    for flag in sorted(flags):
+        if counts[flag] > 1:
+            raise SettingError(f"{flag}: expected one flag with all its values ({flag} {values}), got several flags")
 
 
 def check_settings(settings: Any) -> None:

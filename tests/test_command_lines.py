@@ -113,7 +113,7 @@ def test_evaluate_makes_the_folder_of_its_scores(folder, tmp_path, capsys):
         (["--json", "{folder}/gold.jsonl/s.json"], "--json: .* is no folder"),
         (["--json", "{folder}/gold.jsonl"], "--json: .* is read by the same command"),
         (["--json", "{folder}/model/model.safetensors"], "--json: .* is read by the same command"),
-        (["--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["nowhere.jsonl"], "nowhere.jsonl: no such file"),
     ],
 )
 def test_evaluate_checks_before_it_computes(folder, monkeypatch, more, message):
@@ -172,6 +172,15 @@ def test_no_gold_is_said(folder, tmp_path, caplog):
     (tmp_path / "none.jsonl").write_text(json.dumps({"tokenized_text": ["a"], "ner": [], "ner_labels": ["x"]}) + "\n")
     evaluate.main([str(folder / "model"), "--data", str(tmp_path / "none.jsonl")])
     assert "none has no gold entity, so F1 is 0" in caplog.text
+
+
+def test_a_list_in_two_flags_is_refused(capsys):
+    from glimodern import compare
+
+    with pytest.raises(ValueError, match=r"^--data: expected one flag with all its values \(--data A B\), got several"):
+        evaluate.main(["model", "--data", "a.jsonl", "--data=b.jsonl"])
+    with pytest.raises(ValueError, match=r"^--encoders: expected one flag with all its values \(--encoders A,B\)"):
+        compare.main(["--encoders", "a", "--encoders", "b"])
 
 
 def test_evaluate_wants_data(folder):

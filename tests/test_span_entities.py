@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glimodern import ops, reference
 from glimodern.ops import PackedWeight, _cost
-from glimodern.ops._span_entities import logit_bounds
+from glimodern.ops._span_entities import logit_bounds, scores_of
 
 PLAIN = SPAN_CASES[0]
 
@@ -358,3 +358,15 @@ def test_the_choice_turns_near_four_thirds_of_the_width(width):
     assert width / 2 < turn < 2 * width
     assert not _cost.vectors_are_cheaper(74 * 9, 74, 12, 4 * width, width)
     assert not _cost.vectors_are_cheaper(0, 0, 12, 4 * width, width)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_score_does_not_depend_on_the_number_of_candidates(dtype):
+    logits = 3 * torch.randn(2048, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    whole = scores_of(logits)
+    assert torch.equal(whole, torch.sigmoid(logits))  # whole vectors
+    for count in (1, 5, 33, 100):
+        assert all(
+            torch.equal(scores_of(part), want)
+            for part, want in zip(logits.split(count), whole.split(count), strict=True)
+        )

@@ -31,7 +31,7 @@ from torch import Tensor
 from glimodern.ops import dispatch
 from glimodern.ops._linear_packed import PackedWeight, linear_packed
 from glimodern.ops._span import text_bounds
-from glimodern.ops._span_entities import SpanEntities, check_threshold, span_entities, type_bounds
+from glimodern.ops._span_entities import SpanEntities, check_threshold, scores_of, span_entities, type_bounds
 from glimodern.ops._span_scores import span_scores
 from glimodern.ops._span_vectors import span_vectors
 from glimodern.ops.dispatch import BF16, FP32, FP64, needs_grad
@@ -202,5 +202,5 @@ def head_entities(
             passed = ~(part <= bounds[first_types[text] : first_types[text + 1]])  # above, or NaN
             row, kind = passed.nonzero().unbind(1)
             word, width = spans[row].unbind(1)
-            found.append((word, width, kind + first_types[text], torch.sigmoid(part[row, kind])))
+            found.append((word, width, kind + first_types[text], scores_of(part[row, kind])))
     return SpanEntities(*(torch.cat(column) for column in zip(*found, strict=True)))

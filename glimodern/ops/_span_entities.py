@@ -11,6 +11,8 @@ from glimodern.ops import dispatch
 from glimodern.ops._span import CppInputs, check_span_inputs, text_bounds, widen
 from glimodern.ops.dispatch import backend, direct, promote, triton_kernels, wide_dtype
 
+_VECTOR = 64  # elements: at least the step of PyTorch's vectorised loops, and a multiple of it
+
 
 class SpanEntities(NamedTuple):
     """Candidates of a batch, [count] each, on one device, ordered by (text, word, width, type)."""
@@ -23,6 +25,17 @@ class SpanEntities(NamedTuple):
     """int64: the entity type, counted in the batch."""
     score: Tensor
     """fp32 (fp64 of fp64 inputs): the probability."""
+
+
+def scores_of(logits: Tensor) -> Tensor:
+    """sigmoid of logits [n], the same bits for a logit wherever it stands.
+
+    PyTorch's CPU kernel computes a vector's last elements by another exp than the others, an ulp away, so a score would
+    depend on how many candidates a batch has. Padded to whole vectors, all are computed alike.
+    """
+    if logits.device.type != "cpu":
+        return torch.sigmoid(logits)
+    return torch.sigmoid(torch.nn.functional.pad(logits, (0, -len(logits) % _VECTOR)))[: len(logits)]
 
 
 def check_threshold(
@@ -120,7 +133,7 @@ def _entities_impl(
             limits = u.new_full((len(u),), threshold, dtype=torch.float32) if thresholds is None else thresholds
             wide = widen(a, b, u, c)
             word, width, kind, logit = reference.span_entities(*wide, cu_words, cu_types, max_width, limits)
-    return word, width, kind, torch.sigmoid(logit.to(wide_dtype(a)))
+    return word, width, kind, scores_of(logit.to(wide_dtype(a)))
 
 
 @torch.library.custom_op("glimodern::span_entities", mutates_args=())
