@@ -2,8 +2,8 @@
 
 import ast
 import importlib
-import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -43,7 +43,10 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "|" in words:
         (echo, text), words = words[: words.index("|")], words[words.index("|") + 1 :]
         assert echo == "echo"
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text + "\n"))
+        reading, writing = os.pipe()
+        os.write(writing, text.encode() + b"\n")
+        os.close(writing)
+        monkeypatch.setattr(sys, "stdin", os.fdopen(reading))
     assert words[:2] == [".venv/bin/python", "-m"]
     importlib.import_module(words[2]).main(words[3:])
 
