@@ -4,16 +4,15 @@ A YAML file given by `--config` holds the same names as the flags (with `-` or `
 whose default is None was not given; `glimodern.setup` says what it then is.
 """
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from glimodern.files import user_path
 from glimodern.settings import (
     AT_LEAST_ONE,
     NOT_NEGATIVE,
@@ -220,7 +219,7 @@ def yaml_arguments(path: str) -> list[str]:
     """The settings of a YAML file, types checked, as command-line arguments. SettingError names file and setting."""
     import yaml
 
-    file = Path(os.path.expanduser(path))
+    file = user_path(path, "--config")
     if not file.is_file():
         raise FileNotFoundError(f"--config {path}: no such file")
     try:

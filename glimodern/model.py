@@ -15,6 +15,7 @@ from typing_extensions import Never, Unpack
 from glimodern.ambient import as_in_a_new_process, building, predicts
 from glimodern.bi_encoder import LabelEncoder, fresh_labels, stored_labels
 from glimodern.checkpoint import Checkpoint, ModelConfig, read_checkpoint, to_public, write_checkpoint
+from glimodern.display import console
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.files import expand_user
 from glimodern.gliner_api import GlinerApi
@@ -407,8 +408,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         stream = self._find(requests, search, batch_tokens, label_vectors)
         results = (with_offsets(request, result) for request, result in stream)
         if progress or (progress is None and (requests.total or 0) > 1000 and sys.stderr.isatty()):
-            from rich.console import Console
             from rich.progress import track
 
-            results = track(results, "predicting", requests.total, console=Console(stderr=True))  # type: ignore[assignment]
+            results = track(results, "predicting", requests.total, console=console(stderr=True))  # type: ignore[assignment]
         return results if requests.total is None else list(results)

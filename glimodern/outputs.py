@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from glimodern.files import atomic_file
+from glimodern.files import atomic_file, user_path
 
 _OF_A_CHECKPOINT = ("*config.json", "tokenizer*", "special_tokens_map.json", "*.safetensors*", "*.bin*", "vocab*")
 
@@ -18,11 +18,11 @@ def check_output_file(argument: str, file: str | os.PathLike[str], reads: Iterab
 
     reads: files and folders, by name or path; what is no path on this machine (a hub name) is passed over.
     """
-    path = Path(os.path.expanduser(file))
+    path = user_path(file, argument)
     if path.is_dir():
         raise ValueError(f"{argument}: expected a file to write, got the folder {path}; name a file in it")
     for read in reads:
-        if _is_inside(path, Path(os.path.expanduser(read))) and path.exists():
+        if _is_inside(path, user_path(read)) and path.exists():
             raise ValueError(
                 f"{argument}: {path} is read by the same command, which would replace it; name another file"
             )
@@ -35,13 +35,13 @@ def check_output_file(argument: str, file: str | os.PathLike[str], reads: Iterab
 
 def checkpoint_files(model: str) -> list[str]:
     """The files of a checkpoint's folder that are read, not what else lies in it; none of a hub name."""
-    folder = Path(os.path.expanduser(model))
+    folder = user_path(model, "model")
     return [str(file) for pattern in _OF_A_CHECKPOINT for file in folder.glob(pattern)] if folder.is_dir() else []
 
 
 def check_output_folder(argument: str, folder: str | os.PathLike[str]) -> Path:
     """The path of a folder to write into, which need not exist yet and is not made. ValueError where it cannot be."""
-    path = Path(os.path.expanduser(folder))
+    path = user_path(folder, argument)
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
@@ -68,7 +68,7 @@ def check_not_read(argument: str, writes: Iterable[Path], reads: Mapping[str, It
     """
     for setting, names in reads.items():
         for name in names:
-            source = Path(os.path.expanduser(name))
+            source = user_path(name, setting)
             for target in writes:
                 if _is_inside(source, target):
                     raise ValueError(

@@ -13,6 +13,7 @@ from glimodern.config import DataConfig, EncoderConfig, OptimConfig, TrainConfig
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.data.holdout import hold_out_types
 from glimodern.demo import DEMO_ENCODERS, encoder_config, train_tokenizer
+from glimodern.files import user_path
 from glimodern.loading import resolve_dtype
 from glimodern.model import GLiModern, HeadOptions
 from glimodern.outputs import check_not_read, check_output_folder
@@ -36,7 +37,7 @@ def check_paths(config: TrainConfig) -> Path:
     check_not_read("output_dir", run_files(output), {**reads, "config": config.run.config})
     for setting, names in sources.items():
         for name in names:
-            folder = Path(os.path.expanduser(name))
+            folder = user_path(name, setting)
             if folder.is_dir() and folder.resolve() in (output.resolve(), output.resolve().parent):
                 raise ValueError(
                     f"output_dir: {output} lies in {name}, whose files {setting} reads as data, so what the run writes "

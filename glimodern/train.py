@@ -317,12 +317,14 @@ class Trainer:
                 report["evaluation"][name] = tables[name].to_dict()
                 del report["failed"][name]
             self._write(report)
-        if not self.config.data.train_data and accelerator.is_main_process:
+        if not self.config.data.train_data:
             from glimodern.data.demo.tour import take_tour, tour_table
 
-            report["tour"] = take_tour(best, run.threshold)
-            self.console.print(tour_table(report["tour"]))
-        self._write(report)
+            with together(accelerator, "taking the tour"):
+                if accelerator.is_main_process:
+                    report["tour"] = take_tour(best, run.threshold)
+                    self.console.print(tour_table(report["tour"]))
+            self._write(report)
         for name, scores in tables.items():
             self.console.print(scores.table(f"{name}: {len(named[name])} sentences"))
         self.console.print(f"model: {self.output / 'model'}   report: {self.output / 'report.json'}")

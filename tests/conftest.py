@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,15 @@ def make_tiny_model(**head: object):  # type: ignore[no-untyped-def]
     tokenizer.model_max_length = 128
     torch.manual_seed(0)
     return GLiModern.from_encoder_config(config, tokenizer, **head).eval()
+
+
+def quietly_int8(folder: Path):  # type: ignore[no-untyped-def]
+    """A checkpoint of random weights in int8, without the warning that it finds other entities."""
+    from glimodern.model import GLiModern
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return GLiModern.from_pretrained(folder, dtype="int8")
 
 
 @pytest.fixture(scope="session")

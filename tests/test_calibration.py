@@ -10,7 +10,7 @@ from glimodern import GLiModern, ops
 from glimodern.encoder.packed_linear import PackedLinear, input_sizes, measured_inputs, watch_inputs
 from glimodern.head import SPAN_MODES, SpanHead
 from tests.bi_encoder_rows import encoder_config, save_encoder
-from tests.conftest import WORDS
+from tests.conftest import WORDS, quietly_int8
 
 LABELS = ["person", "place", "machine"]
 
@@ -31,12 +31,6 @@ def model_of(kind, folder, **head):
     return model
 
 
-def in_int8(folder):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # random weights agree with nothing
-        return GLiModern.from_pretrained(folder, dtype="int8")
-
-
 def assert_calibrated(model, least):
     layers = {n: x.packed for n, x in model.named_modules() if isinstance(x, PackedLinear) and x.packed.dtype == "int8"}
     assert len(layers) >= least
@@ -48,20 +42,20 @@ def assert_calibrated(model, least):
 def test_every_layer_of_every_head(span_mode, hidden_size, tmp_path):
     model_of("modernbert", tmp_path / "model", hidden_size=hidden_size, span_mode=span_mode)
     heads = {"markerV0": 8, "marker": 6, "ffn": 4}[span_mode]
-    assert_calibrated(in_int8(tmp_path / "model"), 8 + heads + (hidden_size != 64))
+    assert_calibrated(quietly_int8(tmp_path / "model"), 8 + heads + (hidden_size != 64))
 
 
 @pytest.mark.parametrize("kind", ["bert", "deberta-v2", "deberta", "t5", "mpnet", "distilbert", "nomic_bert"])
 def test_every_layer_of_every_encoder(kind, tmp_path):
     model_of(kind, tmp_path / "model")
-    assert_calibrated(in_int8(tmp_path / "model"), 16)
+    assert_calibrated(quietly_int8(tmp_path / "model"), 16)
 
 
 @pytest.mark.parametrize("width", [64, 96], ids=["", "projected"])
 def test_both_encoders_of_a_bi_encoder(width, tmp_path):
     save_encoder(tmp_path / "labels", "bert", width, 330)
     model_of("modernbert", tmp_path / "model", hidden_size=64, labels_encoder=str(tmp_path / "labels"))
-    model = in_int8(tmp_path / "model")
+    model = quietly_int8(tmp_path / "model")
     assert_calibrated(model.encoder, 8)
     assert_calibrated(model.labels, 12 + (width != 64))
     assert_calibrated(model.head, 8)
@@ -72,7 +66,7 @@ def test_labels_asked_before_packing_are_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("glimodern.loading.native_bf16", lambda device: False)
     save_encoder(tmp_path / "labels", "bert", 64, 330)
     model_of("modernbert", tmp_path / "model", hidden_size=64, labels_encoder=str(tmp_path / "labels"))
-    model = in_int8(tmp_path / "model")
+    model = quietly_int8(tmp_path / "model")
     asked = ["person", "organization"]  # of the check
     found = model.predict(" ".join(WORDS), asked, 0.0, flat=False, multi_label=True)
     vectors = model.encode_labels(asked)

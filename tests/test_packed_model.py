@@ -12,7 +12,7 @@ from glimodern.encoder.packed_linear import PackedLinear
 from glimodern.eval_mode import in_eval_mode
 from glimodern.precision import CANARY_LABELS, CANARY_TEXTS, Answers, compare_answers
 from tests.backends import extension, skip_unless_runs
-from tests.conftest import WORDS, make_tiny_model
+from tests.conftest import WORDS, make_tiny_model, quietly_int8
 
 LABELS = ["person", "place"]
 TEXT = " ".join(WORDS)
@@ -28,7 +28,9 @@ def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("packed") / request.param
     if request.param == "bert":
         minilm = request.getfixturevalue("minilm")
-        torch.manual_seed(0)
+        # Of 12 seeds the error of bf16 is 2 % at the median and 9 to 11 % at most, alike on every instruction set: some
+        # random heads give small differences of large sums. This one is at the median.
+        torch.manual_seed(5)
         GLiModern.from_encoder(minilm, hidden_size=128).save_pretrained(path)
     else:
         model = make_tiny_model(hidden_size=96, span_mode=request.param)
@@ -36,12 +38,6 @@ def folder(request, tmp_path_factory):
             warnings.simplefilter("ignore")  # ffn: the public package does not know it
             model.save_pretrained(path)
     return path
-
-
-def quietly_int8(folder):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # random weights agree with nothing
-        return GLiModern.from_pretrained(folder, dtype="int8")
 
 
 def scores(model):
@@ -120,8 +116,7 @@ def test_bf16_is_packed_near_and_saved_in_bf16(folder, tmp_path):
         inside = torch.isfinite(wanted)
         assert got.dtype == torch.float32 and len(got[inside].unique()) == int(inside.sum())
         error = (wanted - got)[inside].float()
-        # random weights: small differences of large sums, so a few roundings show (4 to 6 % by instruction set)
-        assert 0 < error.square().mean().sqrt() < 0.1 * wanted[inside].square().mean().sqrt()
+        assert 0 < error.square().mean().sqrt() < 0.05 * wanted[inside].square().mean().sqrt()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bf16.save_pretrained(tmp_path / "bf16")
