@@ -44,7 +44,7 @@ class TrainingBatches:
             return None
         empty = len(packer.prompt([]).ids)
         (bare,) = packer.tokenize([[]])
-        room = packer.max_tokens - packer.length(bare, [])
+        room = packer.max_tokens - packer.length(bare, []) - 1  # a text keeps its first token
         sizes = {label: len(packer.prompt([label]).ids) - empty for label in self.dataset.types}
         if sum(sorted(sizes.values())[-most:]) <= room:
             return None

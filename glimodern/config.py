@@ -36,6 +36,7 @@ _BALANCE = Range(
     0, 1, open_least=True, open_most=True,
     remedy="1 would silence every negative, 0 every positive; for a plain factor use focal_scale",
 )  # fmt: skip
+_RATE = Range(0, 1, open_least=True, remedy="AdamW changes each weight by up to the rate at every step")
 _SEED = Range(0, 2**32 - 1)  # the trainer multiplies it into PyTorch's 64 bits
 
 
@@ -109,9 +110,9 @@ class EncoderConfig:
 class OptimConfig:
     """Loss, optimizer and schedule."""
 
-    lr: Annotated[float, POSITIVE] = 1e-5
+    lr: Annotated[float, _RATE] = 1e-5
     """Peak learning rate of the encoder."""
-    head_lr: Annotated[float, POSITIVE] = 5e-5
+    head_lr: Annotated[float, _RATE] = 5e-5
     """Peak learning rate of everything else."""
     weight_decay: Annotated[float, NOT_NEGATIVE] = 0.01
     """AdamW's decay, not on biases and norms."""
@@ -130,6 +131,12 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        rate = max(self.lr, self.head_lr)
+        if self.weight_decay * rate > 1:
+            raise SettingError(
+                f"weight_decay: expected at most 1 / the peak learning rate ({1 / rate:g}), got {self.weight_decay!r}; "
+                "AdamW multiplies the weights by 1 - rate x decay at every step"
+            )
 
 
 @dataclass(frozen=True)

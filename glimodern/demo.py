@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+# A label counts as often as a common word, so that it becomes few tokens: a prompt repeats it in every sentence.
+_LABEL_COUNT = 30
 
 
 def train_tokenizer(texts: Iterable[Sequence[str]], labels: Iterable[str], vocab_size: int = 5000) -> Any:
@@ -20,7 +22,8 @@ def train_tokenizer(texts: Iterable[Sequence[str]], labels: Iterable[str], vocab
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((" ".join(words) for words in [*texts, *([label] for label in labels)]), trainer)
+    label_texts = [[label] for label in labels] * _LABEL_COUNT
+    tokenizer.train_from_iterator((" ".join(words) for words in [*texts, *label_texts]), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     )

@@ -1,6 +1,7 @@
 """Checkpoints of a run: written whole or not at all, found again after a crash."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 STATE_FILE = "trainer.json"
 PER_LAUNCH = ("resume", "overwrite", "progress", "output_dir", "config", "checkpoint_steps", "max_steps", "epochs")
 """Settings that may differ when a run is resumed. max_steps and epochs extend it."""
+_PATHS = ("train_data", "dev_data", "eval_data", "init_from", "encoder", "labels_encoder")
 
 _LEFTOVER = re.compile(r"\.(model|step-\d+)\.(old\.)?\w{8}")  # what atomic_folder leaves of these names after a crash
 
@@ -72,13 +74,21 @@ def load_progress(accelerator: "Accelerator", path: Path, settings: dict[str, An
     if not isinstance(stored, dict) or not {"settings", "progress"} <= stored.keys():
         raise ValueError(f"--resume: {path}: {STATE_FILE}: expected the settings of a run, got none; {_WITHOUT}")
     current = json.loads(json.dumps(settings, default=str))
-    changed = sorted(key for key in current if current[key] != stored["settings"].get(key))
+    changed = sorted(key for key in current if _as_path(key, current[key]) != _as_path(key, stored["settings"].get(key)))
     if changed:
         pairs = ", ".join(f"{key}: was {stored['settings'].get(key)!r}, is {current[key]!r}" for key in changed)
         raise ValueError(f"--resume: {path} belongs to a run with other settings ({pairs}); use another --output-dir")
     with _readable(path):
         accelerator.load_state(str(path))
         return Progress(**stored["progress"])
+
+
+def _as_path(key: str, value: Any) -> Any:
+    """The value of a setting; file and folder names as absolute paths, so that "./a" is "a"."""
+    if key not in _PATHS or value is None:
+        return value
+    names = [value] if isinstance(value, str) else value
+    return [os.path.abspath(os.path.expanduser(name)) for name in names]
 
 
 _WITHOUT = "start anew with --overwrite, or go on from the saved model with --init-from"

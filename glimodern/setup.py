@@ -123,6 +123,7 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
     """A model to train: a checkpoint to go on from, a fresh head on a pretrained encoder, or the demo's own.
 
     Settings that are None were not given: a checkpoint keeps its own, and a fresh head has the defaults of HeadOptions.
+    The model's config says how many types this run asks of a sentence (max_types), not what an earlier run asked.
     """
     torch.manual_seed(seed)
     if config.init_from is not None:
@@ -133,6 +134,7 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
                 raise ValueError(f"{name}: the checkpoint of init_from has {has!r}, got {asked!r}; leave it out")
         if config.dropout is not None:
             model.set_dropout(config.dropout)
+        model.config = replace(model.config, max_types=max_types)
         return model
     given = {name: getattr(config, name) for name in (*_OF_THE_CHECKPOINT, "dropout")}
     head: HeadOptions = {"max_types": max_types}

@@ -163,7 +163,7 @@ class Composer:
     def seen_sentence(self) -> Pattern:
         """A template that dev and test have too, as it stands or changed."""
         domain, text = self.seen.draw()
-        if self.rng.random() < 0.4:
+        if self.rng.random() < 0.5:
             return Pattern(domain, text)
         text, unnamed = self._vary(_lowered(text), named=0.15)
         return Pattern(domain, self._frame(text, 0.3), unnamed)
@@ -172,14 +172,14 @@ class Composer:
         """One or two clauses about frequent types."""
         domain, text = self.clauses.draw()
         text, unnamed = self._vary(text, named=0.25)
-        if self.rng.random() < 0.25:
+        if self.rng.random() < 0.15:
             text, unnamed = self._join((text, unnamed), self._vary(self.clauses.draw()[1], named=0.25))
         return Pattern(domain, self._frame(text, 0.35), unnamed)
 
     def rare_sentence(self) -> Pattern:
         """One or two clauses, at least one of them about a rare type."""
         clause = self._rare_clause()
-        if self.rng.random() < 0.2:
+        if self.rng.random() < 0.15:
             rare = self.rng.random() < 0.5
             clause = self._join(clause, self._rare_clause() if rare else self._vary(self.clauses.draw()[1], 0.3))
         text, unnamed = clause

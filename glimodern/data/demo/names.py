@@ -16,6 +16,7 @@ SHARES = (0.62, 0.13, 0.25)
 POOL_LIMIT = 1500
 
 _SLOT = re.compile(r"\{(\w+)\}")
+_POOL_OF_MORE = re.compile(r"\{(word|given|surname)\}")
 
 Pools = dict[str, list[str]]
 Shapes = Sequence[tuple[float, str]]
@@ -73,19 +74,33 @@ def more_names(dealt: dict[str, Pools], rng: random.Random) -> Pools:
     full = [f"{rng.choice(first)} {rng.choice(last)}" for _ in range(3 * POOL_LIMIT)]
     initials = [f"{rng.choice(first)[0]}. {rng.choice(last)}" for _ in range(POOL_LIMIT // 8)]
     real = {f"real_{kind}": fresh(names) for kind, names in training_words.REAL_PLACES.items()}
-    return {"more_full": fresh([*full, *initials]), "more_surname": fresh(training_words.SURNAMES), **real}
+    return {
+        "more_full": fresh([*full, *initials]),
+        "more_surname": fresh(training_words.SURNAMES),
+        "more_given": fresh([*training_words.GIVEN_NAMES, *first]),
+        "more_word": fresh(training_words.BRAND_WORDS),
+        **real,
+    }
 
 
 def train_shapes() -> dict[str, Shapes]:
-    """What training names look like: as those of dev and test, in more shapes, and those of the rare types."""
+    """What training names look like: as those of dev and test, in more shapes, and those of the rare types.
+
+    Names of one word come from `more_names` half of the time: of few words, each would be known by heart.
+    """
     shapes: dict[str, Shapes] = {}
     for label in FREQUENT_TYPES:
         person = kind_of(label) == "person"
         more = training_words.PERSON_SHAPES if person else training_words.MORE_SHAPES.get(label, ())
-        shapes[label] = (*words.SHAPES[label], *more)
+        shapes[label] = _with_more_pools((*words.SHAPES[label], *more))
     for kind, labels in RARE_TYPES.items():
         for label in labels:
-            shapes[label] = tuple(
-                (weight, shape.replace("{type}", label.title())) for weight, shape in training_words.RARE_SHAPES[kind]
+            shapes[label] = _with_more_pools(
+                [(weight, shape.replace("{type}", label.title())) for weight, shape in training_words.RARE_SHAPES[kind]]
             )
     return shapes
+
+
+def _with_more_pools(shapes: Shapes) -> Shapes:
+    halves = [(weight / 2, _POOL_OF_MORE.sub(r"{more_\1}", shape)) for weight, shape in shapes]
+    return [*((weight / 2, shape) for weight, shape in shapes), *halves]

@@ -118,6 +118,62 @@ Rivera Roberts Robinson Rogers Romano Ross Ruiz Russell Ryan Saito Santos Schmid
 Soto Steiner Stewart Stone Strand Suzuki Svensson Tan Taylor Thomas Thompson Torres Tran Tucker Ueda Valdez Vargas
 Volkov Wallace Wang Ward Watson West White Williams Wilson Winter Wong Wood Wright Xu Yang Young Zhang Zhou
 """.split()
+# names of people that are names of places too, or places that could be
+GIVEN_NAMES = """
+Aberdeen Acapulco Alabama Alaska Albany Alberta Alma Alps Antigua Aragon Arcadia Arden Ariel Aspen Atlanta Azores
+Bahama Baltimore Barbados Bavaria Belfast Bermuda Berne Beverly Bolton Bradford Brandon Brisbane Britney Burgundy
+Burma Byron Cadiz Calais Calcutta Cambridge Canberra Candia Capri Cardiff Carina Castile Ceylon Chandler Chelmsford
+Clarence Clyde Colorado Columbia Cordoba Corinth Cornwall Corsica Creston Crete Cuzco Cyprus Dalmatia Damascus Darwin
+Delaware Delhi Delphi Derby Dorset Dover Dresden Dublin Durban Durham Eden Essex Eton Everton Exeter Ferrara Fleming
+Galway Gascony Genoa Gloria Granada Grenada Guernsey Gwent Halifax Hamilton Harlem Havana Hawaii Hebron Heidi Henley
+Hilton Hobart Hudson Idaho Iona Iowa Ithaca Jamaica Jersey Johore Judea Juneau Kansas Kashmir Kelso Kerry Kimberley
+Kirby Lancaster Leeds Leith Leslie Lester Logan Lombardy Louisiana Lucerne Lusaka Luxor Lydia Lyons Macon Madeira
+Majorca Malaga Malibu Malmo Manitoba Mantua Marsala Martinique Melissa Melrose Mercia Miami Milton Minorca Minsk
+Modena Monaco Montana Montserrat Murcia Nairn Nantes Natal Navarra Nelson Newport Niagara Norfolk Normandy Norton
+Nottingham Nubia Oakland Odense Ohio Olympia Omaha Ontario Oregon Oxford Padua Palermo Palma Panama Parma Patras Perth
+Perugia Petersburg Pisa Plymouth Portia Potsdam Preston Provence Quebec Ravenna Reno Rhoda Richmond Riga Rochester
+Romney Rutland Salisbury Samoa Sardinia Savoy Seattle Seville Sharjah Sheffield Shelby Sicily Sienna Skye Smyrna Sofia
+Somerset Sparta Stafford Sterling Stirling Sudan Surrey Sussex Swansea Syracuse Tahiti Tampa Tara Tasmania Texas Tibet
+Tiffany Tobago Tripoli Tucson Tulsa Tyrone Ulster Utah Utrecht Valetta Vancouver Venetia Venice Verity Vermont Vernon
+Warwick Wellington Wesley Weston Whitney Winchester Windsor Wyoming York Yukon Zambia Zaragoza
+""".split()
+# words that serve as a name of almost anything
+BRAND_WORDS = """
+Abacus Abyss Acacia Accord Achilles Adagio Adder Aegis Agate Alabaster Albatross Alchemy Alder Alloy Almond Aloe Alpha
+Alpine Amethyst Amulet Anaconda Anthem Antler Anvil Apollo Aqua Arbor Arcade Archer Arena Argus Armada Armour Arrow
+Ascent Ashes Aspen Aster Astro Athena Atom Autumn Axis Azalea Azure Bagel Balance Ballad Banjo Banner Banshee Barley
+Barracuda Basalt Bastion Bear Beech Beetle Bella Beluga Berry Beta Birch Bishop Blackbird Blackout Blossom Bluebell
+Boa Bolt Bonfire Boomerang Borealis Boulder Bramble Brick Bridge Bubble Buckle Buffalo Bullet Butterfly Buzzard Cactus
+Calypso Camel Camino Campfire Canary Capricorn Caramel Caravan Cardinal Caribou Carnival Carousel Cascade Cathedral
+Caviar Cello Centaur Century Chalk Chameleon Champion Charcoal Chariot Cheetah Chestnut Chili Chimera Chrome Cipher
+Circus Citadel Citrus Cliff Cloud Clover Coconut Colossus Columbus Concord Contour Copper Corona Corsair Cosmos Cotton
+Coyote Crane Crater Cricket Crocus Crossroads Crow Crystal Cube Cumulus Cupid Curlew Cypress Daffodil Dagger Dahlia
+Daisy Damson Dawn Daybreak Deer Diamond Digit Dingo Dolphin Domino Dove Driftwood Drum Dune Dynamo Easel Ebony
+Edelweiss Elder Electra Electron Elk Elm Empire Enigma Epic Epoch Equinox Eros Everest Evergreen Fable Falcon Feather
+Fennel Fern Fiddle Fig Finch Firefly Fjord Flamingo Flare Flash Flint Flora Flute Foghorn Forge Fossil Foxglove
+Freedom Frost Fury Fusion Gable Galleon Gallop Gamma Gannet Garnet Gazelle Gecko Geyser Ghost Giant Giraffe Gladiator
+Globe Goblin Goose Gorilla Granite Grape Graphite Gravity Grizzly Grove Guava Gull Gypsum Halo Hammer Harbinger
+Harmony Harp Harvest Havoc Hawk Hawthorn Heather Hedgehog Helios Helium Helix Hemlock Hercules Hermes Hero Hickory
+Hippo Honey Hornet Hurricane Hyacinth Ibis Icarus Iceberg Icicle Icon Igloo Iguana Impala Indigo Infinity Ink Iris
+Iron Island Ivory Jackal Jackdaw Jasper Javelin Jester Jigsaw Journey Jubilee Juno Jupiter Kangaroo Kayak Keystone
+Kingfisher Kite Kiwi Knight Koala Labyrinth Ladybird Lark Laser Latitude Laurel Lavender Legend Leopard Lichen
+Lighthouse Lilac Lily Lime Limerick Linden Lion Liquid Lizard Llama Lobster Logic Lullaby Lumen Lunar Lute Magenta
+Magma Magnet Magnolia Magpie Mahogany Mammoth Mandarin Mantis Marble Marigold Mars Marten Mastodon Maze Meadow Melody
+Melon Meridian Mermaid Midas Midnight Mimosa Minotaur Miracle Mirage Mocha Mongoose Moon Moose Mosaic Mulberry Muse
+Mushroom Mystic Narwhal Nebula Nectar Needle Nemesis Neptune Neutron Nightingale Nimbus Noble Nomad Nougat Nutmeg Oak
+Obelisk Ocelot Octave Octopus Odyssey Olympus Omega Orchid Origami Osiris Ox Oyster Palette Palm Papaya Parade Paradox
+Parrot Pebble Pegasus Pelican Peony Peregrine Phoenix Photon Piano Pickle Pine Pioneer Pirate Planet Plasma Plaza
+Pluto Polo Poppy Porcupine Poseidon Primrose Prometheus Proton Puffin Pumpkin Pyramid Quail Quantum Quartz Quest
+Quince Rabbit Raccoon Radar Radish Rainbow Raspberry Rattle Reef Reindeer Rhapsody Rhino Rhythm Riddle Ridge River
+Robin Rocket Rooster Rosemary Rowan Rumba Saber Sable Salamander Salmon Salsa Samba Samurai Sandstorm Sapphire Scarab
+Scarecrow Seagull Sequoia Serpent Shadow Shamrock Shark Silver Siren Skylark Slate Snowdrop Snowflake Solar Solstice
+Sonar Sonic Sorbet Sparrow Spearmint Sphinx Spider Spiral Spirit Spruce Squirrel Stallion Stardust Starling Stellar
+Stork Stratos Sultan Sunbeam Sundance Sunflower Sunrise Swallow Swan Swift Sycamore Symphony Tangerine Tapestry
+Tarantula Teak Terra Thorn Thyme Tiger Toffee Topaz Torch Tortoise Totem Toucan Trident Trinity Triton Trout Truffle
+Tulip Turbo Turquoise Turtle Twilight Typhoon Ulysses Umbra Unicorn Uranus Valkyrie Vanguard Vanilla Venus Verbena
+Vermilion Violet Vista Vivid Volt Vortex Vulcan Vulture Wasp Waterfall Wildcat Wildfire Windmill Wisteria Wizard Wolf
+Wolverine Wombat Woodpecker Xenon Yarrow Yellowstone Yeti Yonder Zebra Zephyr Zeppelin Zeus Zigzag Zinc Zircon Zodiac
+""".split()
 _REAL = {
     "city": """
         Amsterdam|Athens|Baghdad|Bangkok|Barcelona|Beijing|Berlin|Bogota|Boston|Brussels|Budapest|Buenos Aires|
