@@ -15,7 +15,7 @@ from span_sides import WIDTH, SpanSize, gliner_layers, stored_hidden
 from torch import Tensor
 
 from glimodern import ops, reference
-from glimodern.head import SpanHead
+from glimodern.network.head import SpanHead
 
 LARGE, STEP = SpanSize(2590, 64, 9), SpanSize(512, 1, 25)
 UNROLLED = "unrolls over texts: minutes of compilation"

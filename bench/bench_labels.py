@@ -31,7 +31,7 @@ from measure import ROOT, in_turns, peak_mib, session_info
 
 from glimodern import GLiModern
 from glimodern.data import load_dataset
-from glimodern.demo import train_tokenizer
+from glimodern.train.demo import train_tokenizer
 
 OURS, UNI, PEER = "ours, label vectors", "ours, uni-encoder", "gliner, label vectors"
 AGREED_LABELS, ENCODED_LABELS = 20, 16  # gliner pads each label to the tokenizer's 512 tokens

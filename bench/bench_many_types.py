@@ -12,7 +12,7 @@ from span_sides import WIDTH, SpanSize
 from torch import Tensor
 
 from glimodern import ops, reference
-from glimodern.ops import _cost
+from glimodern.ops import _head as _cost
 
 SIZES = tuple(SpanSize(300, 1, types) for types in (500, 1000, 2000, 5000))
 

@@ -146,7 +146,7 @@ class Run:
         import torch
         from measure import DTYPE_NAMES
 
-        from glimodern.model import resolve_dtype
+        from glimodern.model.glimodern import resolve_dtype
 
         return DTYPE_NAMES[resolve_dtype("auto", torch.device("cpu"))]
 

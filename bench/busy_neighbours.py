@@ -32,7 +32,7 @@ def training_step(name: str, data: Path) -> Callable[[], object]:
     from peer_training import RUNNERS, step_rows
 
     if name == "ours":
-        from glimodern.train import keep_freed_memory
+        from glimodern.train.memory import keep_freed_memory
 
         keep_freed_memory()  # as `python -m glimodern.train` does
     step = RUNNERS["ours fp32" if name == "ours" else name]()

@@ -14,11 +14,11 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from glimodern.config import parse_train_config
 from glimodern.data import Dataset, Example
 from glimodern.data.demo import build_demo_corpus
 from glimodern.data.example import Entity
-from glimodern.train import train
+from glimodern.train.config import parse_train_config
+from glimodern.train.loop import train
 
 Row = dict[str, object]
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"

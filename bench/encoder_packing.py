@@ -19,7 +19,7 @@ from torch import Tensor
 
 from glimodern.data import load_split
 from glimodern.encoder import Encoder, build_encoder
-from glimodern.text import split_words
+from glimodern.inputs.words import split_words
 
 _BERT = dict(hidden_size=768, num_hidden_layers=6, num_attention_heads=12, intermediate_size=3072)
 _V3 = dict(

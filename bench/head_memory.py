@@ -17,7 +17,7 @@ import torch
 
 def measure(form: str, words: int, types: int, width: int, max_width: int) -> dict[str, float]:
     from glimodern import ops, reference
-    from glimodern.head import SpanHead
+    from glimodern.network.head import SpanHead
 
     torch.manual_seed(0)
     head = SpanHead(width, 0.0, "markerV0")

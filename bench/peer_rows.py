@@ -110,7 +110,7 @@ def score_like_a_trained_model(model: "GLiModern", texts: Sequence[str], labels:
     """
     import torch
 
-    from glimodern.text import split_words
+    from glimodern.inputs.words import split_words
 
     words = [[word.text for word in split_words(text)] for text in texts]
     batch = model.eval().packer.pack(words, [list(labels)] * len(words))

@@ -99,9 +99,9 @@ def gliner_trainer():  # type: ignore[no-untyped-def]
 
 
 def our_trainer(dtype: str, fused: bool = True, asked: str = "ner_labels"):  # type: ignore[no-untyped-def]
-    from glimodern.config import OptimConfig
-    from glimodern.model import GLiModern
-    from glimodern.setup import optimizer_groups
+    from glimodern.model.glimodern import GLiModern
+    from glimodern.train.config import OptimConfig
+    from glimodern.train.setup import optimizer_groups
 
     model = GLiModern.from_encoder(minilm_folder(), max_width=WIDTH, dropout=DROPOUT, max_len=512)
     model.train()
@@ -161,7 +161,7 @@ def step_rows(data: Path, rng: random.Random) -> Iterator[list[dict]]:
 
 def time_runner(name: str, data: Path, steps: int, seed: int) -> list[float]:
     """Seconds of each step of one trainer, as its users start it, after two that do not count."""
-    from glimodern.train import keep_freed_memory
+    from glimodern.train.memory import keep_freed_memory
 
     if name.startswith("ours"):
         keep_freed_memory()  # as `python -m glimodern.train` does
@@ -199,8 +199,8 @@ def time_steps(data: Path, steps: int, output: Path | None) -> None:
 def score_model(model_folder: Path, shared: Path, data: Path) -> None:
     """Predict once at a low threshold: greedy search at a higher one keeps exactly the entities that score above it."""
     from glimodern.data import Dataset, load_dataset
-    from glimodern.metrics import score
-    from glimodern.model import GLiModern
+    from glimodern.data.metrics import score
+    from glimodern.model.glimodern import GLiModern
 
     model = GLiModern.from_pretrained(model_folder, dtype="fp32")
     thresholds = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)

@@ -74,7 +74,7 @@ class Ours:
 
     def count(self, texts: list[str], labels: list[str]) -> dict[str, int]:
         """Tokens, words and types of the packed texts."""
-        from glimodern.text import split_words
+        from glimodern.inputs.words import split_words
 
         words = [[word.text for word in split_words(text)] for text in texts]
         packed = self.model.packer.pack(words, [labels] * len(texts))

@@ -10,7 +10,7 @@ from shapes import SpanBatch, SpanCase
 from sides import Function
 from torch import Tensor
 
-from glimodern.head import SpanHead
+from glimodern.network.head import SpanHead
 
 H, WIDTH, K = 3072, 768, 12
 

@@ -10,9 +10,9 @@ __all__ = ["GLiModern", "LabelVectors", "__version__", "accelerate_gliner", "ops
 
 if TYPE_CHECKING:
     from glimodern import ops
-    from glimodern.acceleration import accelerate_gliner
-    from glimodern.labels import LabelVectors
-    from glimodern.model import GLiModern
+    from glimodern.inputs.label_vectors import LabelVectors
+    from glimodern.integrations.gliner import accelerate_gliner
+    from glimodern.model.glimodern import GLiModern
 
 _HOMES = {"GLiModern": "model", "LabelVectors": "labels", "accelerate_gliner": "acceleration"}
 

@@ -14,11 +14,11 @@ import tyro
 
 from glimodern import cli
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
+from glimodern.data.metrics import Entity, Scores, score
 from glimodern.display import console
-from glimodern.metrics import Entity, Scores, score
-from glimodern.model import GLiModern
+from glimodern.inputs.packer import PromptPacker
+from glimodern.model.glimodern import GLiModern
 from glimodern.outputs import check_output_file, checkpoint_files, write_report
-from glimodern.prompt import PromptPacker
 from glimodern.settings import AT_LEAST_ONE, PROBABILITY, check_settings, refuse_repeated
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from glimodern.files import atomic_file, user_path
+from glimodern.files.atomic import atomic_file, user_path
 
 _OF_A_CHECKPOINT = ("*config.json", "tokenizer*", "special_tokens_map.json", "*.safetensors*", "*.bin*", "vocab*")
 

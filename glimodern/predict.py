@@ -24,7 +24,7 @@ from glimodern import cli
 from glimodern.data.formats import JSON_SUFFIXES
 from glimodern.data.json_rows import Row, json_rows, show
 from glimodern.data.lines import open_input, read_lines, stem_and_suffix
-from glimodern.request import check_threshold
+from glimodern.inference.request import check_threshold
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if config.input not in (None, "-"):
                 stack.enter_context(stream)
         # Here, so that a slip in the arguments costs neither the seconds of this import nor a model.
-        from glimodern.model import GLiModern
+        from glimodern.model.glimodern import GLiModern
 
         model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
         answer_all(model, config, labels, stream)

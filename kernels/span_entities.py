@@ -18,8 +18,9 @@ Applications" (https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf).
 import torch
 import triton
 import triton.language as tl
-from glimodern.kernels._common import TILES, logit_tile, text_frame, text_of
 from torch import Tensor
+
+from glimodern.kernels._common import TILES, logit_tile, text_frame, text_of
 
 
 @triton.jit(do_not_specialize=["words", "texts"])  # another compilation for batches of one text, or of 16

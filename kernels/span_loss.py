@@ -21,10 +21,18 @@ Source: focal loss, https://arxiv.org/abs/1708.02002; ARCHITECTURE ("The fold").
 import torch
 import triton
 import triton.language as tl
-from glimodern.kernels._common import TILES, as_int32, dropout_key, logit_offsets, logit_tile, text_frame, text_of
-from glimodern.kernels.span_scores import span_scores_backward
 from torch import Tensor
 
+from glimodern.kernels._common import (
+    TILES,
+    as_int32,
+    dropout_key,
+    logit_offsets,
+    logit_tile,
+    text_frame,
+    text_of,
+)
+from glimodern.kernels.span_scores import span_scores_backward
 from glimodern.reference import dropout_threshold
 
 

@@ -18,6 +18,8 @@ Source: ARCHITECTURE ("The fold"); the dropout mask is glimodern.reference.dropo
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from glimodern.kernels._common import (
     TILES,
     as_int32,
@@ -32,8 +34,6 @@ from glimodern.kernels._common import (
     text_frame,
     text_of,
 )
-from torch import Tensor
-
 from glimodern.reference import dropout_threshold
 
 

@@ -16,9 +16,9 @@ Each word's sum is one program's, over its rows in order: no atomics, two runs a
 import torch
 import triton
 import triton.language as tl
-from glimodern.kernels._common import TILES, as_int32, dropout_key, hidden_tile, logit_tile
 from torch import Tensor
 
+from glimodern.kernels._common import TILES, as_int32, dropout_key, hidden_tile, logit_tile
 from glimodern.reference import dropout_threshold
 
 # Columns of S that a program of the forward computes: the hidden values are computed once for so many. Twice as many

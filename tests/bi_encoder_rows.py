@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from glimodern.precision import CANARY_TEXTS
+from glimodern.model.precision import CANARY_TEXTS
 
 LABELS = ["person", "member of a political party", "country", "Krankheit (disease)"]
 TEXTS = CANARY_TEXTS[:6]
@@ -44,7 +44,7 @@ ROWS = (
 
 
 def encoder_config(kind: str, width: int, vocab_size: int) -> Any:
-    """The config of a tiny encoder whose special tokens are those of `glimodern.demo.train_tokenizer`."""
+    """The config of a tiny encoder whose special tokens are those of `glimodern.train.demo.train_tokenizer`."""
     from transformers import AutoConfig
 
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "hidden_size": width}
@@ -64,7 +64,7 @@ def save_encoder(folder: Path, kind: str, width: int, vocab_size: int, bos: bool
     """
     from transformers import AutoModel, PreTrainedTokenizerFast
 
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     tokenizer = train_tokenizer([text.split() for text in CANARY_TEXTS], LABELS, vocab_size)
     if bos:

@@ -66,7 +66,7 @@ def _tokenizer(bos: bool = False) -> Any:
     """bos: with bos and eos tokens that it does not put around a text, as transformers 5 reads some."""
     from transformers import PreTrainedTokenizerFast
 
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     tokenizer = train_tokenizer([WORDS] * 4, LABELS, vocab_size=340)
     if bos:
@@ -148,7 +148,7 @@ def public_logits(model: Any, texts: list[list[str]]) -> list[torch.Tensor]:
 
 def greatest_difference(public: Any, ours: Any) -> float:
     """Of all logits of spans inside their text."""
-    from glimodern.text import split_words
+    from glimodern.inputs.words import split_words
 
     texts = [[word.text for word in split_words(text)] for text in TEXTS]
     with torch.no_grad():
@@ -166,7 +166,7 @@ def greatest_difference(public: Any, ours: Any) -> float:
 
 def same_entities(public: Any, ours: Any) -> int:
     """How many entities both find, flat and nested with several labels a span; AssertionError if they differ."""
-    from glimodern.text import split_words
+    from glimodern.inputs.words import split_words
 
     packed = ours.packer.pack([[word.text for word in split_words(text)] for text in TEXTS], [LABELS] * len(TEXTS))
     with torch.no_grad():

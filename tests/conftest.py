@@ -72,8 +72,8 @@ def make_tiny_model(**head: object):  # type: ignore[no-untyped-def]
     """A two-layer ModernBERT with random weights, its tokenizer trained on a sentence, and a fresh head."""
     from transformers import ModernBertConfig
 
-    from glimodern.demo import train_tokenizer
-    from glimodern.model import GLiModern
+    from glimodern.model.glimodern import GLiModern
+    from glimodern.train.demo import train_tokenizer
 
     tokenizer = train_tokenizer([WORDS] * 4, ["person", "place", "machine"], vocab_size=320)
     config = ModernBertConfig(
@@ -88,7 +88,7 @@ def make_tiny_model(**head: object):  # type: ignore[no-untyped-def]
 
 def quietly_int8(folder: Path):  # type: ignore[no-untyped-def]
     """A checkpoint of random weights in int8, without the warning that it finds other entities."""
-    from glimodern.model import GLiModern
+    from glimodern.model.glimodern import GLiModern
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glimodern import GLiModern
 from glimodern.encoder import Encoder, build_encoder
-from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.layers.packed_linear import PackedLinear
 
 STEPS, THRESHOLD = 20, 0.05
 TEXTS = [

@@ -28,7 +28,7 @@ ROWS = (
 
 def measure(row: Row, folder: Path) -> tuple[str, ...]:
     """The reason in the error that names file, field, what was wanted and what came."""
-    from glimodern.checkpoint import read_config
+    from glimodern.checkpoint.config import read_config
 
     ((field, value),) = row.options.items()
     encoder = {"model_type": "bert", "hidden_size": 8, "vocab_size": 9}

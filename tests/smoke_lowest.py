@@ -47,7 +47,8 @@ def main() -> None:
             if error.name not in OPTIONAL:
                 raise
 
-    from glimodern import GLiModern, evaluate, predict, train
+    from glimodern import GLiModern, evaluate, predict
+    from glimodern.train import loop as train
 
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder) / "data.jsonl", Path(folder) / "run"

@@ -17,10 +17,10 @@ from tests.conftest import WORDS, make_tiny_model
 gliner = pytest.importorskip("gliner", reason="needs the extra peers (gliner)")
 
 from glimodern import accelerate_gliner  # noqa: E402
-from glimodern.acceleration import shadows, spans  # noqa: E402
-from glimodern.demo import train_tokenizer  # noqa: E402
-from glimodern.encoder.packed_linear import PackedLinear, can_pack  # noqa: E402
+from glimodern.integrations.gliner import shadows, spans  # noqa: E402
+from glimodern.layers.packed_linear import PackedLinear, can_pack  # noqa: E402
 from glimodern.ops import dispatch  # noqa: E402
+from glimodern.train.demo import train_tokenizer  # noqa: E402
 
 LABELS = ["person", "political party", "place", "machine"]
 TEXTS = [

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from glimodern.model import GLiModern
+from glimodern.model.glimodern import GLiModern
 
 CONFIG, WEIGHTS, PICKLE = "gliner_config.json", "model.safetensors", "pytorch_model.bin"
 SPAN_BIAS = "span_rep_layer.span_rep_layer.out_project.0.bias"
@@ -91,7 +91,7 @@ def without_tokenizer(folder: Path) -> None:
 
 def of_another_model(folder: Path) -> None:
     """A tokenizer without the prompt tokens."""
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     train_tokenizer([["Ada"]], ["person"], vocab_size=280).save_pretrained(folder)
 

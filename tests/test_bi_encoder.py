@@ -16,13 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from glimodern import GLiModern, LabelVectors, bi_encoder, ops
-from glimodern.config import parse_train_config
-from glimodern.encoder.packed_linear import can_pack
-from glimodern.interrupts import Stopped
-from glimodern.ops import _cost
-from glimodern.runlog import RunLog
-from glimodern.train import train
+from glimodern import GLiModern, LabelVectors, ops
+from glimodern.layers.packed_linear import can_pack
+from glimodern.network import label_encoder as bi_encoder
+from glimodern.ops import _head as _cost
+from glimodern.train.config import parse_train_config
+from glimodern.train.interrupts import Stopped
+from glimodern.train.log import RunLog
+from glimodern.train.loop import train
 from tests.bi_encoder_rows import difference, encoder_config, save_encoder, spread_types
 from tests.conftest import WORDS
 from tests.test_train import losses, rows
@@ -43,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def make_bi(labels_encoder, seed=0, **head):
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     tokenizer = train_tokenizer([WORDS] * 4, LABELS, vocab_size=320)
     torch.manual_seed(seed)
@@ -356,7 +357,7 @@ def test_dtypes(folder, model, dtype):
 def test_int8_packs_both_encoders_and_asks_the_canary(folder, monkeypatch):
     if not can_pack():
         pytest.skip("int8 needs vector kernels")
-    from glimodern import loading as module
+    from glimodern.model import loading as module
 
     monkeypatch.setattr(module, "LEAST_AGREEMENT", 1.01)
     with pytest.warns(UserWarning, match="that is under 101 %"):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from glimodern import GLiModern, ops
-from glimodern.encoder.packed_linear import PackedLinear, input_sizes, measured_inputs, watch_inputs
-from glimodern.head import SPAN_MODES, SpanHead
+from glimodern.layers.packed_linear import PackedLinear, input_sizes, measured_inputs, watch_inputs
+from glimodern.network.head import SPAN_MODES, SpanHead
 from tests.bi_encoder_rows import encoder_config, save_encoder
 from tests.conftest import WORDS, quietly_int8
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def model_of(kind, folder, **head):
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     tokenizer = train_tokenizer([WORDS] * 4, LABELS, vocab_size=320)
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def test_both_encoders_of_a_bi_encoder(width, tmp_path):
 
 def test_labels_asked_before_packing_are_not_kept(tmp_path, monkeypatch):
     """int8 is checked on some labels while the model is exact; where it goes on in fp32 their vectors were kept."""
-    monkeypatch.setattr("glimodern.loading.native_bf16", lambda device: False)
+    monkeypatch.setattr("glimodern.model.loading.native_bf16", lambda device: False)
     save_encoder(tmp_path / "labels", "bert", 64, 330)
     model_of("modernbert", tmp_path / "model", hidden_size=64, labels_encoder=str(tmp_path / "labels"))
     model = quietly_int8(tmp_path / "model")

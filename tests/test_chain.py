@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from glimodern import ops
 from glimodern.encoder import build_encoder
-from glimodern.encoder.chained import Chained
-from glimodern.encoder.packed_linear import PackedLinear, can_pack
+from glimodern.layers.chained import Chained
+from glimodern.layers.packed_linear import PackedLinear, can_pack
 from glimodern.ops import Chain, Columns, PackedWeight
 
 transformers = pytest.importorskip("transformers")

@@ -175,7 +175,7 @@ def test_no_gold_is_said(folder, tmp_path, caplog):
 
 
 def test_a_list_in_two_flags_is_refused(capsys):
-    from glimodern import compare
+    from glimodern.compare import loop as compare
 
     with pytest.raises(ValueError, match=r"^--data: expected one flag with all its values \(--data A B\), got several"):
         evaluate.main(["model", "--data", "a.jsonl", "--data=b.jsonl"])

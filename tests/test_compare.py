@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from glimodern import compare
-from glimodern.compare import CompareConfig, folder_of
-from glimodern.compare_run import count_steps, read_config
-from glimodern.config import DataConfig, EncoderConfig, RunConfig, TrainConfig
-from glimodern.demo import DEMO_ENCODERS, encoder_config
+from glimodern.compare import loop as compare
+from glimodern.compare.config import CompareConfig
+from glimodern.compare.job import count_steps, read_config
+from glimodern.compare.loop import folder_of
+from glimodern.train.config import DataConfig, EncoderConfig, RunConfig, TrainConfig
+from glimodern.train.demo import DEMO_ENCODERS, encoder_config
 from tests.conftest import WORDS
 
 

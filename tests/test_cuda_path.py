@@ -15,13 +15,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from glimodern import GLiModern, graphs, inference, ops
-from glimodern import model as model_module
-from glimodern.decode import decode_batch
-from glimodern.graphs import Bucket, StaticBatch, bucket_of
+from glimodern import GLiModern, ops
+from glimodern.inference import stream as inference
+from glimodern.inference.decode import decode_batch
+from glimodern.inputs.batch import PackedBatch
+from glimodern.inputs.transfer import Field, Layout, to_device, to_host
+from glimodern.model import glimodern as model_module
+from glimodern.network import cuda_graphs as graphs
+from glimodern.network.cuda_graphs import Bucket, StaticBatch, bucket_of
 from glimodern.ops import dispatch
-from glimodern.prompt import PackedBatch
-from glimodern.transfer import Field, Layout, to_device, to_host
 from tests.backends import poisoned, skip_unless_runs
 from tests.conftest import WORDS, make_tiny_model
 from tests.test_graphs import calling, serve, synthetic

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from glimodern.data import CROSSNER_LABELS, Dataset, Example, load_dataset, natural_label
 from glimodern.data.conll import tagged_spans
-from glimodern.text import split_words
+from glimodern.inputs.words import split_words
 
 
 def write(path: Path, *rows: Any) -> Path:

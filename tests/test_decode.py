@@ -1,4 +1,4 @@
-"""glimodern.decode against the public gliner package's own greedy search, and against a quadratic one written here.
+"""glimodern.inference.decode against the public gliner package's own greedy search, and against a quadratic one written here.
 
 What is a candidate, tests/test_span_entities.py tests.
 """
@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimodern.decode import decode_batch, greedy_decode
+from glimodern.inference.decode import decode_batch, greedy_decode
 from glimodern.ops import SpanEntities
 
 MODES = list(product((True, False), repeat=2))

@@ -22,7 +22,7 @@ from glimodern.data.demo import (
 from glimodern.data.demo.kinds import FREQUENT_TYPES, RARE_TYPES, alikeness, coarse_type
 from glimodern.data.demo.names import SPLITS, deal_names
 from glimodern.data.example import Dataset, Example
-from glimodern.text import split_words
+from glimodern.inputs.words import split_words
 
 SLOT = re.compile(r"\{(\$?[\w ]+)\}")
 BLOCKS = {

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from glimodern.data.demo import words
 from glimodern.data.demo.kinds import FREQUENT_TYPES, RARE_TYPES
-from glimodern.data.demo.tour import TOUR, take_tour, tour_table
+from glimodern.train.tour import TOUR, take_tour, tour_table
 
 
 class Answers:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from glimodern import reference
 from glimodern.doctor import __main__ as command
 from glimodern.doctor import examine, machine
-from glimodern.model import GLiModern
+from glimodern.model.glimodern import GLiModern
 from glimodern.ops import dispatch
 
 CONFIG, WEIGHTS, TOKENIZER = "gliner_config.json", "model.safetensors", "tokenizer.json"

@@ -15,10 +15,10 @@ from torch import Tensor
 from glimodern import ops
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.encoder.adapter import PACKED_MODELS
-from glimodern.encoder.attention import Packing, packed_attention
-from glimodern.encoder.dropout import Dropout, dropout
-from glimodern.encoder.relative import group_texts
 from glimodern.encoder.t5 import T5_MODELS
+from glimodern.layers.attention import Packing, packed_attention
+from glimodern.layers.dropout import Dropout, dropout
+from glimodern.layers.relative_attention import group_texts
 
 transformers = pytest.importorskip("transformers")
 

@@ -12,9 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from glimodern import LabelVectors, files
-from glimodern.files import atomic_file, atomic_folder, current_files, expand_user, replace_files, user_path, write_json
-from glimodern.model import GLiModern
+from glimodern import LabelVectors
+from glimodern.files import atomic as files
+from glimodern.files.atomic import (
+    atomic_file,
+    atomic_folder,
+    current_files,
+    expand_user,
+    replace_files,
+    user_path,
+    write_json,
+)
+from glimodern.model.glimodern import GLiModern
 from tests.conftest import WORDS, make_tiny_model
 
 MINE = {
@@ -363,7 +372,7 @@ def test_two_at_a_time_take_turns(tmp_path, tiny_model, old):
 
 def test_read_while_it_is_replaced(tmp_path, tiny_model, old, monkeypatch):
     """A reader that has the old config when the new files come reads again."""
-    from glimodern import checkpoint
+    from glimodern.checkpoint import folder as checkpoint
 
     old.save_pretrained(tmp_path / "model")
     read = checkpoint.weights_file

@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from glimodern.gliner_api import GlinerApi
-from glimodern.model import GLiModern
+from glimodern.model.glimodern import GLiModern
+from glimodern.model.gliner_api import GlinerApi
 from tests.conftest import clear_threshold
 
 LABELS = ["person", "political party", "country"]

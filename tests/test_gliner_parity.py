@@ -71,7 +71,7 @@ def random_public_model(folder, kind, tmp_path, hidden_size):
     from gliner.config import GLiNERConfig
     from transformers import BertConfig, ModernBertConfig
 
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     tokenizer = train_tokenizer([WORDS] * 4, LABELS, vocab_size=400)
     tokenizer.model_max_length = 512

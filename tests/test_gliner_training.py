@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glimodern.checkpoint import to_public
+from glimodern.checkpoint.folder import to_public
 from tests.checkpoint_rows import LABELS, ROWS, public_model
 
 gliner = pytest.importorskip("gliner", reason="needs the extra peers (gliner)")

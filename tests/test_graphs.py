@@ -12,9 +12,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from glimodern import GLiModern, graphs
-from glimodern.graphs import SIZES, Bucket, GraphCache, StaticBatch, bucket_of
-from glimodern.prompt import PackedBatch
+from glimodern import GLiModern
+from glimodern.inputs.batch import PackedBatch
+from glimodern.network import cuda_graphs as graphs
+from glimodern.network.cuda_graphs import SIZES, Bucket, GraphCache, StaticBatch, bucket_of
 from tests.conftest import WORDS, make_tiny_model
 
 LABELS = ["person", "place", "machine"]
@@ -350,7 +351,7 @@ def test_a_capture_that_fails_is_said_once_and_all_goes_on(model, caplog):
 def test_models_that_cannot_be_recorded_say_why(model, caplog):
     from transformers import T5Config
 
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     with_lstm = GLiModern(replace(model.config, num_rnn_layers=1), model.encoder, model.tokenizer).eval()
     tokenizer = train_tokenizer([WORDS], ["person"], vocab_size=300)

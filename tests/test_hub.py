@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from glimodern.hub import HubAccess, is_hub_name, resolve_folder
-from glimodern.model import GLiModern
+from glimodern.files.hub import HubAccess, is_hub_name, resolve_folder
+from glimodern.model.glimodern import GLiModern
 from tests.conftest import WORDS, make_tiny_model
 from tests.fake_hub import in_place_of_the_hub
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glimodern.eval_mode import eval_replica
-from glimodern.inference import find_entities, resolve_batch_tokens
+from glimodern.inference.stream import find_entities, resolve_batch_tokens
+from glimodern.network.eval_mode import eval_replica
 from tests.conftest import WORDS, make_tiny_model
 
 LABELS = ["person", "place"]

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from glimodern import GLiModern, LabelVectors, accelerate_gliner, ops
-from glimodern.ambient import lasting
-from glimodern.encoder.chained import Chained
-from glimodern.graphs import GraphCache
+from glimodern.layers.chained import Chained
+from glimodern.network.cuda_graphs import GraphCache
 from glimodern.ops import PackedWeight
+from glimodern.runtime.ambient import lasting
 from tests.bi_encoder_rows import encoder_config, save_encoder
 from tests.conftest import WORDS, make_tiny_model
 from tests.test_bi_encoder import make_bi
@@ -116,7 +116,7 @@ KINDS = ("modernbert", "bert", "deberta-v2", "t5", "mpnet", "distilbert")
 
 
 def plain(kind, width=32):
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     tokenizer = train_tokenizer([WORDS] * 4, LABELS, vocab_size=320)
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ import torch
 
 from glimodern.inspect import __main__ as command
 from glimodern.inspect import inspect
-from glimodern.model import GLiModern
+from glimodern.model.glimodern import GLiModern
 from tests.conftest import make_tiny_model
 
 TEXT = "Ada Lovelace met Charles Babbage in London and wrote about the Analytical Engine ."

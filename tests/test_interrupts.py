@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from glimodern import interrupts as module
-from glimodern.interrupts import Interrupts, Stopped
+from glimodern.train import interrupts as module
+from glimodern.train.interrupts import Interrupts, Stopped
 
 pytestmark = pytest.mark.usefixtures("default_signals")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from glimodern import ops
-from glimodern.encoder.packed_linear import PackedLinear, pack_linears
+from glimodern.layers.packed_linear import PackedLinear, pack_linears
 from glimodern.ops import PackedWeight, linear_packed
 from glimodern.reference.linear_packed import (
     ACTIVATIONS,

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from glimodern.checkpoint import to_public
+from glimodern.checkpoint.folder import to_public
 from glimodern.encoder import load_encoder
-from glimodern.encoder.packed_linear import can_pack
-from glimodern.loading import resolve_device
-from glimodern.model import GLiModern
-from glimodern.parameters import take_tensors, without_values
+from glimodern.layers.packed_linear import can_pack
+from glimodern.layers.parameters import take_tensors, without_values
+from glimodern.model.glimodern import GLiModern
+from glimodern.model.loading import resolve_device
 from tests.bi_encoder_rows import save_encoder
 from tests.conftest import WORDS, make_tiny_model
 from tests.encoder_rows import ROWS, config_of, make_tokenizer

@@ -1,4 +1,4 @@
-"""glimodern.metrics against a second scorer written here from the definition, and against the public gliner's."""
+"""glimodern.data.metrics against a second scorer written here from the definition, and against the public gliner's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimodern.metrics import Counts, Scores, score
+from glimodern.data.metrics import Counts, Scores, score
 
 GOLD = [[(0, 1, "person"), (3, 3, "city")], [], [(2, 4, "person")]]
 PREDICTED = [[(0, 1, "person"), (3, 3, "person")], [(0, 0, "city")], [(2, 4, "person")]]
@@ -178,8 +178,6 @@ def test_bad_input(gold, predicted, groups, message):
 
 
 def test_needs_no_torch():
-    code = (
-        "import sys; sys.modules['torch'] = None; from glimodern.metrics import score; print(score([[]], [[]]).micro)"
-    )
+    code = "import sys; sys.modules['torch'] = None; from glimodern.data.metrics import score; print(score([[]], [[]]).micro)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from glimodern.model import GLiModern
+from glimodern.model.glimodern import GLiModern
 from tests.conftest import WORDS, make_tiny_model
 
 TEXT = "Ada Lovelace met Charles Babbage in London and wrote about the Analytical Engine ."
@@ -164,7 +164,7 @@ def test_plain_bin_loads(tiny_model, saved):
 def test_tied_tensors_are_stored_once(tmp_path):
     from transformers import T5Config
 
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     tokenizer = train_tokenizer([WORDS], ["person"], vocab_size=300)
     config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)

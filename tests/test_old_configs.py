@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from glimodern import GLiModern
-from glimodern.checkpoint import read_config
-from glimodern.public_config import settle_old_fields
+from glimodern.checkpoint.config import read_config
+from glimodern.checkpoint.legacy import settle_old_fields
 from tests.conftest import WORDS, make_tiny_model
 
 LABELS = ["person", "place"]
@@ -100,7 +100,7 @@ def test_an_encoder_without_a_name_is_deberta(saved, tmp_path):
 
 def test_prompt_tokens_are_added_where_the_config_asks(tmp_path):
     """class_token_index or vocab_size -1: the tokenizer is still the encoder's, the embedding has the new rows."""
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     model = make_tiny_model(dropout=0.0)
     tokenizer = train_tokenizer([WORDS] * 4, ["person", "place", "machine"], vocab_size=320)

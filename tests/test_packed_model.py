@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from glimodern import GLiModern, ops
-from glimodern.encoder.packed_linear import PackedLinear
-from glimodern.eval_mode import in_eval_mode
-from glimodern.precision import CANARY_LABELS, CANARY_TEXTS, Answers, compare_answers
+from glimodern.layers.packed_linear import PackedLinear
+from glimodern.model.precision import CANARY_LABELS, CANARY_TEXTS, Answers, compare_answers
+from glimodern.network.eval_mode import in_eval_mode
 from tests.backends import extension, skip_unless_runs
 from tests.conftest import WORDS, make_tiny_model, quietly_int8
 
@@ -65,7 +65,7 @@ VECTOR_ISAS = ("avx2", "avx512", "avx512_bf16", "amx")
 def test_scores_do_not_depend_on_the_batch(folder, dtype, isa, native_bf16, monkeypatch):
     """Bit by bit: every operator computes a row by itself. Without native bf16, int8 leaves the rest in fp32."""
     skip_unless_runs(f"cpp-{isa}")
-    monkeypatch.setattr("glimodern.loading.native_bf16", lambda device: native_bf16)
+    monkeypatch.setattr("glimodern.model.loading.native_bf16", lambda device: native_bf16)
     extension.set_isa(isa)
     try:
         model = quietly_int8(folder) if dtype == "int8" else GLiModern.from_pretrained(folder, dtype=dtype)
@@ -142,7 +142,7 @@ def test_int8_is_near_and_smaller(folder):
 
 
 def test_int8_does_not_save_nor_train_nor_leave_the_cpu(folder, tmp_path, monkeypatch):
-    from glimodern import model as model_module
+    from glimodern.model import glimodern as model_module
 
     int8 = quietly_int8(folder)
     with pytest.raises(ValueError, match='int8 cannot be saved: load it with dtype="fp32"'):
@@ -163,7 +163,7 @@ def test_a_trainable_model_has_gradients(folder):
 
 
 def test_loading_int8_warns_where_it_finds_other_entities(folder, monkeypatch):
-    from glimodern import loading as module
+    from glimodern.model import loading as module
 
     monkeypatch.setattr(module, "LEAST_AGREEMENT", 1.01)
     with pytest.warns(UserWarning, match=r"int8 against fp32, 12 texts: .* % agreement .*load with dtype"):
@@ -173,7 +173,7 @@ def test_loading_int8_warns_where_it_finds_other_entities(folder, monkeypatch):
 def test_an_encoder_that_stays_plain_is_said(tmp_path):
     from transformers import MegatronBertConfig
 
-    from glimodern.demo import train_tokenizer
+    from glimodern.train.demo import train_tokenizer
 
     tokenizer = train_tokenizer([WORDS], ["person"], vocab_size=300)
     config = MegatronBertConfig(

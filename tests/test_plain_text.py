@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from glimodern.plain_text import plain_tokenizer
-from glimodern.prompt import PromptPacker, add_prompt_tokens
+from glimodern.files.tokenizer import add_prompt_tokens
+from glimodern.inputs.packer import PromptPacker
+from glimodern.inputs.plain_text import plain_tokenizer
 from tests.conftest import WORDS
 from tests.encoder_rows import make_tokenizer
 

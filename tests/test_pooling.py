@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from glimodern.pooling import POOLINGS, pool_subtokens
+from glimodern.checkpoint.config import POOLINGS
+from glimodern.network.pooling import pool_subtokens
 from tests.checkpoint_rows import LABELS as PUBLIC_LABELS
 from tests.checkpoint_rows import ROWS, public_logits, public_model
 from tests.conftest import WORDS, make_tiny_model
@@ -67,7 +68,7 @@ def test_rows_that_are_read(pooling):
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "max"])
 def test_a_word_without_tokens_is_zero(minilm, pooling):
-    from glimodern.model import GLiModern
+    from glimodern.model.glimodern import GLiModern
 
     model = GLiModern.from_encoder(minilm, subtoken_pooling=pooling).eval()
     with torch.no_grad():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from glimodern import GLiModern, cli, predict
-from glimodern.prediction import Entities
+from glimodern.inference.entities import Entities
 
 
 class Echo:
@@ -295,15 +295,15 @@ TOLD = [
 @pytest.mark.parametrize(("error", "line"), TOLD)
 def test_errors_are_one_line(capsys, monkeypatch, error, line):
     with pytest.raises(SystemExit) as ended:
-        cli.run(raising(error, "glimodern.train"))
+        cli.run(raising(error, "glimodern.train.loop"))
     assert (ended.value.code, capsys.readouterr().err) == (2, line)
     monkeypatch.setenv("GLIMODERN_TRACEBACK", "1")
     with pytest.raises(type(error)):
-        cli.run(raising(error, "glimodern.train"))
+        cli.run(raising(error, "glimodern.train.loop"))
 
 
 def test_faults_of_ours_keep_their_traceback():
-    for error, module in ((KeyError("x"), "glimodern.train"), (ValueError("shape"), "torch.nn")):
+    for error, module in ((KeyError("x"), "glimodern.train.loop"), (ValueError("shape"), "torch.nn")):
         with pytest.raises(type(error)):
             cli.run(raising(error, module))
 
@@ -355,7 +355,7 @@ class Model:
 class Answer(list):
     truncated = False
 
-sys.modules["glimodern.model"] = types.SimpleNamespace(GLiModern=Model)
+sys.modules["glimodern.model.glimodern"] = types.SimpleNamespace(GLiModern=Model)
 from glimodern import cli, predict
 cli.run(predict.main)
 """

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glimodern.prompt import add_prompt_tokens, load_tokenizer
+from glimodern.files.tokenizer import add_prompt_tokens, load_tokenizer
 from tests.conftest import WORDS
 from tests.encoder_rows import make_tokenizer
 
@@ -81,7 +81,7 @@ def test_labels_that_do_not_fit_are_an_error(tiny_model):
 
 
 def test_word_without_tokens_has_no_index(minilm):
-    from glimodern.model import GLiModern
+    from glimodern.model.glimodern import GLiModern
 
     model = GLiModern.from_encoder(minilm)
     batch = model.packer.pack([["a", "\u200b", "b"]], [["x"]])
@@ -95,7 +95,7 @@ def test_word_without_tokens_has_no_index(minilm):
 
 
 def test_missing_prompt_tokens_are_an_error(tiny_model):
-    from glimodern.prompt import PromptPacker
+    from glimodern.inputs.packer import PromptPacker
 
     with pytest.raises(ValueError, match="prompt tokens"):
         PromptPacker(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from glimodern.demo import train_tokenizer
+from glimodern.train.demo import train_tokenizer
 from tests.conftest import WORDS
 from tests.fake_hub import in_place_of_the_hub
 

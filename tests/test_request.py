@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from glimodern.request import (
-    LabelSet,
+from glimodern.inference.request import (
     Search,
     check_flag,
     check_threshold,
@@ -19,7 +18,8 @@ from glimodern.request import (
     read_requests,
     read_word_requests,
 )
-from glimodern.text import split_words
+from glimodern.inputs.label_vectors import LabelSet
+from glimodern.inputs.words import split_words
 from tests.conftest import WORDS
 
 TEXTS = ["Ada met Charles .", "", "Taylor wrote about London"]

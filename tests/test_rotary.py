@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimodern import ops, reference
-from glimodern.encoder.rotary import rotary_table
+from glimodern.layers.rotary import rotary_table
 
 SHAPES = {
     "ModernBERT-base": (4, 2, 12, 64),

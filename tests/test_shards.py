@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from glimodern.hub import resolve_folder
-from glimodern.model import GLiModern
+from glimodern.files.hub import resolve_folder
+from glimodern.model.glimodern import GLiModern
 from tests.conftest import WORDS
 from tests.fake_hub import in_place_of_the_hub
 from tests.test_bad_checkpoints import refusal, with_code

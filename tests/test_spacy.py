@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from glimodern.model import GLiModern
+from glimodern.model.glimodern import GLiModern
 from tests.bi_encoder_rows import save_encoder
 from tests.conftest import clear_threshold
 from tests.test_bi_encoder import make_bi

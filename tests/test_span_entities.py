@@ -13,7 +13,8 @@ from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
 from torch import Tensor
 
 from glimodern import ops, reference
-from glimodern.ops import PackedWeight, _cost
+from glimodern.ops import PackedWeight
+from glimodern.ops import _head as _cost
 from glimodern.ops._span_entities import logit_bounds, scores_of
 
 PLAIN = SPAN_CASES[0]

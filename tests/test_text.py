@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimodern.text import Word, split_words, word_splitter
+from glimodern.inputs.words import Word, split_words, word_splitter
 
 
 @pytest.mark.parametrize(

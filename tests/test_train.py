@@ -14,16 +14,16 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from glimodern import GLiModern
-from glimodern import setup as starting
-from glimodern import train as train_module
-from glimodern.batches import TrainingBatches
-from glimodern.config import OptimConfig, parse_train_config
 from glimodern.data import Dataset, Example, load_dataset, with_asked_types
 from glimodern.data.holdout import hold_out_types
 from glimodern.evaluate import evaluate
 from glimodern.ops import attention_varlen
-from glimodern.setup import build_model, join, training_dtype
-from glimodern.train import rate, train
+from glimodern.train import loop as train_module
+from glimodern.train import setup as starting
+from glimodern.train.batches import TrainingBatches
+from glimodern.train.config import OptimConfig, parse_train_config
+from glimodern.train.loop import rate, train
+from glimodern.train.setup import build_model, join, training_dtype
 from tests.conftest import make_tiny_model
 
 SAFE = "model.safetensors"
@@ -128,7 +128,7 @@ def test_resume_after_kill_repeats_the_losses(setup, finished, tmp_path):
     """The process kills itself (SIGKILL) at step 7; resumed from step 4, the losses are those of the whole run."""
     script = (
         "import os, signal, sys\n"
-        "import glimodern.train as t\n"
+        "import glimodern.train.loop as t\n"
         "write = t.RunLog.step\n"
         "def step(self, step, **values):\n"
         "    write(self, step, **values)\n"
@@ -319,7 +319,7 @@ def test_two_processes(setup, tmp_path):
     alone = evaluate(model, with_asked_types(load_dataset(setup / "data.jsonl")))
     assert report["evaluation"]["data"] == alone.to_dict()  # each rank predicted half
     (tmp_path / "script.py").write_text(
-        "import signal, sys, glimodern.train as t\n"
+        "import signal, sys, glimodern.train.loop as t\n"
         "write = t.RunLog.step\n"
         "def step(self, step, **values):\n"
         "    write(self, step, **values)\n"
@@ -339,10 +339,10 @@ def test_two_processes(setup, tmp_path):
 def test_what_fails_or_stops_on_one_rank_does_on_all(setup, tmp_path):
     """Neither rank waits for the other: each writes down what it was told."""
     script = (
-        "import json, sys, glimodern.train as t\n"
-        "from glimodern.config import OptimConfig, parse_train_config\n"
-        "from glimodern.interrupts import Stopped\n"
-        "from glimodern.ranks import together\n"
+        "import json, sys, glimodern.train.loop as t\n"
+        "from glimodern.train.config import OptimConfig, parse_train_config\n"
+        "from glimodern.train.interrupts import Stopped\n"
+        "from glimodern.train.ranks import together\n"
         "rank, told = t.Accelerator().process_index, []\n"
         "def attempt(run):\n"
         "    try: run()\n"
@@ -644,7 +644,7 @@ def test_a_bf16_run_is_bf16_throughout(setup, tmp_path, monkeypatch):
         seen.append({x.dtype for x in (q, k, v)})
         return attention_varlen(q, k, v, *more, **options)
 
-    monkeypatch.setattr("glimodern.encoder.attention.attention_varlen", watched)
+    monkeypatch.setattr("glimodern.layers.attention.attention_varlen", watched)
     train(parse_train_config(arguments(setup, tmp_path / "run", "--max-steps", "1", "--dtype", "bf16")))
     assert len(seen) > 2 and all(dtypes == {torch.bfloat16} for dtypes in seen)
 

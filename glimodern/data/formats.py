@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..text import split_words
+from glimodern.inputs.words import split_words
+
 from . import conll
 from .example import Entity, Example
 from .json_rows import Row, json_rows, show

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
-from glimodern.data.example import Dataset, Example
+from .example import Dataset, Example
 
 logger = logging.getLogger(__name__)
 

@@ -74,8 +74,8 @@ class Report:
 
 def examine(model: str | None = None) -> Report:
     """Check this machine, and the checkpoint (a folder or a hub name) if one is given."""
-    from glimodern.doctor.checkpoint import check_checkpoint
-    from glimodern.doctor.machine import check_machine, describe_machine
+    from .checkpoint import check_checkpoint
+    from .machine import check_machine, describe_machine
 
     checks = Checks()
     check_machine(checks)

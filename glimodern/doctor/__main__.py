@@ -8,8 +8,9 @@ import tyro
 
 from glimodern import cli
 from glimodern.display import console
-from glimodern.doctor import Report, examine
 from glimodern.outputs import check_output_file, checkpoint_files, write_report
+
+from . import Report, examine
 
 
 @dataclass(frozen=True)

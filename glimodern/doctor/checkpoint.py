@@ -6,14 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from glimodern.doctor import CheckError, Checks
-from glimodern.files import current_files, user_path
+from glimodern.files.atomic import current_files, user_path
+
+from . import CheckError, Checks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from glimodern.checkpoint import ModelConfig
-    from glimodern.model import GLiModern
+    from glimodern.checkpoint.config import ModelConfig
+    from glimodern.model.glimodern import GLiModern
 
 _AGAIN = "download the checkpoint again, or save it again with save_pretrained"
 _ONE_MODEL = "take config, weights and tokenizer from one save_pretrained"
@@ -45,7 +46,7 @@ def check_checkpoint(checks: Checks, model: str) -> None:
 
 
 def _folder(model: str) -> tuple[Path, str]:
-    from glimodern.hub import resolve_folder
+    from glimodern.files.hub import resolve_folder
 
     folder = current_files(resolve_folder(model))
     files = sorted(file for file in folder.iterdir() if file.is_file())
@@ -53,8 +54,8 @@ def _folder(model: str) -> tuple[Path, str]:
 
 
 def _config(folder: Path, *, hub: bool) -> tuple[ModelConfig, str]:
-    from glimodern.checkpoint import read_config
-    from glimodern.hub import HubAccess
+    from glimodern.checkpoint.config import read_config
+    from glimodern.files.hub import HubAccess
 
     config = read_config(folder, HubAccess() if hub else None)
     kind = config.encoder_config.get("model_type")
@@ -62,7 +63,7 @@ def _config(folder: Path, *, hub: bool) -> tuple[ModelConfig, str]:
 
 
 def _weights(folder: Path) -> tuple[dict[str, Tensor], str]:
-    from glimodern.tensors import read_tensors, weights_file
+    from glimodern.files.tensors import read_tensors, weights_file
 
     state = read_tensors(weights_file(folder))
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
@@ -86,10 +87,10 @@ def _shapes(folder: Path, config: ModelConfig, state: dict[str, Tensor]) -> tupl
     """The config's model on the meta device, which has shapes but no numbers, takes the tensors or says which not."""
     import torch
 
-    from glimodern.checkpoint import to_public
+    from glimodern.checkpoint.folder import check_fit, to_public
     from glimodern.encoder import build_encoder
-    from glimodern.model import GLiModern
-    from glimodern.tensors import check_fit, weights_file
+    from glimodern.files.tensors import weights_file
+    from glimodern.model.glimodern import GLiModern
 
     if config.class_token_index == -1:
         return None, "left to loading, which adds the prompt tokens (class_token_index -1)"
@@ -110,7 +111,7 @@ def _stand_in_tokenizer(config: ModelConfig) -> Any:
 
 
 def _tokenizer(folder: Path) -> tuple[Any, str]:
-    from glimodern.prompt import load_tokenizer
+    from glimodern.files.tokenizer import load_tokenizer
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise CheckError(f"{folder}: wanted tokenizer.json and tokenizer_config.json, got neither", _COPY)
@@ -143,7 +144,7 @@ def _vocabulary(config: ModelConfig, tokenizer: Any) -> tuple[None, str]:
 
 
 def _loads(folder: Path, *_: None) -> tuple[GLiModern, str]:
-    from glimodern.model import GLiModern
+    from glimodern.model.glimodern import GLiModern
 
     model = GLiModern.from_pretrained(folder, dtype="fp32", trainable=True)
     limit = model.packer.max_tokens
@@ -155,8 +156,8 @@ def _logits(model: GLiModern, texts: int | slice) -> Tensor:
     """fp32 [numbers], the canary's logits of all spans that lie in their texts."""
     import torch
 
-    from glimodern.precision import CANARY_LABELS, CANARY_TEXTS
-    from glimodern.text import split_words
+    from glimodern.inputs.words import split_words
+    from glimodern.model.precision import CANARY_LABELS, CANARY_TEXTS
 
     chosen = CANARY_TEXTS[:_TEXTS][texts if isinstance(texts, slice) else slice(texts, texts + 1)]
     words = [[word.text for word in split_words(text)] for text in chosen]
@@ -194,7 +195,7 @@ def _batching(model: GLiModern, logits: Tensor) -> tuple[None, str]:
 
 
 def _packed(folder: Path, logits: Tensor) -> tuple[None, str]:
-    from glimodern.model import GLiModern
+    from glimodern.model.glimodern import GLiModern
 
     model = GLiModern.from_pretrained(folder, dtype="fp32")
     if model.packed_dtype is None:

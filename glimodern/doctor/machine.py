@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from glimodern import __version__
-from glimodern.doctor import CheckError, Checks
+
+from . import CheckError, Checks
 
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "gliner")
 VARIABLES = ("GLIMODERN_ISA", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TRITON_INTERPRET")  # that change what runs

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from glimodern.ambient import building
-from glimodern.files import user_path
-from glimodern.hub import HubAccess
-from glimodern.parameters import own_memory, take_tensors, without_values
-from glimodern.tensors import first_line
+from glimodern.files.atomic import user_path
+from glimodern.files.hub import HubAccess
+from glimodern.files.tensors import first_line
+from glimodern.layers.parameters import own_memory, take_tensors, without_values
+from glimodern.runtime.ambient import building
 
 from .base import Encoder
 
@@ -33,7 +33,7 @@ def build_encoder(config: dict[str, Any] | PreTrainedConfig, *, values: bool = T
     """An encoder with random fp32 weights, from a transformers config or its dict; never touches the network.
 
     The config is copied. values: False leaves the weights on the meta device, without memory and values
-    (`glimodern.parameters` gives them some). Raises ValueError for a dict without a model_type that transformers knows,
+    (`glimodern.layers.parameters` gives them some). Raises ValueError for a dict without a model_type that transformers knows,
     and for an architecture with no encoder of its own.
     """
     from transformers import AutoConfig, PreTrainedConfig

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .attention import Packing, packed_attention
+from glimodern.layers.attention import Packing, packed_attention
+from glimodern.layers.chained import Chained
+from glimodern.layers.dropout import Dropout
+from glimodern.layers.packed_linear import pack_layers, packed_linear
+from glimodern.layers.relative_attention import group_texts
+
 from .base import Encoder
 from .bert import BERT_MODELS, bert_chain, bert_forward
-from .chained import Chained
 from .deberta import DEBERTA_MODELS, deberta_forward
-from .dropout import Dropout
 from .mpnet import mpnet_forward
-from .packed_linear import pack_layers, packed_linear
-from .relative import group_texts
 from .t5 import T5_MODELS, t5_forward
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .attention import Packing
+from glimodern.layers.attention import Packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from glimodern import ops
-
-from .attention import Packing, packed_attention
-from .chained import Chained
-from .packed_linear import PackedLinear, all_packed
+from glimodern.layers.attention import Packing, packed_attention
+from glimodern.layers.chained import Chained
+from glimodern.layers.packed_linear import PackedLinear, all_packed
 
 # model_type of architectures built of BERT's layer, each proved equal to its own padded run by tests/test_encoder.py.
 BERT_MODELS = ("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta")

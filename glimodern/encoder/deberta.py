@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .attention import Packing, packed_attention
-from .relative import Groups, group_texts, grouped_attention
+from glimodern.layers.attention import Packing, packed_attention
+from glimodern.layers.relative_attention import Groups, group_texts, grouped_attention
 
 DEBERTA_MODELS = ("deberta-v2",)  # v3 is a v2 in transformers
 

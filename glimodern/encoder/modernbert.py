@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from glimodern import ops
+from glimodern.layers.attention import Packing, packed_attention
+from glimodern.layers.chained import Chained
+from glimodern.layers.dropout import Dropout
+from glimodern.layers.packed_linear import PackedLinear, all_packed, pack_linears, packed_linear, packs
+from glimodern.layers.rotary import rotary_table
 
-from .attention import Packing, packed_attention
 from .base import Encoder
-from .chained import Chained
-from .dropout import Dropout
-from .packed_linear import PackedLinear, all_packed, pack_linears, packed_linear, packs
-from .rotary import rotary_table
 
 if TYPE_CHECKING:
     from transformers import ModernBertConfig

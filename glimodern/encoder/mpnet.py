@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .attention import Packing
-from .relative import group_texts, grouped_attention
+from glimodern.layers.attention import Packing
+from glimodern.layers.relative_attention import group_texts, grouped_attention
 
 
 def mpnet_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:

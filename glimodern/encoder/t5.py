@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import Packing
-from .relative import Groups, group_texts, grouped_attention
+from glimodern.layers.attention import Packing
+from glimodern.layers.relative_attention import Groups, group_texts, grouped_attention
 
 T5_MODELS = ("t5", "mt5", "umt5")
 

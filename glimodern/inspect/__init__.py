@@ -15,16 +15,18 @@ import torch
 from torch import Tensor
 
 from glimodern import ops
-from glimodern.decode import decode_batch
-from glimodern.eval_mode import eval_replica
-from glimodern.inspect.spans import Span, TypeSpans, rank_spans
-from glimodern.inspect.stages import Stage, Watch, operators_of
-from glimodern.request import Search, check_count, check_string, read_labels
+from glimodern.inference.decode import decode_batch
+from glimodern.inference.request import Search, check_count, check_string, read_labels
+from glimodern.network.eval_mode import eval_replica
+
+from .spans import Span, TypeSpans, rank_spans
+from .stages import Stage, Watch, operators_of
 
 if TYPE_CHECKING:
-    from glimodern.model import GLiModern
-    from glimodern.prediction import LabelArgument
-    from glimodern.prompt import PackedBatch, PromptPacker
+    from glimodern.inference.request import LabelArgument
+    from glimodern.inputs.batch import PackedBatch
+    from glimodern.inputs.packer import PromptPacker
+    from glimodern.model.glimodern import GLiModern
 
 __all__ = ["Inspection", "InspectedWord", "Span", "Stage", "Token", "TypeSpans", "inspect"]
 
@@ -90,7 +92,7 @@ class Inspection:
 
     def to_html(self) -> str:
         """A page that needs nothing but itself: text with entities, a start x width heat map per type, all tables."""
-        from glimodern.inspect.page import render
+        from .page import render
 
         return render(self)
 

@@ -8,9 +8,10 @@ import tyro
 
 from glimodern import cli
 from glimodern.display import console
-from glimodern.inspect import inspect
-from glimodern.model import GLiModern
+from glimodern.model.glimodern import GLiModern
 from glimodern.outputs import check_output_file, checkpoint_files, write_report, write_text
+
+from . import inspect
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class InspectConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from glimodern.inspect.terminal import render
+    from .terminal import render
 
     config = tyro.cli(
         Annotated[InspectConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.inspect"

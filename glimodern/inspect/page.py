@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from glimodern import reference
-from glimodern.inspect import Inspection, Span, Token
-from glimodern.inspect.terminal import against, summary, token_rows
+
+from . import Inspection, Span, Token
+from .terminal import against, summary, token_rows
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _HUES = 8  # of the template's entity colours

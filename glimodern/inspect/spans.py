@@ -11,8 +11,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.decode import Entity
-from glimodern.text import Word
+from glimodern.inference.decode import Entity
+from glimodern.inputs.words import Word
 
 Floats = npt.NDArray[np.float32]
 _NOTHING = -1.0

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from glimodern import ops
-from glimodern.encoder.packed_linear import PackedLinear
+from glimodern.layers.packed_linear import PackedLinear
 from glimodern.ops import PackedWeight
-from glimodern.ops._cost import vectors_are_cheaper
+from glimodern.ops._head import vectors_are_cheaper
 
 if TYPE_CHECKING:
-    from glimodern.head import SpanFactors
-    from glimodern.model import GLiModern
-    from glimodern.network import SpanNetwork
-    from glimodern.prompt import PackedBatch
+    from glimodern.inputs.batch import PackedBatch
+    from glimodern.model.glimodern import GLiModern
+    from glimodern.network.head import SpanFactors
+    from glimodern.network.span_network import SpanNetwork
 
 _SHOWN = 8  # values of a tensor that is no longer than this
 

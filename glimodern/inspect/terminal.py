@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from glimodern.display import cell
-from glimodern.inspect import Inspection, Span, Token
+
+from . import Inspection, Span, Token
 
 _STYLES = {"kept": "green", "beaten": "yellow", "below": "dim"}
 

@@ -6,21 +6,21 @@ elsewhere. `backend_info` says which runs and why; `use_backend` forces one. Whe
 for the registered op, the public functions call the backend directly.
 """
 
-from glimodern.ops._add_layer_norm import add_layer_norm
-from glimodern.ops._attention_varlen import attention_varlen
-from glimodern.ops._chain import Chain, Columns
-from glimodern.ops._cost import head_entities, head_scores
-from glimodern.ops._dropout import dropout
-from glimodern.ops._geglu import geglu
-from glimodern.ops._linear_packed import PackedWeight, linear_packed
-from glimodern.ops._rotary import rotary
-from glimodern.ops._select_spans import select_spans
-from glimodern.ops._span import split_scores
-from glimodern.ops._span_entities import SpanEntities, span_entities
-from glimodern.ops._span_loss import span_loss
-from glimodern.ops._span_scores import span_scores
-from glimodern.ops._span_vectors import span_vectors
-from glimodern.ops.dispatch import backend_info, use_backend
+from ._add_layer_norm import add_layer_norm
+from ._attention_varlen import attention_varlen
+from ._chain import Chain, Columns
+from ._dropout import dropout
+from ._geglu import geglu
+from ._head import head_entities, head_scores
+from ._linear_packed import PackedWeight, linear_packed
+from ._rotary import rotary
+from ._select_spans import select_spans
+from ._span import split_scores
+from ._span_entities import SpanEntities, span_entities
+from ._span_loss import span_loss
+from ._span_scores import span_scores
+from ._span_vectors import span_vectors
+from .dispatch import backend_info, use_backend
 
 __all__ = [
     "add_layer_norm",

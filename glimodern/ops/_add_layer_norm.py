@@ -6,9 +6,18 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops import dispatch
-from glimodern.ops._check import check_tensors
-from glimodern.ops.dispatch import backend, direct, needs_grad, promote, storage, triton_kernels, wide_dtype
+
+from . import dispatch
+from ._check import check_tensors
+from .dispatch import (
+    backend,
+    direct,
+    needs_grad,
+    promote,
+    storage,
+    triton_kernels,
+    wide_dtype,
+)
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]  # normed, sum (empty if not stored), mean, rstd
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops.dispatch import wide_dtype
+
+from .dispatch import wide_dtype
 
 _SHORT = 256  # tokens; up to here a text's whole probability matrix is one tile
 _TILE = _SHORT * _SHORT  # elements a head of the largest tile of a longer text

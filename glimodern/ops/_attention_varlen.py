@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glimodern.ops import _attention_tiles as plain
-from glimodern.ops import dispatch
-from glimodern.ops._check import check_dropout, check_offsets, check_tensors
-from glimodern.ops._span import text_bounds
-from glimodern.ops.dispatch import FP16, FP32, backend, direct, needs_grad, promote, wide_dtype
+from . import _attention_tiles as plain
+from . import dispatch
+from ._check import check_dropout, check_offsets, check_tensors
+from ._span import text_bounds
+from .dispatch import FP16, FP32, backend, direct, needs_grad, promote, wide_dtype
 
 Grads = tuple[Tensor, Tensor, Tensor]  # of q, k, v
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from glimodern.ops import dispatch
-from glimodern.ops._linear_packed import PackedWeight, cpp_weight
-from glimodern.ops._span import text_bounds
-from glimodern.ops.dispatch import BF16, FP32, storage
+from . import dispatch
+from ._linear_packed import PackedWeight, cpp_weight
+from ._span import text_bounds
+from .dispatch import BF16, FP32, storage
 
 
 class Columns(NamedTuple):

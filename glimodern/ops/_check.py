@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from glimodern.ops.dispatch import FLOATS
+from .dispatch import FLOATS
 
 
 def check_tensors(op: str, floats: Mapping[str, Tensor], integers: Mapping[str, Tensor] | None = None) -> None:

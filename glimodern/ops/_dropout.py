@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from glimodern import reference
-from glimodern.ops import dispatch
+
+from . import dispatch
 
 
 def _apply(x: Tensor, p: float, seed: int) -> Tensor:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops import dispatch
-from glimodern.ops._check import check_tensors
-from glimodern.ops.dispatch import backend, direct, needs_grad, storage, triton_kernels, wide_dtype
+
+from . import dispatch
+from ._check import check_tensors
+from .dispatch import backend, direct, needs_grad, storage, triton_kernels, wide_dtype
 
 
 def _forward_impl(x: Tensor) -> Tensor:

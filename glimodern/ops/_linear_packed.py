@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glimodern.ambient import lasting
-from glimodern.ops import dispatch
-from glimodern.ops.dispatch import BF16, FP32, NAMES, backend, direct, needs_grad, storage
 from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise_weight, scale_inputs
+from glimodern.runtime.ambient import lasting
+
+from . import dispatch
+from .dispatch import BF16, FP32, NAMES, backend, direct, needs_grad, storage
 
 PANEL = 16
 """Outputs of a panel, as csrc/include/glimodern/linear_packed.h has it."""

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops import dispatch
+
+from . import dispatch
 
 
 def select_spans(start: Tensor, end: Tensor, *, flat: bool = True, multi_label: bool = False) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops._check import check_dropout, check_offsets, check_tensors
-from glimodern.ops.dispatch import BF16, storage, wide_dtype
+
+from ._check import check_dropout, check_offsets, check_tensors
+from .dispatch import BF16, storage, wide_dtype
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor]  # of, or like, a, b, u, c
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops import dispatch
-from glimodern.ops._span import CppInputs, check_span_inputs, text_bounds, widen
-from glimodern.ops.dispatch import backend, direct, promote, triton_kernels, wide_dtype
+
+from . import dispatch
+from ._span import CppInputs, check_span_inputs, text_bounds, widen
+from .dispatch import backend, direct, promote, triton_kernels, wide_dtype
 
 _VECTOR = 64  # elements: at least the step of PyTorch's vectorised loops, and a multiple of it
 

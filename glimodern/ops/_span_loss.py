@@ -8,9 +8,18 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops import dispatch
-from glimodern.ops._span import CppInputs, check_span_inputs, narrow, plain_grads, split_scores, text_bounds, widen
-from glimodern.ops.dispatch import backend, direct, needs_grad, promote, triton_kernels, wide_dtype
+
+from . import dispatch
+from ._span import (
+    CppInputs,
+    check_span_inputs,
+    narrow,
+    plain_grads,
+    split_scores,
+    text_bounds,
+    widen,
+)
+from .dispatch import backend, direct, needs_grad, promote, triton_kernels, wide_dtype
 
 
 def _check_positives(positives: Tensor, cu_words: Tensor, cu_types: Tensor, max_width: int) -> None:

@@ -6,9 +6,18 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops import dispatch
-from glimodern.ops._span import CppInputs, Grads, check_span_inputs, narrow, plain_grads, text_bounds, widen
-from glimodern.ops.dispatch import backend, direct, needs_grad, promote, triton_kernels, wide_dtype
+
+from . import dispatch
+from ._span import (
+    CppInputs,
+    Grads,
+    check_span_inputs,
+    narrow,
+    plain_grads,
+    text_bounds,
+    widen,
+)
+from .dispatch import backend, direct, needs_grad, promote, triton_kernels, wide_dtype
 
 
 def _scores_impl(

@@ -7,10 +7,19 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.ops import dispatch
-from glimodern.ops._check import check_dropout, check_offsets, check_tensors
-from glimodern.ops._span import Grads, stored, text_bounds
-from glimodern.ops.dispatch import backend, direct, needs_grad, promote, storage, triton_kernels, wide_dtype
+
+from . import dispatch
+from ._check import check_dropout, check_offsets, check_tensors
+from ._span import Grads, stored, text_bounds
+from .dispatch import (
+    backend,
+    direct,
+    needs_grad,
+    promote,
+    storage,
+    triton_kernels,
+    wide_dtype,
+)
 
 # Spans whose hidden values [rows, H] exist at a time. CPU: 6 MB at H = 3,072, which mostly stay in the cache between
 # the kernel that writes them and the matrix product that reads them; fewer rows slow that product (docs/LOG.md).

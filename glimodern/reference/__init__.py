@@ -3,10 +3,10 @@
 fp64 in -> fp64 out. Nothing here is fast; the kernels are tested against it. This package imports torch only.
 """
 
-from glimodern.reference.attention_varlen import attention_keep, attention_varlen
-from glimodern.reference.encoder import add_layer_norm, geglu, rotary
-from glimodern.reference.select_spans import select_spans
-from glimodern.reference.span import (
+from .attention_varlen import attention_keep, attention_varlen
+from .encoder import add_layer_norm, geglu, rotary
+from .select_spans import select_spans
+from .span import (
     dropout,
     dropout_keep,
     dropout_threshold,
@@ -18,8 +18,8 @@ from glimodern.reference.span import (
     span_scores,
     textbook_scores,
 )
-from glimodern.reference.span_entities import probability, span_entities
-from glimodern.reference.span_vectors import span_vectors
+from .span_entities import probability, span_entities
+from .span_vectors import span_vectors
 
 __all__ = [
     "add_layer_norm",

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from glimodern.reference.span import _GOLDEN, _MASK32, _multiply32, dropout_threshold, mix32
+from .span import _GOLDEN, _MASK32, _multiply32, dropout_threshold, mix32
 
 
 def attention_keep(heads: int, queries: Tensor, keys: Tensor, dropout_p: float, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glimodern.reference.encoder import geglu
+from .encoder import geglu
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x, "relu": torch.relu, "gelu": F.gelu, "geglu": geglu

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from glimodern.reference.span import span_scores
+from .span import span_scores
 
 
 def probability(logits: Tensor) -> Tensor:

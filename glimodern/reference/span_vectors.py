@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from glimodern.reference.span import span_hidden
+from .span import span_hidden
 
 
 def span_vectors(

@@ -7,11 +7,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ...text import split_words
+from glimodern.inputs.words import split_words
+
 from ..example import Dataset, Entity, Example
 from . import templates, training_words, words
 from .compose import Composer
-from .kinds import ALIKE, FREQUENT_TYPES, RARE_TYPES, alikeness, coarse_type, kind_of, look_alikes
+from .kinds import (
+    ALIKE,
+    FREQUENT_TYPES,
+    RARE_TYPES,
+    alikeness,
+    coarse_type,
+    kind_of,
+    look_alikes,
+)
 from .names import Pools, Shapes, deal_names, draw_name, more_names, train_shapes
 
 GROUP_SEEN = "seen templates"

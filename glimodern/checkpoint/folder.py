@@ -1,0 +1,318 @@
+"""Files of the public GLiNER checkpoint format, read and written; knows files, not modules.
+
+A folder holds `gliner_config.json`, `model.safetensors` (or `pytorch_model.bin`, read with `weights_only=True`, or an
+index and the shards of either) and the tokenizer's files. A local folder never touches the network; a name that is no
+path is taken from the hub.
+"""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from glimodern.files.atomic import current_files, replace_files, user_path
+from glimodern.files.hub import HubAccess, download_files, resolve_folder
+from glimodern.files.tensors import (
+    WEIGHTS_FILE,
+    WEIGHTS_FILES,
+    first_line,
+    is_index,
+    read_index,
+    read_tensors,
+    weights_file,
+)
+from glimodern.files.tokenizer import load_tokenizer
+
+from .config import CONFIG_FILE, ModelConfig, _lookup, read_config
+
+LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
+# What transformers writes and reads for any tokenizer. Vocabularies (vocab.txt, spiece.model) it reads only where there
+# is no tokenizer.json, which a checkpoint that is written here has.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)", re.ASCII)  # as transformers names them
+_READS = 4  # of a folder that is written to meanwhile
+
+# (our prefix, the public one): the same parameters under the house's shorter names.
+PREFIXES = (
+    ("encoder.model.", "token_rep_layer.bert_layer.model."),
+    ("projection.", "token_rep_layer.projection."),
+    ("labels.encoder.model.", "token_rep_layer.labels_encoder.model."),
+    ("labels.projection.", "token_rep_layer.labels_projection."),
+    ("rnn.", "rnn.lstm."),
+    ("head.start.", "span_rep_layer.span_rep_layer.project_start."),
+    ("head.end.", "span_rep_layer.span_rep_layer.project_end."),
+    ("head.span.", "span_rep_layer.span_rep_layer.out_project."),
+    ("head.prompt.", "prompt_rep_layer."),
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read whole: config, tensors under the house's names, tokenizer, and the tensors' file.
+
+    folder: where it lies on this machine.
+    """
+
+    config: ModelConfig
+    state: dict[str, Tensor]
+    tokenizer: Any
+    weights: Path
+    folder: Path
+    labels_tokenizer: Any = None
+
+
+def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None = None) -> Checkpoint:
+    """Read config, tensors and tokenizer of a local folder or hub repository.
+
+    A checkpoint that is replaced meanwhile (by `write_checkpoint`) is read again, so that all parts are of one.
+    """
+    hub = hub or HubAccess()
+    folder = resolve_folder(path_or_hub_id, hub)
+    if folder != user_path(path_or_hub_id, "path_or_hub_id"):
+        return _read_folder(folder, folder, (os.fspath(path_or_hub_id), hub))
+    for _ in range(_READS):
+        before = _stamp(folder)
+        try:
+            stored = _read_folder(folder, current_files(folder))
+        except (OSError, ValueError):
+            if _stamp(folder) == before:
+                raise
+        else:
+            if _stamp(folder) == before:
+                return stored
+    raise OSError(f"{folder}: expected a checkpoint that stays as it is while it is read, got one that keeps changing")
+
+
+def _stamp(folder: Path) -> list[tuple[str, int, int]]:
+    """Tells whether a checkpoint's files were replaced: the name, place and time of each."""
+    own = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, *(f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES))
+    files = [current_files(folder) / name for name in own]
+    return [(os.fspath(file), file.stat().st_ino, file.stat().st_mtime_ns) for file in files if file.is_file()]
+
+
+def _read_folder(folder: Path, files: Path, source: tuple[str, HubAccess] | None = None) -> Checkpoint:
+    """files: where the folder's files are. source: of a hub repository, its name and how it is looked up."""
+    hub = None if source is None else source[1]
+    config = read_config(files, hub)
+    weights = weights_file(files)
+    state = {_rename(name, to_public=False): tensor for name, tensor in read_tensors(weights).items()}
+    tokenizer = _read_tokenizer(files, config.model_name, hub)
+    folder = folder.absolute()
+    if config.labels_encoder is not None:
+        if source is not None:
+            download_files(source[0], [f"{LABELS_TOKENIZER}/*"], source[1])
+        labels_tokenizer = _labels_tokenizer(files, config.labels_encoder, hub)
+        return Checkpoint(config, state, tokenizer, weights, folder, labels_tokenizer)
+    if config.class_token_index == -1:
+        tokenizer.add_tokens(["[FLERT]", config.ent_token, config.sep_token], special_tokens=True)
+        index = tokenizer.convert_tokens_to_ids(config.ent_token)
+        config = replace(config, class_token_index=index, vocab_size=len(tokenizer))
+    _check_vocabulary(files, config, tokenizer)
+    return Checkpoint(config, state, tokenizer, weights, folder)
+
+
+def _read_tokenizer(folder: Path, encoder: str, hub: HubAccess | None) -> Any:
+    """The tokenizer of a checkpoint's folder, or of its encoder if the checkpoint has none, as old ones. One line of
+    error for a missing or half-written one."""
+    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    try:
+        return load_tokenizer(str(folder), local_files_only=True) if own else load_tokenizer(encoder, **_lookup(hub))
+    except Exception as error:  # the tokenizers library raises its bare class for a file it cannot read
+        said = f"{type(error).__name__}: {first_line(error)}"
+        if own:
+            raise ValueError(
+                f"{folder / 'tokenizer.json'}: wanted a tokenizer, got files that transformers does not read "
+                f"({said}); half written? Copy the tokenizer that was saved with these weights"
+            ) from error
+        raise FileNotFoundError(
+            f"{folder}: no tokenizer: wanted tokenizer.json and tokenizer_config.json, got neither, and that of "
+            f"model_name {encoder!r} was not to be had ({said}); copy it into the folder"
+        ) from error
+
+
+def _check_vocabulary(folder: Path, config: ModelConfig, tokenizer: Any) -> None:
+    """ValueError unless tokenizer and config are of one model."""
+    for name in ("ent_token", "sep_token"):
+        token = getattr(config, name)
+        index = tokenizer.convert_tokens_to_ids(token)
+        if index is None or index == tokenizer.unk_token_id:
+            raise ValueError(
+                f"{folder / 'tokenizer.json'}: {name}: wanted {token!r} in the vocabulary, got {len(tokenizer)} tokens "
+                "without it; copy the tokenizer that was saved with these weights"
+            )
+        if name == "ent_token" and index != config.class_token_index:
+            raise ValueError(
+                f"{folder / CONFIG_FILE}: class_token_index: wanted the id of {token!r} in the tokenizer ({index}), "
+                f"got {config.class_token_index}; tokenizer and weights are not of one model"
+            )
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: vocab_size: wanted at least the {len(tokenizer)} tokens of the tokenizer, "
+            f"got {config.vocab_size}; tokenizer and weights are not of one model"
+        )
+
+
+def _labels_tokenizer(folder: Path, name: str, hub: HubAccess | None) -> Any:
+    """A bi-encoder's second tokenizer: of its own folder, else (older files) of the label encoder it is named after."""
+    if (folder / LABELS_TOKENIZER / "tokenizer_config.json").is_file():
+        return load_tokenizer(str(folder / LABELS_TOKENIZER), add_bos_eos=False)
+    try:
+        return load_tokenizer(name, add_bos_eos=False, **_lookup(hub))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{folder}: no folder {LABELS_TOKENIZER}, and the tokenizer of the label encoder {name!r} is not on this "
+            f"machine; copy it to {folder / LABELS_TOKENIZER}"
+        ) from error
+
+
+def write_checkpoint(
+    folder: str | os.PathLike[str],
+    config: ModelConfig,
+    state: dict[str, Tensor],
+    tokenizer: Any,
+    labels_tokenizer: Any = None,
+) -> None:
+    """Write a checkpoint that appears whole or not at all (`replace_files`); an older one in its place is replaced.
+
+    What else the folder holds stays, a README.md too. Of an older checkpoint what is not written anew goes: weights in
+    another form, an index and its shards, the tokenizer's other files, labels_tokenizer.
+
+    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. The public
+    package does not know span_mode "ffn": saving one warns that only this package loads it.
+
+    Raises ValueError for a folder that has files of these names but no gliner_config.json: they are another model's.
+    Raises NotADirectoryError for a path that is a file, and PermissionError for files that may not be written.
+    """
+    from safetensors.torch import save_file
+
+    final = user_path(folder, "folder")
+    if config.span_mode == "ffn":
+        warnings.warn('span_mode "ffn" (the paper\'s head) is not known to the public gliner package', stacklevel=3)
+    kept: dict[tuple[Any, ...], str] = {}
+    copies: dict[str, str] = {}
+    tensors: dict[str, Tensor] = {}
+    for public, tensor in to_public(state).items():
+        memory = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        if memory in kept and tensor.numel():
+            copies[public] = kept[memory]
+        else:
+            kept[memory] = public
+            tensors[public] = tensor.detach().cpu().contiguous()
+    with replace_files(final, _stale, last=CONFIG_FILE) as target:
+        _refuse_another_model(final)
+        save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt", **copies})
+        text = json.dumps(_public_fields(config), indent=1, sort_keys=True)
+        (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        tokenizer.save_pretrained(target)
+        if labels_tokenizer is not None:
+            labels_tokenizer.save_pretrained(target / LABELS_TOKENIZER)
+
+
+def _refuse_another_model(folder: Path) -> None:
+    """ValueError for files that a checkpoint would replace or be read with, unless they are of a checkpoint."""
+    if (folder / CONFIG_FILE).is_file():
+        return
+    names = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, LABELS_TOKENIZER)
+    if others := [name for name in names if os.path.lexists(folder / name)]:
+        raise ValueError(
+            f"{folder}: expected no model or an older checkpoint to replace (with {CONFIG_FILE}), got files of another "
+            f"model ({', '.join(others)}); choose another folder or move them away"
+        )
+
+
+def _stale(folder: Path, written: set[str]) -> list[str]:
+    """The files of an older checkpoint that a new one of these names leaves behind."""
+    shards: list[str] = []
+    for index in WEIGHTS_FILES:
+        if is_index(folder / index) and (folder / index).is_file():
+            try:
+                shards += read_index(folder / index)
+            except ValueError:  # what it was an index of cannot be told
+                continue
+    shards = [shard for shard in shards if _SHARD.fullmatch(shard)]  # by whatever other names, it may be anything
+    labels = [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
+    own = [*shards, *WEIGHTS_FILES, *_TOKENIZER_FILES, *labels]  # an index after its shards
+    return [name for name in own if name not in written and (folder / name).is_file()]
+
+
+def to_public(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under the public package's names."""
+    return {_rename(name, to_public=True): tensor for name, tensor in state.items()}
+
+
+def _rename(name: str, *, to_public: bool) -> str:
+    for ours, public in PREFIXES:
+        old, new = (ours, public) if to_public else (public, ours)
+        if name.startswith(old):
+            return new + name[len(old) :]
+    return name
+
+
+def _public_fields(config: ModelConfig) -> dict[str, Any]:
+    """gliner_config.json with every field that the public package reads back."""
+    fields = asdict(config)
+    if config.labels_encoder is not None:
+        fields["vocab_size"] = -1  # as the public package writes it, which checks the tokenizer against it otherwise
+    return {
+        **fields,
+        "model_type": None,
+        "name": "glimodern",
+        "fine_tune": True,
+        "post_fusion_schema": "",
+        "fuse_layers": False,
+        "labels_decoder": None,
+        "relations_layer": None,
+        "span_encoder_config": None,
+    }
+
+
+# Parameters that public checkpoints may lack or hold in excess without any effect on the scores.
+_IGNORED = (".pooler.", ".position_ids", ".inv_freq")
+_HEAD_WIDTH = "prompt_rep_layer.3.bias"  # [hidden_size], in every span model
+
+
+def check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], file: Path, vocab_size: int) -> None:
+    """ValueError unless a file's tensors are those of a model: the same names and shapes."""
+    for name in (_HEAD_WIDTH, *wanted):
+        if name not in wanted or name not in got or wanted[name].shape == got[name].shape:
+            continue
+        ours, theirs = tuple(wanted[name].shape), tuple(got[name].shape)
+        if name == _HEAD_WIDTH:
+            raise ValueError(
+                f"{file}: hidden_size: wanted a head of width {ours[0]} (gliner_config.json), got one of {theirs[0]}; "
+                "config and weights are not of one model"
+            )
+        if len(ours) == 2 == len(theirs) and ours[1] == theirs[1] and ours[0] == vocab_size:
+            raise ValueError(
+                f"{file}: vocab_size: wanted {ours[0]} rows of {name} (gliner_config.json), got {theirs[0]}; "
+                "config, tokenizer and weights must be of one model"
+            )
+        raise ValueError(
+            f"{file}: tensor {name}: wanted shape {ours} by the config, got {theirs}; "
+            "config and weights are not of one model"
+        )
+    missing = [name for name in wanted if name not in got and not any(part in name for part in _IGNORED)]
+    extra = [name for name in got if name not in wanted and not any(part in name for part in _IGNORED)]
+    if missing or extra:
+        hint = "; num_rnn_layers in gliner_config.json decides on rnn.*" if _rnn(missing + extra) else ""
+        raise ValueError(
+            f"{file}: wanted the {len(wanted)} tensors of the config, got {len(missing)} missing {missing[:4]} and "
+            f"{len(extra)} unknown {extra[:4]}; config and weights are not of one model{hint}"
+        )
+
+
+def _rnn(names: list[str]) -> bool:
+    return any(name.startswith("rnn.") for name in names)

@@ -1,0 +1,103 @@
+"""Modules of ours on the parameters of a live model of gliner's, made anew when those change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from glimodern.checkpoint.folder import PREFIXES
+from glimodern.encoder import Encoder
+from glimodern.encoder.shadow import shadow_encoder, share_parameters
+from glimodern.layers.packed_linear import PackedLinear, can_pack
+from glimodern.network.head import SpanHead
+from glimodern.runtime.ambient import lasting
+from glimodern.runtime.forks import keep_to_own_threads, watch_forks
+
+T = TypeVar("T")
+
+
+def _mark(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
+    """Changes when a parameter is written in place, replaced, moved or cast."""
+    return tuple(
+        (p.data_ptr() if type(p) is nn.Parameter else id(p), -1 if p.is_inference() else p._version, p.dtype, p.device)
+        for module in modules
+        for p in module.parameters()
+    )
+
+
+class Shadow(Generic[T]):
+    """What `build(module, pack)` makes of a live module's parameters; made anew when those change."""
+
+    def __init__(self, build: Callable[[Any, bool], T], module: nn.Module, parts: list[nn.Module], pack: bool) -> None:
+        self.build, self.module, self.parts, self.pack = build, module, parts, pack
+        self.built: tuple[tuple[Any, ...] | None, T | str] = (None, "")
+        watch_forks()
+
+    def current(self) -> T | str:
+        """The shadow, or why there is none."""
+        keep_to_own_threads()
+        mark = _mark(self.parts)
+        if mark != self.built[0]:
+            plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for m in self.parts for p in m.parameters())
+            try:
+                with lasting():
+                    made: T | str = self.build(self.module, self.pack and plain and can_pack())
+            except ValueError as error:
+                made = str(error)
+            self.built = (mark, made)
+        return self.built[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles of the model make shadows of their own."""
+        return {**self.__dict__, "built": (None, "")}
+
+
+def build_encoder(layer: Any, pack: bool) -> Encoder:
+    if layer.config.fuse_layers:
+        raise ValueError("fuse_layers reads all layers")
+    encoder = shadow_encoder(layer.model)
+    if pack:
+        encoder.pack("fp32")
+    return encoder
+
+
+class Head(NamedTuple):
+    head: SpanHead
+    projection: Callable[[Tensor], Tensor] | None
+
+
+def build_head(core: Any, pack: bool) -> Head:
+    context = type(core.span_rep_layer.context_encoder).__name__
+    if core.config.span_mode != "markerV0" or context != "IdentityContextEncoder":
+        raise ValueError(f"span_mode {core.config.span_mode!r} with {context}; ours is markerV0's on words as they are")
+    with torch.device("meta"):
+        head = SpanHead(core.config.hidden_size, 0.0, "markerV0")
+    prefixes = {public: ours.removeprefix("head.") for ours, public in PREFIXES if ours.startswith("head.")}
+    state = {
+        ours + name.removeprefix(public): tensor
+        for name, tensor in core.state_dict().items()
+        for public, ours in prefixes.items()
+        if name.startswith(public)
+    }
+    share_parameters(head, state, "markerV0")
+    head.eval().requires_grad_(False)
+    projection = getattr(core.token_rep_layer, "projection", None)
+    if pack:
+        head.pack("fp32", "fp32")
+        projection = None if projection is None else PackedLinear(projection, "fp32")
+    return Head(head, projection)
+
+
+def why_plain(module: nn.Module) -> str:
+    """Why a module must run as it is; empty if it need not."""
+    if module.training:
+        return "the model is in training mode (call .eval())"
+    if torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
+        return "gradients are asked for (call it under torch.no_grad() or torch.inference_mode())"
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or torch.onnx.is_in_onnx_export():
+        return "it is being traced, compiled or exported"
+    devices = {p.device.type for p in module.parameters()}
+    return "autocast is on" if any(map(torch.is_autocast_enabled, devices)) else ""

@@ -1,0 +1,155 @@
+"""A loaded model made ready for inference: what it computes in, packed linear layers, int8 and its check."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from glimodern import ops
+from glimodern.checkpoint.config import CONFIG_FILE
+from glimodern.checkpoint.folder import Checkpoint
+from glimodern.encoder import Encoder, build_encoder
+from glimodern.files.tensors import first_line
+from glimodern.layers.packed_linear import PackedLinear, can_pack, measured_inputs
+from glimodern.ops.dispatch import native_bf16
+
+from .precision import CANARY_LABELS, CANARY_TEXTS, LEAST_AGREEMENT, answers, compare_answers
+
+if TYPE_CHECKING:
+    from .glimodern import GLiModern
+
+_OTHER_NAMES = {"map_location": "device", "torch_dtype": "dtype"}  # of gliner and transformers
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def refuse_keywords(function: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """TypeError that names the first keyword argument that a function does not know, and what it may have meant."""
+    for name in given:
+        if name in known:
+            continue
+        near = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else difflib.get_close_matches(name, known, 1)
+        hint = f"; {name} is called {near[0]} here" if near else ""
+        raise TypeError(f"{function}: unexpected keyword argument {name!r}: expected {', '.join(known)}{hint}")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of this name, which is there: "cpu", "cuda", "cuda:1", "mps", ..., or "auto", CUDA's if there is one.
+
+    Raises TypeError for what is no name, ValueError for an unknown one and for a device that this machine lacks.
+    """
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device: expected a string or torch.device, got {type(device).__name__}")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+        where = torch.device("cpu") if where.type == "cpu" else where  # "cpu:0" too
+    except RuntimeError as error:
+        raise ValueError(
+            f"device: expected 'auto', 'cpu', 'cuda', 'cuda:N' or another of PyTorch's names, got {device!r}"
+            + ("; a GPU is 'cuda'" if str(device).lower().startswith("gpu") else "")
+        ) from error
+    problem = _problem(where)
+    if problem:
+        raise ValueError(
+            f"device: expected a device of this machine, got {str(device)!r}: {problem}; use 'cpu' or 'auto'"
+        )
+    return where
+
+
+def _problem(device: torch.device) -> str:
+    """Why a model cannot be put on a device; empty if it can."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} finds no CUDA GPU"
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        return f"there are {torch.cuda.device_count()} GPUs, counted from 0"
+    if device.type == "meta":
+        return "it holds no values"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # NotImplementedError is a RuntimeError
+        return f"PyTorch {torch.__version__} cannot use it ({first_line(error)[:80]})"
+    return ""
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """Of activations and of weights that are not packed: "fp32", "bf16", "fp16", "auto" (bf16 where the hardware
+    multiplies it natively, else fp32; "int8" likewise) or a float dtype of torch."""
+    if not isinstance(dtype, (str, torch.dtype)):
+        raise TypeError(f"dtype: expected a string or torch.dtype, got {type(dtype).__name__}")
+    if dtype in ("auto", "int8"):
+        return torch.bfloat16 if native_bf16(device) else torch.float32
+    known = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if known in (*DTYPES.values(), torch.float64):
+        return known
+    raise ValueError(f"dtype: expected one of {[*DTYPES, 'int8', 'auto']} or a float dtype of torch, got {dtype!r}")
+
+
+def encoder_of(stored: Checkpoint, config: dict[str, Any]) -> Encoder:
+    """The checkpoint's encoder without its weights. ValueError for a config that none can be built from."""
+    try:
+        return build_encoder(config, values=False)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{stored.weights.with_name(CONFIG_FILE)}: encoder_config: wanted a config that an encoder can be built "
+            f"from, got model_type {config.get('model_type')!r} and: {first_line(error) or type(error).__name__}"
+        ) from error
+
+
+def make_ready(model: GLiModern, device: torch.device, dtype: torch.dtype, *, int8: bool) -> None:
+    """Put a model that was just read on device, for inference only; on CPUs its linear layers are packed.
+
+    For int8 its inputs are measured on a dozen sentences while it is exact; it warns if it then finds something else.
+    """
+    model.requires_grad_(False)
+    model.inference_only = True
+    wide = "fp32" if dtype == torch.float32 else "bf16"
+    if model.labels is not None:
+        model.labels.seal()
+    if not int8:
+        if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
+            _pack(model, wide, wide)
+        model.to(device=device, dtype=dtype)
+        return
+    with measured_inputs(model):
+        exact = answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5)
+    _pack(model, "int8", wide)
+    model.to(dtype=dtype)
+    report = compare_answers("int8", answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5), exact)
+    if report.agreement < LEAST_AGREEMENT:
+        warnings.warn(
+            f"{model.source_name}: {report}; that is under {100 * LEAST_AGREEMENT:.0f} %. Check it on your "
+            'own texts with check_precision, or load with dtype="fp32" or "bf16"',
+            stacklevel=3,
+        )
+
+
+def _pack(model: GLiModern, dtype: str, wide: str) -> None:
+    """Pack linear layers for inference on CPUs, where there is a kernel for them; wide: "fp32" or "bf16", for what is
+    not quantised in int8."""
+    if not can_pack():
+        if dtype == "int8":
+            raise ValueError(
+                "dtype: 'int8' needs the C++ extension on a CPU with AVX2; load with dtype='fp32' "
+                f"({ops.backend_info('cpu')['linear_packed']['why']})"
+            )
+        return
+    plain = [] if model.encoder.pack(dtype) else [(model.encoder, "encoder")]
+    if model.labels is not None and not model.labels.pack(dtype):
+        plain.append((model.labels.encoder, "label encoder"))
+    if dtype == "int8":
+        for encoder, name in plain:
+            warnings.warn(
+                f"dtype: the layers of {encoder.config.model_type} are not known to pack, so the {name} is not "
+                "quantised, only the rest is in int8",
+                stacklevel=4,
+            )
+    if "projection" in model._modules:
+        model.projection = PackedLinear(model.projection, dtype)  # type: ignore[assignment]
+    model.head.pack(dtype, wide)
+    model.packed_dtype = dtype
+    model.eval()  # new modules are in training mode

@@ -1,0 +1,135 @@
+"""The span head: word vectors and type prompts in, the four tensors of the fold (or the textbook's parts) out.
+
+    s = MLP_start(h)   e = MLP_end(h)   S(i,j) = W2 . drop(relu(W1 . relu([s_i | e_j]) + b1)) + b2      "markerV0"
+                                        S(i,j) = W2 . relu([s_i | e_j]) + b2                            "marker"
+                                        S(i,j) = W2 . drop(relu(W1 . [h_i | h_j] + b1)) + b2            "ffn"
+    q = MLP_prompt(p)                   logit(i,j,t) = S(i,j) . q_t
+
+W1 acts on a concatenation and W2 meets only q, so both move out of the span (ARCHITECTURE: the fold):
+
+    a = x W1s^T + b1   b = y W1e^T   u = q W2   c = q b2      logit = drop(relu(a_i + b_j)) . u_t + c_t
+
+with x, y the two inputs of the concatenation. "marker", of the oldest checkpoints, has no W1: there
+
+    a = [s | 0]        b = [0 | e]   so that relu(a_i + b_j) = relu([s_i | e_j])                       H = 2d
+
+and the rest is the same. The same algebra with the hidden tensor stored has been proposed in
+https://github.com/fastino-ai/GLiNER2/pull/143; here the ops keep it on chip.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glimodern.layers.dropout import Dropout
+from glimodern.layers.packed_linear import watch_inputs
+from glimodern.ops import PackedWeight
+from glimodern.ops._head import fold_types
+
+from .packed_head import _packed_mlp, _PackedMarker, _PackedSpan, _side_by_side
+
+SPAN_MODES = ("markerV0", "marker", "ffn")
+
+
+class Fold(NamedTuple):
+    """What the span operators take: a, b [n, H], u [m, H], c [m]."""
+
+    a: Tensor
+    b: Tensor
+    u: Tensor
+    c: Tensor
+
+
+class SpanFactors(NamedTuple):
+    """What head_scores and head_entities take: a, b [n, H], w2 [d, H] or its transpose packed, b2 [d], q [m, d]."""
+
+    a: Tensor
+    b: Tensor
+    w2: Tensor | PackedWeight
+    b2: Tensor
+    q: Tensor
+
+
+class SpanParts(NamedTuple):
+    """What the textbook form takes: start and end inputs [n, d], the span FFN's w1 [H, 2d], b1 [H] (None for "marker",
+    which has no W1), w2 [d, H], b2 [d], and the type vectors q [m, d]."""
+
+    starts: Tensor
+    ends: Tensor
+    w1: Tensor | None
+    b1: Tensor | None
+    w2: Tensor
+    b2: Tensor
+    q: Tensor
+
+
+def _mlp(width_in: int, width: int, dropout: float, factor: int = 4) -> nn.Sequential:
+    """Linear(width_in, H) - ReLU - Dropout - Linear(H, width), H = factor width: every projection of a GLiNER head."""
+    hidden = factor * width
+    return nn.Sequential(nn.Linear(width_in, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width))
+
+
+class SpanHead(nn.Module):
+    """GLiNER's span head of width d; span_mode "markerV0" (public checkpoints), "marker" (the oldest of them) or "ffn"
+    (the paper's equation 3).
+
+    drops_spans: whether training drops elements of relu(a_i + b_j).
+    """
+
+    def __init__(self, width: int, dropout: float, span_mode: str) -> None:
+        super().__init__()
+        if span_mode not in SPAN_MODES:
+            raise ValueError(f"span_mode: wanted one of {SPAN_MODES}, got {span_mode!r}")
+        self.width = width
+        self.span_mode = span_mode
+        self.drops_spans = span_mode != "marker"
+        if span_mode != "ffn":
+            factor = 2 if span_mode == "marker" else 4
+            self.start = _mlp(width, width, dropout, factor)
+            self.end = _mlp(width, width, dropout, factor)
+        self.span: nn.Module = nn.Linear(2 * width, width) if span_mode == "marker" else _mlp(2 * width, width, dropout)
+        self.prompt = _mlp(width, width, dropout)
+
+    def parts(self, words: Tensor, prompts: Tensor) -> SpanParts:
+        """words [n, d], prompts [m, d] -> the parts of the textbook form."""
+        if isinstance(self.span, nn.Linear):
+            w2, b2 = self.span.weight, self.span.bias
+            return SpanParts(self.start(words), self.end(words), None, None, w2, b2, self.prompt(prompts))
+        if self.span_mode == "markerV0":
+            starts, ends = F.relu(self.start(words)), F.relu(self.end(words))
+        else:
+            starts = ends = words
+        w1, b1 = self.span.get_parameter("0.weight"), self.span.get_parameter("0.bias")
+        w2, b2 = self.span.get_parameter("3.weight"), self.span.get_parameter("3.bias")
+        return SpanParts(starts, ends, w1, b1, w2, b2, self.prompt(prompts))
+
+    def pack(self, dtype: str, fold_dtype: str) -> None:
+        """Pack the linear layers for inference ("fp32", "bf16" or "int8"), with the ReLUs that follow them; fold_dtype,
+        "fp32" or "bf16", is that of W2, of which the fold makes u."""
+        for name in ("start", "end") if self.span_mode != "ffn" else ():
+            last = "relu" if self.span_mode == "markerV0" else "none"
+            setattr(self, name, _packed_mlp(self.get_submodule(name), dtype, last))
+        self.prompt = _packed_mlp(self.prompt, dtype, "none")
+        if self.span_mode == "marker":
+            self.span = _PackedMarker(self.span, fold_dtype)
+        else:
+            self.span = _PackedSpan(self.span, self.width, dtype, fold_dtype)
+
+    def factors(self, words: Tensor, prompts: Tensor) -> SpanFactors:
+        """words [n, d], prompts [m, d] -> the first Linear once a word, the second beside the types: a, b [n, 4d]."""
+        if isinstance(self.span, _PackedMarker):
+            starts, ends = (words, words) if self.span_mode == "ffn" else (self.start(words), self.end(words))
+            a, b = self.span.halves(starts, ends)
+            return SpanFactors(a, b, self.span.fold.packed, self.span.b2, self.prompt(prompts))
+        starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
+        if w1 is None:
+            return SpanFactors(*_side_by_side(starts, ends), w2, b2, q)
+        watch_inputs(self.span.get_submodule("0"), starts, ends)
+        w1_start, w1_end = w1.chunk(2, dim=1)  # its gradient is one concatenation; two slices' are zeros and sums
+        return SpanFactors(F.linear(starts, w1_start, b1), F.linear(ends, w1_end), w2, b2, q)
+
+    def fold(self, words: Tensor, prompts: Tensor) -> Fold:
+        """words [n, d], prompts [m, d] -> a, b [n, 4d], u [m, 4d], c [m]; exact, in training too."""
+        a, b, w2, b2, q = self.factors(words, prompts)
+        return Fold(a, b, *fold_types(q, w2, b2))

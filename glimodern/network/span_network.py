@@ -1,0 +1,252 @@
+"""The network, encoder and span head as one module: a packed batch in; loss, logits or candidates out."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from glimodern import ops, reference
+from glimodern.checkpoint.config import ModelConfig
+from glimodern.encoder import Encoder
+from glimodern.files.tokenizer import token_limit
+from glimodern.inputs.batch import PackedBatch
+from glimodern.inputs.label_packer import LabelBatch, TextPacker
+from glimodern.inputs.label_vectors import LabelVectors
+from glimodern.inputs.packer import PromptPacker
+from glimodern.inputs.transfer import to_device
+from glimodern.layers.attention import Packing
+from glimodern.runtime.ambient import predicts
+from glimodern.runtime.forks import keep_to_own_threads, watch_forks
+
+from .cuda_graphs import GraphCache
+from .eval_mode import eval_replica, in_eval_mode
+from .head import SpanHead
+from .label_encoder import LabelEncoder
+from .pooling import pool_subtokens
+from .type_cache import TypeCache, label_entities
+from .word_lstm import WordLstm
+
+T = TypeVar("T")
+
+
+class SpanNetwork(nn.Module):
+    """GLiNER's span model on any encoder, from packed batches on; `GLiModern` adds texts and files."""
+
+    labels: LabelEncoder | None  # of a bi-encoder
+
+    def __init__(
+        self, config: ModelConfig, encoder: Encoder, tokenizer: Any, labels: LabelEncoder | None = None
+    ) -> None:
+        super().__init__()
+        watch_forks()
+        keep_to_own_threads()
+        self._mode: object | None = object()  # another one after every switch of the mode, None during it
+        self.config = config
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        if encoder.hidden_size != config.hidden_size:
+            self.projection = nn.Linear(encoder.hidden_size, config.hidden_size)
+        if config.num_rnn_layers > 0:
+            self.rnn = WordLstm(config.hidden_size, config.num_rnn_layers)
+        self.head = SpanHead(config.hidden_size, config.dropout, config.span_mode)
+        self.labels = labels
+        if labels is not None and "rnn" in self._modules:
+            self.rnn.requires_grad_(False)  # it is not run
+        self.packer = self._make_packer()
+        self._types = TypeCache()
+        self.encoder_frozen = False
+        self.packed_dtype: str | None = None  # of linear layers that are packed for inference
+        self.inference_only = False  # loaded so; autocast, which is how others are trained, does not reach it
+        self.cuda_graphs = True  # for small batches on a GPU
+        self._graphs = GraphCache()
+
+    def _make_packer(self) -> PromptPacker:
+        config, tokenizer = self.config, self.tokenizer.backend_tokenizer
+        options: dict[str, Any] = {
+            "max_width": config.max_width,
+            "max_words": config.max_len,
+            "max_tokens": token_limit(self.tokenizer, self.encoder.max_length),
+            "subtoken_pooling": config.subtoken_pooling,
+        }
+        if self.labels is not None:
+            return TextPacker(tokenizer, ids=config.vocab_size, **options)
+        return PromptPacker(
+            tokenizer,
+            ent_token=config.ent_token,
+            sep_token=config.sep_token,
+            embed_ent_token=config.embed_ent_token,
+            **options,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def freeze_encoder(self) -> None:
+        """Run the encoder, or a bi-encoder's two, without gradients and without dropout from now on."""
+        self.encoder_frozen = True
+        for encoder in self._encoders():
+            encoder.requires_grad_(False).eval()
+
+    def _encoders(self) -> list[Encoder]:
+        return [self.encoder] if self.labels is None else [self.encoder, self.labels.encoder]
+
+    def set_dropout(self, p: float) -> None:
+        """Train the head with this dropout from now on; the encoder keeps its own."""
+        self.config = replace(self.config, dropout=p)
+        for module in self.head.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = p
+
+    def train(self, mode: bool = True) -> Self:
+        self._mode = None
+        try:
+            super().train(mode)
+            if self.encoder_frozen:
+                for encoder in self._encoders():
+                    encoder.eval()
+            if mode:
+                self._graphs.clear()
+        finally:
+            self._mode = object()
+        return self
+
+    def run_in_eval(self, compute: Callable[[Self], T]) -> T:
+        """compute(network) without dropout, whatever modes the modules are in, which stay as they are.
+
+        The network given is this one where all of it is in eval mode, else a replica on the same parameters; a replica
+        too if another thread switched the mode (`train`, `eval`) in the meantime.
+        """
+        keep_to_own_threads()
+        mode = self._mode
+        if mode is not None and in_eval_mode(self):
+            result = compute(self)
+            if self._mode is mode:
+                return result
+        return compute(eval_replica(self))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._graphs.clear()  # weights move
+        return super()._apply(fn, recurse)
+
+    # computing
+
+    def encode(self, batch: PackedBatch, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
+        """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device.
+
+        packing: of the batch, known to be right (`glimodern.network.cuda_graphs`); None: checked and made here.
+        """
+        if self.labels is None or not isinstance(batch, LabelBatch):
+            return self._encode_texts(batch, batch.type_index, packing)
+        words, _ = self._encode_texts(batch, batch.type_index[:0], packing)
+        return words, self.labels(batch.labels)[batch.type_index]
+
+    def _encode_texts(self, batch: PackedBatch, types: Tensor, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
+        """Word vectors [n, d], and those of the tokens that ask the types [m]."""
+        keep_to_own_threads()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            tokens = batch.word_index.clamp(min=0) if batch.subtoken_index is None else batch.subtoken_index
+            rows = torch.cat([tokens, types])
+            if packing is None:
+                hidden = self.encoder(batch.input_ids, batch.cu_seqlens, batch.max_seqlen, rows, batch.token_offsets)
+            else:
+                hidden = self.encoder.encode(batch.input_ids, packing, rows)
+        words, prompts = hidden.split([len(tokens), len(types)])
+        if "projection" in self._modules:
+            words, prompts = self.projection(words), self.projection(prompts)
+        if batch.subtoken_counts is not None:
+            words = pool_subtokens(words, batch.subtoken_counts, self.config.subtoken_pooling)
+        elif batch.has_missing_words:
+            words = words.masked_fill((batch.word_index < 0)[:, None], 0.0)
+        if "rnn" in self._modules and self.labels is None:
+            words = self.rnn.run_packed(words, batch.word_offsets or (0,))
+        return words, prompts
+
+    def forward(
+        self,
+        batch: PackedBatch,
+        *,
+        focal_gamma: float = 0.0,
+        focal_scale: float = 1.0,
+        class_balance: float | None = None,
+        reduction: str = "sum",
+        fused: bool = True,
+    ) -> Tensor:
+        """The loss of a batch with positives (see ops.span_loss); fused=False computes it by the textbook form."""
+        if self.packed_dtype is not None:
+            raise ValueError(
+                "this model was loaded for inference and has no gradients; load it with "
+                "GLiModern.from_pretrained(..., trainable=True)"
+            )
+        words, prompts = self.encode(batch)
+        width = self.config.max_width
+        dropout_p = self.config.dropout if self.training and self.head.drops_spans else 0.0
+        seed = int(torch.randint(2**31, (1,))) if dropout_p else 0
+        if fused:
+            return ops.span_loss(
+                *self.head.fold(words, prompts),
+                batch.cu_words,
+                batch.cu_types,
+                batch.positives,
+                width,
+                focal_gamma=focal_gamma,
+                focal_scale=focal_scale,
+                class_balance=class_balance,
+                reduction=reduction,
+                dropout_p=dropout_p,
+                seed=seed,
+            )
+        parts = self.head.parts(words, prompts)
+        logits = reference.textbook_scores(*parts, batch.cu_words, batch.cu_types, width, dropout_p, seed)
+        return reference.loss_of_scores(
+            logits.float(),
+            batch.cu_words,
+            batch.cu_types,
+            batch.positives,
+            width,
+            focal_gamma,
+            focal_scale,
+            class_balance,
+            reduction,
+        )
+
+    @predicts
+    def scores(self, batch: PackedBatch) -> list[Tensor]:
+        """Logits of every span and type, one tensor [words, max_width, types] per text; -inf where a span leaves it."""
+        words, prompts = self.encode(batch)
+        factors = self.head.factors(words, prompts)
+        logits = ops.head_scores(*factors, batch.cu_words, batch.cu_types, self.config.max_width)
+        return ops.split_scores(logits, batch.cu_words, batch.cu_types, self.config.max_width)
+
+    @predicts
+    @torch.no_grad()
+    def _candidates(
+        self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None = None
+    ) -> ops.SpanEntities:
+        def compute(network: Self) -> ops.SpanEntities:
+            return network._entities(batch, threshold, label_vectors, graphs=network is self and self.cuda_graphs)
+
+        return self.run_in_eval(compute)
+
+    def _entities(
+        self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None, *, graphs: bool
+    ) -> ops.SpanEntities:
+        """Candidates of a batch on the CPU; graphs: those of this very network may be used."""
+        if isinstance(batch, LabelBatch) and self.labels is not None:
+            types = self._types.find(batch.labels, label_vectors, self.labels, self.head)
+            words, _ = self._encode_texts(batch.to(self.device), batch.type_index[:0].to(self.device))
+            return label_entities(self.head, words, batch, types, self.config.max_width, threshold)
+        device = self.device
+        try:
+            factors = self._graphs.factors(self, batch, device) if graphs else None
+            if factors is None:
+                batch = batch.to(device)
+                factors = self.head.factors(*self.encode(batch))
+            cu_words, cu_types = to_device([batch.cu_words, batch.cu_types], device)
+            return ops.head_entities(*factors, cu_words, cu_types, self.config.max_width, threshold)
+        except torch.OutOfMemoryError:
+            self._graphs.clear()  # their memory may be what is missing when half of the batch comes
+            raise

@@ -1,0 +1,148 @@
+"""Checkpoints of a run: written whole or not at all, found again after a crash."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glimodern.files.atomic import atomic_folder
+
+from .ranks import together
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+STATE_FILE = "trainer.json"
+PER_LAUNCH = ("resume", "overwrite", "progress", "output_dir", "config", "checkpoint_steps", "max_steps", "epochs")
+"""Settings that may differ when a run is resumed. max_steps and epochs extend it."""
+_PATHS = ("train_data", "dev_data", "eval_data", "init_from", "encoder", "labels_encoder")
+
+_LEFTOVER = re.compile(r"\.(model|step-\d+)\.(old\.)?\w{8}")  # what atomic_folder leaves of these names after a crash
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: optimizer steps and batches done, and the best dev score so far.
+
+    evaluated: the last step whose weights were evaluated on the dev data.
+    """
+
+    step: int = 0
+    batches: int = 0
+    best_f1: float | None = None
+    best_step: int = 0
+    evaluated: int = 0
+    words: int = 0
+    seconds: float = 0.0
+
+
+def save_progress(accelerator: "Accelerator", folder: Path, progress: Progress, settings: dict[str, Any]) -> None:
+    """Write folder/step-N with model, optimizer and random states; the one before it is removed after."""
+    target = folder / f"step-{progress.step}"
+    with together(accelerator, "writing a checkpoint"):
+        if accelerator.is_main_process:
+            with atomic_folder(target) as staged:
+                accelerator.save_state(str(staged))
+                text = json.dumps({"progress": vars(progress), "settings": settings}, indent=1, default=str)
+                (staged / STATE_FILE).write_text(text, encoding="utf-8")
+            for old in _saved(folder):
+                if old != target:
+                    shutil.rmtree(old)
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint with the most steps, or None; half-written ones never carry this name."""
+    return max(_saved(folder), key=lambda path: int(path.name.removeprefix("step-")), default=None)
+
+
+def _saved(folder: Path) -> Iterator[Path]:
+    """The checkpoints in a folder, and nothing else that is in it."""
+    return (
+        path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and (path / STATE_FILE).is_file()
+    )
+
+
+def load_progress(accelerator: "Accelerator", path: Path, settings: dict[str, Any]) -> Progress:
+    """Load what save_progress wrote; ValueError when it belongs to a run with other settings, naming them, and when it
+    is damaged."""
+    with _readable(path):
+        stored = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    if not isinstance(stored, dict) or not {"settings", "progress"} <= stored.keys():
+        raise ValueError(f"--resume: {path}: {STATE_FILE}: expected the settings of a run, got none; {_WITHOUT}")
+    current = json.loads(json.dumps(settings, default=str))
+    changed = sorted(
+        key for key in current if _as_path(key, current[key]) != _as_path(key, stored["settings"].get(key))
+    )
+    if changed:
+        pairs = ", ".join(f"{key}: was {stored['settings'].get(key)!r}, is {current[key]!r}" for key in changed)
+        raise ValueError(f"--resume: {path} belongs to a run with other settings ({pairs}); use another --output-dir")
+    with _readable(path):
+        accelerator.load_state(str(path))
+        return Progress(**stored["progress"])
+
+
+def _as_path(key: str, value: Any) -> Any:
+    """The value of a setting; file and folder names as absolute paths, so that "./a" is "a"."""
+    if key not in _PATHS or value is None:
+        return value
+    names = [value] if isinstance(value, str) else value
+    return [os.path.abspath(os.path.expanduser(name)) for name in names]
+
+
+_WITHOUT = "start anew with --overwrite, or go on from the saved model with --init-from"
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """ValueError, in one line, for whatever the libraries that read a checkpoint say of damaged files."""
+    try:
+        yield
+    except Exception as error:  # each file's library has errors of its own
+        said = next(iter(str(error).splitlines()), "")[:200]
+        raise ValueError(
+            f"--resume: {path}: the checkpoint cannot be read ({type(error).__name__}: {said}); {_WITHOUT}"
+        ) from error
+
+
+def run_files(output: Path) -> list[Path]:
+    """The files and folders in an output folder that a run writes, whether they exist or not."""
+    return [output / name for name in ("checkpoints", "model", "metrics.jsonl", "report.json", "tensorboard")]
+
+
+def check_earlier_run(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """ValueError where an earlier run's files would be lost: without resume or overwrite, or where none can go on."""
+    earlier = [path.name for path in run_files(output) if path.exists() and path.name != "tensorboard"]
+    if overwrite or not earlier:
+        return
+    if not resume:
+        raise ValueError(
+            f"output_dir: {output} holds an earlier run ({', '.join(earlier)}); go on with --resume, "
+            "replace it with --overwrite, or choose another folder"
+        )
+    if "report.json" in earlier and newest(output / "checkpoints") is None:
+        raise ValueError(
+            f"--resume: {output} holds a finished run without a checkpoint to go on from (checkpoint_steps was 0); "
+            "train on from its model with --init-from and another --output-dir, or replace the run with --overwrite"
+        )
+
+
+def clear_output(output: Path, *, overwrite: bool) -> None:
+    """Make room for a run: what a crash left half written goes, and with `overwrite` an earlier run's checkpoints, logs
+    and report.
+
+    An earlier model stays until a new one takes its place, and so does every file that no run wrote.
+    """
+    for partial in [*output.glob(".*"), *output.glob("checkpoints/.*")]:
+        if _LEFTOVER.fullmatch(partial.name) and partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial)
+    if not overwrite:
+        return
+    for path in _saved(output / "checkpoints"):
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
+    for path in [output / "metrics.jsonl", output / "report.json", *output.glob("tensorboard/events.out.tfevents.*")]:
+        path.unlink(missing_ok=True)
