@@ -75,11 +75,10 @@ def load_progress(accelerator: "Accelerator", path: Path, settings: dict[str, An
     if not isinstance(stored, dict) or not {"settings", "progress"} <= stored.keys():
         raise ValueError(f"--resume: {path}: {STATE_FILE}: expected the settings of a run, got none; {_WITHOUT}")
     current = json.loads(json.dumps(settings, default=str))
-    changed = sorted(
-        key for key in current if _as_path(key, current[key]) != _as_path(key, stored["settings"].get(key))
-    )
+    before = stored["settings"]
+    changed = sorted(key for key in current if _as_path(key, current[key]) != _as_path(key, before.get(key)))
     if changed:
-        pairs = ", ".join(f"{key}: was {stored['settings'].get(key)!r}, is {current[key]!r}" for key in changed)
+        pairs = ", ".join(f"{key}: was {before.get(key)!r}, is {current[key]!r}" for key in changed)
         raise ValueError(f"--resume: {path} belongs to a run with other settings ({pairs}); use another --output-dir")
     with _readable(path):
         accelerator.load_state(str(path))
