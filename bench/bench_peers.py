@@ -316,7 +316,7 @@ def arguments() -> argparse.Namespace:
         parser.error(str(error))
     options.parts = options.parts.split(",") + (["lengths"] if options.length_plot else [])
     if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"--parts: wanted some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+        parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     return options
 
 
@@ -355,7 +355,7 @@ def main() -> int:
         if options.length_plot and run.results.get("lengths"):
             length_plot(run.results, options.length_plot)
     if not agrees:
-        print("ours falls short of the agreement wanted: nothing was timed", file=sys.stderr)
+        print("ours falls short of the agreement expected: nothing was timed", file=sys.stderr)
     return 0 if agrees else 1
 
 

@@ -9,7 +9,7 @@ only they move, and its JSON carries every side in `extra_info`, from which benc
 
 extra_info: op, case, direction, dtype, shape, sweep; sides: name, ours, seconds (median, fastest), rounds, GFLOP/s,
 GB/s and share of the ceiling for the operator's least work (bench/roofline.py), peak MiB, relative error; skipped:
-reasons; others_cores: how many cores other processes kept busy meanwhile; wanted: goals; the ceilings
+reasons; others_cores: how many cores other processes kept busy meanwhile; expected: goals; the ceilings
 measured in this session, device, machine, threads, versions, commit.
 """
 

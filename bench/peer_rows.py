@@ -58,7 +58,7 @@ def chosen(rows: Iterable[Row], asked: Iterable[str]) -> list[Row]:
     for name in names:
         if not any(row.name.startswith(name) for row in (*ROWS, *ENCODER_ROWS)):
             known = ", ".join(row.name for row in (*ROWS, *ENCODER_ROWS))
-            raise ValueError(f"--rows: wanted names of rows or their beginnings ({known}), got {name!r}")
+            raise ValueError(f"--rows: expected names of rows or their beginnings ({known}), got {name!r}")
     return [row for row in rows if any(row.name.startswith(name) for name in names)]
 
 
@@ -133,7 +133,7 @@ def checkpoint_folder(model: str, texts: Sequence[str], labels: Sequence[str]) -
     if model not in BUILDERS:
         if not (Path(model) / "gliner_config.json").exists():
             raise SystemExit(
-                f"--models: wanted {', '.join(BUILDERS)} or a folder with gliner_config.json, got {model!r}"
+                f"--models: expected {', '.join(BUILDERS)} or a folder with gliner_config.json, got {model!r}"
             )
         return Path(model).resolve()
     folder = RUNS / f"{model}-spread"

@@ -156,7 +156,7 @@ def answer(side: Any, request: dict[str, Any]) -> Any:
         return side.hidden(**request).float()[:: max(request["tokens"] // 64, 1), :16].tolist()
     if do == "time hidden":
         return _timed(lambda: side.hidden(**request), calls)
-    raise ValueError(f"do: wanted load, predict, time, count, hidden or time hidden, got {do!r}")
+    raise ValueError(f"do: expected load, predict, time, count, hidden or time hidden, got {do!r}")
 
 
 def main() -> None:

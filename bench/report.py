@@ -33,7 +33,7 @@ of the worst output or gradient. Sides: "compiled" is torch.compile of the eager
 plain PyTorch with its hidden tensor in memory (https://github.com/fastino-ai/GLiNER2/pull/143), "gliner" the public
 package's own layers."""
 SIDES = ("case", "direction", "dtype", "side", "ms", "/ ours", "GFLOP/s", "GB/s", "ceiling", "MiB", "error")
-WANTED = ("case", "direction", "measure", "wanted", "measured", "reached")
+WANTED = ("case", "direction", "measure", "expected", "measured", "reached")
 DISTURBED_CORES = 0.1
 TEXT_COLUMNS = ("case", "direction", "dtype", "side", "measure", "reached")
 
@@ -112,7 +112,7 @@ def measured(row: Row, measure: str, side_name: str) -> float | None:
 def wanted_cells(rows: Iterable[Row]) -> Cells:
     cells = []
     for row in rows:
-        for goal in row["wanted"]:
+        for goal in row["expected"]:
             value = measured(row, goal["measure"], goal["side"])
             share = goal["measure"] == "share"
             what = "share of the ceiling" if share else f"{goal['measure']} of {goal['side']} / ours"

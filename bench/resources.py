@@ -313,7 +313,7 @@ def main() -> int:
     targets = options.target or TARGETS
     for target in targets:
         if not re.fullmatch(r"cuda:\d+|hip:gfx\w+", target):
-            parser.error(f"--target: wanted cuda:CAPABILITY (cuda:90) or hip:ARCH (hip:gfx942), got {target!r}")
+            parser.error(f"--target: expected cuda:CAPABILITY (cuda:90) or hip:ARCH (hip:gfx942), got {target!r}")
     jobs = [
         Job(op, case, target, options.dump)
         for target in targets

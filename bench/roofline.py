@@ -201,7 +201,7 @@ FORWARD_ONLY = ("span_entities", "linear_packed")
 def cost(op: str, shape: Shape, backward: bool = False) -> Cost:
     """The least work of one call. ValueError: no such operator, or it has no backward pass."""
     if op not in COSTS:
-        raise ValueError(f"cost: wanted one of {', '.join(COSTS)}, got {op!r}")
+        raise ValueError(f"cost: expected one of {', '.join(COSTS)}, got {op!r}")
     if backward and op in FORWARD_ONLY:
         raise ValueError(f"cost: {op} has no backward pass; leave out `backward`")
     return COSTS[op](shape, backward)

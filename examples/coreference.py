@@ -197,4 +197,4 @@ if __name__ == "__main__":
     f1 = train(parser.parse_args().steps)
     print(f"F1 of pairs of mentions in one cluster, on unseen documents: {100 * f1:.1f}")
     if f1 < 0.85:
-        raise SystemExit("wanted at least 85")
+        raise SystemExit("expected at least 85")

@@ -194,4 +194,4 @@ if __name__ == "__main__":
     scores = train(parser.parse_args().steps)
     print("F1 on unseen sentences: " + ", ".join(f"{what} {100 * score:.1f}" for what, score in scores.items()))
     if min(scores.values()) < 0.9:
-        raise SystemExit("wanted at least 90 of both")
+        raise SystemExit("expected at least 90 of both")

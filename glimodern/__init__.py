@@ -5,7 +5,8 @@ Nothing heavy is imported here; `GLiModern`, `accelerate_gliner` and `ops` load 
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from glimodern.version import __version__
+
 __all__ = ["GLiModern", "LabelVectors", "__version__", "accelerate_gliner", "ops"]
 
 if TYPE_CHECKING:
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
     from glimodern.integrations.gliner import accelerate_gliner
     from glimodern.model.glimodern import GLiModern
 
-_HOMES = {"GLiModern": "model", "LabelVectors": "labels", "accelerate_gliner": "acceleration"}
+_HOMES = {
+    "GLiModern": "model.glimodern",
+    "LabelVectors": "inputs.label_vectors",
+    "accelerate_gliner": "integrations.gliner",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -61,3 +61,14 @@ def cell(text: object, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(str(text)), style=style)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what a library says, 200 characters of it at most."""
+    return next(iter(str(error).splitlines()), "")[:200]
+
+
+def short(value: Any) -> str:
+    """A value as it is written, 60 characters of it at most."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

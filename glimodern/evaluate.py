@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from glimodern import cli
+from glimodern.cli.outputs import check_output_file, checkpoint_files, write_report
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.data.metrics import Entity, Scores, score
 from glimodern.display import console
-from glimodern.inputs.packer import PromptPacker
+from glimodern.inputs.packer import Packer
 from glimodern.model.glimodern import GLiModern
-from glimodern.outputs import check_output_file, checkpoint_files, write_report
 from glimodern.settings import AT_LEAST_ONE, PROBABILITY, check_settings, refuse_repeated
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def score_dataset(dataset: Dataset, predicted: Sequence[Sequence[Entity]]) -> Sc
     return score(gold, predicted, groups=groups if any(groups) else None)
 
 
-def check_evaluation(setting: str, dataset: Dataset, packer: PromptPacker) -> None:
+def check_evaluation(setting: str, dataset: Dataset, packer: Packer) -> None:
     """ValueError, naming the sentence, if the labels asked of one do not fit the encoder beside no text at all.
 
     Warns where there is no gold, so that F1 is 0 whatever is found.

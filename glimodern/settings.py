@@ -143,7 +143,7 @@ def _is_a(value: Any, hint: Any) -> bool:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
         return _is_number(value)
-    return isinstance(value, hint)
+    return isinstance(value, get_origin(hint) or hint)
 
 
 def _describe(options: list[Any], ranges: list[Range]) -> str:
@@ -159,7 +159,7 @@ def _describe(options: list[Any], ranges: list[Range]) -> str:
             described.append(" ".join([number, *(str(allowed) for allowed in ranges)]))
         else:
             names = {str: "text", bool: "true or false", type(None): "nothing"}
-            described.append(names.get(option, getattr(option, "__name__", str(option))))
+            described.append(names.get(option, getattr(get_origin(option) or option, "__name__", str(option))))
     return " or ".join(described)
 
 

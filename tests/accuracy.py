@@ -19,8 +19,8 @@ def assert_accurate(
 ) -> None:
     """got and eager in one dtype, truth in fp64, all of one shape; infinities must agree, NaN is an error."""
     assert truth.dtype == torch.float64, "the truth is computed in fp64"
-    assert got.shape == truth.shape == eager.shape, f"{what}: shape {tuple(got.shape)}, wanted {tuple(truth.shape)}"
-    assert got.dtype == eager.dtype, f"{what}: dtype {got.dtype}, wanted {eager.dtype}"
+    assert got.shape == truth.shape == eager.shape, f"{what}: shape {tuple(got.shape)}, expected {tuple(truth.shape)}"
+    assert got.dtype == eager.dtype, f"{what}: dtype {got.dtype}, expected {eager.dtype}"
     finite = truth.isfinite()
     assert torch.equal(got.double()[~finite], truth[~finite]), f"{what}: infinities differ from the truth's"
     assert bool(got[finite].isfinite().all()), f"{what}: not finite where the truth is"

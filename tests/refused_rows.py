@@ -27,7 +27,7 @@ ROWS = (
 
 
 def measure(row: Row, folder: Path) -> tuple[str, ...]:
-    """The reason in the error that names file, field, what was wanted and what came."""
+    """The reason in the error that names file, field, what was expected and what came."""
     from glimodern.checkpoint.config import read_config
 
     ((field, value),) = row.options.items()
@@ -40,7 +40,7 @@ def measure(row: Row, folder: Path) -> tuple[str, ...]:
     with pytest.raises(ValueError) as caught:
         read_config(folder)
     said, _, rest = str(caught.value).partition(": not supported, because ")
-    assert said.startswith(f"{file}: {field}: wanted ") and said.endswith(f", got {value!r}")
+    assert said.startswith(f"{file}: {field}: expected ") and said.endswith(f", got {value!r}")
     reason, _, remedy = rest.partition("; ")
     assert remedy == "run it with the gliner package"
     return (reason,)
@@ -48,7 +48,7 @@ def measure(row: Row, folder: Path) -> tuple[str, ...]:
 
 SECTION = Section(
     title="Kinds of model that are refused",
-    text="The error names the file, the field, what was wanted and what came, and gives the reason in the table.",
+    text="The error names the file, the field, what was expected and what came, and gives the reason in the table.",
     columns=("kind", "field", "value"),
     measured=("not supported, because",),
     rows=ROWS,

@@ -382,7 +382,7 @@ def test_left_padding_and_spans_of_its_own(models, said):
 
 
 def test_errors(models):
-    with pytest.raises(TypeError, match="wanted a gliner.GLiNER, got torch.nn.modules.linear.Linear"):
+    with pytest.raises(TypeError, match="expected a gliner.GLiNER, got torch.nn.modules.linear.Linear"):
         accelerate_gliner(torch.nn.Linear(2, 2))
     model = models()
     with accelerate_gliner(model), pytest.raises(ValueError, match="replaced already; restore"):

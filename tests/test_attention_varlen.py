@@ -373,7 +373,7 @@ def test_inputs_are_left_alone_and_backward_repeats():
     assert all(torch.equal(x, y) for x, y in zip((*inputs, upstream), (*before, kept), strict=True))
 
 
-@pytest.mark.parametrize("wanted", range(3))
+@pytest.mark.parametrize("expected", range(3))
 def test_only_requested_gradients(wanted):
     batch = CASES[0].build()
     inputs = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(batch.qkv.unbind(1))]

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a checkpoint's folder is one line that names the file, the field, what was wanted and came."""
+"""Whatever is wrong with a checkpoint's folder is one line: the file, the field, what was expected and what came."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def refusal(folder: Path, kind: type[Exception] = ValueError) -> str:
     message = str(caught.value)
     assert "weights_only" not in message  # torch advises to run the code
     assert "\n" not in message
-    assert ("wanted" in message or "expected" in message) and "got" in message
+    assert ("expected" in message or "expected" in message) and "got" in message
     return message
 
 
@@ -106,68 +106,68 @@ def with_code(folder: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "weights cut": (cut(WEIGHTS, 0.5), rf"{WEIGHTS}: not a whole safetensors file: wanted \d+ bytes .*, got \d+ "),
-    "weights cut in the header": (cut(WEIGHTS, 90), rf"{WEIGHTS}: not a whole .*wanted \d+ bytes .*got 90 "),
-    "weights cut at once": (cut(WEIGHTS, 3), rf"{WEIGHTS}: not a whole safetensors file: wanted \d+ bytes .*got 3 "),
+    "weights cut": (cut(WEIGHTS, 0.5), rf"{WEIGHTS}: not a whole safetensors file: expected \d+ bytes .*, got \d+ "),
+    "weights cut in the header": (cut(WEIGHTS, 90), rf"{WEIGHTS}: not a whole .*expected \d+ bytes .*got 90 "),
+    "weights cut at once": (cut(WEIGHTS, 3), rf"{WEIGHTS}: not a whole safetensors file: expected \d+ bytes .*got 3 "),
     "weights are something else": (
         lambda folder: (folder / WEIGHTS).write_bytes(struct.pack("<Q", 4) + b"oops" * 5),
-        rf"{WEIGHTS}: .*wanted a header of tensor names and places, got 28 bytes of something else",
+        rf"{WEIGHTS}: .*expected a header of tensor names and places, got 28 bytes of something else",
     ),
     "shape": (
         tensors(lambda state: state.update({SPAN_BIAS: torch.zeros(3)})),
-        rf"{WEIGHTS}: tensor {SPAN_BIAS}: wanted shape \(128,\) by the config, got \(3,\)",
+        rf"{WEIGHTS}: tensor {SPAN_BIAS}: expected shape \(128,\) by the config, got \(3,\)",
     ),
     "tensor missing": (
         tensors(lambda state: state.pop(SPAN_BIAS)),
-        rf"{WEIGHTS}: wanted the \d+ tensors of the config, got 1 missing \['{SPAN_BIAS}'\] and 0 unknown",
+        rf"{WEIGHTS}: expected the \d+ tensors of the config, got 1 missing \['{SPAN_BIAS}'\] and 0 unknown",
     ),
     "tensor unknown": (
         tensors(lambda state: state.update(other=torch.zeros(3))),
-        rf"{WEIGHTS}: wanted the \d+ tensors .*got 0 missing \[\] and 1 unknown \['other'\]",
+        rf"{WEIGHTS}: expected the \d+ tensors .*got 0 missing \[\] and 1 unknown \['other'\]",
     ),
     "LSTM in the config only": (
         fields(num_rnn_layers=1),
         rf"{WEIGHTS}: .*8 missing \['rnn.lstm.* num_rnn_layers in {CONFIG} decides",
     ),
-    "tokenizer cut": (cut("tokenizer.json", 0.5), r"tokenizer.json: wanted a tokenizer, got files .*half written\?"),
-    "tokenizer is something else": (write("tokenizer.json", "{}"), r"tokenizer.json: wanted a tokenizer, got files"),
-    "tokenizer of another model": (of_another_model, r"tokenizer.json: ent_token: wanted '<<ENT>>' in .*, got \d+ "),
-    "config cut": (cut(CONFIG, 0.5), rf"{CONFIG}: not valid JSON: wanted an object of fields, got \d+ bytes"),
-    "config is a list": (write(CONFIG, "[]"), rf"{CONFIG}: wanted a JSON object, got list"),
-    "config is empty": (write(CONFIG, "{}"), rf"{CONFIG}: encoder_config: wanted the encoder's config, got none"),
-    "no encoder": (fields(encoder_config=...), rf"{CONFIG}: encoder_config: wanted the encoder's config, got none"),
-    "no head width": (fields(hidden_size=...), rf"{WEIGHTS}: hidden_size: wanted a head of width 512 .*got one of 32"),
-    "encoder is a list": (fields(encoder_config=[1]), rf"{CONFIG}: encoder_config: wanted an object .*, got \[1\]"),
-    "unknown encoder": (encoder(model_type="nope"), rf"{CONFIG}: encoder_config: wanted .* got model_type 'nope' and"),
-    "impossible encoder": (encoder(num_attention_heads=5), rf"{CONFIG}: encoder_config: wanted .* must be a multiple"),
-    "width": (fields(max_width="12"), rf"{CONFIG}: max_width: wanted a positive integer, got '12'"),
-    "huge width": (fields(max_width=10**30), rf"{CONFIG}: max_width: expected an integer from 1 to 2147483647, got 10"),
-    "huge head": (fields(hidden_size=10**12), rf"{CONFIG}: hidden_size: expected an integer from 1 to 65536, got 1000"),
-    "fewer layers than none": (fields(num_rnn_layers=-1), rf"{CONFIG}: num_rnn_layers: expected .* at least 0, got -1"),
-    "a token's id for its text": (fields(ent_token=5), rf"{CONFIG}: ent_token: expected a token as text, got 5"),
-    "dropout": (fields(dropout="0.4"), rf"{CONFIG}: dropout: wanted 0 <= dropout < 1, got '0.4'"),
+    "tokenizer cut": (cut("tokenizer.json", 0.5), r"tokenizer.json: expected a tokenizer, got files .*half written\?"),
+    "tokenizer is something else": (write("tokenizer.json", "{}"), r"tokenizer.json: expected a tokenizer, got files"),
+    "tokenizer of another model": (of_another_model, r"tokenizer.json: ent_token: expected '<<ENT>>' in .*, got \d+ "),
+    "config cut": (cut(CONFIG, 0.5), rf"{CONFIG}: not valid JSON: expected an object of fields, got \d+ bytes"),
+    "config is a list": (write(CONFIG, "[]"), rf"{CONFIG}: expected a JSON object, got list"),
+    "config is empty": (write(CONFIG, "{}"), rf"{CONFIG}: encoder_config: expected the encoder's config, got none"),
+    "no encoder": (fields(encoder_config=...), rf"{CONFIG}: encoder_config: expected the encoder's config, got none"),
+    "no head width": (fields(hidden_size=...), rf"{WEIGHTS}: hidden_size: expected a head of width 512 .*got 32"),
+    "encoder is a list": (fields(encoder_config=[1]), rf"{CONFIG}: encoder_config: expected an object .*, got \[1\]"),
+    "unknown encoder": (encoder(model_type="nope"), rf"{CONFIG}: encoder_config: expected .* model_type 'nope' and"),
+    "impossible encoder": (encoder(num_attention_heads=5), rf"{CONFIG}: encoder_config: .* must be a multiple"),
+    "width": (fields(max_width="12"), rf"{CONFIG}: max_width: expected a whole number >= 1, got '12'"),
+    "huge width": (fields(max_width=10**30), rf"{CONFIG}: max_width: expected a whole number <= 2147483647, got 10"),
+    "huge head": (fields(hidden_size=10**12), rf"{CONFIG}: hidden_size: expected .* >= 1 and <= 65536, got 1000"),
+    "fewer layers than none": (fields(num_rnn_layers=-1), rf"{CONFIG}: num_rnn_layers: expected .* >= 0, got -1"),
+    "a token's id for its text": (fields(ent_token=5), rf"{CONFIG}: ent_token: expected text, got 5"),
+    "dropout": (fields(dropout="0.4"), rf"{CONFIG}: dropout: expected a number >= 0 and < 1, got '0.4'"),
     "vocabulary of the config too small": (
         fields(vocab_size=200),
-        rf"{CONFIG}: vocab_size: wanted at least the \d+ tokens of the tokenizer, got 200",
+        rf"{CONFIG}: vocab_size: expected at least the \d+ tokens of the tokenizer, got 200",
     ),
     "vocabulary of the config too large": (
         fields(vocab_size=5000),
-        rf"{WEIGHTS}: vocab_size: wanted 5000 rows of {EMBEDDING} \({CONFIG}\), got \d+",
+        rf"{WEIGHTS}: vocab_size: expected 5000 rows of {EMBEDDING} \({CONFIG}\), got \d+",
     ),
     "rows of the embedding": (
         tensors(lambda state: state.update({EMBEDDING: state[EMBEDDING][:-3].clone()})),
-        rf"{WEIGHTS}: vocab_size: wanted \d+ rows of {EMBEDDING} \({CONFIG}\), got \d+",
+        rf"{WEIGHTS}: vocab_size: expected \d+ rows of {EMBEDDING} \({CONFIG}\), got \d+",
     ),
-    "type token": (fields(class_token_index=7), rf"{CONFIG}: class_token_index: wanted the id of '<<ENT>>' .*got 7"),
-    "pickle with code": (with_code, rf"{PICKLE}: refused: wanted tensors .*a pickle that runs code \(posix.mkdir\)"),
-    "pickle of a list": (as_pickle(lambda folder: [1]), rf"{PICKLE}: wanted a dictionary of tensors, got list"),
+    "type token": (fields(class_token_index=7), rf"{CONFIG}: class_token_index: expected the id of '<<ENT>>' .*got 7"),
+    "pickle with code": (with_code, rf"{PICKLE}: refused: expected tensors .*a pickle that runs code \(posix.mkdir\)"),
+    "pickle of a list": (as_pickle(lambda folder: [1]), rf"{PICKLE}: expected a dictionary of tensors, got list"),
     "pickle cut": (
         lambda folder: (as_pickle(lambda _: {"a": torch.zeros(99)})(folder), cut(PICKLE, 0.5)(folder)),
-        rf"{PICKLE}: not a whole file: wanted what torch.save writes, got \d+ bytes",
+        rf"{PICKLE}: not a whole file: expected what torch.save writes, got \d+ bytes",
     ),
     "pickle is something else": (
         lambda folder: ((folder / WEIGHTS).unlink(), (folder / PICKLE).write_bytes(b"oops")),
-        rf"{PICKLE}: refused: wanted tensors .*, got 4 bytes that it refuses",
+        rf"{PICKLE}: refused: expected tensors .*, got 4 bytes that it refuses",
     ),
 }  # fmt: skip
 
@@ -190,7 +190,7 @@ def test_bad_file(saved, name):
             lambda folder: (folder / WEIGHTS).unlink(),
             f"no weights: expected {WEIGHTS} or {PICKLE}, or an index of shards",
         ),
-        (without_tokenizer, "no tokenizer: wanted tokenizer.json and tokenizer_config.json, got neither"),
+        (without_tokenizer, "no tokenizer: expected tokenizer.json and tokenizer_config.json, got neither"),
     ],
     ids=["config", "weights", "tokenizer"],
 )

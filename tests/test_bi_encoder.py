@@ -380,7 +380,7 @@ def test_labels_tokenizer_missing(folder, model, tmp_path):
     (tmp_path / "m" / "gliner_config.json").write_text(
         json.dumps({**fields, "labels_encoder": "no/where", "labels_encoder_config": None})
     )
-    with pytest.raises(ValueError, match=r"labels_encoder_config: wanted .*'no/where'"):
+    with pytest.raises(ValueError, match=r"labels_encoder_config: expected .*'no/where'"):
         GLiModern.from_pretrained(tmp_path / "m")
 
 

@@ -92,7 +92,7 @@ def test_overlaps_by_brute_force(pairs: list[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("width", [0, -1])
 def test_max_width_is_checked(width: int) -> None:
-    with pytest.raises(ValueError, match=f"max_width: wanted at least 1, got {width}"):
+    with pytest.raises(ValueError, match=f"max_width: expected at least 1, got {width}"):
         validate(DATASET, width)
 
 

@@ -1,4 +1,4 @@
-"""glimodern.inference.decode against the public gliner package's own greedy search, and against a quadratic one written here.
+"""glimodern.inference.decode against the public gliner package's own greedy search, and a quadratic one here.
 
 What is a candidate, tests/test_span_entities.py tests.
 """

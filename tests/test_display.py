@@ -7,8 +7,8 @@ import sys
 import pytest
 from rich.table import Table
 
+from glimodern.cli.outputs import check_output_file, write_text
 from glimodern.display import cell, console, printable
-from glimodern.outputs import check_output_file, write_text
 
 
 def shown(capsys, *things):

@@ -85,21 +85,24 @@ BROKEN = {
     "half a config": (lambda f: halve(f / CONFIG), {"config": "not valid JSON"}),
     "no config": (lambda f: (f / CONFIG).unlink(), {"config": f"no {CONFIG}"}),
     "another kind": (lambda f: edit_json(f / CONFIG, span_mode="token_level"), {"config": "not supported"}),
-    "a bad field": (lambda f: edit_json(f / CONFIG, max_width=-3), {"config": "max_width: wanted a positive integer"}),
+    "a bad field": (
+        lambda f: edit_json(f / CONFIG, max_width=-3),
+        {"config": "max_width: expected a whole number >= 1"},
+    ),
     "half the weights": (lambda f: halve(f / WEIGHTS), {"weights": "not a whole safetensors file"}),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), {"weights": "no weights"}),
     "a pickle with code": (put_pickle, {"weights": "refused"}),
-    "a wrong shape": (lambda f: edit_state(f, **{BIAS: torch.zeros(3)}), {"shapes": r"wanted shape \(128,\)"}),
+    "a wrong shape": (lambda f: edit_state(f, **{BIAS: torch.zeros(3)}), {"shapes": r"expected shape \(128,\)"}),
     "a missing tensor": (lambda f: edit_state(f, **{BIAS: None}), {"shapes": "missing"}),
     "a strange tensor": (lambda f: edit_state(f, strange=torch.zeros(3)), {"shapes": "strange"}),
-    "a width of another model": (lambda f: edit_json(f / CONFIG, hidden_size=16), {"shapes": "wanted"}),
+    "a width of another model": (lambda f: edit_json(f / CONFIG, hidden_size=16), {"shapes": "expected"}),
     "half a tokenizer": (lambda f: halve(f / TOKENIZER), {"tokenizer": "do not read"}),
     "no tokenizer": (without_tokenizer, {"tokenizer": "got neither"}),
     "a tokenizer of another model": (
         lambda f: edit_json(f / CONFIG, class_token_index=5),
-        {"vocabulary": "class_token_index: wanted the id"},
+        {"vocabulary": "class_token_index: expected the id"},
     ),
-    "a token without a row": (add_token, {"vocabulary": "vocab_size: wanted a row"}),
+    "a token without a row": (add_token, {"vocabulary": "vocab_size: expected a row"}),
     "no prompt token": (without_prompt_tokens, {"vocabulary": "prompt tokens"}),
     "a NaN": (
         lambda f: edit_state(f, **{BIAS: torch.full((128,), torch.nan)}),
@@ -226,7 +229,7 @@ def test_machine_without_extension(monkeypatch):
 def test_machine_whose_kernels_are_wrong(monkeypatch):
     span_scores = reference.span_scores
     monkeypatch.setattr(reference, "span_scores", lambda *arguments: 1.5 * span_scores(*arguments))
-    assert "wanted plain PyTorch's numbers" in failures(examine())["operators"].detail
+    assert "expected plain PyTorch's numbers" in failures(examine())["operators"].detail
 
 
 def test_machine_with_too_many_threads(monkeypatch):
@@ -238,8 +241,8 @@ def test_machine_with_an_old_package(monkeypatch):
     version_of = machine.version_of
     monkeypatch.setattr(machine, "version_of", lambda name: {"rich": "1.0", "tyro": ""}.get(name, version_of(name)))
     failure = failures(examine())["packages"]
-    assert "rich: wanted >=13, got 1.0" in failure.detail
-    assert "tyro: wanted >=1.0, got none" in failure.detail
+    assert "rich: expected >=13, got 1.0" in failure.detail
+    assert "tyro: expected >=1.0, got none" in failure.detail
     assert failure.remedy == 'pip install "rich>=13" "tyro>=1.0"'
 
 

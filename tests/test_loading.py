@@ -364,7 +364,7 @@ def test_options_of_a_fresh_head(tmp_path):
         GLiModern.from_encoder_config(tiny.encoder.config, tiny.tokenizer, max_widht=4)
     with pytest.raises(TypeError, match=r"from_encoder: unexpected keyword argument 'map_location'"):
         GLiModern.from_encoder(tmp_path, map_location="cpu")
-    with pytest.raises(ValueError, match="max_types: wanted a positive integer, got 0"):
+    with pytest.raises(ValueError, match="max_types: expected a whole number >= 1, got 0"):
         GLiModern.from_encoder_config(tiny.encoder.config, tiny.tokenizer, max_types=0)
 
 
@@ -377,5 +377,5 @@ def test_flags_are_true_or_false(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["hidden_size", "max_len"])
 def test_zero_is_not_the_default(name):
-    with pytest.raises(ValueError, match=f"{name}: wanted a positive integer, got 0"):
+    with pytest.raises(ValueError, match=f"{name}: expected a whole number >= 1.*, got 0"):
         make_tiny_model(**{name: 0})

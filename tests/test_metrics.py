@@ -166,8 +166,8 @@ def test_to_dict_is_json_and_table_renders():
 @pytest.mark.parametrize(
     ("gold", "predicted", "groups", "message"),
     [
-        ([[]], [], None, "predicted: wanted one list"),
-        ([[]], [[]], [], "groups: wanted one name"),
+        ([[]], [], None, "predicted: expected one list"),
+        ([[]], [[]], [], "groups: expected one name"),
         ([[]], [[(0, 0, "a", 0.9)]], None, r"predicted\[0\]"),
         ([[], [(0, 0)]], [[], []], None, r"gold\[1\]"),
     ],
@@ -178,6 +178,9 @@ def test_bad_input(gold, predicted, groups, message):
 
 
 def test_needs_no_torch():
-    code = "import sys; sys.modules['torch'] = None; from glimodern.data.metrics import score; print(score([[]], [[]]).micro)"
+    code = (
+        "import sys; sys.modules['torch'] = None; "
+        "from glimodern.data.metrics import score; print(score([[]], [[]]).micro)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from glimodern.outputs import check_not_read, check_output_file, check_output_folder
+from glimodern.cli.outputs import check_not_read, check_output_file, check_output_folder
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="needs /dev/stdout")

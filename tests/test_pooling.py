@@ -131,5 +131,5 @@ def test_such_a_model_learns_and_is_saved(span_mode, pooling, tmp_path):
 
 
 def test_unknown_pooling():
-    with pytest.raises(ValueError, match="subtoken_pooling: wanted one of .*got 'first_last'"):
+    with pytest.raises(ValueError, match="subtoken_pooling: expected one of .*got 'first_last'"):
         make_tiny_model(subtoken_pooling="first_last")

@@ -18,7 +18,7 @@ from glimodern.inference.request import (
     read_requests,
     read_word_requests,
 )
-from glimodern.inputs.label_vectors import LabelSet
+from glimodern.inputs.labels import LabelSet
 from glimodern.inputs.words import split_words
 from tests.conftest import WORDS
 

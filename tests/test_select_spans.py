@@ -51,8 +51,8 @@ def test_strided_inputs_are_left_alone():
     [
         (torch.tensor([0.0]), torch.tensor([1]), TypeError, "start must be int64 on the CPU, got torch.float32"),
         (torch.tensor([0]), torch.tensor([1, 2]), ValueError, r"must be \[n\] each, got \(1,\) and \(2,\)"),
-        (torch.tensor([-1]), torch.tensor([1]), ValueError, "wanted 0 <= start <= end"),
-        (torch.tensor([2]), torch.tensor([1]), ValueError, "wanted 0 <= start <= end"),
+        (torch.tensor([-1]), torch.tensor([1]), ValueError, "expected 0 <= start <= end"),
+        (torch.tensor([2]), torch.tensor([1]), ValueError, "expected 0 <= start <= end"),
     ],
 )
 def test_bad_arguments(start, end, error, message):

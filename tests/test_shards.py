@@ -124,7 +124,7 @@ def move(where, name):
         (
             index(lambda where: where.pop(next(iter(where)))),
             ValueError,
-            rf"{INDEX}: wanted the \d+ tensors .*1 missing",
+            rf"{INDEX}: expected the \d+ tensors .*1 missing",
         ),
         (
             index(lambda where: move(where, "../x.safetensors")),
@@ -169,7 +169,7 @@ def test_a_pickled_shard_runs_no_code(plain, tmp_path):
     with_code(folder)  # as pytorch_model.bin, without the whole file
     (folder / PICKLE).rename(folder / "pytorch_model-00001-of-00001.bin")
     (folder / PICKLE_INDEX).write_text(json.dumps({"weight_map": {"weight": "pytorch_model-00001-of-00001.bin"}}))
-    assert "refused: wanted tensors" in refusal(folder)
+    assert "refused: expected tensors" in refusal(folder)
     assert not (folder / "hacked").exists()
 
 

@@ -134,7 +134,7 @@ def test_two_entities_on_one_token(pipeline):
 
 
 @pytest.mark.parametrize(
-    ("overwrite", "wanted"),
+    ("overwrite", "expected"),
     [(False, [("Ada Lovelace", "NAME"), ("London", "place")]), (True, [("Ada", "person"), ("London", "place")])],
 )
 def test_entities_that_stand_there(pipeline, overwrite, wanted):

@@ -243,7 +243,7 @@ def test_inputs_are_left_alone_and_backward_repeats():
     assert all(torch.equal(x, y) for x, y in zip((*batch.floats, batch.positives), before, strict=True))
 
 
-@pytest.mark.parametrize("wanted", range(4))
+@pytest.mark.parametrize("expected", range(4))
 def test_only_requested_gradients(wanted):
     batch = SPAN_CASES[0].build()
     floats = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(batch.floats)]

@@ -279,7 +279,7 @@ def test_inputs_are_left_alone_and_backward_repeats():
     assert all(torch.equal(x, y) for x, y in zip(batch.floats, before, strict=True))
 
 
-@pytest.mark.parametrize("wanted", range(4))
+@pytest.mark.parametrize("expected", range(4))
 def test_only_requested_gradients(wanted):
     batch = SPAN_CASES[0].build()
     floats = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(batch.floats)]
@@ -368,7 +368,7 @@ def test_backend_info_and_forcing():
     assert ops.backend_info("cpu", torch.float64)["span_scores"]["isa"] in ("scalar", "")
     with ops.use_backend("reference"):
         assert ops.backend_info("cpu")["span_scores"]["why"] == "forced by use_backend"
-    with pytest.raises(ValueError, match="wanted one of"), ops.use_backend("fortran"):
+    with pytest.raises(ValueError, match="expected one of"), ops.use_backend("fortran"):
         pass
 
 

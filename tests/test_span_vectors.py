@@ -261,7 +261,7 @@ def test_inputs_are_unchanged_and_of_any_layout():
     assert all(torch.equal(x, y) for x, y in zip((*odd[:5], odd.spans), before, strict=True))
 
 
-@pytest.mark.parametrize("wanted", range(4))
+@pytest.mark.parametrize("expected", range(4))
 def test_only_requested_gradients(wanted):
     case = build(PLAIN, False)
     floats = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(case[:4])]

@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""Checkpoints in the public GLiNER format."""

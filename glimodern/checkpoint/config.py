@@ -1,75 +1,91 @@
-"""TODO docstring."""
+"""`gliner_config.json`: what a checkpoint says of its model, and the one home of every default."""
 
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
+from glimodern.display import first_line
 from glimodern.files.hub import HubAccess
-from glimodern.files.tensors import (
-    first_line,
-)
-from glimodern.settings import MOST_COUNTED, WIDTH
+from glimodern.settings import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, WIDTH, check_settings
 
-from .config import POOLINGS
 from .legacy import read_fields, refuse_other_kinds, settle_old_fields
 
 CONFIG_FILE = "gliner_config.json"
+ENT_TOKEN, SEP_TOKEN = "<<ENT>>", "<<SEP>>"
+
+SpanMode = Literal["markerV0", "marker", "ffn"]
+Pooling = Literal["first", "last", "mean", "max"]
+SPAN_MODES: tuple[SpanMode, ...] = get_args(SpanMode)
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """What a checkpoint's `gliner_config.json` says of the model, under the public names; lengths in words.
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Options of a span model on any encoder, with the defaults of a fresh one."""
 
-    hidden_size is the head's width d; an encoder of another width is projected. encoder_config is the encoder's own
-    transformers config as a dict. class_token_index is the id of ent_token, vocab_size the rows of the embedding.
-    labels_encoder and labels_encoder_config are a bi-encoder's second encoder, by name and config; else None.
-    """
-
-    encoder_config: dict[str, Any]
-    hidden_size: int
-    class_token_index: int
-    vocab_size: int
-    model_name: str = ""
-    span_mode: str = "markerV0"
-    max_width: int = 12
-    max_len: int = 384
-    max_types: int = 25
-    dropout: float = 0.4
-    num_rnn_layers: int = 0
-    embed_ent_token: bool = True
-    ent_token: str = "<<ENT>>"
-    sep_token: str = "<<SEP>>"
+    hidden_size: Annotated[int | None, WIDTH] = None
+    """Head width d; None: the encoder's width. An encoder of another width is projected."""
+    span_mode: SpanMode = "markerV0"
+    """Span head: "markerV0" of public checkpoints, "marker" of the oldest ones, "ffn" of the paper's equation 3."""
+    subtoken_pooling: Pooling = "first"
+    """Sub-tokens that make a word's vector."""
+    max_width: Annotated[int, AT_LEAST_ONE] = 12
+    """Longest span in words, K."""
+    max_len: Annotated[int | None, AT_LEAST_ONE] = None
+    """Words read of a text; None: as many as the encoder takes tokens, at most 8,192."""
+    max_types: Annotated[int, AT_LEAST_ONE] = 25
+    """Most entity types asked of a sentence in training."""
+    dropout: Annotated[float, SHARE] = 0.4
+    """Dropout of the head."""
     labels_encoder: str | None = None
-    labels_encoder_config: dict[str, Any] | None = None
-    subtoken_pooling: str = "first"
-    words_splitter_type: str = "whitespace"
+    """Folder or hub name of a sentence encoder for the labels (a bi-encoder); None: the labels stand in the text."""
+    embed_ent_token: bool = True
+    """Whether a type's vector is read at the <<ENT>> token before its label, or at the label's first token."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "max_width", "max_len", "max_types", "vocab_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: wanted a positive integer, got {value!r}")
-            most = int(WIDTH.most) if name == "hidden_size" else MOST_COUNTED
-            if value > most:
-                raise ValueError(f"{name}: expected an integer from 1 to {most}, got {value!r}")
-        for name in ("num_rnn_layers", "class_token_index"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name}: wanted an integer, got {getattr(self, name)!r}")
-        if self.num_rnn_layers < 0:
-            raise ValueError(f"num_rnn_layers: expected an integer of at least 0, got {self.num_rnn_layers!r}")
-        for name in ("ent_token", "sep_token"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}: expected a token as text, got {getattr(self, name)!r}")
-        if not isinstance(self.dropout, (int, float)) or not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout: wanted 0 <= dropout < 1, got {self.dropout!r}")
-        if self.subtoken_pooling not in POOLINGS:
-            raise ValueError(f"subtoken_pooling: wanted one of {POOLINGS}, got {self.subtoken_pooling!r}")
+        check_settings(self)
+
+
+class HeadOptions(TypedDict, total=False):
+    """The fields of `HeadConfig` as keyword arguments."""
+
+    hidden_size: int | None
+    span_mode: SpanMode
+    subtoken_pooling: Pooling
+    max_width: int
+    max_len: int | None
+    max_types: int
+    dropout: float
+    labels_encoder: str | PathLike[str] | None
+    embed_ent_token: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(HeadConfig):
+    """What a checkpoint's `gliner_config.json` says of the model, under the public names.
+
+    encoder_config: the encoder's transformers config as a dict. class_token_index: the id of ent_token. vocab_size:
+    rows of the token embedding. labels_encoder_config: the config of a bi-encoder's label encoder, else None.
+    """
+
+    hidden_size: Annotated[int, WIDTH]
+    max_len: Annotated[int, AT_LEAST_ONE]
+    encoder_config: dict[str, Any]
+    class_token_index: int
+    vocab_size: Annotated[int, AT_LEAST_ONE]
+    model_name: str = ""
+    num_rnn_layers: Annotated[int, NOT_NEGATIVE] = 0
+    ent_token: str = ENT_TOKEN
+    sep_token: str = SEP_TOKEN
+    labels_encoder_config: dict[str, Any] | None = None
+    words_splitter_type: str = "whitespace"
 
 
 # field of gliner_config.json -> the values this package runs; anything else is a kind of model it does not have.
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "model_type": (None, "gliner", "gliner_uni_encoder_span", "gliner_bi_encoder", "gliner_bi_encoder_span"),
-    "span_mode": ("markerV0", "marker", "ffn"),
+    "span_mode": SPAN_MODES,
     "subtoken_pooling": POOLINGS,
     "labels_decoder": (None,),
     "relations_layer": (None,),
@@ -79,26 +95,17 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "precomputed_prompts_mode": (False, None),
 }
 
-# What the public package assumes for a field that an old file does not have.
+# What the public package assumes for a field that an old file lacks; elsewhere its defaults are the ones above
+# (tests/test_old_configs.py compares them with the package's own).
 PUBLIC_DEFAULTS: dict[str, Any] = {
-    "span_mode": "markerV0",
-    "max_width": 12,
+    **{field.name: field.default for field in fields(ModelConfig) if field.default is not MISSING},
     "hidden_size": 512,
     "max_len": 384,
-    "max_types": 25,
-    "dropout": 0.4,
     "num_rnn_layers": 1,
-    "embed_ent_token": True,
-    "ent_token": "<<ENT>>",
-    "sep_token": "<<SEP>>",
-    "subtoken_pooling": "first",
-    "words_splitter_type": "whitespace",
     "model_name": "microsoft/deberta-v3-small",
     "vocab_size": -1,
     "class_token_index": -1,
     "encoder_config": None,
-    "labels_encoder": None,
-    "labels_encoder_config": None,
 }
 
 
@@ -109,10 +116,10 @@ def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
     look up the encoder of a file without encoder_config; None: without a network.
     """
     file = folder / CONFIG_FILE
-    fields = read_fields(file)
-    refuse_other_kinds(file, fields, SUPPORTED)
-    fields = settle_old_fields(file, fields)
-    known = {**PUBLIC_DEFAULTS, **{name: fields[name] for name in PUBLIC_DEFAULTS if name in fields}}
+    stated = read_fields(file)
+    refuse_other_kinds(file, stated, SUPPORTED)
+    stated = settle_old_fields(file, stated)
+    known = {**PUBLIC_DEFAULTS, **{name: stated[name] for name in PUBLIC_DEFAULTS if name in stated}}
     encoders = {"encoder_config": "model_name"}
     if known["labels_encoder"] is not None:
         encoders["labels_encoder_config"] = "labels_encoder"
@@ -120,7 +127,7 @@ def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
         if known[field] is None:
             known[field] = _encoder_config(file, field, name, known[name], hub)
         if not isinstance(known[field], dict):
-            raise ValueError(f"{file}: {field}: wanted an object of fields, got {known[field]!r}")
+            raise ValueError(f"{file}: {field}: expected an object of fields, got {known[field]!r}")
     if known["labels_encoder"] is not None:
         # texts hold no prompt, and the public package neither grows the embedding nor reads these
         known.update(vocab_size=known["encoder_config"].get("vocab_size"), class_token_index=-1)
@@ -133,7 +140,7 @@ def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _lookup(hub: HubAccess | None) -> dict[str, Any]:
+def encoder_lookup(hub: HubAccess | None) -> dict[str, Any]:
     """How to look up an encoder that a checkpoint names: without a network where the checkpoint is a local folder."""
     return (HubAccess(local_files_only=True) if hub is None else replace(hub, revision=None)).options()
 
@@ -142,13 +149,10 @@ def _encoder_config(file: Path, field: str, name_field: str, name: str, hub: Hub
     from transformers import AutoConfig
 
     try:
-        config: dict[str, Any] = AutoConfig.from_pretrained(name, **_lookup(hub)).to_dict()
+        config: dict[str, Any] = AutoConfig.from_pretrained(name, **encoder_lookup(hub)).to_dict()
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{file}: {field}: wanted the encoder's config, got none, and that of {name_field} {name!r} was not to be "
-            f"had ({first_line(error)}); add its config.json there"
+            f"{file}: {field}: expected the encoder's config, got none, and that of {name_field} {name!r} could not be "
+            f"loaded ({first_line(error)}); add its config.json there"
         ) from error
     return config
-
-
-POOLINGS = ("first", "last", "mean", "max")

@@ -16,20 +16,14 @@ from typing import Any
 
 from torch import Tensor
 
+from glimodern.display import first_line
 from glimodern.files.atomic import current_files, replace_files, user_path
 from glimodern.files.hub import HubAccess, download_files, resolve_folder
-from glimodern.files.tensors import (
-    WEIGHTS_FILE,
-    WEIGHTS_FILES,
-    first_line,
-    is_index,
-    read_index,
-    read_tensors,
-    weights_file,
-)
+from glimodern.files.tensors import read_tensors
 from glimodern.files.tokenizer import load_tokenizer
+from glimodern.files.weights import WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index, weights_file
 
-from .config import CONFIG_FILE, ModelConfig, _lookup, read_config
+from .config import CONFIG_FILE, ModelConfig, encoder_lookup, read_config
 
 LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
 # What transformers writes and reads for any tokenizer. Vocabularies (vocab.txt, spiece.model) it reads only where there
@@ -129,17 +123,21 @@ def _read_tokenizer(folder: Path, encoder: str, hub: HubAccess | None) -> Any:
     error for a missing or half-written one."""
     own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
     try:
-        return load_tokenizer(str(folder), local_files_only=True) if own else load_tokenizer(encoder, **_lookup(hub))
+        return (
+            load_tokenizer(str(folder), local_files_only=True)
+            if own
+            else load_tokenizer(encoder, **encoder_lookup(hub))
+        )
     except Exception as error:  # the tokenizers library raises its bare class for a file it cannot read
         said = f"{type(error).__name__}: {first_line(error)}"
         if own:
             raise ValueError(
-                f"{folder / 'tokenizer.json'}: wanted a tokenizer, got files that transformers does not read "
+                f"{folder / 'tokenizer.json'}: expected a tokenizer, got files that transformers does not read "
                 f"({said}); half written? Copy the tokenizer that was saved with these weights"
             ) from error
         raise FileNotFoundError(
-            f"{folder}: no tokenizer: wanted tokenizer.json and tokenizer_config.json, got neither, and that of "
-            f"model_name {encoder!r} was not to be had ({said}); copy it into the folder"
+            f"{folder}: no tokenizer: expected tokenizer.json and tokenizer_config.json, got neither, and that of "
+            f"model_name {encoder!r} could not be loaded ({said}); copy it into the folder"
         ) from error
 
 
@@ -150,17 +148,17 @@ def _check_vocabulary(folder: Path, config: ModelConfig, tokenizer: Any) -> None
         index = tokenizer.convert_tokens_to_ids(token)
         if index is None or index == tokenizer.unk_token_id:
             raise ValueError(
-                f"{folder / 'tokenizer.json'}: {name}: wanted {token!r} in the vocabulary, got {len(tokenizer)} tokens "
-                "without it; copy the tokenizer that was saved with these weights"
+                f"{folder / 'tokenizer.json'}: {name}: expected {token!r} in the vocabulary, got {len(tokenizer)} "
+                "tokens without it; copy the tokenizer that was saved with these weights"
             )
         if name == "ent_token" and index != config.class_token_index:
             raise ValueError(
-                f"{folder / CONFIG_FILE}: class_token_index: wanted the id of {token!r} in the tokenizer ({index}), "
+                f"{folder / CONFIG_FILE}: class_token_index: expected the id of {token!r} in the tokenizer ({index}), "
                 f"got {config.class_token_index}; tokenizer and weights are not of one model"
             )
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
-            f"{folder / CONFIG_FILE}: vocab_size: wanted at least the {len(tokenizer)} tokens of the tokenizer, "
+            f"{folder / CONFIG_FILE}: vocab_size: expected at least the {len(tokenizer)} tokens of the tokenizer, "
             f"got {config.vocab_size}; tokenizer and weights are not of one model"
         )
 
@@ -170,7 +168,7 @@ def _labels_tokenizer(folder: Path, name: str, hub: HubAccess | None) -> Any:
     if (folder / LABELS_TOKENIZER / "tokenizer_config.json").is_file():
         return load_tokenizer(str(folder / LABELS_TOKENIZER), add_bos_eos=False)
     try:
-        return load_tokenizer(name, add_bos_eos=False, **_lookup(hub))
+        return load_tokenizer(name, add_bos_eos=False, **encoder_lookup(hub))
     except OSError as error:
         raise FileNotFoundError(
             f"{folder}: no folder {LABELS_TOKENIZER}, and the tokenizer of the label encoder {name!r} is not on this "
@@ -292,16 +290,16 @@ def check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], file: Pat
         ours, theirs = tuple(wanted[name].shape), tuple(got[name].shape)
         if name == _HEAD_WIDTH:
             raise ValueError(
-                f"{file}: hidden_size: wanted a head of width {ours[0]} (gliner_config.json), got one of {theirs[0]}; "
+                f"{file}: hidden_size: expected a head of width {ours[0]} (gliner_config.json), got {theirs[0]}; "
                 "config and weights are not of one model"
             )
         if len(ours) == 2 == len(theirs) and ours[1] == theirs[1] and ours[0] == vocab_size:
             raise ValueError(
-                f"{file}: vocab_size: wanted {ours[0]} rows of {name} (gliner_config.json), got {theirs[0]}; "
+                f"{file}: vocab_size: expected {ours[0]} rows of {name} (gliner_config.json), got {theirs[0]}; "
                 "config, tokenizer and weights must be of one model"
             )
         raise ValueError(
-            f"{file}: tensor {name}: wanted shape {ours} by the config, got {theirs}; "
+            f"{file}: tensor {name}: expected shape {ours} by the config, got {theirs}; "
             "config and weights are not of one model"
         )
     missing = [name for name in wanted if name not in got and not any(part in name for part in _IGNORED)]
@@ -309,7 +307,7 @@ def check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], file: Pat
     if missing or extra:
         hint = "; num_rnn_layers in gliner_config.json decides on rnn.*" if _rnn(missing + extra) else ""
         raise ValueError(
-            f"{file}: wanted the {len(wanted)} tensors of the config, got {len(missing)} missing {missing[:4]} and "
+            f"{file}: expected the {len(wanted)} tensors of the config, got {len(missing)} missing {missing[:4]} and "
             f"{len(extra)} unknown {extra[:4]}; config and weights are not of one model{hint}"
         )
 

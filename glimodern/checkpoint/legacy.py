@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glimodern.files.tensors import short
+from glimodern.display import short
 
 _TOKEN_LEVEL = "a token-level model tags words and has no span head"
 _DECODER = "it writes labels with a decoder, and this package only scores the labels it is given"
@@ -44,17 +44,17 @@ def read_fields(file: Path) -> dict[str, Any]:
     """The fields of a `gliner_config.json`, as they stand there."""
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file.parent}: no {file.name}: wanted a folder in the public GLiNER format, got one without"
+            f"{file.parent}: no {file.name}: expected a folder in the public GLiNER format, got one without"
         )
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{file}: not valid JSON: wanted an object of fields, got {file.stat().st_size} bytes that break off or "
+            f"{file}: not valid JSON: expected an object of fields, got {file.stat().st_size} bytes that break off or "
             f"are none ({error}); is the file half written?"
         ) from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{file}: wanted a JSON object, got {type(fields).__name__}")
+        raise ValueError(f"{file}: expected a JSON object, got {type(fields).__name__}")
     return fields
 
 
@@ -67,7 +67,7 @@ def refuse_other_kinds(file: Path, fields: Mapping[str, Any], supported: Mapping
         wanted = " or ".join(repr(one) for one in allowed if one is not None) or "none"
         reason = _REASONS.get((name, str(value)), _REASONS[name])
         raise ValueError(
-            f"{file}: {name}: wanted {wanted}, got {short(value)}: not supported, because {reason}; "
+            f"{file}: {name}: expected {wanted}, got {short(value)}: not supported, because {reason}; "
             "run it with the gliner package"
         )
 

@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""Encoders compared under one budget: `python -m glimodern.compare` (see `glimodern.compare.loop`)."""

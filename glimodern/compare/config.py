@@ -1,14 +1,11 @@
-"""TODO docstring."""
+"""The settings of a comparison."""
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from glimodern.settings import AT_LEAST_ONE, POSITIVE, SettingError, check_settings
 from glimodern.train.config import RunConfig, TrainConfig
-
-if TYPE_CHECKING:
-    pass
 
 _NOT_COMPARED = ("encoder", "output_dir", "resume", "overwrite", "progress", "config")
 PHASES = ("steps", "train", "predict")

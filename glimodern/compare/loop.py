@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from glimodern.cli.outputs import check_not_read, check_output_file, check_output_folder
 from glimodern.data import load_split
 from glimodern.display import cell, console, printable
 from glimodern.files.atomic import write_json
-from glimodern.outputs import check_not_read, check_output_file, check_output_folder
 from glimodern.settings import refuse_repeated
 from glimodern.train.config import with_yaml
 from glimodern.train.interrupts import Interrupts, Stopped

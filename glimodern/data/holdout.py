@@ -24,7 +24,7 @@ def hold_out_types(dataset: Dataset, count: int, *, max_sentences: int = 500, se
         candidates = sorted(mentions)
     if len(candidates) <= count:
         raise ValueError(
-            f"held_out_types: wanted fewer than the {len(candidates)} types of {dataset.name}, got {count}"
+            f"held_out_types: expected fewer than the {len(candidates)} types of {dataset.name}, got {count}"
         )
     rng = random.Random(seed)
     chosen = rng.sample(candidates, count)

@@ -140,11 +140,11 @@ def score(
     """
     if len(gold) != len(predicted):
         raise ValueError(
-            f"predicted: wanted one list for each of the {len(gold)} gold sentences, got {len(predicted)}; "
+            f"predicted: expected one list for each of the {len(gold)} gold sentences, got {len(predicted)}; "
             "a sentence without entities is an empty list"
         )
     if groups is not None and len(groups) != len(gold):
-        raise ValueError(f"groups: wanted one name for each of the {len(gold)} sentences, got {len(groups)}")
+        raise ValueError(f"groups: expected one name for each of the {len(gold)} sentences, got {len(groups)}")
 
     by_type = _Tally()
     by_group = _Tally()
@@ -186,7 +186,9 @@ class _Tally:
 def _entity_set(entities: Sequence[Entity], argument: str, sentence: int) -> set[Entity]:
     for entity in entities:
         if len(entity) != 3:
-            raise ValueError(f"{argument}[{sentence}]: wanted entities (first word, last word, label), got {entity!r}")
+            raise ValueError(
+                f"{argument}[{sentence}]: expected entities (first word, last word, label), got {entity!r}"
+            )
     return {(start, end, label) for start, end, label in entities}
 
 

@@ -102,7 +102,7 @@ class ValidationReport:
 def validate(dataset: Dataset, max_width: int) -> ValidationReport:
     """Count what `dataset` holds for a model whose spans have at most `max_width` words (K, >= 1)."""
     if max_width < 1:
-        raise ValueError(f"max_width: wanted at least 1, got {max_width}")
+        raise ValueError(f"max_width: expected at least 1, got {max_width}")
     wider = overlapping = duplicate = conflicting = unasked = entities = words = empty = without = blank = 0
     out_of_range = dataset.skipped_out_of_range
     for example in dataset:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import tyro
 
 from glimodern import cli
+from glimodern.cli.outputs import check_output_file, checkpoint_files, write_report
 from glimodern.display import console
-from glimodern.outputs import check_output_file, checkpoint_files, write_report
 
 from . import Report, examine
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from glimodern.files.atomic import current_files, user_path
 
-from . import CheckError, Checks
+from .base import CheckError, Checks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,8 @@ def _config(folder: Path, *, hub: bool) -> tuple[ModelConfig, str]:
 
 
 def _weights(folder: Path) -> tuple[dict[str, Tensor], str]:
-    from glimodern.files.tensors import read_tensors, weights_file
+    from glimodern.files.tensors import read_tensors
+    from glimodern.files.weights import weights_file
 
     state = read_tensors(weights_file(folder))
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
@@ -77,7 +78,7 @@ def _finite(state: dict[str, Tensor]) -> tuple[None, str]:
     broken = [name for name, x in state.items() if x.is_floating_point() and not bool(torch.isfinite(x).all())]
     if broken:
         raise CheckError(
-            f"wanted numbers, got NaN or infinity in {len(broken)} of {len(state)} tensors: {', '.join(broken[:4])}",
+            f"expected numbers, got NaN or infinity in {len(broken)} of {len(state)} tensors: {', '.join(broken[:4])}",
             _TRAIN,
         )
     return None, "no NaN and no infinity"
@@ -89,7 +90,7 @@ def _shapes(folder: Path, config: ModelConfig, state: dict[str, Tensor]) -> tupl
 
     from glimodern.checkpoint.folder import check_fit, to_public
     from glimodern.encoder import build_encoder
-    from glimodern.files.tensors import weights_file
+    from glimodern.files.weights import weights_file
     from glimodern.model.glimodern import GLiModern
 
     if config.class_token_index == -1:
@@ -114,12 +115,12 @@ def _tokenizer(folder: Path) -> tuple[Any, str]:
     from glimodern.files.tokenizer import load_tokenizer
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise CheckError(f"{folder}: wanted tokenizer.json and tokenizer_config.json, got neither", _COPY)
+        raise CheckError(f"{folder}: expected tokenizer.json and tokenizer_config.json, got neither", _COPY)
     try:
         tokenizer = load_tokenizer(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers library raises its bare class for a file it cannot read
         said = " ".join(str(error).split())
-        raise CheckError(f"{folder}: wanted a tokenizer, got files that do not read ({said})", _COPY) from error
+        raise CheckError(f"{folder}: expected a tokenizer, got files that do not read ({said})", _COPY) from error
     return tokenizer, f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"
 
 
@@ -129,13 +130,15 @@ def _vocabulary(config: ModelConfig, tokenizer: Any) -> tuple[None, str]:
     known = tokenizer.get_vocab()
     missing = [token for token in (config.ent_token, config.sep_token) if token not in known]
     if missing:
-        raise CheckError(f"wanted the prompt tokens {missing} in the tokenizer, got {len(known):,} others", _ONE_MODEL)
+        raise CheckError(
+            f"expected the prompt tokens {missing} in the tokenizer, got {len(known):,} others", _ONE_MODEL
+        )
     index, last = known[config.ent_token], max(known.values())
     if config.class_token_index != index:
-        wanted = f"wanted the id of {config.ent_token!r} in the tokenizer ({index})"
+        wanted = f"expected the id of {config.ent_token!r} in the tokenizer ({index})"
         raise CheckError(f"class_token_index: {wanted}, got {config.class_token_index}", _ONE_MODEL)
     if last >= config.vocab_size:
-        wanted = f"wanted a row of the embedding for every id of the tokenizer, up to {last}"
+        wanted = f"expected a row of the embedding for every id of the tokenizer, up to {last}"
         raise CheckError(f"vocab_size: {wanted}, got {config.vocab_size} rows", _ONE_MODEL)
     return None, f"ids up to {last} for {config.vocab_size} rows; {config.ent_token} is {index}"
 
@@ -172,8 +175,8 @@ def _canary(model: GLiModern) -> tuple[Tensor, str]:
     logits = _logits(model, slice(None))
     if not bool(torch.isfinite(logits).all()):
         raise CheckError(
-            f"wanted finite logits of {_TEXTS} sentences, got {int((~torch.isfinite(logits)).sum())} of {len(logits)} "
-            "that are not",
+            f"expected finite logits of {_TEXTS} sentences, got {int((~torch.isfinite(logits)).sum())} of "
+            f"{len(logits)} that are not",
             _TRAIN,
         )
     return logits, f"{len(logits)} finite logits of {_TEXTS} sentences, {logits.min():.2f} to {logits.max():.2f}"
@@ -183,7 +186,7 @@ def _deterministic(model: GLiModern, logits: Tensor) -> tuple[None, str]:
     import torch
 
     if not torch.equal(_logits(model, slice(None)), logits):
-        raise CheckError("wanted the same logits the second time, got others", _REPORT)
+        raise CheckError("expected the same logits the second time, got others", _REPORT)
     return None, "a second run gives the same bits"
 
 
@@ -207,6 +210,6 @@ def _compare(got: Tensor, wanted: Tensor) -> str:
     off, largest = float((got - wanted).abs().max()), float(wanted.abs().max())
     if not off <= _TOLERANCE * max(1.0, largest):
         raise CheckError(
-            f"wanted the same logits but for rounding, got them off by {off:.1e} of {largest:.1f}", _REPORT
+            f"expected the same logits but for rounding, got them off by {off:.1e} of {largest:.1f}", _REPORT
         )
     return f"logits off by {off:.1e}"

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from glimodern import __version__
+from glimodern.version import __version__
 
-from . import CheckError, Checks
+from .base import CheckError, Checks
 
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "gliner")
 VARIABLES = ("GLIMODERN_ISA", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TRITON_INTERPRET")  # that change what runs
@@ -86,7 +86,7 @@ def _packages() -> tuple[None, str]:
     wanted = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
     bad = [one for one in wanted if not one.specifier.contains(version_of(one.name) or "0", prereleases=True)]
     if bad:
-        said = (f"{one.name}: wanted {one.specifier}, got {version_of(one.name) or 'none'}" for one in bad)
+        said = (f"{one.name}: expected {one.specifier}, got {version_of(one.name) or 'none'}" for one in bad)
         raise CheckError("; ".join(said), "pip install " + " ".join(f'"{one.name}{one.specifier}"' for one in bad))
     return None, f"{len(wanted)} requirements are met, Python {sys.version.split()[0]}"
 
@@ -121,7 +121,7 @@ def _operators() -> tuple[None, str]:
         name = ops.backend_info(device)["span_scores"]["backend"]
         if not off <= _TOLERANCE:  # NaN is none
             raise CheckError(
-                f"span_scores by {name} on {device}: wanted plain PyTorch's numbers, got them off by {off:.1e}",
+                f"span_scores by {name} on {device}: expected plain PyTorch's numbers, got them off by {off:.1e}",
                 f"send this report with a bug report; until then, glimodern.ops.use_backend('reference'); {REINSTALL}",
             )
         told.append(f"{device}: {name} agrees with plain PyTorch")
@@ -134,7 +134,7 @@ def _threads() -> tuple[None, str]:
     threads = torch.get_num_threads()
     if threads > cores():
         raise CheckError(
-            f"wanted at most a thread a core ({cores()}), got {threads} threads, which wait for each other",
+            f"expected at most a thread a core ({cores()}), got {threads} threads, which wait for each other",
             f"unset OMP_NUM_THREADS, or torch.set_num_threads({cores()})",
         )
     return None, f"{threads} of {cores()} cores"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from glimodern.display import first_line
 from glimodern.files.atomic import user_path
 from glimodern.files.hub import HubAccess
-from glimodern.files.tensors import first_line
 from glimodern.layers.parameters import own_memory, take_tensors, without_values
 from glimodern.runtime.ambient import building
 
@@ -33,8 +33,8 @@ def build_encoder(config: dict[str, Any] | PreTrainedConfig, *, values: bool = T
     """An encoder with random fp32 weights, from a transformers config or its dict; never touches the network.
 
     The config is copied. values: False leaves the weights on the meta device, without memory and values
-    (`glimodern.layers.parameters` gives them some). Raises ValueError for a dict without a model_type that transformers knows,
-    and for an architecture with no encoder of its own.
+    (`glimodern.layers.parameters` gives them some). Raises ValueError for a dict without a model_type that transformers
+    knows, and for an architecture with no encoder of its own.
     """
     from transformers import AutoConfig, PreTrainedConfig
 

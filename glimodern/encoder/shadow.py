@@ -32,7 +32,7 @@ def shadow_encoder(model: Any) -> Encoder:
     from transformers import ModernBertModel, PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
-        raise ValueError(f"wanted a transformers model, got {type(model).__module__}.{type(model).__name__}")
+        raise ValueError(f"expected a transformers model, got {type(model).__module__}.{type(model).__name__}")
     if type(model) is ModernBertModel:
         from .modernbert import ModernBertEncoder
 

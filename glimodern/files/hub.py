@@ -14,14 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .atomic import user_path
-from .tensors import (
-    INDEX_FILE,
-    PICKLE_FILE,
-    WEIGHTS_FILE,
-    WEIGHTS_FILES,
-    is_index,
-    read_index,
-)
+from .weights import INDEX_FILE, PICKLE_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index
 
 if TYPE_CHECKING:
     pass

@@ -4,37 +4,14 @@ import json
 import pickle
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from glimodern.display import first_line
 from glimodern.runtime.ambient import as_in_a_new_process
 
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"  # names the shards of a large model, and what each holds
-PICKLE_FILE = "pytorch_model.bin"
-PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
-WEIGHTS_FILES = (WEIGHTS_FILE, INDEX_FILE, PICKLE_FILE, PICKLE_INDEX_FILE)
-"""The first of these that a folder has is read, as transformers does it."""
-
-_SHARD = re.compile(r"[\w.-]+\.(safetensors|bin)", re.ASCII)
-
-
-def weights_file(folder: Path) -> Path:
-    """The file of a folder that holds its tensors or names their shards; FileNotFoundError if there is none."""
-    for name in WEIGHTS_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(
-        f"{folder}: no weights: expected {WEIGHTS_FILE} or {PICKLE_FILE}, or an index of shards ({INDEX_FILE}), "
-        "got none of them; download them"
-    )
-
-
-def is_index(file: Path) -> bool:
-    """Whether a file of weights is an index of shards."""
-    return file.name in (INDEX_FILE, PICKLE_INDEX_FILE)
+from .weights import WEIGHTS_FILE, is_index, read_index
 
 
 @as_in_a_new_process()
@@ -73,31 +50,6 @@ def _read_safetensors(file: Path, copies: dict[str, str]) -> dict[str, Tensor]:
     return state
 
 
-def read_index(index: Path) -> dict[str, list[str]]:
-    """The shards that an index names, files beside it, with the tensors that each holds. ValueError for a bad one."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{index}: not valid JSON: expected an index of shards, got {index.stat().st_size} bytes that break off or "
-            f"are none ({first_line(error)}); download it again"
-        ) from error
-    where = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(where, dict) or not where:
-        raise ValueError(
-            f"{index}: weight_map: expected an object of tensor names and files, got {short(where)}; download it again"
-        )
-    shards: dict[str, list[str]] = {}
-    for name, shard in where.items():
-        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
-            raise ValueError(
-                f"{index}: weight_map: expected the name of a .safetensors or .bin file beside the index for {name!r}, "
-                f"got {short(shard)}; an index of another folder, or a forged one, is not read"
-            )
-        shards.setdefault(shard, []).append(name)
-    return shards
-
-
 def _read_shards(index: Path, copies: dict[str, str]) -> dict[str, Tensor]:
     shards = read_index(index)
     missing = [shard for shard in sorted(shards) if not (index.parent / shard).is_file()]
@@ -129,9 +81,9 @@ def _sizes(file: Path) -> str:
                 header = json.loads(opened.read(wanted - 8))
                 ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             except (ValueError, KeyError, TypeError, AttributeError):
-                return f"wanted a header of tensor names and places, got {got} bytes of something else"
+                return f"expected a header of tensor names and places, got {got} bytes of something else"
             wanted += max(ends, default=0)
-    return f"wanted {wanted} bytes by its header, got {got}"
+    return f"expected {wanted} bytes by its header, got {got}"
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
@@ -141,25 +93,14 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         code = re.search(r"GLOBAL (\S+)", str(error))
         got = f"a pickle that runs code ({code[1]})" if code else f"{file.stat().st_size} bytes that it refuses"
         raise ValueError(
-            f"{file}: refused: wanted tensors and nothing else, for torch's loader that runs no code, got {got}; "
+            f"{file}: refused: expected tensors and nothing else, for torch's loader that runs no code, got {got}; "
             f"convert it to {WEIGHTS_FILE} on a machine where you trust it"
         ) from error
     except (RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{file}: not a whole file: wanted what torch.save writes, got {file.stat().st_size} bytes of it "
+            f"{file}: not a whole file: expected what torch.save writes, got {file.stat().st_size} bytes of it "
             f"({first_line(error) or type(error).__name__}); download or save it again"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"{file}: wanted a dictionary of tensors, got {type(state).__name__}; save a state_dict")
+        raise ValueError(f"{file}: expected a dictionary of tensors, got {type(state).__name__}; save a state_dict")
     return state
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what a library says, 200 characters of it at most."""
-    return next(iter(str(error).splitlines()), "")[:200]
-
-
-def short(value: Any) -> str:
-    """A value as it is written, 60 characters of it at most."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Tokenizers of folders and hub names, and the prompt tokens they get."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

@@ -31,7 +31,7 @@ def decode_batch(
     """
     start, width, kind, score = (column.numpy() for column in to_host(found))
     if np.isnan(score).any():
-        raise ValueError("scores: wanted numbers, got NaN; the model's weights or its input are broken")
+        raise ValueError("scores: expected numbers, got NaN; the model's weights or its input are broken")
     kept = greedy_decode(start, start + width, kind, score, flat=flat, multi_label=multi_label)
     start, width, kind, score = start[kept], width[kept], kind[kept], score[kept]
     text = np.searchsorted(cu_words.numpy(), start, side="right") - 1
@@ -64,11 +64,11 @@ def greedy_decode(
     score_array, type_array = np.asarray(scores), np.asarray(types)
     shapes = [array.shape for array in (start_array, end_array, type_array, score_array)]
     if len(shapes[0]) != 1 or len(set(shapes)) != 1:
-        raise ValueError(f"starts, ends, types, scores: wanted four arrays of one length, got shapes {shapes}")
+        raise ValueError(f"starts, ends, types, scores: expected four arrays of one length, got shapes {shapes}")
     if start_array.size == 0:
         return np.empty(0, dtype=np.int64)
     if np.isnan(score_array).any():
-        raise ValueError("scores: wanted numbers, got NaN, which has no place in an order")
+        raise ValueError("scores: expected numbers, got NaN, which has no place in an order")
 
     order = np.argsort(-score_array, kind="stable")
     start, end = torch.from_numpy(start_array[order]), torch.from_numpy(end_array[order])

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from glimodern.inputs.packer import PromptPacker
+from glimodern.inputs.packer import Packer
 
 from .request import Request
 from .stream import Answer, Result
@@ -43,7 +43,7 @@ class _Cut:
         self.words = [0, 0]  # of too long texts, and of those that made room for labels
         self.longest: tuple[int, tuple[str, ...]] = (0, ())  # tokens and labels of a prompt
 
-    def add(self, request: Request, result: Result, packer: PromptPacker) -> None:
+    def add(self, request: Request, result: Result, packer: Packer) -> None:
         self.texts += 1
         if not result.words_cut:
             return
@@ -55,7 +55,7 @@ class _Cut:
         prompts = request.labels.prompts
         self.longest = max(self.longest, (len(packer.prompt(prompts).ids), prompts))
 
-    def messages(self, packer: PromptPacker) -> Iterator[str]:
+    def messages(self, packer: Packer) -> Iterator[str]:
         if self.too_long:
             yield (
                 f"{self.too_long} of {self.texts} texts are longer than the model takes (max_len {packer.max_words} "
@@ -70,7 +70,7 @@ class _Cut:
             )
 
 
-def warn_cut(stream: Iterator[Answer], packer: PromptPacker, stacklevel: int) -> Iterator[Answer]:
+def warn_cut(stream: Iterator[Answer], packer: Packer, stacklevel: int) -> Iterator[Answer]:
     """The stream as it is; at its end, or before its error, warnings if any text was cut."""
     cut = _Cut()
 

@@ -20,10 +20,8 @@ import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from glimodern.inputs.label_vectors import LabelSet
+from glimodern.inputs.labels import LabelSet
 from glimodern.inputs.words import Word, WordSplitter
-
-from .request import Request
 
 T = TypeVar("T")
 
@@ -311,7 +309,3 @@ def read_word_requests(texts: Any, labels: Any, check: CheckLabels = _accept) ->
     checked = pairs if count is None else list(pairs)
     stream = (Request(words, asked) for words, asked in checked)
     return Requests(stream, None if isinstance(checked, Iterator) else len(checked))
-
-
-LabelArgument = Iterable[str] | Mapping[str, str]  # one label set
-Labels = LabelArgument | Iterable[LabelArgument]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from glimodern.inputs.batch import PackedBatch, TextTokens
-from glimodern.inputs.packer import PromptPacker
+from glimodern.inputs.packer import Packer
 
 from .decode import decode_batch
 from .request import Request, Search, check_count
@@ -67,14 +67,15 @@ class _Piece(NamedTuple):
 class _Window:
     """Some requests of the stream: tokenised and cut into batches, those without words or labels left out."""
 
-    def __init__(self, piece: _Piece, packer: PromptPacker, batch_tokens: int) -> None:
+    def __init__(self, piece: _Piece, packer: Packer, batch_tokens: int) -> None:
         self.requests, self.error = asked, _ = piece
         self.packer = packer
         real = [i for i, item in enumerate(asked) if item.words and item.labels.names]
         self.tokens: dict[int, TextTokens] = dict(
             zip(real, packer.tokenize([asked[i].words for i in real]), strict=True)
         )
-        lengths = {i: packer.length(self.tokens[i], asked[i].labels.prompts) for i in real}
+        self.prompts = {i: packer.prompt(asked[i].labels.prompts) for i in real}
+        lengths = {i: packer.length(self.tokens[i], self.prompts[i]) for i in real}
         total = sum(lengths.values())
         share = total / max(-(-total // batch_tokens), 1)  # of as few batches as can be
         groups: list[list[int]] = []
@@ -89,10 +90,11 @@ class _Window:
 
     def pack(self, texts: list[int]) -> _Batch:
         labels = [self.requests[i].labels.prompts for i in texts]
-        return _Batch(texts, self.packer.pack_tokens([self.tokens[i] for i in texts], labels))
+        prompts = [self.prompts[i] for i in texts]
+        return _Batch(texts, self.packer.pack_tokens([self.tokens[i] for i in texts], labels, prompts=prompts))
 
 
-def _pieces(requests: Iterable[Request], batch_tokens: int, packer: PromptPacker) -> Iterator[_Piece]:
+def _pieces(requests: Iterable[Request], batch_tokens: int, packer: Packer) -> Iterator[_Piece]:
     """The stream in pieces of about _WINDOW_BATCHES batches, by words as the measure."""
     stream, taken, room = iter(requests), list[Request](), _WINDOW_BATCHES * batch_tokens
     while True:
@@ -114,7 +116,7 @@ def _pieces(requests: Iterable[Request], batch_tokens: int, packer: PromptPacker
 
 
 def find_entities(
-    requests: Iterable[Request], packer: PromptPacker, candidates: Candidates, search: Search, batch_tokens: int
+    requests: Iterable[Request], packer: Packer, candidates: Candidates, search: Search, batch_tokens: int
 ) -> Iterator[Answer]:
     """Each request with its result, in order. Errors of the stream itself pass, after the results before them."""
     pieces = _pieces(requests, batch_tokens, packer)

@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""What a network reads: words, prompts and labels as packed batches."""

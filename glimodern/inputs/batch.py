@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Packed batches: the texts of a batch in one row of tokens, with offsets instead of padding and masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -59,7 +59,7 @@ class PackedBatch:
         return replace(self, **dict(zip(names, moved, strict=True)))
 
 
-def _int32_offsets(lengths: Sequence[int]) -> Tensor:
+def int32_offsets(lengths: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32))
 
 

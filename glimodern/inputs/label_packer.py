@@ -1,14 +1,13 @@
-"""TODO docstring."""
+"""Batches of a bi-encoder: texts without a prompt, their labels beside them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import torch
 
-from .batch import Entity, PackedBatch, PromptTokens, TextTokens
-from .packer import PromptPacker
+from .batch import Entity, IntArray, PackedBatch, PromptTokens, TextTokens
+from .packer import Packer
 
 _NONE = np.empty(0, dtype=np.int64)
 
@@ -21,25 +20,27 @@ class LabelBatch(PackedBatch):
     labels: tuple[str, ...]
 
 
-class TextPacker(PromptPacker):
+class TextPacker(Packer):
     """Packs words alone, `[CLS] words... [SEP]`; the labels go beside them, as they are."""
 
     asks_in_text = False
 
-    def __init__(self, tokenizer: Any, **options: Any) -> None:
-        super().__init__(tokenizer, ent_token=None, sep_token=None, **options)
-
     def prompt(self, types: Sequence[str]) -> PromptTokens:
         """No tokens, whatever is asked."""
         return PromptTokens(_NONE, _NONE, _NONE)
+
+    def label_lengths(self, labels: Sequence[str]) -> IntArray:
+        """Zero for each label."""
+        return np.zeros(len(labels), dtype=np.int64)
 
     def pack_tokens(
         self,
         texts: Sequence[TextTokens],
         types: Sequence[Sequence[str]],
         entities: Sequence[Sequence[Entity]] | None = None,
+        prompts: Sequence[PromptTokens] | None = None,
     ) -> LabelBatch:
-        batch = super().pack_tokens(texts, types, entities)
+        batch = super().pack_tokens(texts, types, entities, prompts)
         distinct: dict[str, int] = {}
         index, rows = [_NONE], _NONE
         for i, asked in enumerate(types):

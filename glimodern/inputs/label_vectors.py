@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from glimodern.files.atomic import atomic_file, user_path
 from glimodern.runtime.ambient import as_in_a_new_process, lasting
 
-from .label_vectors import LabelSet
+from .labels import LabelSet
 
 _FORMAT = "glimodern label vectors"
 
@@ -111,10 +110,3 @@ class LabelVectors:
             raise ValueError(f"{os.fspath(path)}: expected a file of LabelVectors.save, got another safetensors file")
         labels, descriptions = json.loads(told["labels"]), json.loads(told.get("descriptions", "{}"))
         return cls(tuple(labels), vectors, told["model"], told["fingerprint"], descriptions)
-
-
-class LabelSet(NamedTuple):
-    """Distinct labels: the names that results have, and what the model reads for each (its description, if any)."""
-
-    names: tuple[str, ...]
-    prompts: tuple[str, ...]

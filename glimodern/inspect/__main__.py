@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import tyro
 
 from glimodern import cli
+from glimodern.cli.outputs import check_output_file, checkpoint_files, write_report, write_text
 from glimodern.display import console
 from glimodern.model.glimodern import GLiModern
-from glimodern.outputs import check_output_file, checkpoint_files, write_report, write_text
 
 from . import inspect
 

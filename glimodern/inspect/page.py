@@ -16,7 +16,8 @@ from typing import Any
 
 from glimodern import reference
 
-from . import Inspection, Span, Token
+from .base import Inspection, Token
+from .spans import Span
 from .terminal import against, summary, token_rows
 
 _TEMPLATE = Path(__file__).with_name("page.html")

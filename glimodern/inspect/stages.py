@@ -45,7 +45,7 @@ class Watch:
     def __enter__(self) -> Watch:
         encoder = self.model.encoder
         self._hook(encoder, "encoder", ["hidden"], f"rows of words and types only; {encoder.packed_reason}")
-        if "projection" in self.model._modules:
+        if not isinstance(self.model.projection, nn.Identity):
             self._hook(self.model.projection, "projection", ["words", "prompts"], "encoder width -> head width d")
         return self
 
@@ -78,7 +78,7 @@ class Watch:
                 self.stages.append(Stage("PackedBatch", field.name, (), type(x).__name__, str(x)))
 
     def vectors(self, words: Tensor, prompts: Tensor) -> None:
-        through = ", through the LSTM" if "rnn" in self.model._modules else ""
+        through = ", through the LSTM" if self.model.rnn is not None else ""
         self._tensor("encode", "h", words, "word vectors" + through)
         self._tensor("encode", "p", prompts, "type prompts")
 

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from glimodern.display import cell
 
-from . import Inspection, Span, Token
+from .base import Inspection, Token
+from .spans import Span
 
 _STYLES = {"kept": "green", "beaten": "yellow", "below": "dim"}
 

@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""glimodern inside other libraries: the public gliner package, spaCy."""

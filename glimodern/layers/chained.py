@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,29 +10,21 @@ from torch import Tensor, nn
 
 from glimodern.ops import Chain
 
-from .packed_linear import PackedLinear
 from .snapshot import Snapshot
 
 Build = Callable[[Any, torch.dtype], "Chain | None"]
-Address = tuple[int, int, int]
-
-
-def _addresses(layers: Sequence[PackedLinear]) -> list[Address]:
-    """Where the layers' weights lie: a process that shares a model with others moves them."""
-    return [(id(x.packed), x.packed.panels.data_ptr(), x.packed.bias.data_ptr()) for x in layers]
 
 
 class _Built(NamedTuple):
     dtype: torch.dtype
     parts: tuple[nn.Module, ...]
     snapshot: Snapshot
-    layers: list[PackedLinear]
-    addresses: list[Address]
     chain: Chain | None
 
 
 class Chained:
-    """A model's chain, made at the first pass that can take it, and anew once its modules changed. A copy makes one.
+    """A model's chain, made at the first pass that can take it, and anew once its modules changed.
+    Copies of the model rebuild it on first use.
 
     build(model, dtype): the chain, or None where the model's modules cannot be one.
     """
@@ -52,16 +44,14 @@ class Chained:
             or built.dtype != x.dtype
             or not all(a is b for a, b in zip(built.parts, parts, strict=True))
             or not built.snapshot.unchanged()
-            or _addresses(built.layers) != built.addresses
         ):
             chain = self.build(model, x.dtype)
             if chain is None:
                 self._built = None
                 return None
             snapshot = Snapshot(*parts)
-            layers = [m for m in snapshot.modules if isinstance(m, PackedLinear)]
             chain = None if snapshot.problem() else chain
-            built = self._built = _Built(x.dtype, parts, snapshot, layers, _addresses(layers), chain)
+            built = self._built = _Built(x.dtype, parts, snapshot, chain)
         return built.chain
 
     def __getstate__(self) -> dict[str, Any]:

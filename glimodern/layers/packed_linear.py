@@ -101,15 +101,20 @@ class PackedLinear(nn.Module):
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        if not self.lossless:
-            raise ValueError(
-                f"{prefix.removesuffix('.') or 'this layer'} holds its weight in int8 and cannot be saved; load the"
-                " model in fp32 to save it"
-            )
+        check_lossless(self, prefix)
         destination[prefix + "weight"] = self.packed.unpack()
         bias = self.packed.unpack_bias()
         if bias is not None:
             destination[prefix + "bias"] = bias
+
+
+def check_lossless(layer: PackedLinear, prefix: str) -> None:
+    """ValueError for a layer, named by its prefix in a state dict, whose plain weight is not kept."""
+    if not layer.lossless:
+        raise ValueError(
+            f"{prefix.removesuffix('.') or 'this layer'} holds its weight in int8 and cannot be saved; load the model "
+            "in fp32 to save it"
+        )
 
 
 def packs(linear: nn.Module) -> bool:

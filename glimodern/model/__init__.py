@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""The model that users hold: loading, precision, prediction, saving, sharing."""

@@ -3,16 +3,17 @@
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, overload
+from typing import Any, overload
 
 import torch
 from typing_extensions import Never, Unpack
 
-from glimodern.checkpoint.config import ModelConfig
+from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
 from glimodern.checkpoint.folder import Checkpoint, check_fit, read_checkpoint, to_public, write_checkpoint
 from glimodern.display import console
 from glimodern.encoder import Encoder, build_encoder, load_encoder
@@ -22,8 +23,6 @@ from glimodern.files.tokenizer import add_prompt_tokens, load_tokenizer
 from glimodern.inference.entities import Entities, warn_cut, with_offsets
 from glimodern.inference.request import (
     CheckLabels,
-    LabelArgument,
-    Labels,
     Requests,
     Search,
     check_flag,
@@ -32,8 +31,10 @@ from glimodern.inference.request import (
     read_word_requests,
 )
 from glimodern.inference.stream import Answer, Result, activation_bytes, find_entities, resolve_batch_tokens
-from glimodern.inputs.label_vectors import LabelSet, LabelVectors
+from glimodern.inputs.label_vectors import LabelVectors
+from glimodern.inputs.labels import LabelArgument, Labels, LabelSet
 from glimodern.inputs.words import word_splitter
+from glimodern.layers.packed_linear import measured_inputs
 from glimodern.layers.parameters import take_tensors, without_values
 from glimodern.network.label_encoder import LabelEncoder, fresh_labels, stored_labels
 from glimodern.network.span_network import SpanNetwork
@@ -43,39 +44,23 @@ from .gliner_api import GlinerApi
 from .loading import (
     DTYPES,
     encoder_of,
-    make_ready,
+    freeze,
+    pack,
     refuse_keywords,
     resolve_device,
     resolve_dtype,
 )
-from .precision import PrecisionReport, answers, compare_answers
+from .precision import CANARY_LABELS, CANARY_TEXTS, LEAST_AGREEMENT, PrecisionReport, answers, compare_answers
 from .sharing import HubApi
 
-
-class HeadOptions(TypedDict, total=False):
-    """Options of a fresh head; what is not given has the default named here."""
-
-    hidden_size: int | None
-    """Width d; None: the encoder's."""
-    span_mode: str
-    """"markerV0", "marker" or "ffn" ("markerV0")."""
-    subtoken_pooling: str
-    """Which sub-tokens make a word's vector: "first", "last", "mean" or "max" ("first")."""
-    max_width: int
-    """Longest span in words, K (12)."""
-    max_len: int | None
-    """Words of a text that are read; None: as many as the encoder takes tokens, at most 8,192."""
-    max_types: int
-    """Most types asked of a sentence in training (25)."""
-    dropout: float
-    """Dropout of the head (0.4)."""
-    labels_encoder: str | os.PathLike[str] | None
-    """Folder or hub name of a sentence encoder for the labels; None: they stand in the text (None)."""
-    embed_ent_token: bool
-    """Whether a type's vector is that of the <<ENT>> token before its label, or of the label's first token (True)."""
-
-
 _HEAD_OPTIONS = tuple(HeadOptions.__annotations__)
+MAX_LEN = 8192  # most words read of a text by a fresh model that is not told otherwise
+
+
+def _head_config(options: HeadOptions) -> HeadConfig:
+    """The options of a fresh head, checked; labels_encoder as the user meant it."""
+    name = options.get("labels_encoder")
+    return HeadConfig(**{**options, "labels_encoder": None if name is None else expand_user(name, "labels_encoder")})
 
 
 class GLiModern(SpanNetwork, HubApi, GlinerApi):
@@ -107,7 +92,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         name = expand_user(path_or_hub_id, "path_or_hub_id")
         hub = HubAccess(revision, cache_dir, token, local_files_only)
         refuse_keywords("from_encoder", head, _HEAD_OPTIONS)
-        return cls._fresh(load_encoder(name, hub), load_tokenizer(name, **hub.options()), name, head, hub)
+        options = _head_config(head)
+        return cls._fresh(load_encoder(name, hub), load_tokenizer(name, **hub.options()), name, options, hub)
 
     @classmethod
     def from_encoder_config(cls, encoder_config: Any, tokenizer: Any, **head: Unpack[HeadOptions]) -> "GLiModern":
@@ -115,39 +101,27 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         refuse_keywords(
             "from_encoder_config", [option for option in head if option not in _HEAD_OPTIONS], _HEAD_OPTIONS
         )
-        return cls._fresh(build_encoder(encoder_config), tokenizer, "", head, HubAccess())
+        return cls._fresh(build_encoder(encoder_config), tokenizer, "", _head_config(head), HubAccess())
 
     @classmethod
     @building()
-    def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadOptions, hub: HubAccess) -> "GLiModern":
-        ent_token, sep_token = "<<ENT>>", "<<SEP>>"
-        hidden_size = head.get("hidden_size")
-        hidden_size = encoder.hidden_size if hidden_size is None else hidden_size
-        max_len = head.get("max_len")
-        labels_encoder, labels = head.get("labels_encoder"), None
-        if labels_encoder is not None:
-            labels_encoder = expand_user(labels_encoder, "labels_encoder")
-            labels = fresh_labels(labels_encoder, hidden_size, replace(hub, revision=None))
-        if labels is None:
-            vocab_size = add_prompt_tokens(tokenizer, [ent_token, sep_token])
+    def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadConfig, hub: HubAccess) -> "GLiModern":
+        hidden_size = encoder.hidden_size if head.hidden_size is None else head.hidden_size
+        max_len = min(encoder.max_length or MAX_LEN, MAX_LEN) if head.max_len is None else head.max_len
+        labels = None
+        if head.labels_encoder is None:
+            vocab_size = add_prompt_tokens(tokenizer, [ENT_TOKEN, SEP_TOKEN])
             encoder.resize_token_embeddings(vocab_size)
         else:
+            labels = fresh_labels(head.labels_encoder, hidden_size, replace(hub, revision=None))
             add_prompt_tokens(tokenizer, [])
             vocab_size = encoder.config.vocab_size
         config = ModelConfig(
+            **{**vars(head), "hidden_size": hidden_size, "max_len": max_len},
             encoder_config=encoder.config.to_dict(),
-            hidden_size=hidden_size,
-            class_token_index=tokenizer.convert_tokens_to_ids(ent_token) if labels is None else -1,
+            class_token_index=tokenizer.convert_tokens_to_ids(ENT_TOKEN) if labels is None else -1,
             vocab_size=vocab_size,
             model_name=name,
-            span_mode=head.get("span_mode", "markerV0"),
-            subtoken_pooling=head.get("subtoken_pooling", "first"),
-            max_width=head.get("max_width", 12),
-            max_len=min(encoder.max_length or 8192, 8192) if max_len is None else max_len,
-            max_types=head.get("max_types", 25),
-            dropout=head.get("dropout", 0.4),
-            embed_ent_token=head.get("embed_ent_token", True),
-            labels_encoder=labels_encoder,
             labels_encoder_config=None if labels is None else labels.encoder.config.to_dict(),
         )
         return cls(config, encoder, tokenizer, labels)
@@ -175,7 +149,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         inference, and on CPUs its linear layers are packed. Of a hub name: revision is a branch, tag or commit,
         local_files_only (or the environment variable HF_HUB_OFFLINE) reads the hub's cache alone, cache_dir says where
         that is, token is the user's own or says whether to send the stored one. cuda_graphs: on a GPU, record what
-        small batches launch and replay it (`glimodern.network.cuda_graphs`); also the attribute of this name, at any time.
+        small batches launch and replay it (`glimodern.network.cuda_graphs`); the attribute of this name sets it too.
 
         What torch is set to (default dtype and device, inference mode, its generator) changes nothing here, and the
         files may be overwritten later. Weights that are stored in another dtype are made fp32 first.
@@ -201,8 +175,30 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
             model.eval()
             if trainable:
                 return model.to(device=where, dtype=plain)
-            make_ready(model, where, plain, int8=dtype == "int8")
+            freeze(model)
+            if dtype == "int8":
+                model._quantise(plain)
+            elif where.type == "cpu" and plain in (torch.float32, torch.bfloat16):
+                pack(model, plain)
+            model.to(device=where, dtype=plain)
         return model
+
+    def _quantise(self, dtype: torch.dtype) -> None:
+        """Pack in int8 by the inputs that a dozen sentences give each layer; warn if it then finds other entities.
+
+        dtype: of the activations, and of what is not quantised.
+        """
+        with measured_inputs(self):
+            exact = answers(self, CANARY_TEXTS, CANARY_LABELS, 0.5)
+        pack(self, dtype, int8=True)
+        self.to(dtype=dtype)
+        report = compare_answers("int8", answers(self, CANARY_TEXTS, CANARY_LABELS, 0.5), exact)
+        if report.agreement < LEAST_AGREEMENT:
+            warnings.warn(
+                f"{self.source_name}: {report}; that is under {100 * LEAST_AGREEMENT:.0f} %. Check it on your own "
+                'texts with check_precision, or load with dtype="fp32" or "bf16"',
+                stacklevel=3,
+            )
 
     @classmethod
     def _of_checkpoint(cls, stored: Checkpoint) -> "GLiModern":

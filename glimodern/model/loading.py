@@ -1,26 +1,22 @@
-"""A loaded model made ready for inference: what it computes in, packed linear layers, int8 and its check."""
+"""A loaded model made ready for inference: its device, its dtype, and packed linear layers."""
 
 from __future__ import annotations
 
 import difflib
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from glimodern import ops
 from glimodern.checkpoint.config import CONFIG_FILE
 from glimodern.checkpoint.folder import Checkpoint
+from glimodern.display import first_line
 from glimodern.encoder import Encoder, build_encoder
-from glimodern.files.tensors import first_line
-from glimodern.layers.packed_linear import PackedLinear, can_pack, measured_inputs
+from glimodern.layers.packed_linear import PackedLinear, can_pack
+from glimodern.network.span_network import SpanNetwork
 from glimodern.ops.dispatch import native_bf16
-
-from .precision import CANARY_LABELS, CANARY_TEXTS, LEAST_AGREEMENT, answers, compare_answers
-
-if TYPE_CHECKING:
-    from .glimodern import GLiModern
 
 _OTHER_NAMES = {"map_location": "device", "torch_dtype": "dtype"}  # of gliner and transformers
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -95,61 +91,46 @@ def encoder_of(stored: Checkpoint, config: dict[str, Any]) -> Encoder:
         return build_encoder(config, values=False)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{stored.weights.with_name(CONFIG_FILE)}: encoder_config: wanted a config that an encoder can be built "
+            f"{stored.weights.with_name(CONFIG_FILE)}: encoder_config: expected a config that an encoder can be built "
             f"from, got model_type {config.get('model_type')!r} and: {first_line(error) or type(error).__name__}"
         ) from error
 
 
-def make_ready(model: GLiModern, device: torch.device, dtype: torch.dtype, *, int8: bool) -> None:
-    """Put a model that was just read on device, for inference only; on CPUs its linear layers are packed.
+def freeze(network: SpanNetwork) -> None:
+    """Declare a network that was just read as one for inference only."""
+    network.requires_grad_(False)
+    network.inference_only = True
+    if network.labels is not None:
+        network.labels.seal()
 
-    For int8 its inputs are measured on a dozen sentences while it is exact; it warns if it then finds something else.
+
+def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> None:
+    """Pack linear layers for inference on CPUs, where there is a kernel for them, in fp32 or bf16.
+
+    int8: quantise them; dtype is then that of activations and of what is not quantised. Raises ValueError where there
+    is no kernel for it.
     """
-    model.requires_grad_(False)
-    model.inference_only = True
-    wide = "fp32" if dtype == torch.float32 else "bf16"
-    if model.labels is not None:
-        model.labels.seal()
-    if not int8:
-        if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
-            _pack(model, wide, wide)
-        model.to(device=device, dtype=dtype)
-        return
-    with measured_inputs(model):
-        exact = answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5)
-    _pack(model, "int8", wide)
-    model.to(dtype=dtype)
-    report = compare_answers("int8", answers(model, CANARY_TEXTS, CANARY_LABELS, 0.5), exact)
-    if report.agreement < LEAST_AGREEMENT:
-        warnings.warn(
-            f"{model.source_name}: {report}; that is under {100 * LEAST_AGREEMENT:.0f} %. Check it on your "
-            'own texts with check_precision, or load with dtype="fp32" or "bf16"',
-            stacklevel=3,
-        )
-
-
-def _pack(model: GLiModern, dtype: str, wide: str) -> None:
-    """Pack linear layers for inference on CPUs, where there is a kernel for them; wide: "fp32" or "bf16", for what is
-    not quantised in int8."""
+    plain = "fp32" if dtype == torch.float32 else "bf16"
+    packed = "int8" if int8 else plain
     if not can_pack():
-        if dtype == "int8":
+        if int8:
             raise ValueError(
                 "dtype: 'int8' needs the C++ extension on a CPU with AVX2; load with dtype='fp32' "
                 f"({ops.backend_info('cpu')['linear_packed']['why']})"
             )
         return
-    plain = [] if model.encoder.pack(dtype) else [(model.encoder, "encoder")]
-    if model.labels is not None and not model.labels.pack(dtype):
-        plain.append((model.labels.encoder, "label encoder"))
-    if dtype == "int8":
-        for encoder, name in plain:
+    unpacked = [] if network.encoder.pack(packed) else [(network.encoder, "encoder")]
+    if network.labels is not None and not network.labels.pack(packed):
+        unpacked.append((network.labels.encoder, "label encoder"))
+    if int8:
+        for encoder, name in unpacked:
             warnings.warn(
                 f"dtype: the layers of {encoder.config.model_type} are not known to pack, so the {name} is not "
                 "quantised, only the rest is in int8",
                 stacklevel=4,
             )
-    if "projection" in model._modules:
-        model.projection = PackedLinear(model.projection, dtype)  # type: ignore[assignment]
-    model.head.pack(dtype, wide)
-    model.packed_dtype = dtype
-    model.eval()  # new modules are in training mode
+    if isinstance(network.projection, torch.nn.Linear):
+        network.projection = PackedLinear(network.projection, packed)
+    network.head.pack(packed, plain)
+    network.packed_dtype = packed
+    network.eval()  # new modules are in training mode

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
 from glimodern.data.metrics import score
 
 if TYPE_CHECKING:
-    from glimodern.inference.request import Labels
+    from glimodern.inference.request import Requests
+    from glimodern.inference.stream import Result
     from glimodern.inputs.batch import PackedBatch
+    from glimodern.inputs.labels import Labels
+    from glimodern.inputs.packer import Packer
     from glimodern.network.span_network import SpanNetwork
-
-    from .glimodern import GLiModern
 
 _COUNTED_FROM = 0.1  # drift is of the spans and types to which one side gives at least this probability
 
@@ -40,6 +41,24 @@ class PrecisionReport:
         )
 
 
+T = TypeVar("T")
+
+
+class Predictor(Protocol):
+    """What of a `GLiModern` is compared."""
+
+    packer: Packer
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def requests(self, texts: Any, labels: Labels) -> Requests: ...
+
+    def predict_words(self, texts: Any, labels: Labels, *, threshold: float = ...) -> list[Result]: ...
+
+    def run_in_eval(self, compute: Callable[[Any], T]) -> T: ...
+
+
 @dataclass(frozen=True)
 class Answers:
     """What one model says about some texts."""
@@ -49,7 +68,7 @@ class Answers:
 
 
 @torch.no_grad()
-def answers(model: GLiModern, texts: Sequence[str], labels: Labels, threshold: float) -> Answers:
+def answers(model: Predictor, texts: Sequence[str], labels: Labels, threshold: float) -> Answers:
     """The model's entities and probabilities of texts; labels: as of predict."""
     requests = list(model.requests(texts, labels).stream)
     words = [request.words for request in requests]

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Sharing a model: `push_to_hub`, and the model card it writes."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class HubApi:
         """
         from huggingface_hub import HfApi
 
-        from glimodern import __version__
         from glimodern.inference.request import check_labels
+        from glimodern.version import __version__
 
         asked = check_labels(labels)
         if create_pr and revision is not None:

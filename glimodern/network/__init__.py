@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""Encoder and span head as one module: packed batches in; loss, logits or candidates out."""

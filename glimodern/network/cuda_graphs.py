@@ -29,12 +29,14 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from glimodern.checkpoint.config import ModelConfig
+from glimodern.encoder import Encoder
 from glimodern.inputs.batch import PackedBatch
 from glimodern.inputs.transfer import Field, Layout
 from glimodern.layers.attention import Packing, takes_flash
@@ -42,10 +44,7 @@ from glimodern.layers.snapshot import Snapshot
 from glimodern.ops.dispatch import warn_once
 from glimodern.runtime.ambient import lasting
 
-from .head import SpanFactors
-
-if TYPE_CHECKING:
-    from .span_network import SpanNetwork
+from .head import SpanFactors, SpanHead
 
 Outputs = tuple[Tensor, ...]
 
@@ -130,6 +129,22 @@ class StaticBatch:
         self.buffer.copy_(staging, non_blocking=True)
 
 
+class Recordable(Protocol):
+    """What of a network is recorded: `head.factors(*encode(batch, packing))`."""
+
+    config: ModelConfig
+    encoder: Encoder
+    head: SpanHead
+    rnn: nn.Module | None
+    packed_dtype: str | None
+
+    def encode(self, batch: PackedBatch, packing: Packing | None = None) -> tuple[Tensor, Tensor]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
 class Recording(Protocol):
     """A function's work, to be done again on the same memory."""
 
@@ -142,7 +157,7 @@ class Recording(Protocol):
 class Recorder(Protocol):
     """What makes recordings; `CudaRecorder`, or a test's double."""
 
-    def problem(self, model: SpanNetwork) -> str:
+    def problem(self, model: Recordable) -> str:
         """Why this model cannot be recorded; empty if it can."""
 
     def record(self, run: Callable[[], Outputs]) -> Recording:
@@ -172,7 +187,7 @@ class CudaRecorder:
         self.pool = torch.cuda.graph_pool_handle()
         self.used = torch.cuda.Event()
 
-    def problem(self, model: SpanNetwork) -> str:
+    def problem(self, model: Recordable) -> str:
         heads, dtype = model.encoder.config.num_attention_heads, next(model.parameters()).dtype
         if takes_flash("cuda", dtype, model.encoder.hidden_size // heads):
             return ""
@@ -209,11 +224,11 @@ class CudaRecorder:
         self.used.synchronize()
 
 
-def _problem(model: SpanNetwork) -> str:
+def _problem(model: Recordable) -> str:
     """Why no recorder can record this model; empty if one might."""
     if not model.encoder.capturable:
         return f"{model.encoder.config.model_type} runs by transformers' own forward pass"
-    if "rnn" in model._modules:
+    if model.rnn is not None:
         return "the LSTM over words must know their number"
     if model.config.subtoken_pooling in ("mean", "max"):
         return "sub-tokens are pooled by their number in each word"
@@ -267,7 +282,7 @@ class GraphCache:
         self._forget()
 
     @torch.no_grad()
-    def factors(self, model: SpanNetwork, batch: PackedBatch, device: torch.device) -> SpanFactors | None:
+    def factors(self, model: Recordable, batch: PackedBatch, device: torch.device) -> SpanFactors | None:
         """`model.head.factors(*model.encode(batch))` of a batch on the host, by a graph on the model's device; None
         where no graph serves it."""
         if self._failed or device.type != self._device_type or torch.is_autocast_enabled(self._device_type):
@@ -294,7 +309,7 @@ class GraphCache:
             words, types = len(batch.word_index), len(batch.type_index)
             return SpanFactors(a[:words].clone(), b[:words].clone(), w2, b2, q[:types].clone())
 
-    def _start(self, model: SpanNetwork, device: torch.device) -> None:
+    def _start(self, model: Recordable, device: torch.device) -> None:
         self._drop()
         self._weights = Snapshot(model)
         self._recorder = self._make_recorder(device)
@@ -304,7 +319,7 @@ class GraphCache:
         self._usable = not problem
 
     @lasting()
-    def _record(self, model: SpanNetwork, bucket: Bucket, batch: PackedBatch, device: torch.device) -> _Graph | None:
+    def _record(self, model: Recordable, bucket: Bucket, batch: PackedBatch, device: torch.device) -> _Graph | None:
         """The bucket's graph, recorded; None at the bucket's first batch and where recording fails."""
         if bucket not in self._seen or self._recorder is None:
             self._seen.add(bucket)

@@ -5,7 +5,7 @@
                                         S(i,j) = W2 . drop(relu(W1 . [h_i | h_j] + b1)) + b2            "ffn"
     q = MLP_prompt(p)                   logit(i,j,t) = S(i,j) . q_t
 
-W1 acts on a concatenation and W2 meets only q, so both move out of the span (ARCHITECTURE: the fold):
+W1 acts on a concatenation and W2 meets only q, so both move out of the span (docs/ARCHITECTURE.md):
 
     a = x W1s^T + b1   b = y W1e^T   u = q W2   c = q b2      logit = drop(relu(a_i + b_j)) . u_t + c_t
 
@@ -17,19 +17,18 @@ and the rest is the same. The same algebra with the hidden tensor stored has bee
 https://github.com/fastino-ai/GLiNER2/pull/143; here the ops keep it on chip.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glimodern.checkpoint.config import SPAN_MODES
 from glimodern.layers.dropout import Dropout
 from glimodern.layers.packed_linear import watch_inputs
 from glimodern.ops import PackedWeight
 from glimodern.ops._head import fold_types
 
-from .packed_head import _packed_mlp, _PackedMarker, _PackedSpan, _side_by_side
-
-SPAN_MODES = ("markerV0", "marker", "ffn")
+from .packed_head import PackedFold, packed_mlp, packed_span
 
 
 class Fold(NamedTuple):
@@ -70,20 +69,27 @@ def _mlp(width_in: int, width: int, dropout: float, factor: int = 4) -> nn.Seque
     return nn.Sequential(nn.Linear(width_in, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width))
 
 
+def _side_by_side(starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """a = [s | 0] and b = [0 | e] of a head without W1."""
+    width = starts.shape[1]
+    return F.pad(starts, (0, width)), F.pad(ends, (width, 0))
+
+
 class SpanHead(nn.Module):
     """GLiNER's span head of width d; span_mode "markerV0" (public checkpoints), "marker" (the oldest of them) or "ffn"
     (the paper's equation 3).
 
-    drops_spans: whether training drops elements of relu(a_i + b_j).
+    drops_spans: whether training drops elements of relu(a_i + b_j). packed: whether `pack` was called.
     """
 
     def __init__(self, width: int, dropout: float, span_mode: str) -> None:
         super().__init__()
         if span_mode not in SPAN_MODES:
-            raise ValueError(f"span_mode: wanted one of {SPAN_MODES}, got {span_mode!r}")
+            raise ValueError(f"span_mode: expected one of {SPAN_MODES}, got {span_mode!r}")
         self.width = width
         self.span_mode = span_mode
         self.drops_spans = span_mode != "marker"
+        self.packed = False
         if span_mode != "ffn":
             factor = 2 if span_mode == "marker" else 4
             self.start = _mlp(width, width, dropout, factor)
@@ -109,19 +115,24 @@ class SpanHead(nn.Module):
         "fp32" or "bf16", is that of W2, of which the fold makes u."""
         for name in ("start", "end") if self.span_mode != "ffn" else ():
             last = "relu" if self.span_mode == "markerV0" else "none"
-            setattr(self, name, _packed_mlp(self.get_submodule(name), dtype, last))
-        self.prompt = _packed_mlp(self.prompt, dtype, "none")
-        if self.span_mode == "marker":
-            self.span = _PackedMarker(self.span, fold_dtype)
+            setattr(self, name, packed_mlp(self.get_submodule(name), dtype, last))
+        self.prompt = packed_mlp(self.prompt, dtype, "none")
+        if isinstance(self.span, nn.Linear):
+            self.span = PackedFold(self.span, fold_dtype)
         else:
-            self.span = _PackedSpan(self.span, self.width, dtype, fold_dtype)
+            self.span = packed_span(self.span, dtype, fold_dtype)
+        self.packed = True
 
     def factors(self, words: Tensor, prompts: Tensor) -> SpanFactors:
         """words [n, d], prompts [m, d] -> the first Linear once a word, the second beside the types: a, b [n, 4d]."""
-        if isinstance(self.span, _PackedMarker):
+        if self.packed:
             starts, ends = (words, words) if self.span_mode == "ffn" else (self.start(words), self.end(words))
-            a, b = self.span.halves(starts, ends)
-            return SpanFactors(a, b, self.span.fold.packed, self.span.b2, self.prompt(prompts))
+            if isinstance(self.span, PackedFold):
+                fold, (a, b) = self.span, _side_by_side(starts, ends)
+            else:
+                halves, fold = self.span.get_submodule("0"), cast(PackedFold, self.span.get_submodule("3"))
+                a, b = halves(starts, ends)
+            return SpanFactors(a, b, fold.packed, fold.b2, self.prompt(prompts))
         starts, ends, w1, b1, w2, b2, q = self.parts(words, prompts)
         if w1 is None:
             return SpanFactors(*_side_by_side(starts, ends), w2, b2, q)

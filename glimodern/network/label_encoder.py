@@ -35,6 +35,7 @@ class LabelEncoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.tokenizer = tokenizer
+        self.projection: nn.Module = nn.Identity()
         if encoder.hidden_size != width:
             self.projection = nn.Linear(encoder.hidden_size, width)
         self._tokens, _ = plain_tokenizer(tokenizer.backend_tokenizer)
@@ -61,8 +62,7 @@ class LabelEncoder(nn.Module):
             chunk.append(encoding.ids)
             room -= len(encoding.ids)
         chunks.append(self._pooled(chunk))
-        pooled = torch.cat(chunks)
-        vectors: Tensor = self.projection(pooled) if "projection" in self._modules else pooled
+        vectors: Tensor = self.projection(torch.cat(chunks))
         return vectors
 
     def _pooled(self, labels: Sequence[Sequence[int]]) -> Tensor:
@@ -78,8 +78,8 @@ class LabelEncoder(nn.Module):
 
     def pack(self, dtype: str) -> bool:
         """Pack the linear layers for inference; returns whether the encoder's were."""
-        if "projection" in self._modules:
-            self.projection = PackedLinear(self.projection, dtype)  # type: ignore[assignment]
+        if isinstance(self.projection, nn.Linear):
+            self.projection = PackedLinear(self.projection, dtype)
         return self.encoder.pack(dtype)
 
     def seal(self) -> None:

@@ -15,7 +15,7 @@ from glimodern.files.tokenizer import token_limit
 from glimodern.inputs.batch import PackedBatch
 from glimodern.inputs.label_packer import LabelBatch, TextPacker
 from glimodern.inputs.label_vectors import LabelVectors
-from glimodern.inputs.packer import PromptPacker
+from glimodern.inputs.packer import Packer, PromptPacker
 from glimodern.inputs.transfer import to_device
 from glimodern.layers.attention import Packing
 from glimodern.runtime.ambient import predicts
@@ -47,13 +47,13 @@ class SpanNetwork(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.encoder = encoder
+        self.projection: nn.Module = nn.Identity()
         if encoder.hidden_size != config.hidden_size:
             self.projection = nn.Linear(encoder.hidden_size, config.hidden_size)
-        if config.num_rnn_layers > 0:
-            self.rnn = WordLstm(config.hidden_size, config.num_rnn_layers)
+        self.rnn = WordLstm(config.hidden_size, config.num_rnn_layers) if config.num_rnn_layers else None
         self.head = SpanHead(config.hidden_size, config.dropout, config.span_mode)
         self.labels = labels
-        if labels is not None and "rnn" in self._modules:
+        if labels is not None and self.rnn is not None:
             self.rnn.requires_grad_(False)  # it is not run
         self.packer = self._make_packer()
         self._types = TypeCache()
@@ -63,7 +63,7 @@ class SpanNetwork(nn.Module):
         self.cuda_graphs = True  # for small batches on a GPU
         self._graphs = GraphCache()
 
-    def _make_packer(self) -> PromptPacker:
+    def _make_packer(self) -> Packer:
         config, tokenizer = self.config, self.tokenizer.backend_tokenizer
         options: dict[str, Any] = {
             "max_width": config.max_width,
@@ -155,13 +155,12 @@ class SpanNetwork(nn.Module):
             else:
                 hidden = self.encoder.encode(batch.input_ids, packing, rows)
         words, prompts = hidden.split([len(tokens), len(types)])
-        if "projection" in self._modules:
-            words, prompts = self.projection(words), self.projection(prompts)
+        words, prompts = self.projection(words), self.projection(prompts)
         if batch.subtoken_counts is not None:
             words = pool_subtokens(words, batch.subtoken_counts, self.config.subtoken_pooling)
         elif batch.has_missing_words:
             words = words.masked_fill((batch.word_index < 0)[:, None], 0.0)
-        if "rnn" in self._modules and self.labels is None:
+        if self.rnn is not None and self.labels is None:
             words = self.rnn.run_packed(words, batch.word_offsets or (0,))
         return words, prompts
 

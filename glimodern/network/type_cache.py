@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The type vectors of labels that were asked last, kept for a bi-encoder whose weights stay as they are."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

@@ -225,7 +225,7 @@ def add_layer_norm(
     order. Source: https://arxiv.org/abs/1607.06450; fused with the addition as in
     https://github.com/Dao-AILab/flash-attention.
 
-    Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes and devices.
+    Raises ValueError or TypeError, with what was expected, for bad shapes, dtypes and devices.
     """
     optional = {name: y for name, y in (("residual", residual), ("bias", bias)) if y is not None}
     check_tensors("add_layer_norm", {"x": x, "weight": weight, **optional})

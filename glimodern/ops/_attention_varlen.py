@@ -245,7 +245,7 @@ def attention_varlen(
     CUDA tensors in half precision take FlashAttention (the package flash-attn, else PyTorch's varlen_attn); where that
     has no dropout or not this head_dim, and there is no window, PyTorch's attention text by text. CPU tensors take the
     C++ kernels; all else tiles of matrix products, which never make an N x N tensor.
-    Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes, devices and bounds.
+    Raises ValueError or TypeError, with what was expected, for bad shapes, dtypes, devices and bounds.
     """
     _check_inputs(q, k, v, cu_seqlens, max_seqlen, window, dropout_p)
     q, k, v = promote(q, k, v)

@@ -68,7 +68,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     The backward pass turns by the opposite angles, so only cos and sin are kept. Source:
     https://arxiv.org/abs/2104.09864, in the half-split form of public checkpoints.
 
-    Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes and devices.
+    Raises ValueError or TypeError, with what was expected, for bad shapes, dtypes and devices.
     """
     check_tensors("rotary", {"x": x, "cos": cos, "sin": sin})
     if x.ndim not in (3, 4) or x.shape[-1] % 2:

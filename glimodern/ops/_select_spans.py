@@ -24,7 +24,7 @@ def select_spans(start: Tensor, end: Tensor, *, flat: bool = True, multi_label: 
             f"select_spans: start and end must be [n] each, got {tuple(start.shape)} and {tuple(end.shape)}"
         )
     if len(start) and (int(start.min()) < 0 or bool((end < start).any())):
-        raise ValueError("select_spans: wanted 0 <= start <= end (end is inclusive), got a span that breaks it")
+        raise ValueError("select_spans: expected 0 <= start <= end (end is inclusive), got a span that breaks it")
     if not dispatch.host_kernels():
         return reference.select_spans(start, end, flat=flat, multi_label=multi_label)
     start, end, kept = start.contiguous(), end.contiguous(), torch.empty_like(start)

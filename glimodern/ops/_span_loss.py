@@ -36,9 +36,9 @@ def _check_positives(positives: Tensor, cu_words: Tensor, cu_types: Tensor, max_
     if not valid.all():
         row = int((~valid).nonzero()[0])
         raise ValueError(
-            f"positives row {row} is (word, k, type) = {tuple(positives[row].tolist())}, wanted a span word..word+k of"
-            f" at most max_width = {max_width} words inside one text and a type of that text, word and type counted in"
-            " the whole batch"
+            f"positives row {row} is (word, k, type) = {tuple(positives[row].tolist())}, expected a span word..word+k "
+            f"of at most max_width = {max_width} words inside one text and a type of that text, word and type counted "
+            "in the whole batch"
         )
 
 

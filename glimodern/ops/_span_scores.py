@@ -154,7 +154,7 @@ def span_scores(
     dropout_p drops elements of relu(a + b) by a counter-based generator, a function of seed and place alone
     (reference.dropout_keep). Nothing of size n * max_width * H is stored.
 
-    Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes, devices and, on the CPU, bounds.
+    Raises ValueError or TypeError, with what was expected, for bad shapes, dtypes, devices and, on the CPU, bounds.
     """
     check_span_inputs("span_scores", a, b, u, c, cu_words, cu_types, max_width, dropout_p)
     a, b, u, c = promote(a, b, u, c)

@@ -65,7 +65,7 @@ def _rows(words: int, cu_words: Tensor, spans: Tensor | None, max_width: int) ->
     if spans is not None and device.type == "cpu" and not bool(known.all()):
         row = int((~known).nonzero()[0])
         raise ValueError(
-            f"spans row {row} is (word, k) = {tuple(spans[row].tolist())}, wanted a span word..word+k of at most"
+            f"spans row {row} is (word, k) = {tuple(spans[row].tolist())}, expected a span word..word+k of at most"
             f" max_width = {max_width} words inside one text, word counted in the whole batch"
         )
     return torch.where(known, start, 0), torch.where(known, start + width, -1)
@@ -281,7 +281,7 @@ def span_vectors(
     any order (repeats allowed), -> [s, d]. dropout_p, seed: the mask of `span_scores`. The hidden values exist for
     a tile of spans at a time, in both directions; the backward pass computes them again.
 
-    Raises ValueError or TypeError, with what was wanted, for bad shapes, dtypes, devices and, on the CPU, bounds and
+    Raises ValueError or TypeError, with what was expected, for bad shapes, dtypes, devices and, on the CPU, bounds and
     spans (elsewhere such a span gives zeros).
     """
     _check(a, b, w2, b2, cu_words, max_width, spans, dropout_p)

@@ -212,7 +212,7 @@ def use_backend(name: str | None) -> Iterator[None]:
     """
     global _forced
     if name is not None and name not in _BACKENDS:
-        raise ValueError(f"use_backend: wanted one of {', '.join(_BACKENDS)} or None, got {name!r}")
+        raise ValueError(f"use_backend: expected one of {', '.join(_BACKENDS)} or None, got {name!r}")
     problem = ""
     if name == "cpp":
         problem = _cpp_problem("cpu")

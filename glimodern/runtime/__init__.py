@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""State of the process that results must not depend on: torch's ambient settings, threads after a fork."""

@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""Training: `python -m glimodern.train` (see `glimodern.train.loop`)."""

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The command line of training."""
 
 import logging
 import sys

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from glimodern.data import Dataset, Example, sample_types, token_batches
 from glimodern.inputs.batch import PackedBatch
-from glimodern.inputs.packer import PromptPacker
+from glimodern.inputs.packer import Packer
 
 from .config import TrainConfig
 
@@ -19,9 +19,7 @@ class TrainingBatches:
     ValueError at once for a sentence whose own types may not fit.
     """
 
-    def __init__(
-        self, dataset: Dataset, packer: PromptPacker, config: TrainConfig, rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, dataset: Dataset, packer: Packer, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
         self.dataset = dataset
         self.packer = packer
         self.config = config
@@ -46,7 +44,7 @@ class TrainingBatches:
             return None
         empty = len(packer.prompt([]).ids)
         (bare,) = packer.tokenize([[]])
-        room = packer.max_tokens - packer.length(bare, []) - 1  # a text keeps its first token
+        room = packer.max_tokens - packer.length(bare, packer.prompt([])) - 1  # a text keeps its first token
         sizes = {label: len(packer.prompt([label]).ids) - empty for label in self.dataset.types}
         if sum(sorted(sizes.values())[-most:]) <= room:
             return None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from glimodern.checkpoint.config import Pooling, SpanMode
 from glimodern.files.atomic import user_path
 from glimodern.settings import (
     AT_LEAST_ONE,
@@ -77,18 +78,18 @@ class EncoderConfig:
     """The model to build, or to go on from."""
 
     encoder: str | None = None
-    """Folder or hub name of a pretrained encoder; "demo": a tiny ModernBERT from scratch with its own tokenizer (other
-    architectures of its size: glimodern.train.demo.DEMO_ENCODERS). Default: demo, or that of the checkpoint in init_from."""
+    """Folder or hub name of a pretrained encoder; "demo": a tiny ModernBERT from scratch with its own tokenizer (others
+    of its size: glimodern.train.demo.DEMO_ENCODERS). Default: demo, or that of the checkpoint in init_from."""
     labels_encoder: str | None = None
     """Folder or hub name of a sentence encoder for the labels (a bi-encoder); none: the labels stand in the text."""
     init_from: str | None = None
     """Checkpoint of a whole model to fine-tune (instead of a fresh head on an encoder)."""
     hidden_size: Annotated[int | None, WIDTH] = None
     """Width d of the span head. Default: the encoder's, or that of the checkpoint in init_from."""
-    span_mode: Literal["markerV0", "marker", "ffn"] | None = None
+    span_mode: SpanMode | None = None
     """The head: public checkpoints' markers, those of the oldest checkpoints, or the paper's plain FFN. Default:
     markerV0, or that of the checkpoint in init_from."""
-    subtoken_pooling: Literal["first", "last", "mean", "max"] | None = None
+    subtoken_pooling: Pooling | None = None
     """Which sub-tokens make a word's vector. Default: first, or that of the checkpoint in init_from."""
     embed_ent_token: bool | None = None
     """A type's vector is that of the <<ENT>> token before its label; else of the label's first token, which a small

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from glimodern import __version__, ops
+from glimodern import ops
 from glimodern.files.atomic import atomic_file
+from glimodern.version import __version__
 
 from .config import TrainConfig
 from .resume import Progress
@@ -131,7 +132,7 @@ def machine() -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """The commit of the source tree this package runs from; None when it is not its own git checkout."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:

@@ -1,12 +1,10 @@
-"""TODO docstring."""
+"""Memory of a training process: what it keeps between steps, and how much it held at most."""
 
 import ctypes
 import sys
 from pathlib import Path
 
 import torch
-
-from .memory import peak_memory
 
 
 def keep_freed_memory() -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from glimodern.checkpoint.config import HeadOptions
+from glimodern.cli.outputs import check_not_read, check_output_folder
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.data.holdout import hold_out_types
 from glimodern.files.atomic import user_path
-from glimodern.inputs.packer import PromptPacker
-from glimodern.model.glimodern import GLiModern, HeadOptions
+from glimodern.inputs.packer import Packer
+from glimodern.model.glimodern import GLiModern
 from glimodern.model.loading import resolve_dtype
-from glimodern.outputs import check_not_read, check_output_folder
 
 from .config import DataConfig, EncoderConfig, OptimConfig, TrainConfig, TrainingDtype
 from .demo import DEMO_ENCODERS, encoder_config, train_tokenizer
@@ -86,7 +87,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     )
 
 
-def check_gold(setting: str, dataset: Dataset, packer: PromptPacker, *, alone: bool) -> None:
+def check_gold(setting: str, dataset: Dataset, packer: Packer, *, alone: bool) -> None:
     """ValueError, with the reason, unless the model can give at least one gold entity of the data set.
 
     alone: each label is asked by itself, which leaves a text the most room; else as asked_types says.
@@ -123,7 +124,7 @@ def check_gold(setting: str, dataset: Dataset, packer: PromptPacker, *, alone: b
 def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int) -> GLiModern:
     """A model to train: a checkpoint to go on from, a fresh head on a pretrained encoder, or the demo's own.
 
-    Settings that are None were not given: a checkpoint keeps its own, and a fresh head has the defaults of HeadOptions.
+    Settings that are None were not given: a checkpoint keeps its own, and a fresh head has the defaults of HeadConfig.
     The model's config says how many types this run asks of a sentence (max_types), not what an earlier run asked.
     """
     torch.manual_seed(seed)

@@ -84,7 +84,7 @@ def build_demo_corpus(
     """
     for name, size in (("train_size", train_size), ("dev_size", dev_size), ("test_size", test_size)):
         if size < 1:
-            raise ValueError(f"{name}: wanted at least 1 sentence, got {size}; the default is 400 or more")
+            raise ValueError(f"{name}: expected at least 1 sentence, got {size}; the default is 400 or more")
     pools = deal_names(random.Random(f"{seed} names"))
     train = _training_set(train_size, pools["train"] | more_names(pools, random.Random(f"{seed} more names")), seed)
 

@@ -89,7 +89,7 @@ def accelerate_gliner(model: Any, *, pack: bool = True) -> Acceleration:
     """
     kind = next((c for c in type(model).__mro__ if c.__module__ == "gliner.model" and c.__name__ == "BaseGLiNER"), None)
     if kind is None:
-        raise TypeError(f"model: wanted a gliner.GLiNER, got {type(model).__module__}.{type(model).__name__}")
+        raise TypeError(f"model: expected a gliner.GLiNER, got {type(model).__module__}.{type(model).__name__}")
     core = model.model
     if getattr(model, "is_runtime_model", False) or not isinstance(core, nn.Module):
         raise ValueError("model: it runs in ONNX Runtime or OpenVINO; load its PyTorch weights to accelerate it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from glimodern.checkpoint.folder import PREFIXES
 from glimodern.encoder import Encoder
 from glimodern.encoder.shadow import shadow_encoder, share_parameters
 from glimodern.layers.packed_linear import PackedLinear, can_pack
+from glimodern.layers.snapshot import Snapshot
 from glimodern.network.head import SpanHead
 from glimodern.runtime.ambient import lasting
 from glimodern.runtime.forks import keep_to_own_threads, watch_forks
@@ -19,35 +20,26 @@ from glimodern.runtime.forks import keep_to_own_threads, watch_forks
 T = TypeVar("T")
 
 
-def _mark(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
-    """Changes when a parameter is written in place, replaced, moved or cast."""
-    return tuple(
-        (p.data_ptr() if type(p) is nn.Parameter else id(p), -1 if p.is_inference() else p._version, p.dtype, p.device)
-        for module in modules
-        for p in module.parameters()
-    )
-
-
 class Shadow(Generic[T]):
     """What `build(module, pack)` makes of a live module's parameters; made anew when those change."""
 
     def __init__(self, build: Callable[[Any, bool], T], module: nn.Module, parts: list[nn.Module], pack: bool) -> None:
         self.build, self.module, self.parts, self.pack = build, module, parts, pack
-        self.built: tuple[tuple[Any, ...] | None, T | str] = (None, "")
+        self.built: tuple[Snapshot | None, T | str] = (None, "")
         watch_forks()
 
     def current(self) -> T | str:
         """The shadow, or why there is none."""
         keep_to_own_threads()
-        mark = _mark(self.parts)
-        if mark != self.built[0]:
+        snapshot = self.built[0]
+        if snapshot is None or not snapshot.unchanged():
             plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for m in self.parts for p in m.parameters())
             try:
                 with lasting():
                     made: T | str = self.build(self.module, self.pack and plain and can_pack())
             except ValueError as error:
                 made = str(error)
-            self.built = (mark, made)
+            self.built = (Snapshot(*self.parts, values=True), made)
         return self.built[1]
 
     def __getstate__(self) -> dict[str, Any]:
