@@ -277,8 +277,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         return LabelVectors(names, vectors, self.source_name, encoder.fingerprint, described)
 
     def _require_label_encoder(self, argument: str, network: SpanNetwork | None = None) -> LabelEncoder:
-        labels = (network or self).labels
-        if labels is None:
+        label_encoder = (network or self).label_encoder
+        if label_encoder is None:
             raise ValueError(
                 f"{argument}: expected a bi-encoder, this model reads its labels together with each text, so a label "
                 "has no vector of its own; give predict the labels, or load a model that has a labels_encoder"
