@@ -22,7 +22,8 @@ from glimodern.train import loop as train_module
 from glimodern.train import setup as starting
 from glimodern.train.batches import TrainingBatches
 from glimodern.train.config import OptimConfig, parse_train_config
-from glimodern.train.loop import rate, train
+from glimodern.train.loop import train
+from glimodern.train.schedule import rate
 from glimodern.train.setup import build_model, join, training_dtype
 from tests.conftest import make_tiny_model
 
@@ -128,12 +129,13 @@ def test_resume_after_kill_repeats_the_losses(setup, finished, tmp_path):
     """The process kills itself (SIGKILL) at step 7; resumed from step 4, the losses are those of the whole run."""
     script = (
         "import os, signal, sys\n"
-        "import glimodern.train.loop as t\n"
-        "write = t.RunLog.step\n"
+        "import glimodern.train.__main__ as t\n"
+        "from glimodern.train.log import RunLog\n"
+        "write = RunLog.step\n"
         "def step(self, step, **values):\n"
         "    write(self, step, **values)\n"
         "    if step == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "t.RunLog.step = step\n"
+        "RunLog.step = step\n"
         "t.main(sys.argv[1:])\n"
     )
     given = arguments(setup, tmp_path / "killed")
@@ -319,12 +321,13 @@ def test_two_processes(setup, tmp_path):
     alone = evaluate(model, with_asked_types(load_dataset(setup / "data.jsonl")))
     assert report["evaluation"]["data"] == alone.to_dict()  # each rank predicted half
     (tmp_path / "script.py").write_text(
-        "import signal, sys, glimodern.train.loop as t\n"
-        "write = t.RunLog.step\n"
+        "import signal, sys, glimodern.train.__main__ as t\n"
+        "from glimodern.train.log import RunLog\n"
+        "write = RunLog.step\n"
         "def step(self, step, **values):\n"
         "    write(self, step, **values)\n"
         "    if step == 2 and not self.accelerator.is_main_process: signal.raise_signal(signal.SIGTERM)\n"
-        "t.RunLog.step = step\n"
+        "RunLog.step = step\n"
         "t.main(sys.argv[1:])\n"
     )
     given[given.index("--output-dir") + 1] = str(tmp_path / "stopped")
@@ -339,25 +342,28 @@ def test_two_processes(setup, tmp_path):
 def test_what_fails_or_stops_on_one_rank_does_on_all(setup, tmp_path):
     """Neither rank waits for the other: each writes down what it was told."""
     script = (
-        "import json, sys, glimodern.train.loop as t\n"
+        "import json, sys\n"
+        "from accelerate import Accelerator\n"
+        "from glimodern.train.batches import TrainingBatches\n"
         "from glimodern.train.config import OptimConfig, parse_train_config\n"
         "from glimodern.train.interrupts import Stopped\n"
+        "from glimodern.train.loop import train\n"
         "from glimodern.train.ranks import together\n"
-        "rank, told = t.Accelerator().process_index, []\n"
+        "rank, told = Accelerator().process_index, []\n"
         "def attempt(run):\n"
         "    try: run()\n"
         "    except BaseException as error: told.append(f'{type(error).__name__}: {error}')\n"
         "def part(failing, error):\n"
-        "    with together(t.Accelerator(), 'work'):\n"
+        "    with together(Accelerator(), 'work'):\n"
         "        if rank == failing: raise error\n"
         "attempt(lambda: part(1, ValueError('one')))\n"
         "attempt(lambda: part(0, Stopped(2)))\n"
-        "pack = t.TrainingBatches.pack\n"
+        "pack = TrainingBatches.pack\n"
         "def broken(self, group, position):\n"
         "    if rank == 1 and position == 2: raise ValueError('bad row')\n"
         "    return pack(self, group, position)\n"
-        "t.TrainingBatches.pack = broken\n"
-        "attempt(lambda: t.train(parse_train_config(sys.argv[2:])))\n"
+        "TrainingBatches.pack = broken\n"
+        "attempt(lambda: train(parse_train_config(sys.argv[2:])))\n"
         "open(f'{sys.argv[1]}.{rank}', 'w').write(json.dumps(told))\n"
     )
     (tmp_path / "script.py").write_text(script)

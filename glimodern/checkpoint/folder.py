@@ -43,8 +43,8 @@ _READS = 4  # of a folder that is written to meanwhile
 PREFIXES = (
     ("encoder.model.", "token_rep_layer.bert_layer.model."),
     ("projection.", "token_rep_layer.projection."),
-    ("labels.encoder.model.", "token_rep_layer.labels_encoder.model."),
-    ("labels.projection.", "token_rep_layer.labels_projection."),
+    ("label_encoder.encoder.model.", "token_rep_layer.labels_encoder.model."),
+    ("label_encoder.projection.", "token_rep_layer.labels_projection."),
     ("rnn.", "rnn.lstm."),
     ("head.start.", "span_rep_layer.span_rep_layer.project_start."),
     ("head.end.", "span_rep_layer.span_rep_layer.project_end."),
