@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from glimodern import GLiModern, LabelVectors, ops
 from glimodern.layers.packed_linear import can_pack
-from glimodern.network import label_encoder as bi_encoder
+from glimodern.network import label_encoder, type_cache
 from glimodern.ops import _head as _cost
 from glimodern.train.config import parse_train_config
 from glimodern.train.interrupts import Stopped
@@ -101,7 +101,7 @@ def test_a_score_depends_on_its_label_alone(model, monkeypatch, label, others, p
     """Not on the other labels, few (the fold) or many (span vectors), nor on how labels and texts are batched."""
     labels = [other for other in others if other != label]
     labels.insert(place, label)
-    monkeypatch.setattr(bi_encoder, "_CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(label_encoder, "_CHUNK_TOKENS", chunk)
     vectors = model.encode_labels(labels)
     alone = model.encode_labels([label]).vectors[0]
     assert (vectors.vectors[vectors.rows[label]] - alone).abs().max() <= 1e-6 * max(1.0, float(alone.abs().max()))
@@ -120,7 +120,7 @@ def test_a_score_depends_on_its_label_alone(model, monkeypatch, label, others, p
 @pytest.mark.parametrize("kept", [False, True], ids=["vectors", "kept fold"])
 def test_a_thousand_labels_in_bf16_have_scores_of_their_own(folder, kept, monkeypatch):
     """And those of fp32, as near as vectors in bf16 are."""
-    monkeypatch.setattr(bi_encoder, "_LABELS_KEPT", 4096 if kept else 10)
+    monkeypatch.setattr(type_cache, "_LABELS_KEPT", 4096 if kept else 10)
     labels = [f"kind {i} of thing" for i in range(1000)]
     exact, half = (
         all_scores(GLiModern.from_pretrained(folder / "model", dtype=dtype), labels) for dtype in ("fp32", "bf16")
@@ -166,15 +166,15 @@ def test_many_labels_are_not_multiplied_by_texts(model, monkeypatch):
     vectors = model.encode_labels(POOL)
     threshold = threshold_of(model)
     wanted = model.predict(TEXTS * 3, None, threshold, label_vectors=vectors)
-    sizes, whole = [], bi_encoder.ops.head_entities
+    sizes, whole = [], type_cache.ops.head_entities
 
     def watched(a, b, w2, b2, q, *rest):
         sizes.append(len(q))
         return whole(a, b, w2, b2, q, *rest)
 
-    monkeypatch.setattr(bi_encoder.ops, "head_entities", watched)
+    monkeypatch.setattr(type_cache.ops, "head_entities", watched)
     for rows_at_a_time, calls in ((10, 12), (2 * len(POOL), 6), (10_000, 1)):
-        monkeypatch.setattr(bi_encoder, "_TYPE_ROWS", rows_at_a_time)
+        monkeypatch.setattr(type_cache, "_TYPE_ROWS", rows_at_a_time)
         sizes.clear()
         same(model.predict(TEXTS * 3, None, threshold, label_vectors=vectors), wanted)
         assert len(sizes) == calls and max(sizes) <= max(rows_at_a_time, len(POOL))
@@ -207,7 +207,7 @@ def test_the_last_labels_are_kept(folder, monkeypatch):
     same(model.predict(TEXTS, LABELS, threshold), first)
     model.predict(TEXTS, [*LABELS[1:], "x"], threshold)
     assert asked == [LABELS, ["x"]]
-    monkeypatch.setattr(bi_encoder, "_LABELS_KEPT", 6)
+    monkeypatch.setattr(type_cache, "_LABELS_KEPT", 6)
     model.predict(TEXT, ["person", "y", "z"], threshold)
     same(model.predict(TEXTS, LABELS, threshold), first)
     assert asked[2:] == [["person", "y", "z"], LABELS[1:]]
@@ -357,7 +357,7 @@ def test_dtypes(folder, model, dtype):
 def test_int8_packs_both_encoders_and_asks_the_canary(folder, monkeypatch):
     if not can_pack():
         pytest.skip("int8 needs vector kernels")
-    from glimodern.model import loading as module
+    from glimodern.model import glimodern as module
 
     monkeypatch.setattr(module, "LEAST_AGREEMENT", 1.01)
     with pytest.warns(UserWarning, match="that is under 101 %"):
@@ -372,7 +372,9 @@ def test_labels_tokenizer_missing(folder, model, tmp_path):
     model.save_pretrained(tmp_path / "m")
     for file in (tmp_path / "m" / "labels_tokenizer").iterdir():
         file.unlink()
-    assert GLiModern.from_pretrained(tmp_path / "m").labels is not None  # by the label encoder's name, a folder here
+    assert (
+        GLiModern.from_pretrained(tmp_path / "m").label_encoder is not None
+    )  # by the label encoder's name, a folder here
     fields = json.loads((tmp_path / "m" / "gliner_config.json").read_text())
     (tmp_path / "m" / "gliner_config.json").write_text(json.dumps({**fields, "labels_encoder": "no/where"}))
     with pytest.raises(FileNotFoundError, match=r"no folder labels_tokenizer.*'no/where'.*copy it to"):
@@ -446,7 +448,7 @@ def test_training_saving_and_resuming(folder, tmp_path, monkeypatch):
     whole = losses(tmp_path / "run")
     assert sum(list(whole.values())[-4:]) < 0.5 * sum(list(whole.values())[:4])
     loaded = GLiModern.from_pretrained(tmp_path / "run" / "model")
-    assert loaded.config.labels_encoder == str(folder / "labels") and loaded.labels is not None
+    assert loaded.config.labels_encoder == str(folder / "labels") and loaded.label_encoder is not None
     start = load_file(folder / "labels" / "model.safetensors")["encoder.layer.0.output.dense.weight"]
     trained = load_file(tmp_path / "run" / "model" / "model.safetensors")
     name = "token_rep_layer.labels_encoder.model.encoder.layer.0.output.dense.weight"

@@ -60,7 +60,11 @@ MAX_LEN = 8192  # most words read of a text by a fresh model that is not told ot
 def _head_config(options: HeadOptions) -> HeadConfig:
     """The options of a fresh head, checked; labels_encoder as the user meant it."""
     name = options.get("labels_encoder")
-    return HeadConfig(**{**options, "labels_encoder": None if name is None else expand_user(name, "labels_encoder")})
+    checked: dict[str, Any] = {
+        **options,
+        "labels_encoder": None if name is None else expand_user(name, "labels_encoder"),
+    }
+    return HeadConfig(**checked)
 
 
 class GLiModern(SpanNetwork, HubApi, GlinerApi):
