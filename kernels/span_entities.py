@@ -11,8 +11,8 @@ logits of the tiles that hold candidates again (the same bits) and writes. No lo
 two programs write one place, and there are no atomics: the order is that of the spans. The second pass costs little
 where entities are rare: a tile of 64 spans without a candidate returns at once.
 
-Source: ARCHITECTURE ("The fold"); count, sum and write is stream compaction as in Blelloch's "Prefix Sums and Their
-Applications" (https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf).
+Source: docs/ARCHITECTURE.md ("The fold"); count, sum and write is stream compaction as in Blelloch's "Prefix Sums and
+Their Applications" (https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf).
 """
 
 import torch

@@ -15,7 +15,7 @@ factors are applied to the fp32 sums at the end, so that a half-precision g is n
 
 Positives are a sorted list of span rows; each program walks through the few that lie in its tile.
 
-Source: focal loss, https://arxiv.org/abs/1708.02002; ARCHITECTURE ("The fold").
+Source: focal loss, https://arxiv.org/abs/1708.02002; docs/ARCHITECTURE.md ("The fold").
 """
 
 import torch

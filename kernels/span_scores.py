@@ -12,7 +12,7 @@ The hidden values [n, K, H] exist only tile by tile in registers, in both direct
 K = 12 and H = 3,072 does not write 191 MB, nor save them for the backward pass. Each output element is summed by one
 program in a fixed order (du, dc: by a few programs into partial sums, added in order), so two runs agree bit for bit.
 
-Source: ARCHITECTURE ("The fold"); the dropout mask is glimodern.reference.dropout_keep.
+Source: docs/ARCHITECTURE.md ("The fold"); the dropout mask is glimodern.reference.dropout_keep.
 """
 
 import torch
