@@ -18,7 +18,8 @@ from torch import Tensor
 from glimodern import ops, reference
 from glimodern.ops import _attention_tiles as plain_tiles
 from glimodern.ops import dispatch
-from glimodern.ops._attention_varlen import _text_by_text, takes_flash
+from glimodern.ops._attention_varlen import _text_by_text
+from glimodern.ops.dispatch import takes_flash
 
 BACKENDS = ("reference", *CPP)
 BF16_BACKENDS = (*BACKENDS, "cpp-avx512_bf16", "cpp-amx")
@@ -373,7 +374,7 @@ def test_inputs_are_left_alone_and_backward_repeats():
     assert all(torch.equal(x, y) for x, y in zip((*inputs, upstream), (*before, kept), strict=True))
 
 
-@pytest.mark.parametrize("expected", range(3))
+@pytest.mark.parametrize("wanted", range(3))
 def test_only_requested_gradients(wanted):
     batch = CASES[0].build()
     inputs = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(batch.qkv.unbind(1))]
@@ -458,16 +459,16 @@ def changed(**changes: object) -> tuple:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"q": [1.0]}, TypeError, "q must be a tensor"),
-        ({"k": torch.zeros(19, 2, 16)}, ValueError, "q, k and v must all be"),
-        ({"q": torch.zeros(19, 3, 16, dtype=torch.int32)}, TypeError, "q must be fp32"),
-        ({"v": torch.zeros(19, 3, 16, device="meta")}, ValueError, "v is on meta, q on cpu"),
-        ({"cu_seqlens": torch.tensor([0.0, 7.0, 19.0])}, TypeError, "cu_seqlens must be int32"),
-        ({"cu_seqlens": torch.zeros(2, 2, dtype=torch.int32)}, ValueError, r"cu_seqlens must be \[texts \+ 1\]"),
-        ({"cu_seqlens": torch.tensor([0, 7, 20])}, ValueError, "cu_seqlens must rise from 0 to 19"),
-        ({"cu_seqlens": torch.tensor([0, 20, 19])}, ValueError, "cu_seqlens must rise from 0 to 19"),
-        ({"max_seqlen": 11}, ValueError, "max_seqlen is 11, but the longest text of cu_seqlens has 12"),
-        ({"max_seqlen": -1}, ValueError, "max_seqlen must be"),
+        ({"q": [1.0]}, TypeError, "q: expected a tensor, got list"),
+        ({"k": torch.zeros(19, 2, 16)}, ValueError, "q, k, v: expected one shape"),
+        ({"q": torch.zeros(19, 3, 16, dtype=torch.int32)}, TypeError, "q: expected fp32"),
+        ({"v": torch.zeros(19, 3, 16, device="meta")}, ValueError, "v: expected a tensor on cpu, the device of q, got one on meta"),
+        ({"cu_seqlens": torch.tensor([0.0, 7.0, 19.0])}, TypeError, "cu_seqlens: expected int32"),
+        ({"cu_seqlens": torch.zeros(2, 2, dtype=torch.int32)}, ValueError, r"cu_seqlens: expected \[texts \+ 1\]"),
+        ({"cu_seqlens": torch.tensor([0, 7, 20])}, ValueError, "cu_seqlens: expected offsets that rise from 0 to 19"),
+        ({"cu_seqlens": torch.tensor([0, 20, 19])}, ValueError, "cu_seqlens: expected offsets that rise from 0 to 19"),
+        ({"max_seqlen": 11}, ValueError, "max_seqlen: expected at least 12, the longest text of cu_seqlens, got 11"),
+        ({"max_seqlen": -1}, ValueError, "max_seqlen: expected the tokens of the longest text, got -1"),
     ],
 )
 def test_bad_input_is_a_clear_error(changes, error, message):
@@ -478,9 +479,9 @@ def test_bad_input_is_a_clear_error(changes, error, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dropout_p": 1.0}, "dropout_p must be"),
+        ({"dropout_p": 1.0}, "dropout_p: expected"),
         ({"dropout_p": math.nan}, "dropout_p"),
-        ({"window": -1}, "window must"),
+        ({"window": -1}, "window: expected None"),
     ],
 )
 def test_bad_options(options, message):

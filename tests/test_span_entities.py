@@ -227,10 +227,10 @@ def test_inputs_of_any_layout_are_left_unchanged_and_no_gradient_flows():
 @pytest.mark.parametrize(
     ("threshold", "message"),
     [
-        (1.5, r"threshold must be in \[0, 1\]"),
-        (math.nan, r"threshold must be in \[0, 1\]"),
-        (torch.tensor([0.5, 0.5, -0.1, 0.5, 0.5]), r"threshold must be in \[0, 1\]"),
-        (torch.tensor([0.5, 0.5, math.nan, 0.5, 0.5]), r"threshold must be in \[0, 1\]"),
+        (1.5, r"threshold: expected a probability in \[0, 1\], got 1.5"),
+        (math.nan, r"threshold: expected a probability in \[0, 1\]"),
+        (torch.tensor([0.5, 0.5, -0.1, 0.5, 0.5]), r"threshold: expected probabilities in \[0, 1\]"),
+        (torch.tensor([0.5, 0.5, math.nan, 0.5, 0.5]), r"threshold: expected probabilities in \[0, 1\]"),
         (torch.tensor([0.5, 0.5]), r"a float tensor \[5\]"),
         (torch.zeros(5, dtype=torch.int64), r"a float tensor \[5\]"),
         (torch.zeros(5, device="meta"), "threshold is on meta"),
@@ -243,7 +243,7 @@ def test_bad_threshold(threshold, message):
 
 def test_bad_bounds():
     batch = PLAIN.build()
-    with pytest.raises(ValueError, match="cu_words must rise from 0 to 11"):
+    with pytest.raises(ValueError, match="cu_words: expected offsets that rise from 0 to 11"):
         entities(batch._replace(cu_words=torch.tensor([0, 7, 12])), 0.5)
 
 

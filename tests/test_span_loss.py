@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
 
 from glimodern import ops, reference
-from glimodern.ops.dispatch import wide_dtype
+from glimodern.ops.dispatch import accumulator_dtype
 
 OPTIONS = {
     "plain": {},
@@ -47,7 +47,7 @@ def assert_matches(backend: str, batch: SpanBatch, **options) -> None:
     plain, plain_grads = run(batch, reference.span_loss, **options)
     with running(backend) as device:
         loss, grads = run(batch.on(device), **options)
-    assert loss.dtype == wide_dtype(batch.a) and loss.ndim == 0
+    assert loss.dtype == accumulator_dtype(batch.a) and loss.ndim == 0
     assert_accurate(loss.cpu(), truth, plain.to(loss.dtype), what="loss")
     for name, got, true_grad, plain_grad in zip("abuc", grads, true_grads, plain_grads, strict=True):
         assert_accurate(got.cpu(), true_grad, plain_grad, what=f"d{name}")
@@ -74,7 +74,7 @@ def test_other_dtypes(backend, dtype, case):
     truth, true_grads = run(batch.to(torch.float64), reference.span_loss, **OPTIONS["any-gamma"])
     with running(backend):
         loss, grads = run(batch, **OPTIONS["any-gamma"])
-    assert loss.dtype == wide_dtype(batch.a)
+    assert loss.dtype == accumulator_dtype(batch.a)
     torch.testing.assert_close(loss.double(), truth, rtol=8 * torch.finfo(loss.dtype).eps, atol=0)
     for name, got, true_grad in zip("abuc", grads, true_grads, strict=True):
         assert got.dtype == dtype
@@ -243,7 +243,7 @@ def test_inputs_are_left_alone_and_backward_repeats():
     assert all(torch.equal(x, y) for x, y in zip((*batch.floats, batch.positives), before, strict=True))
 
 
-@pytest.mark.parametrize("expected", range(4))
+@pytest.mark.parametrize("wanted", range(4))
 def test_only_requested_gradients(wanted):
     batch = SPAN_CASES[0].build()
     floats = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(batch.floats)]
@@ -288,7 +288,7 @@ def test_far_logits_do_not_overflow(backend):
 def test_positives_outside_their_text_are_an_error(backend, row):
     batch = SPAN_CASES[0].build()
     positives = torch.tensor([(0, 0, 0), row])
-    message = r"positives row 1 is \(word, k, type\) = \(" + ", ".join(map(str, row))
+    message = r"positives: expected rows \(word, k, type\) .*, got \(" + ", ".join(map(str, row)) + r"\) in row 1"
     with running(backend), pytest.raises(ValueError, match=message):
         ops.span_loss(*batch.floats, *batch.bounds, positives, batch.max_width)
 
@@ -296,11 +296,11 @@ def test_positives_outside_their_text_are_an_error(backend, row):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"focal_gamma": -1.0}, "focal_gamma must be"),
-        ({"focal_gamma": math.nan}, "focal_gamma must be"),
-        ({"class_balance": 1.5}, "class_balance must be"),
-        ({"reduction": "none"}, "reduction must be 'sum' or 'mean', got 'none'"),
-        ({"dropout_p": 1.0}, "dropout_p must be"),
+        ({"focal_gamma": -1.0}, "focal_gamma: expected a finite number"),
+        ({"focal_gamma": math.nan}, "focal_gamma: expected a finite number"),
+        ({"class_balance": 1.5}, "class_balance: expected None or"),
+        ({"reduction": "none"}, "reduction: expected 'sum' or 'mean', got 'none'"),
+        ({"dropout_p": 1.0}, "dropout_p: expected"),
     ],
 )
 def test_bad_options_are_clear_errors(options, message):
@@ -312,5 +312,5 @@ def test_bad_options_are_clear_errors(options, message):
 @pytest.mark.parametrize("positives", [torch.zeros(3), torch.zeros(2, 2, dtype=torch.int64), torch.zeros(1, 3)])
 def test_bad_positives_are_clear_errors(positives):
     batch = SPAN_CASES[0].build()
-    with pytest.raises(ValueError, match=r"positives must be integers \[P, 3\]"):
+    with pytest.raises(ValueError, match=r"positives: expected integers \[P, 3\]"):
         ops.span_loss(*batch.floats, *batch.bounds, positives, batch.max_width)
