@@ -267,7 +267,7 @@ def test_the_registered_op_without_a_sum_says_why_it_has_no_gradient():
         ({"bias": torch.zeros(3, 8)}, ValueError, r"bias: expected \[8\]"),
         ({"weight": torch.zeros(8, dtype=torch.int64)}, TypeError, "weight: expected fp32"),
         ({"weight": None}, TypeError, "weight: expected a tensor, got NoneType"),
-        ({"bias": torch.zeros(8, device="meta")}, ValueError, "bias: expected a tensor on cpu, the device of x, got one on meta"),
+        ({"bias": torch.zeros(8, device="meta")}, ValueError, "bias: expected device cpu"),
     ],
 )
 def test_bad_input_is_a_clear_error(changes, error, message):

@@ -371,10 +371,10 @@ WEIGHT = PackedWeight.pack(torch.zeros(3, 5))
         ((torch.zeros(2, 5, dtype=torch.int32), WEIGHT), TypeError, "x: expected a float tensor"),
         (([1.0], WEIGHT), TypeError, "x: expected a float tensor, got list"),
         ((torch.zeros(2, 5), WEIGHT, "geglu"), ValueError, "pack it with gated=True"),
-        ((torch.zeros(2, 5), PackedWeight.pack(torch.zeros(4, 5), gated=True)), ValueError, "activation: expected 'geglu'"),
+        ((torch.zeros(2, 5), PackedWeight.pack(torch.zeros(4, 5), gated=True)), ValueError, "expected 'geglu'"),
         ((torch.zeros(2, 5), WEIGHT, "tanh"), ValueError, "activation: expected one of none, relu, gelu"),
         ((torch.zeros(2, 5), WEIGHT, "none", torch.int8), TypeError, "dtype: expected a float dtype"),
-        ((torch.zeros(2, 5, device="meta"), WEIGHT), ValueError, "x: expected a tensor on cpu, the device of the weight, got one on meta"),
+        ((torch.zeros(2, 5, device="meta"), WEIGHT), ValueError, "x: expected device cpu"),
     ],
 )
 def test_bad_input_is_a_clear_error(arguments, error, message):

@@ -137,7 +137,7 @@ def test_inputs_of_any_layout():
         ({"sin": torch.zeros(5, 8)}, ValueError, r"cos, sin: expected \[5, 4\]"),
         ({"cos": torch.zeros(5, 4, requires_grad=True)}, ValueError, "cos, sin: expected tensors without gradients"),
         ({"cos": torch.zeros(5, 4, dtype=torch.int64)}, TypeError, "cos: expected fp32"),
-        ({"sin": torch.zeros(5, 4, device="meta")}, ValueError, "sin: expected a tensor on cpu, the device of x, got one on meta"),
+        ({"sin": torch.zeros(5, 4, device="meta")}, ValueError, "sin: expected device cpu"),
     ],
 )
 def test_bad_input_is_a_clear_error(changes, error, message):

@@ -147,6 +147,44 @@ def test_gradcheck_in_fp64(backend, options):
         assert torch.autograd.gradcheck(loss, batch.floats, nondet_tol=0.0)
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("case", [SPAN_CASES[0], SPAN_CASES[5], SPAN_CASES[7], SPAN_CASES[12]], ids=case_id)
+def test_the_oracles_gradient_is_that_of_its_loss(case, options):
+    """By autograd, in fp64; zero for spans that leave their text."""
+    batch = case.build(dtype=torch.float64)
+    logits = reference.span_scores(*batch.floats, *batch.bounds, batch.max_width).requires_grad_()
+    options = {name: value for name, value in options.items() if name not in ("dropout_p", "seed")}
+    arguments = (*batch.bounds, batch.positives, batch.max_width)
+    (truth,) = torch.autograd.grad(reference.loss_of_scores(logits, *arguments, **options), logits)
+    grad = reference.loss_gradient(logits.detach(), *arguments, **options)
+    assert grad.dtype == torch.float64
+    torch.testing.assert_close(grad, truth, rtol=1e-12, atol=1e-300)
+    assert not grad[logits.isinf()].any()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", [*BACKENDS])
+def test_the_gradient_of_every_logit(backend, dtype, gamma):
+    """One word and zero vectors: logits are c, and dc is the focal loss's gradient, here from -90 to 90 and positive or
+    not. Errors are relative to each gradient, for confident ones lie twenty orders of magnitude apart."""
+    if dtype == torch.float64 and backend not in FP64_BACKENDS:
+        pytest.skip("fp64 has a scalar kernel only")
+    c = torch.cat([torch.linspace(-90.0, 90.0, 181), torch.linspace(-3.0, 3.0, 61)]).repeat_interleave(2).to(dtype)
+    types = len(c)
+    positive = torch.arange(types) % 2 == 1
+    rows = torch.stack([torch.zeros(types // 2), torch.zeros(types // 2), positive.nonzero()[:, 0]], 1).long()
+    zeros, bounds = torch.zeros(1, 8, dtype=dtype), (torch.tensor([0, n], dtype=torch.int32) for n in (1, types))
+    batch = SpanBatch(zeros, zeros, torch.zeros(types, 8, dtype=dtype), c, *bounds, rows, 1)
+    with running(backend) as device:
+        _, (_, _, _, dc) = run(batch.on(device), focal_gamma=gamma, focal_scale=1.0 / UPSTREAM)
+    sign = torch.where(positive, -1.0, 1.0).double()
+    truth = sign * reference.focal_bce_grad(sign * c.double(), gamma)
+    normal = truth.abs() > 1e-36  # of fp32; what is smaller may round to zero
+    torch.testing.assert_close(dc.cpu().double()[normal], truth[normal], rtol=64 * torch.finfo(dtype).eps, atol=0.0)
+    assert dc.cpu()[~normal].abs().le(1e-35).all()
+
+
 @pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
 @pytest.mark.parametrize("needs_grad", [True, False])
 def test_opcheck(backend, needs_grad):

@@ -331,7 +331,7 @@ def changed(**changes: object) -> tuple:
         ({"cu_types": torch.tensor([1, 3, 5])}, ValueError, "cu_types: expected offsets that rise from 0 to 5"),
         ({"cu_types": torch.tensor([0, 5])}, ValueError, "cu_words, cu_types: expected the same length"),
         ({"max_width": 0}, ValueError, "max_width: expected at least 1, got 0"),
-        ({"a": torch.zeros(11, 48, device="meta")}, ValueError, "b: expected a tensor on meta, the device of a, got one on cpu"),
+        ({"a": torch.zeros(11, 48, device="meta")}, ValueError, "b: expected device meta"),
     ],
 )
 def test_bad_input_is_a_clear_error(changes, error, message):

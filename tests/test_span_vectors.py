@@ -303,12 +303,12 @@ def test_nan_is_not_hidden(backend):
         ({"cu_words": torch.tensor(0)}, ValueError, r"cu_words: expected \[texts \+ 1\]"),
         ({"spans": torch.tensor([[0.0, 1.0]])}, TypeError, "spans: expected int32"),
         ({"spans": torch.tensor([0, 1])}, ValueError, r"spans: expected \[s, 2\]"),
-        ({"spans": torch.tensor([[0, 0], [5, 2]])}, ValueError, r"spans: expected rows \(word, k\) .*, got \(5, 2\) in row 1"),
+        ({"spans": torch.tensor([[0, 0], [5, 2]])}, ValueError, r"spans: expected rows .* got \(5, 2\) in row 1"),
         ({"spans": torch.tensor([[0, 4]])}, ValueError, "at most max_width = 4 words"),
         ({"spans": torch.tensor([[-1, 0]])}, ValueError, "in row 0"),
         ({"spans": torch.tensor([[11, 0]])}, ValueError, "in row 0"),
         ({"max_width": 0}, ValueError, "max_width: expected at least 1, got 0"),
-        ({"a": torch.zeros(11, 48, device="meta")}, ValueError, "b: expected a tensor on meta, the device of a, got one on cpu"),
+        ({"a": torch.zeros(11, 48, device="meta")}, ValueError, "b: expected device meta"),
     ],
 )
 def test_bad_input_is_a_clear_error(changes, error, message):

@@ -8,7 +8,8 @@ compiler need the registered op, the public functions call the backend directly.
 Operators: `attention_varlen`, `rotary`, `geglu`, `add_layer_norm`, `dropout`; `linear_packed` on a `PackedWeight`, and
 `Chain`, steps of these without Python in between. Span models: `span_scores` with `split_scores`, `span_loss`,
 `span_entities` and `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores` and `head_entities`,
-which fold the types (`fold_types`) or make span vectors, whichever is cheaper (`vectors_are_cheaper`).
+which fold the types (`fold_types`) or make span vectors, whichever is cheaper (`vectors_are_cheaper`). Examples:
+docs/operators.md.
 """
 
 from ._add_layer_norm import add_layer_norm

@@ -17,7 +17,7 @@ def check_tensors(floats: Mapping[str, Tensor], integers: Mapping[str, Tensor] |
             raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
         if x.device != first.device:
             raise ValueError(
-                f"{name}: expected a tensor on {first.device}, the device of {first_name}, got one on {x.device}; "
+                f"{name}: expected device {first.device}, that of {first_name}, got {x.device}; "
                 f"move it with .to({first_name}.device)"
             )
     for name, x in floats.items():

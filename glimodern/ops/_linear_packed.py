@@ -266,10 +266,7 @@ def linear_packed(
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     check_gate(activation, packed)
     if x.device != packed.device:
-        raise ValueError(
-            f"x: expected a tensor on {packed.device}, the device of the weight, got one on {x.device}; "
-            "move one with .to()"
-        )
+        raise ValueError(f"x: expected device {packed.device}, that of the weight, got {x.device}; move one with .to()")
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"dtype: expected a float dtype, got {dtype}")
     if needs_grad(x):

@@ -71,8 +71,7 @@ def check_threshold(threshold: float | Tensor, types: int, device: torch.device)
         )
     if threshold.device != device:
         raise ValueError(
-            f"threshold: expected a tensor on {device}, the device of a, got one on {threshold.device}; "
-            "move it with .to(a.device)"
+            f"threshold: expected device {device}, that of a, got {threshold.device}; move it with .to(a.device)"
         )
     return 0.0, threshold.detach().to(torch.float32)
 

@@ -175,8 +175,7 @@ def span_loss(
         )
     if positives.device != a.device:
         raise ValueError(
-            f"positives: expected a tensor on {a.device}, the device of a, got one on {positives.device}; "
-            "move it with .to(a.device)"
+            f"positives: expected device {a.device}, that of a, got {positives.device}; move it with .to(a.device)"
         )
     if not (focal_gamma >= 0.0 and math.isfinite(focal_gamma)):
         raise ValueError(f"focal_gamma: expected a finite number of at least 0, got {focal_gamma}")
