@@ -61,10 +61,11 @@ bench: $(VENV)/.installed-bench ## set up, run the benchmarks, print and plot th
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest bench --benchmark-only --benchmark-json=runs/bench.json $(PYTEST_ARGS)
 	$(BIN)/python bench/report.py runs/bench.json $(REPORT_ARGS)
 
-lint: $(VENV)/.installed-lint ## ruff, mypy, clang-format; changes nothing
+lint: $(VENV)/.installed-lint ## ruff, mypy, import-linter, clang-format; changes nothing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 
 format: $(VENV)/.installed-lint ## let ruff and clang-format rewrite the files

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from glimodern.data import Dataset, Example
 from glimodern.data.demo import build_demo_corpus
-from glimodern.data.example import Entity
+from glimodern.inputs.words import Entity
 from glimodern.train.config import parse_train_config
 from glimodern.train.loop import train
 

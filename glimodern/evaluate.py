@@ -15,9 +15,10 @@ import tyro
 from glimodern import cli
 from glimodern.cli.outputs import check_output_file, checkpoint_files, write_report
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
-from glimodern.data.metrics import Entity, Scores, score
+from glimodern.data.metrics import Scores, score
 from glimodern.display import console
 from glimodern.inputs.packer import Packer
+from glimodern.inputs.words import Entity
 from glimodern.model.glimodern import GLiModern
 from glimodern.settings import AT_LEAST_ONE, PROBABILITY, check_settings, refuse_repeated
 

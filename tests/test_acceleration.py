@@ -17,8 +17,9 @@ from tests.conftest import WORDS, make_tiny_model
 gliner = pytest.importorskip("gliner", reason="needs the extra peers (gliner)")
 
 from glimodern import accelerate_gliner  # noqa: E402
-from glimodern.integrations.gliner import shadows, spans  # noqa: E402
+from glimodern.integrations.gliner import spans  # noqa: E402
 from glimodern.layers.packed_linear import PackedLinear, can_pack  # noqa: E402
+from glimodern.layers.snapshot import Snapshot  # noqa: E402
 from glimodern.ops import dispatch  # noqa: E402
 from glimodern.train.demo import train_tokenizer  # noqa: E402
 
@@ -61,7 +62,7 @@ def random_model(tokenizer, folder, kind="modernbert", labels_kind=None, **confi
     if labels_kind is not None:
         fields |= {"labels_encoder": str(folder)}
         fields |= {"labels_encoder_config": encoder_config(labels_kind, len(tokenizer)).to_dict()}
-    torch.manual_seed(1)
+    torch.manual_seed(3)
     made = gliner.GLiNER.from_config(
         GLiNERConfig(model_name=str(folder), encoder_config=encoder.to_dict(), **fields), backbone_from_pretrained=False
     )
@@ -399,19 +400,25 @@ def test_errors(models):
         accelerate_gliner(compiled)
 
 
-def test_marks_see_every_kind_of_change():
+def test_a_snapshot_sees_every_kind_of_change():
     module = torch.nn.Linear(2, 2)
-    marks = [shadows._mark([module])]
-    with torch.no_grad():
-        module.weight.add_(1)
-    marks.append(shadows._mark([module]))
-    module.weight.data = module.weight.data.clone()
-    marks.append(shadows._mark([module]))
-    module.bias = torch.nn.Parameter(module.bias.detach().clone())
-    marks.append(shadows._mark([module]))
-    module.bfloat16()
-    marks.append(shadows._mark([module]))
-    assert len(set(marks)) == 5 and marks[-1] == shadows._mark([module])
+
+    def write():
+        with torch.no_grad():
+            module.weight.add_(1)
+
+    def move():
+        module.weight.data = module.weight.data.clone()
+
+    def replace():
+        module.bias = torch.nn.Parameter(module.bias.detach().clone())
+
+    for change in (write, move, replace, module.bfloat16, lambda: module.register_forward_hook(print), module.eval):
+        before, memory = Snapshot(module, values=True), Snapshot(module)
+        assert before.unchanged() and memory.unchanged()
+        change()
+        assert not before.unchanged()
+        assert memory.unchanged() is (change is write)  # which the memory itself shows
 
 
 def test_nothing_imports_gliner_at_its_top():

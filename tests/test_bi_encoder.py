@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from glimodern import GLiModern, LabelVectors, ops
 from glimodern.layers.packed_linear import can_pack
-from glimodern.network import label_encoder as bi_encoder
+from glimodern.network import label_encoder, type_cache
 from glimodern.ops import _head as _cost
 from glimodern.train.config import parse_train_config
 from glimodern.train.interrupts import Stopped
@@ -101,7 +101,7 @@ def test_a_score_depends_on_its_label_alone(model, monkeypatch, label, others, p
     """Not on the other labels, few (the fold) or many (span vectors), nor on how labels and texts are batched."""
     labels = [other for other in others if other != label]
     labels.insert(place, label)
-    monkeypatch.setattr(bi_encoder, "_CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(label_encoder, "_CHUNK_TOKENS", chunk)
     vectors = model.encode_labels(labels)
     alone = model.encode_labels([label]).vectors[0]
     assert (vectors.vectors[vectors.rows[label]] - alone).abs().max() <= 1e-6 * max(1.0, float(alone.abs().max()))
@@ -120,7 +120,7 @@ def test_a_score_depends_on_its_label_alone(model, monkeypatch, label, others, p
 @pytest.mark.parametrize("kept", [False, True], ids=["vectors", "kept fold"])
 def test_a_thousand_labels_in_bf16_have_scores_of_their_own(folder, kept, monkeypatch):
     """And those of fp32, as near as vectors in bf16 are."""
-    monkeypatch.setattr(bi_encoder, "_LABELS_KEPT", 4096 if kept else 10)
+    monkeypatch.setattr(type_cache, "_LABELS_KEPT", 4096 if kept else 10)
     labels = [f"kind {i} of thing" for i in range(1000)]
     exact, half = (
         all_scores(GLiModern.from_pretrained(folder / "model", dtype=dtype), labels) for dtype in ("fp32", "bf16")
@@ -166,15 +166,15 @@ def test_many_labels_are_not_multiplied_by_texts(model, monkeypatch):
     vectors = model.encode_labels(POOL)
     threshold = threshold_of(model)
     wanted = model.predict(TEXTS * 3, None, threshold, label_vectors=vectors)
-    sizes, whole = [], bi_encoder.ops.head_entities
+    sizes, whole = [], type_cache.ops.head_entities
 
     def watched(a, b, w2, b2, q, *rest):
         sizes.append(len(q))
         return whole(a, b, w2, b2, q, *rest)
 
-    monkeypatch.setattr(bi_encoder.ops, "head_entities", watched)
+    monkeypatch.setattr(type_cache.ops, "head_entities", watched)
     for rows_at_a_time, calls in ((10, 12), (2 * len(POOL), 6), (10_000, 1)):
-        monkeypatch.setattr(bi_encoder, "_TYPE_ROWS", rows_at_a_time)
+        monkeypatch.setattr(type_cache, "_TYPE_ROWS", rows_at_a_time)
         sizes.clear()
         same(model.predict(TEXTS * 3, None, threshold, label_vectors=vectors), wanted)
         assert len(sizes) == calls and max(sizes) <= max(rows_at_a_time, len(POOL))
@@ -200,14 +200,14 @@ def test_a_known_fold_changes_no_entity():
 def test_the_last_labels_are_kept(folder, monkeypatch):
     model = GLiModern.from_pretrained(folder / "model", dtype="fp32")
     asked = []
-    model.labels.register_forward_pre_hook(lambda _, args: asked.append(list(args[0])))
+    model.label_encoder.register_forward_pre_hook(lambda _, args: asked.append(list(args[0])))
     threshold = threshold_of(model)
     asked.clear()
     first = model.predict(TEXTS, LABELS, threshold)
     same(model.predict(TEXTS, LABELS, threshold), first)
     model.predict(TEXTS, [*LABELS[1:], "x"], threshold)
     assert asked == [LABELS, ["x"]]
-    monkeypatch.setattr(bi_encoder, "_LABELS_KEPT", 6)
+    monkeypatch.setattr(type_cache, "_LABELS_KEPT", 6)
     model.predict(TEXT, ["person", "y", "z"], threshold)
     same(model.predict(TEXTS, LABELS, threshold), first)
     assert asked[2:] == [["person", "y", "z"], LABELS[1:]]
@@ -215,7 +215,7 @@ def test_the_last_labels_are_kept(folder, monkeypatch):
 
 def test_nothing_is_kept_of_weights_that_change(folder):
     model = GLiModern.from_pretrained(folder / "model", trainable=True)
-    vectors, fingerprint = model.encode_labels(LABELS), model.labels.fingerprint
+    vectors, fingerprint = model.encode_labels(LABELS), model.label_encoder.fingerprint
     before = all_scores(model, LABELS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)  # one that leaves no trace in _version
     model(model.packer.pack([WORDS], [LABELS], [[(0, 1, "person")]])).backward()
@@ -224,7 +224,7 @@ def test_nothing_is_kept_of_weights_that_change(folder):
     assert max(abs(after[key] - before[key]) for key in before) > 1e-3
     copied = copy.deepcopy(model)
     assert all_scores(copied, LABELS) == after
-    assert model.labels.fingerprint != fingerprint
+    assert model.label_encoder.fingerprint != fingerprint
     with pytest.raises(ValueError, match="label_vectors: expected vectors by the label encoder of"):
         model.predict(TEXT, label_vectors=vectors)
 
@@ -309,7 +309,7 @@ def test_descriptions_are_encoded_and_kept(model, tmp_path):
 
 def test_special_tokens_in_labels_are_text(model):
     """A label's vector is that of its letters, not of a token that ends a label or is masked."""
-    tokenizer, backend = model.labels._tokens, model.labels.tokenizer.backend_tokenizer
+    tokenizer, backend = model.label_encoder._tokens, model.label_encoder.tokenizer.backend_tokenizer
     specials = {backend.token_to_id(name) for name in ("[SEP]", "[CLS]", "[PAD]")}
     first, last = tokenizer.encode("person").ids[0], tokenizer.encode("person").ids[-1]
     assert tokenizer.encode("person").ids == backend.encode("person").ids
@@ -320,7 +320,7 @@ def test_special_tokens_in_labels_are_text(model):
 
 def test_encoding_labels_changes_no_mode(folder):
     model = make_bi(folder / "labels").train()
-    model.labels.encoder.eval()
+    model.label_encoder.encoder.eval()
     modes = [module.training for module in model.modules()]
     assert model.encode_labels(LABELS).vectors.requires_grad is False
     assert [module.training for module in model.modules()] == modes
@@ -333,7 +333,7 @@ def test_prompt_tokens_that_the_embedding_lacks(model):
     """The public package adds <<ENT>> to a bi-encoder's tokenizer, not to its embedding; here such text is text."""
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.add_tokens(["<<ENT>>", "<<SEP>>"], special_tokens=True)
-    again = GLiModern(model.config, model.encoder, tokenizer, model.labels).eval()
+    again = GLiModern(model.config, model.encoder, tokenizer, model.label_encoder).eval()
     assert again.packer.pack([["<<ENT>>", "."]], [LABELS]).input_ids.max() < model.config.vocab_size
     assert again.predict("<<ENT>> .", LABELS, 0.0)[0]
 
@@ -350,19 +350,19 @@ def test_dtypes(folder, model, dtype):
     assert (got.float() - wanted)[inside].abs().max() < 0.1 * wanted[inside].abs().max()
     assert other.check_precision([TEXT], LABELS, 0.0).max_drift < 0.1
     vectors = other.encode_labels(LABELS)
-    assert vectors.fingerprint == model.labels.fingerprint
+    assert vectors.fingerprint == model.label_encoder.fingerprint
     assert all_scores(other, LABELS, vectors).keys() == all_scores(model, LABELS).keys()
 
 
 def test_int8_packs_both_encoders_and_asks_the_canary(folder, monkeypatch):
     if not can_pack():
         pytest.skip("int8 needs vector kernels")
-    from glimodern.model import loading as module
+    from glimodern.model import glimodern as module
 
     monkeypatch.setattr(module, "LEAST_AGREEMENT", 1.01)
     with pytest.warns(UserWarning, match="that is under 101 %"):
         model = GLiModern.from_pretrained(folder / "model", dtype="int8")
-    kinds = [type(m).__name__ for m in (*model.encoder.modules(), *model.labels.modules())]
+    kinds = [type(m).__name__ for m in (*model.encoder.modules(), *model.label_encoder.modules())]
     assert kinds.count("PackedLinear") > 0
     with pytest.raises(ValueError, match="a model in int8 cannot be saved"):
         model.save_pretrained(folder / "int8")
@@ -372,7 +372,9 @@ def test_labels_tokenizer_missing(folder, model, tmp_path):
     model.save_pretrained(tmp_path / "m")
     for file in (tmp_path / "m" / "labels_tokenizer").iterdir():
         file.unlink()
-    assert GLiModern.from_pretrained(tmp_path / "m").labels is not None  # by the label encoder's name, a folder here
+    assert (
+        GLiModern.from_pretrained(tmp_path / "m").label_encoder is not None
+    )  # by the label encoder's name, a folder here
     fields = json.loads((tmp_path / "m" / "gliner_config.json").read_text())
     (tmp_path / "m" / "gliner_config.json").write_text(json.dumps({**fields, "labels_encoder": "no/where"}))
     with pytest.raises(FileNotFoundError, match=r"no folder labels_tokenizer.*'no/where'.*copy it to"):
@@ -398,7 +400,7 @@ def test_two_pretrained_encoders(folder, tmp_path):
     save_encoder(tmp_path / "text", "modernbert", 40, 400)
     ours = GLiModern.from_encoder(tmp_path / "text", labels_encoder=str(folder / "labels"), max_width=4).eval()
     assert ours.tokenizer.convert_tokens_to_ids("<<ENT>>") in (None, ours.tokenizer.unk_token_id)
-    for part, place in ((ours.encoder, tmp_path / "text"), (ours.labels.encoder, folder / "labels")):
+    for part, place in ((ours.encoder, tmp_path / "text"), (ours.label_encoder.encoder, folder / "labels")):
         stored = load_file(place / "model.safetensors")
         assert all(torch.equal(part.model.state_dict()[name], stored[name]) for name in stored)
     gliner = pytest.importorskip("gliner", reason="needs the extra peers (gliner)")
@@ -422,11 +424,11 @@ def test_every_weight_that_is_used_gets_a_gradient(folder, fused):
     assert all("pooler" in name for name in names)
     model.freeze_encoder()
     model.train()
-    assert not model.labels.encoder.training and model.labels.training
+    assert not model.label_encoder.encoder.training and model.label_encoder.training
     model.zero_grad()
     model(batch, fused=fused).backward()
-    assert all(p.grad is None for p in model.labels.encoder.parameters())
-    assert all(p.grad is not None for p in model.labels.projection.parameters())
+    assert all(p.grad is None for p in model.label_encoder.encoder.parameters())
+    assert all(p.grad is not None for p in model.label_encoder.projection.parameters())
 
 
 def test_training_saving_and_resuming(folder, tmp_path, monkeypatch):
@@ -446,7 +448,7 @@ def test_training_saving_and_resuming(folder, tmp_path, monkeypatch):
     whole = losses(tmp_path / "run")
     assert sum(list(whole.values())[-4:]) < 0.5 * sum(list(whole.values())[:4])
     loaded = GLiModern.from_pretrained(tmp_path / "run" / "model")
-    assert loaded.config.labels_encoder == str(folder / "labels") and loaded.labels is not None
+    assert loaded.config.labels_encoder == str(folder / "labels") and loaded.label_encoder is not None
     start = load_file(folder / "labels" / "model.safetensors")["encoder.layer.0.output.dense.weight"]
     trained = load_file(tmp_path / "run" / "model" / "model.safetensors")
     name = "token_rep_layer.labels_encoder.model.encoder.layer.0.output.dense.weight"

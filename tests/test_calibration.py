@@ -57,7 +57,7 @@ def test_both_encoders_of_a_bi_encoder(width, tmp_path):
     model_of("modernbert", tmp_path / "model", hidden_size=64, labels_encoder=str(tmp_path / "labels"))
     model = quietly_int8(tmp_path / "model")
     assert_calibrated(model.encoder, 8)
-    assert_calibrated(model.labels, 12 + (width != 64))
+    assert_calibrated(model.label_encoder, 12 + (width != 64))
     assert_calibrated(model.head, 8)
 
 
@@ -86,7 +86,8 @@ def test_the_halves_of_w1_know_what_they_are_given(span_mode):
         starts, ends, *_ = head.parts(words, prompts)
     torch.testing.assert_close(input_sizes(first), torch.cat([starts, ends], 1).abs().amax(0))
     head.pack("int8", "fp32")
-    for half in (head.span.start, head.span.end):
+    halves = head.span.get_submodule("0")
+    for half in (halves.start, halves.end):
         assert half.packed.input_scale.shape == (64,)
         assert float(half.packed.input_scale.max() / half.packed.input_scale.min()) > 1.5  # it made a difference
 

@@ -142,7 +142,7 @@ def test_a_bi_encoder_under_all_states_at_once(bi_folder):
         assert torch.equal(model.encode_labels(LABELS).vectors, vectors)
         assert model.predict(TEXTS, LABELS, 0.0) == expected
         assert model.predict(TEXTS, label_vectors=model.encode_labels(LABELS), threshold=0.0) == expected
-    assert same_state(model, plain) and model.labels.fingerprint == plain.labels.fingerprint
+    assert same_state(model, plain) and model.label_encoder.fingerprint == plain.label_encoder.fingerprint
 
 
 def test_int8_under_all_states_at_once(folder):

@@ -11,6 +11,7 @@ from glimodern import GLiModern, ops
 from glimodern.layers.packed_linear import PackedLinear
 from glimodern.model.precision import CANARY_LABELS, CANARY_TEXTS, Answers, compare_answers
 from glimodern.network.eval_mode import in_eval_mode
+from glimodern.network.packed_head import PackedFold
 from tests.backends import extension, skip_unless_runs
 from tests.conftest import WORDS, make_tiny_model, quietly_int8
 
@@ -134,10 +135,12 @@ def test_int8_is_near_and_smaller(folder):
         error = (wanted - got)[inside].float()
         assert 0 < error.square().mean().sqrt() < 0.4 * wanted[inside].square().mean().sqrt()
     layers = {name: layer for name, layer in int8.named_modules() if isinstance(layer, PackedLinear)}
-    assert {name for name in layers if name.startswith("head.")} > {"head.span.fold", "head.prompt.0", "head.prompt.3"}
+    assert {name for name in layers if name.startswith("head.")} > {"head.prompt.0", "head.prompt.3"}
+    folds = {name for name, layer in layers.items() if isinstance(layer, PackedFold)}
+    assert folds == {"head.span" if int8.config.span_mode == "marker" else "head.span.3"}
     for name, layer in layers.items():
         small = name.startswith("encoder.") and min(layer.packed.unpack().shape) < 64
-        exact = small or name == "head.span.fold"
+        exact = small or name in folds
         assert (layer.packed.panels.dtype == torch.int8) is not exact, name
 
 
@@ -163,7 +166,7 @@ def test_a_trainable_model_has_gradients(folder):
 
 
 def test_loading_int8_warns_where_it_finds_other_entities(folder, monkeypatch):
-    from glimodern.model import loading as module
+    from glimodern.model import glimodern as module
 
     monkeypatch.setattr(module, "LEAST_AGREEMENT", 1.01)
     with pytest.warns(UserWarning, match=r"int8 against fp32, 12 texts: .* % agreement .*load with dtype"):

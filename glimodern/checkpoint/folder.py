@@ -36,6 +36,13 @@ _TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+FILE_PATTERNS = (
+    *WEIGHTS_FILES,
+    *("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin"),
+    *_TOKENIZER_FILES,
+    f"{LABELS_TOKENIZER}/*",
+)
+"""The files of a checkpoint beside its config, as glob patterns."""
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)", re.ASCII)  # as transformers names them
 _READS = 4  # of a folder that is written to meanwhile
 
@@ -43,8 +50,8 @@ _READS = 4  # of a folder that is written to meanwhile
 PREFIXES = (
     ("encoder.model.", "token_rep_layer.bert_layer.model."),
     ("projection.", "token_rep_layer.projection."),
-    ("labels.encoder.model.", "token_rep_layer.labels_encoder.model."),
-    ("labels.projection.", "token_rep_layer.labels_projection."),
+    ("label_encoder.encoder.model.", "token_rep_layer.labels_encoder.model."),
+    ("label_encoder.projection.", "token_rep_layer.labels_projection."),
     ("rnn.", "rnn.lstm."),
     ("head.start.", "span_rep_layer.span_rep_layer.project_start."),
     ("head.end.", "span_rep_layer.span_rep_layer.project_end."),

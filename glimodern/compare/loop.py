@@ -134,7 +134,7 @@ def run_phase(config: CompareConfig, encoder: str, phase: str, steps: int | None
     write_json(job, {**own, "settings": config.settings(), "phase": phase, "result": str(result), "resume": resume})
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "glimodern.compare_run", str(job)], stdout=file, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "glimodern.compare.job", str(job)], stdout=file, stderr=subprocess.STDOUT
         )
         try:
             code = process.wait()

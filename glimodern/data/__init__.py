@@ -1,10 +1,12 @@
 """Annotated text: examples, the readers of four formats, a validation report, and sampling for training."""
 
-from .example import Dataset, Entity, Example, entity_types
-from .labels import CROSSNER_LABELS, natural_label
+from glimodern.inputs.words import Entity
+
+from .example import Dataset, Example, entity_types
 from .load import load_dataset, load_split
 from .report import ValidationReport, validate
 from .sampling import asked_types, sample_types, token_batches, with_asked_types
+from .tags import CROSSNER_LABELS, natural_label
 
 __all__ = [
     "CROSSNER_LABELS",

@@ -19,7 +19,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .example import Entity
+from glimodern.inputs.words import Entity
+
 from .json_rows import show
 from .lines import Line
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-Entity = tuple[int, int, str]
+from glimodern.inputs.words import Entity
 
 
 @dataclass(frozen=True, slots=True)

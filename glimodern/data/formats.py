@@ -28,13 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glimodern.inputs.words import split_words
+from glimodern.inputs.words import Entity, split_words
 
 from . import conll
-from .example import Entity, Example
+from .example import Example
 from .json_rows import Row, json_rows, show
-from .labels import natural_label
 from .lines import Line, open_input, read_lines, stem_and_suffix
+from .tags import natural_label
 
 FORMATS = ("auto", "gliner", "spans", "conll", "pile-ner")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")

@@ -41,7 +41,7 @@ def load_dataset(
     skip_bad_rows: leave bad rows out, count them in `Dataset.skipped`, and log one warning a file with the first
         reason.
     format: "auto" (by content), "gliner", "spans", "conll" or "pile-ner"; see `glimodern.data.formats`.
-    label_names: labels for CoNLL tags, before the built-in ones of `glimodern.data.labels`.
+    label_names: labels for CoNLL tags, before the built-in ones of `glimodern.data.tags`.
 
     The name is the file's stem or the folder's name, with the split ("ai-test" for ai/test.txt).
     Errors: FileNotFoundError for a missing path or split; ValueError for a bad row (naming file and line), an ambiguous

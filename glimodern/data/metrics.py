@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from glimodern.inputs.words import Entity
+
 if TYPE_CHECKING:
     from rich.table import Table
-
-Entity = tuple[int, int, str]
 
 
 @dataclass(frozen=True, slots=True)

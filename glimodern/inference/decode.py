@@ -17,12 +17,13 @@ from torch import Tensor
 from glimodern.inputs.transfer import to_host
 from glimodern.ops import SpanEntities, select_spans
 
-Entity = tuple[int, int, int, float]
+DecodedEntity = tuple[int, int, int, float]
+"""First word, last word (inclusive), type, score."""
 
 
 def decode_batch(
     found: SpanEntities, cu_words: Tensor, cu_types: Tensor, *, flat: bool = True, multi_label: bool = False
-) -> dict[int, list[Entity]]:
+) -> dict[int, list[DecodedEntity]]:
     """The entities that `greedy_decode` keeps, of each text that has any: (first word, last word, type, score).
 
     found: of ops.span_entities, on any device; cu_words, cu_types int32 [texts + 1] on the CPU. Words and types of the
@@ -36,7 +37,7 @@ def decode_batch(
     start, width, kind, score = start[kept], width[kept], kind[kept], score[kept]
     text = np.searchsorted(cu_words.numpy(), start, side="right") - 1
     start, kind = start - cu_words.numpy()[text], kind - cu_types.numpy()[text]
-    texts: dict[int, list[Entity]] = {}
+    texts: dict[int, list[DecodedEntity]] = {}
     columns = (start, start + width, kind, score)
     for index, *entity in zip(text.tolist(), *(column.tolist() for column in columns), strict=True):
         texts.setdefault(index, []).append(tuple(entity))

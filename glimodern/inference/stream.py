@@ -28,7 +28,7 @@ from .request import Request, Search, check_count
 if TYPE_CHECKING:
     from glimodern.ops import SpanEntities
 
-WordEntity = tuple[int, int, str, float]
+ScoredEntity = tuple[int, int, str, float]
 
 _WINDOW_BATCHES = 8
 _CPU_BATCH_TOKENS = 2048  # measured (docs/LOG.md): more gains nothing, fewer leave cores idle at a batch's end
@@ -43,7 +43,7 @@ class Result(NamedTuple):
     """A text's entities (start, end, label, score), word indices inclusive; how many words at its end were cut, and
     whether it would have been read whole had its labels not taken their share of the tokens."""
 
-    entities: list[WordEntity]
+    entities: list[ScoredEntity]
     words_cut: int
     cut_by_labels: bool = False
 

@@ -14,7 +14,6 @@ from .transfer import to_device
 if TYPE_CHECKING:
     pass
 
-Entity = tuple[int, int, str]
 IntArray = npt.NDArray[np.int64]
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from .batch import Entity, IntArray, PackedBatch, PromptTokens, TextTokens
+from .batch import IntArray, PackedBatch, PromptTokens, TextTokens
 from .packer import Packer
+from .words import Entity
 
 _NONE = np.empty(0, dtype=np.int64)
 

@@ -16,8 +16,9 @@ import torch
 
 from glimodern.runtime.forks import keep_to_own_threads
 
-from .batch import Entity, IntArray, PackedBatch, PromptTokens, TextTokens, int32_offsets
+from .batch import IntArray, PackedBatch, PromptTokens, TextTokens, int32_offsets
 from .plain_text import plain_tokenizer
+from .words import Entity
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

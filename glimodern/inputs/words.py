@@ -30,6 +30,9 @@ def split_words(text: str) -> list[Word]:
     return [Word(match.group(), match.start(), match.end()) for match in _WORD.finditer(text)]
 
 
+Entity = tuple[int, int, str]
+"""A gold or found entity: its first word, its last word (inclusive), its label."""
+
 WordSplitter = Callable[[str], list[Word]]
 
 

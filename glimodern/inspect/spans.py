@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.inference.decode import Entity
+from glimodern.inference.decode import DecodedEntity
 from glimodern.inputs.words import Word
 
 Floats = npt.NDArray[np.float32]
@@ -59,7 +59,7 @@ class TypeSpans:
 
 def rank_spans(
     logits: Tensor,
-    kept: Sequence[Entity],
+    kept: Sequence[DecodedEntity],
     labels: Sequence[str],
     text: str,
     words: Sequence[Word],

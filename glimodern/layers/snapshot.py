@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -13,13 +14,19 @@ def _address(tensor: Tensor) -> int:
     return tensor.data_ptr() if type(tensor) in (Tensor, nn.Parameter) else id(tensor)
 
 
+class HasModules(Protocol):
+    """A module, or what stands for one."""
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
 class Snapshot:
     """The modules under some roots, with their tensors as they are, kept alive; tells later whether they still are.
 
     values: also notice values that were written in place, for whoever copied them.
     """
 
-    def __init__(self, *roots: nn.Module, values: bool = False) -> None:
+    def __init__(self, *roots: HasModules, values: bool = False) -> None:
         self.modules = [module for root in roots for module in root.modules()]
         self.tables: list[dict[str, Any]] = [
             table for m in self.modules for table in (m._parameters, m._buffers, m._modules) if table

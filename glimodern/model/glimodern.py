@@ -36,7 +36,7 @@ from glimodern.inputs.labels import LabelArgument, Labels, LabelSet
 from glimodern.inputs.words import word_splitter
 from glimodern.layers.packed_linear import measured_inputs
 from glimodern.layers.parameters import take_tensors, without_values
-from glimodern.network.label_encoder import LabelEncoder, fresh_labels, stored_labels
+from glimodern.network.label_encoder import LabelEncoder, fresh_label_encoder, stored_label_encoder
 from glimodern.network.span_network import SpanNetwork
 from glimodern.runtime.ambient import as_in_a_new_process, building, predicts
 
@@ -60,7 +60,11 @@ MAX_LEN = 8192  # most words read of a text by a fresh model that is not told ot
 def _head_config(options: HeadOptions) -> HeadConfig:
     """The options of a fresh head, checked; labels_encoder as the user meant it."""
     name = options.get("labels_encoder")
-    return HeadConfig(**{**options, "labels_encoder": None if name is None else expand_user(name, "labels_encoder")})
+    checked: dict[str, Any] = {
+        **options,
+        "labels_encoder": None if name is None else expand_user(name, "labels_encoder"),
+    }
+    return HeadConfig(**checked)
 
 
 class GLiModern(SpanNetwork, HubApi, GlinerApi):
@@ -108,23 +112,23 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
     def _fresh(cls, encoder: Encoder, tokenizer: Any, name: str, head: HeadConfig, hub: HubAccess) -> "GLiModern":
         hidden_size = encoder.hidden_size if head.hidden_size is None else head.hidden_size
         max_len = min(encoder.max_length or MAX_LEN, MAX_LEN) if head.max_len is None else head.max_len
-        labels = None
+        label_encoder = None
         if head.labels_encoder is None:
             vocab_size = add_prompt_tokens(tokenizer, [ENT_TOKEN, SEP_TOKEN])
             encoder.resize_token_embeddings(vocab_size)
         else:
-            labels = fresh_labels(head.labels_encoder, hidden_size, replace(hub, revision=None))
+            label_encoder = fresh_label_encoder(head.labels_encoder, hidden_size, replace(hub, revision=None))
             add_prompt_tokens(tokenizer, [])
             vocab_size = encoder.config.vocab_size
         config = ModelConfig(
             **{**vars(head), "hidden_size": hidden_size, "max_len": max_len},
             encoder_config=encoder.config.to_dict(),
-            class_token_index=tokenizer.convert_tokens_to_ids(ENT_TOKEN) if labels is None else -1,
+            class_token_index=tokenizer.convert_tokens_to_ids(ENT_TOKEN) if label_encoder is None else -1,
             vocab_size=vocab_size,
             model_name=name,
-            labels_encoder_config=None if labels is None else labels.encoder.config.to_dict(),
+            labels_encoder_config=None if label_encoder is None else label_encoder.encoder.config.to_dict(),
         )
-        return cls(config, encoder, tokenizer, labels)
+        return cls(config, encoder, tokenizer, label_encoder)
 
     @classmethod
     def from_pretrained(
@@ -207,8 +211,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         config = replace(stored.config, encoder_config=encoder_config)
 
         def build() -> "GLiModern":
-            labels = stored_labels(config, stored.labels_tokenizer)
-            return cls(config, encoder_of(stored, encoder_config), stored.tokenizer, labels)
+            label_encoder = stored_label_encoder(config, stored.labels_tokenizer)
+            return cls(config, encoder_of(stored, encoder_config), stored.tokenizer, label_encoder)
 
         model = without_values(build)
         check_fit(to_public(model.state_dict()), to_public(stored.state), stored.weights, config.vocab_size)
@@ -226,7 +230,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         """
         if self.packed_dtype == "int8":
             raise ValueError('a model in int8 cannot be saved: load it with dtype="fp32" to save it')
-        labels_tokenizer = None if self.labels is None else self.labels.tokenizer
+        labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
         write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer, labels_tokenizer)
 
     @property
@@ -270,27 +274,27 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         labels: one label set, as predict takes it; of a mapping, the descriptions are read. Duplicates count once.
         Raises ValueError for a model that is no bi-encoder.
         """
-        encoder = self._label_encoder("encode_labels")
+        encoder = self._require_label_encoder("encode_labels")
         names, prompts = read_labels(labels)
-        vectors = self.run_in_eval(lambda network: self._label_encoder("encode_labels", network)(prompts))
+        vectors = self.run_in_eval(lambda network: self._require_label_encoder("encode_labels", network)(prompts))
         described = {name: prompt for name, prompt in zip(names, prompts, strict=True) if name != prompt}
         return LabelVectors(names, vectors, self.source_name, encoder.fingerprint, described)
 
-    def _label_encoder(self, argument: str, network: SpanNetwork | None = None) -> LabelEncoder:
-        labels = (network or self).labels
-        if labels is None:
+    def _require_label_encoder(self, argument: str, network: SpanNetwork | None = None) -> LabelEncoder:
+        label_encoder = (network or self).label_encoder
+        if label_encoder is None:
             raise ValueError(
                 f"{argument}: expected a bi-encoder, this model reads its labels together with each text, so a label "
                 "has no vector of its own; give predict the labels, or load a model that has a labels_encoder"
             )
-        return labels
+        return label_encoder
 
     def _check_vectors(self, label_vectors: LabelVectors) -> None:
         if not isinstance(label_vectors, LabelVectors):
             raise TypeError(
                 f"label_vectors: expected LabelVectors of encode_labels, got {type(label_vectors).__name__}"
             )
-        encoder = self._label_encoder("label_vectors")
+        encoder = self._require_label_encoder("label_vectors")
         label_vectors.check_model(self.source_name, encoder.fingerprint, self.config.hidden_size)
 
     def _label_check(self, label_vectors: LabelVectors | None) -> CheckLabels:

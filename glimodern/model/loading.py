@@ -100,8 +100,8 @@ def freeze(network: SpanNetwork) -> None:
     """Declare a network that was just read as one for inference only."""
     network.requires_grad_(False)
     network.inference_only = True
-    if network.labels is not None:
-        network.labels.seal()
+    if network.label_encoder is not None:
+        network.label_encoder.seal()
 
 
 def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> None:
@@ -120,8 +120,8 @@ def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> Non
             )
         return
     unpacked = [] if network.encoder.pack(packed) else [(network.encoder, "encoder")]
-    if network.labels is not None and not network.labels.pack(packed):
-        unpacked.append((network.labels.encoder, "label encoder"))
+    if network.label_encoder is not None and not network.label_encoder.pack(packed):
+        unpacked.append((network.label_encoder.encoder, "label encoder"))
     if int8:
         for encoder, name in unpacked:
             warnings.warn(

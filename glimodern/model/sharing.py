@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glimodern.checkpoint.config import CONFIG_FILE
+from glimodern.checkpoint.folder import FILE_PATTERNS
 from glimodern.files.hub import is_hub_name
 
 if TYPE_CHECKING:
@@ -37,8 +39,9 @@ class HubApi:
     ) -> str:
         """Upload what save_pretrained writes, in one commit, to a hub repository, made if there is none; its address.
 
-        A repository without a README.md gets a model card: how to ask for `labels`, and metadata, to which `metadata`
-        adds (such as license, language, datasets). revision: the branch to write to, made if there is none; create_pr:
+        Files of an older checkpoint that the new one does not have are removed in the same commit. A repository without
+        a README.md gets a model card: how to ask for `labels`, and metadata, to which `metadata` adds (such as license,
+        language, datasets). revision: the branch to write to, made if there is none; create_pr:
         propose the commit instead. private: of a repository that is made now; None: as its owner's default.
 
         Raises TypeError and ValueError for such arguments and for a model in int8, and what huggingface_hub raises
@@ -64,9 +67,11 @@ class HubApi:
             if not api.file_exists(repository, CARD_FILE, revision=revision):
                 more = {**self._base_model(repository), **(metadata or {})}
                 (folder / CARD_FILE).write_text(model_card(repository, self.config, asked, more), encoding="utf-8")
+            older = api.file_exists(repository, CONFIG_FILE, revision=revision)
             commit = api.upload_folder(
                 repo_id=repository,
                 folder_path=folder,
+                delete_patterns=[*FILE_PATTERNS] if older else None,
                 commit_message=commit_message,
                 revision=revision,
                 create_pr=create_pr,

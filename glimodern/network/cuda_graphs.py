@@ -135,8 +135,10 @@ class Recordable(Protocol):
     config: ModelConfig
     encoder: Encoder
     head: SpanHead
-    rnn: nn.Module | None
     packed_dtype: str | None
+
+    @property
+    def rnn(self) -> nn.Module | None: ...
 
     def encode(self, batch: PackedBatch, packing: Packing | None = None) -> tuple[Tensor, Tensor]: ...
 

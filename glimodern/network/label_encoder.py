@@ -99,13 +99,13 @@ class LabelEncoder(nn.Module):
         return told.hexdigest()
 
 
-def fresh_labels(path_or_hub_id: str, width: int, hub: HubAccess) -> LabelEncoder:
+def fresh_label_encoder(path_or_hub_id: str, width: int, hub: HubAccess) -> LabelEncoder:
     """A pretrained label encoder with its tokenizer, of a folder or hub name."""
     encoder = load_encoder(path_or_hub_id, hub)
     return LabelEncoder(encoder, load_tokenizer(path_or_hub_id, add_bos_eos=False, **hub.options()), width)
 
 
-def stored_labels(config: ModelConfig, tokenizer: Any) -> LabelEncoder | None:
+def stored_label_encoder(config: ModelConfig, tokenizer: Any) -> LabelEncoder | None:
     """The label encoder that a checkpoint's config describes, without its weights; None for a uni-encoder."""
     if config.labels_encoder_config is None:
         return None

@@ -35,10 +35,10 @@ T = TypeVar("T")
 class SpanNetwork(nn.Module):
     """GLiNER's span model on any encoder, from packed batches on; `GLiModern` adds texts and files."""
 
-    labels: LabelEncoder | None  # of a bi-encoder
+    label_encoder: LabelEncoder | None  # of a bi-encoder
 
     def __init__(
-        self, config: ModelConfig, encoder: Encoder, tokenizer: Any, labels: LabelEncoder | None = None
+        self, config: ModelConfig, encoder: Encoder, tokenizer: Any, label_encoder: LabelEncoder | None = None
     ) -> None:
         super().__init__()
         watch_forks()
@@ -52,8 +52,8 @@ class SpanNetwork(nn.Module):
             self.projection = nn.Linear(encoder.hidden_size, config.hidden_size)
         self.rnn = WordLstm(config.hidden_size, config.num_rnn_layers) if config.num_rnn_layers else None
         self.head = SpanHead(config.hidden_size, config.dropout, config.span_mode)
-        self.labels = labels
-        if labels is not None and self.rnn is not None:
+        self.label_encoder = label_encoder
+        if label_encoder is not None and self.rnn is not None:
             self.rnn.requires_grad_(False)  # it is not run
         self.packer = self._make_packer()
         self._types = TypeCache()
@@ -71,7 +71,7 @@ class SpanNetwork(nn.Module):
             "max_tokens": token_limit(self.tokenizer, self.encoder.max_length),
             "subtoken_pooling": config.subtoken_pooling,
         }
-        if self.labels is not None:
+        if self.label_encoder is not None:
             return TextPacker(tokenizer, ids=config.vocab_size, **options)
         return PromptPacker(
             tokenizer,
@@ -92,7 +92,7 @@ class SpanNetwork(nn.Module):
             encoder.requires_grad_(False).eval()
 
     def _encoders(self) -> list[Encoder]:
-        return [self.encoder] if self.labels is None else [self.encoder, self.labels.encoder]
+        return [self.encoder] if self.label_encoder is None else [self.encoder, self.label_encoder.encoder]
 
     def set_dropout(self, p: float) -> None:
         """Train the head with this dropout from now on; the encoder keeps its own."""
@@ -139,10 +139,10 @@ class SpanNetwork(nn.Module):
 
         packing: of the batch, known to be right (`glimodern.network.cuda_graphs`); None: checked and made here.
         """
-        if self.labels is None or not isinstance(batch, LabelBatch):
+        if self.label_encoder is None or not isinstance(batch, LabelBatch):
             return self._encode_texts(batch, batch.type_index, packing)
         words, _ = self._encode_texts(batch, batch.type_index[:0], packing)
-        return words, self.labels(batch.labels)[batch.type_index]
+        return words, self.label_encoder(batch.labels)[batch.type_index]
 
     def _encode_texts(self, batch: PackedBatch, types: Tensor, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
         """Word vectors [n, d], and those of the tokens that ask the types [m]."""
@@ -160,7 +160,7 @@ class SpanNetwork(nn.Module):
             words = pool_subtokens(words, batch.subtoken_counts, self.config.subtoken_pooling)
         elif batch.has_missing_words:
             words = words.masked_fill((batch.word_index < 0)[:, None], 0.0)
-        if self.rnn is not None and self.labels is None:
+        if self.rnn is not None and self.label_encoder is None:
             words = self.rnn.run_packed(words, batch.word_offsets or (0,))
         return words, prompts
 
@@ -234,8 +234,8 @@ class SpanNetwork(nn.Module):
         self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None, *, graphs: bool
     ) -> ops.SpanEntities:
         """Candidates of a batch on the CPU; graphs: those of this very network may be used."""
-        if isinstance(batch, LabelBatch) and self.labels is not None:
-            types = self._types.find(batch.labels, label_vectors, self.labels, self.head)
+        if isinstance(batch, LabelBatch) and self.label_encoder is not None:
+            types = self._types.find(batch.labels, label_vectors, self.label_encoder, self.head)
             words, _ = self._encode_texts(batch.to(self.device), batch.type_index[:0].to(self.device))
             return label_entities(self.head, words, batch, types, self.config.max_width, threshold)
         device = self.device

@@ -174,7 +174,7 @@ def optimizer_groups(model: GLiModern, config: OptimConfig) -> list[dict[str, An
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            encoder = name.startswith(("encoder.", "labels.encoder."))
+            encoder = name.startswith(("encoder.", "label_encoder.encoder."))
             groups.setdefault((encoder, parameter.dim() >= 2), []).append(parameter)
     return [
         {

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from glimodern.inputs.words import split_words
+from glimodern.inputs.words import Entity, split_words
 
-from ..example import Dataset, Entity, Example
+from ..example import Dataset, Example
 from . import templates, training_words, words
 from .compose import Composer
 from .kinds import (

@@ -1,0 +1,191 @@
+"""A training run: what it starts from, where it stands, and what it writes."""
+
+import logging
+import time
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from glimodern.data import validate
+from glimodern.display import console
+from glimodern.evaluate import check_evaluation
+from glimodern.inputs.batch import PackedBatch
+
+from .batches import TrainingBatches
+from .config import TrainConfig
+from .interrupts import Interrupts
+from .log import RunLog, git_commit
+from .ranks import evaluate_together, this_device, together
+from .resume import PER_LAUNCH, Progress, check_earlier_run, clear_output, load_progress, newest, save_progress
+from .schedule import rate
+from .setup import build_model, check_gold, check_paths, load_data, optimizer_groups, resolved, training_dtype
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """A run: what it starts from, and where it stands.
+
+    done: steps, batches and scores so far. saved: the step of the newest checkpoint. durations: seconds of each step of
+    this launch. Raises ValueError before anything is replaced where data, settings and output do not fit.
+    """
+
+    def __init__(self, config: TrainConfig, interrupts: Interrupts) -> None:
+        self.interrupts = interrupts
+        dtype = training_dtype(config.run.dtype, this_device())
+        self.output = check_paths(config)
+        self.checkpoints = self.output / "checkpoints"
+        self.accelerator = Accelerator(
+            mixed_precision={"fp32": "no"}.get(dtype, dtype),
+            gradient_accumulation_steps=config.run.accumulation,
+            log_with="tensorboard",
+            project_config=ProjectConfiguration(project_dir=str(self.output), logging_dir=str(self.output)),
+        )
+        accelerator, run = self.accelerator, config.run
+        self.console = console(quiet=not accelerator.is_main_process)
+        self.commit = git_commit()
+        with together(accelerator, "reading the inputs"):
+            check_earlier_run(self.output, resume=run.resume, overwrite=run.overwrite)
+            self.train_set, self.dev_set, self.test_sets = load_data(config.data, run.seed)
+            if not len(self.train_set):
+                raise ValueError(f"train_data: expected at least one sentence, got none from {config.data.train_data}")
+            self.model = build_model(config.model, self.train_set, config.data.max_types, run.seed)
+            self._check_data()
+            self.config = resolved(config, self.model, dtype)
+            if config.model.freeze_encoder:
+                self.model.freeze_encoder()
+            rank, world = accelerator.process_index, accelerator.num_processes
+            self.batches = TrainingBatches(self.train_set, self.model.packer, self.config, rank, world)
+            self.total = self.batches.steps()
+        optimizer = torch.optim.AdamW(optimizer_groups(self.model, config.optim), fused=True)
+        self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self.settings = {key: value for key, value in self.config.flat().items() if key not in PER_LAUNCH}
+        self.settings["num_processes"] = world
+        self.done = self._find_progress()
+        self.saved = self.done.step  # of the newest checkpoint
+        self.first_word, self.seconds_before = self.done.words, self.done.seconds
+        self.durations: list[float] = []
+        self.words_cut = self.entities_lost = 0
+        with together(accelerator, "making room in output_dir"), interrupts.held():
+            if accelerator.is_main_process:
+                self.output.mkdir(parents=True, exist_ok=True)
+                clear_output(self.output, overwrite=run.overwrite)
+        accelerator.init_trackers("tensorboard")
+        self.log = RunLog(accelerator, self.output, self.total, self.done, run.progress)
+        self.started = time.perf_counter()
+
+    def _check_data(self) -> None:
+        """Refuse data that a model cannot learn from or be chosen by, and evaluation that would fail at the end."""
+        packer = self.model.packer
+        check_gold("train_data", self.train_set, packer, alone=True)
+        if self.dev_set:
+            check_evaluation("dev_data", self.dev_set, packer)
+            check_gold("dev_data", self.dev_set, packer, alone=False)
+        for dataset in self.test_sets:
+            check_evaluation("eval_data", dataset, packer)
+        if self.accelerator.is_main_process:
+            for dataset in [self.train_set, *([self.dev_set] if self.dev_set else []), *self.test_sets]:
+                self.console.print(validate(dataset, self.model.config.max_width).table())
+
+    def _find_progress(self) -> Progress:
+        """Where the run goes on. ValueError for a checkpoint of other settings, or of more steps than are wanted."""
+        if not self.config.run.resume:
+            return Progress()
+        saved = newest(self.checkpoints)
+        if saved is None:
+            self.console.print(f"no checkpoint under {self.checkpoints}: starting at step 0")
+            return Progress()
+        done = load_progress(self.accelerator, saved, self.settings)
+        if done.step > self.total:
+            raise ValueError(
+                f"max_steps, epochs: expected at least the {done.step} steps that {saved} has done, got {self.total}"
+            )
+        factor = rate(done.step, self.total, self.config.optim.warmup)
+        now = "training is done" if done.step == self.total else f"learning rate {factor:.2f} of its peak"
+        self.console.print(f"resumed from {saved} at step {done.step} of {self.total}, {now}")
+        return done
+
+    def where(self) -> str:
+        done = self.done.step
+        if done == 0:
+            return "stopped before the first step"
+        again = "the same command with --resume" + (" in place of --overwrite" if self.config.run.overwrite else "")
+        return f"stopped at step {done} of {self.total}; go on with {again}"
+
+    def save(self) -> None:
+        self._check_weights()
+        save_progress(self.accelerator, self.checkpoints, self.done, self.settings)
+        self.saved = self.done.step
+
+    def save_if_due(self) -> None:
+        """Every checkpoint_steps, and at the end, from which a run can be extended."""
+        every, step = self.config.run.checkpoint_steps, self.done.step
+        if every and step > self.saved and (step % every == 0 or step == self.total):
+            with self.interrupts.held():
+                self.save()
+
+    def evaluate_if_due(self) -> None:
+        """On the dev set, every eval_steps and at the end; the model with the best micro F1 so far is kept."""
+        run, step = self.config.run, self.done.step
+        due = step == self.total or (run.eval_steps and step % run.eval_steps == 0)
+        if not self.dev_set or step == 0 or step == self.done.evaluated or not due:
+            return
+        f1 = evaluate_together(self.accelerator, self.model, self.dev_set, run.threshold, autocast=True).micro.f1
+        with self.interrupts.held():
+            best = self.done.best_f1 is None or f1 > self.done.best_f1
+            if best:
+                self.save_model()
+            self.done = replace(self.done, evaluated=step)
+            if best:
+                self.done = replace(self.done, best_f1=f1, best_step=step)
+            self.log.write(step, dev_micro_f1=f1)
+            self.log.bar.console.print(f"step {step}: dev micro F1 {100 * f1:.2f}")
+        self.prepared.train()
+
+    def _check_weights(self) -> None:
+        """FloatingPointError unless all weights are finite: what is saved already is not replaced by others.
+
+        The loss and the gradient of a step are checked before it, so this catches what the last step made of them.
+        """
+        with together(self.accelerator, "checking the weights"):
+            for name, weight in self.model.named_parameters():
+                if not torch.isfinite(weight).all():
+                    raise FloatingPointError(
+                        f"after step {self.done.step} {name} is not finite, so the weights are not saved; lower lr, "
+                        "head_lr or weight_decay"
+                    )
+
+    def save_model(self) -> None:
+        self._check_weights()
+        with together(self.accelerator, "saving the model"):
+            if self.accelerator.is_main_process:
+                self.model.save_pretrained(self.output / "model")
+
+    def report_left_out(self) -> None:
+        if self.words_cut or self.entities_lost or self.batches.types_left_out:
+            logger.warning(
+                "training left out %d words of texts that are too long, %d gold entities that are wider than %d words "
+                "or were cut off, and %d types of other sentences that the prompt had no room for",
+                self.words_cut, self.entities_lost, self.model.config.max_width, self.batches.types_left_out,
+            )  # fmt: skip
+
+    def count(self, batch: PackedBatch) -> int:
+        """Note what a batch left out; returns its words, on all ranks together (as many on each, about)."""
+        self.words_cut += sum(batch.words_cut)
+        self.entities_lost += batch.entities_lost
+        return batch.word_index.numel() * self.accelerator.num_processes
+
+    def finished_step(self, seconds: float, loss: float, lr: float, words: int) -> None:
+        """Note that a step was done, and log it."""
+        self.durations.append(seconds)
+        done = self.done
+        self.done = replace(
+            done,
+            step=done.step + 1,
+            batches=done.batches + self.config.run.accumulation,
+            words=done.words + words,
+            seconds=self.seconds_before + time.perf_counter() - self.started,
+        )
+        self.log.step(self.done.step, loss=loss, lr=lr, seconds=seconds, words_per_second=words / seconds)
