@@ -155,7 +155,7 @@ def test_a_gradient_of_one_result_alone(backend, which):
         assert_accurate(values.cpu(), truth, plain)
 
 
-@pytest.mark.parametrize("wanted", range(4))
+@pytest.mark.parametrize("expected", range(4))
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_only_requested_gradients(backend, expected):
     with running(backend) as device:

@@ -271,8 +271,8 @@ def linear_packed(
         raise TypeError(f"dtype: expected a float dtype, got {dtype}")
     if needs_grad(x):
         raise ValueError(
-            "x: expected a tensor without gradients, as packed weights are for inference only, got one that requires "
-            "them; run under torch.inference_mode(), or load the model in fp32 to train"
+            "x: expected a tensor without gradients, got one that requires them: packed weights are for inference only; "
+            "run under torch.inference_mode(), or load the model in fp32 to train"
         )
     rows = x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), packed.inputs)
     inputs = LinearInputs(rows, *packed.tensors, packed.outputs, activation, dtype or x.dtype)
