@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from glimodern.ops import attention_varlen
-from glimodern.ops._attention_varlen import takes_flash
+from glimodern.ops.dispatch import takes_flash
 
 __all__ = ["Packing", "packed_attention", "takes_flash"]
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where the texts of a packed batch lie, with what every layer asks about it computed once.
+    """Offsets of the texts of a packed batch, checked once (by `of`), with what every layer derives from them.
 
-    cu_seqlens int32 [b + 1] (the tensor, for kernels), max_seqlen the longest text's tokens, tokens of all texts;
-    offsets: cu_seqlens on the host, None in a graph that serves any texts (`glimodern.network.cuda_graphs`).
+    cu_seqlens: int32 [b + 1], for kernels. max_seqlen: tokens of the longest text. tokens: of all texts.
+    offsets: cu_seqlens on the host; None in a graph that serves any texts (`glimodern.network.cuda_graphs`).
     """
 
     cu_seqlens: Tensor
@@ -29,37 +29,47 @@ class Packing:
 
     @classmethod
     def of(cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int, offsets: tuple[int, ...] | None = None) -> Packing:
-        """Check cu_seqlens against the number of tokens; unless offsets tell what it holds, it is read, the one host
-        synchronisation of a forward pass."""
+        """Check cu_seqlens against the number of tokens, and the longest text against max_seqlen.
+
+        offsets: cu_seqlens on the host. Without it cu_seqlens is read, the one host synchronisation of a forward pass.
+        On the CPU cu_seqlens is always read, as the kernels read memory by it unchecked.
+
+        Raises ValueError for offsets that do not rise from 0 to `tokens` by at most max_seqlen.
+        """
         if cu_seqlens.ndim != 1 or cu_seqlens.dtype != torch.int32 or cu_seqlens.numel() == 0:
             raise ValueError(
-                f"cu_seqlens must be int32 [texts + 1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}; "
-                "it holds 0 and the end of every text"
+                f"cu_seqlens: expected int32 [texts + 1], 0 and the end of every text, got {cu_seqlens.dtype} "
+                f"{list(cu_seqlens.shape)}"
             )
-        if offsets is None:
-            offsets = tuple(cu_seqlens.tolist())
-        elif len(offsets) != len(cu_seqlens):
-            raise ValueError(f"offsets must be cu_seqlens on the host: {len(cu_seqlens)} numbers, got {len(offsets)}")
+        if offsets is not None and len(offsets) != len(cu_seqlens):
+            raise ValueError(f"offsets: expected the {len(cu_seqlens)} elements of cu_seqlens, got {len(offsets)}")
+        if offsets is None or cu_seqlens.device.type == "cpu":
+            given, offsets = offsets, tuple(cu_seqlens.tolist())
+            if given is not None and given != offsets:
+                raise ValueError("offsets: expected the elements of cu_seqlens, got other ones")
         lengths = [end - start for start, end in zip(offsets, offsets[1:], strict=False)]
         if offsets[0] != 0 or offsets[-1] != tokens or min(lengths, default=0) < 0:
             raise ValueError(
-                f"cu_seqlens must rise from 0 to the number of tokens ({tokens}), got {offsets[0]} to {offsets[-1]}"
-                + (", falling in between" if min(lengths, default=0) < 0 else "")
+                f"cu_seqlens: expected offsets that rise from 0 to the number of tokens, {tokens}, got {offsets[0]} to "
+                f"{offsets[-1]}" + (", falling in between" if min(lengths, default=0) < 0 else "")
             )
-        if max(lengths, default=0) > max_seqlen:
-            raise ValueError(f"max_seqlen is {max_seqlen}, but the longest text of cu_seqlens has {max(lengths)}")
+        longest = max(lengths, default=0)
+        if longest > max_seqlen:
+            raise ValueError(
+                f"max_seqlen: expected at least {longest}, the longest text of cu_seqlens, got {max_seqlen}"
+            )
         return cls(cu_seqlens, max_seqlen, tokens, offsets)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each text, which must be known on the host."""
+        """Tokens of each text; RuntimeError in a graph, where the host does not know them."""
         if self.offsets is None:
             raise RuntimeError("the texts of a captured batch are known on the device only")
         return [end - start for start, end in zip(self.offsets, self.offsets[1:], strict=False)]
 
     @cached_property
     def position_ids(self) -> Tensor:
-        """int64 [N]: each token's place in its text, from 0."""
+        """int64 [N]: each token's position in its text, from 0."""
         starts = self.cu_seqlens[:-1].long()
         lengths = self.cu_seqlens.diff().long()
         firsts = torch.repeat_interleave(starts, lengths, output_size=self.tokens)
@@ -78,11 +88,11 @@ def packed_attention(
 ) -> Tensor:
     """softmax(scale * q k^T) v inside each text: q, k, v [N, heads, head_dim] -> [N, heads, head_dim].
 
-    window: keys with |i - j| <= window are seen (None: all); scale: 1 / sqrt(head_dim) unless given;
-    dropout_p: share of probabilities dropped (give 0 outside training), by a seed drawn from torch's CPU generator.
+    window: keys with |i - j| <= window are seen; None: all. scale: None means 1 / sqrt(head_dim).
+    dropout_p: share of probabilities dropped (0 outside training), by a seed drawn from torch's CPU generator.
     """
     seed = int(torch.randint(2**62, ())) if dropout_p > 0.0 else 0
     return attention_varlen(
         q, k, v, packing.cu_seqlens, packing.max_seqlen, window=window, scale=scale, dropout_p=dropout_p, seed=seed,
-        offsets=packing.offsets,
+        offsets=packing.offsets, check_offsets=len(q) != packing.tokens,
     )  # fmt: skip

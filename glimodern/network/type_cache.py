@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from glimodern import ops
 from glimodern.inputs.label_packer import LabelBatch
 from glimodern.inputs.label_vectors import LabelVectors
-from glimodern.ops._head import fold_types
 from glimodern.runtime.ambient import lasting
 from glimodern.runtime.forks import watch_forks
 
@@ -37,7 +36,7 @@ class Types(NamedTuple):
         # some at a time: the hidden layer of MLP_prompt is four times as wide
         q = torch.cat([head.prompt(part) for part in vectors.split(_TYPE_ROWS)])
         _, _, w2, b2, _ = head.factors(q[:0], q[:0])
-        folded = fold_types(q, w2, b2) if fold and len(q) <= _LABELS_KEPT else None
+        folded = ops.fold_types(q, w2, b2) if fold and len(q) <= _LABELS_KEPT else None
         return cls(tuple(labels), {label: row for row, label in enumerate(labels)}, q, folded)
 
     def joined(self, other: "Types") -> "Types":
