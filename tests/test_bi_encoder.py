@@ -120,7 +120,7 @@ def test_a_score_depends_on_its_label_alone(model, monkeypatch, label, others, p
 @pytest.mark.parametrize("kept", [False, True], ids=["vectors", "kept fold"])
 def test_a_thousand_labels_in_bf16_have_scores_of_their_own(folder, kept, monkeypatch):
     """And those of fp32, as near as vectors in bf16 are."""
-    monkeypatch.setattr(type_cache, "_LABELS_KEPT", 4096 if kept else 10)
+    monkeypatch.setattr(type_cache, "_MAX_LABELS", 4096 if kept else 10)
     labels = [f"kind {i} of thing" for i in range(1000)]
     exact, half = (
         all_scores(GLiModern.from_pretrained(folder / "model", dtype=dtype), labels) for dtype in ("fp32", "bf16")
@@ -207,7 +207,7 @@ def test_the_last_labels_are_kept(folder, monkeypatch):
     same(model.predict(TEXTS, LABELS, threshold), first)
     model.predict(TEXTS, [*LABELS[1:], "x"], threshold)
     assert asked == [LABELS, ["x"]]
-    monkeypatch.setattr(type_cache, "_LABELS_KEPT", 6)
+    monkeypatch.setattr(type_cache, "_MAX_LABELS", 6)
     model.predict(TEXT, ["person", "y", "z"], threshold)
     same(model.predict(TEXTS, LABELS, threshold), first)
     assert asked[2:] == [["person", "y", "z"], LABELS[1:]]

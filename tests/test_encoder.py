@@ -186,9 +186,9 @@ def test_groups_of_like_length() -> None:
     groups = group_texts(Packing.of(torch.tensor([0, *lengths]).cumsum(0).int(), 20, sum(lengths)))
     assert [(group.texts, group.length) for group in groups.groups] == [(1, 20), (3, 10), (1, 5)]
     alone, padded, _ = groups.groups
-    assert alone.rows == slice(34, 54) and alone.unseen is None
+    assert alone.rows == slice(34, 54) and alone.padded is None
     assert isinstance(padded.rows, torch.Tensor) and padded.rows.tolist() == [*range(29), 28]
-    assert padded.unseen is not None and padded.unseen.flatten().tolist() == [False] * 29 + [True]
+    assert padded.padded is not None and padded.padded.flatten().tolist() == [False] * 29 + [True]
     assert groups.order is not None
     seen = [*range(34, 54), *range(29), 28, *range(29, 34)]
     assert [seen[place] for place in groups.order.tolist()] == list(range(54))

@@ -1,4 +1,4 @@
-"""Bidirectional attention over packed texts, as the encoders call it: `ops.attention_varlen` on a `Packing`."""
+"""Bidirectional attention over packed texts: `ops.attention_varlen` with a `Packing`, as encoders call it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ __all__ = ["Packing", "packed_attention", "takes_flash"]
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where the texts of a packed batch lie, with what every layer asks about it computed once.
+    """Text boundaries of a packed batch. Values that every layer needs are computed once.
 
-    cu_seqlens int32 [b + 1] (the tensor, for kernels), max_seqlen the longest text's tokens, tokens of all texts;
-    offsets: cu_seqlens on the host, None in a graph that serves any texts (`glimodern.network.cuda_graphs`).
+    cu_seqlens: int32 [texts + 1], the tensor that kernels read. max_seqlen: tokens of the longest text. tokens: tokens
+    of all texts. offsets: cu_seqlens as host integers; None in a CUDA graph, which serves batches with any text lengths
+    (`glimodern.network.cuda_graphs`).
     """
 
     cu_seqlens: Tensor
@@ -29,37 +30,44 @@ class Packing:
 
     @classmethod
     def of(cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int, offsets: tuple[int, ...] | None = None) -> Packing:
-        """Check cu_seqlens against the number of tokens; unless offsets tell what it holds, it is read, the one host
-        synchronisation of a forward pass."""
+        """Build a Packing after checking cu_seqlens against the number of tokens.
+
+        offsets: cu_seqlens as host integers; None: cu_seqlens is read from the device, which is the only host
+        synchronisation of a forward pass. Raises ValueError if cu_seqlens, max_seqlen, tokens and offsets do not agree.
+        """
         if cu_seqlens.ndim != 1 or cu_seqlens.dtype != torch.int32 or cu_seqlens.numel() == 0:
             raise ValueError(
-                f"cu_seqlens must be int32 [texts + 1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}; "
-                "it holds 0 and the end of every text"
+                f"cu_seqlens: expected int32 [texts + 1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}; give 0 and "
+                "the end of every text"
             )
         if offsets is None:
             offsets = tuple(cu_seqlens.tolist())
         elif len(offsets) != len(cu_seqlens):
-            raise ValueError(f"offsets must be cu_seqlens on the host: {len(cu_seqlens)} numbers, got {len(offsets)}")
+            raise ValueError(
+                f"offsets: expected the {len(cu_seqlens)} values of cu_seqlens on the host, got {len(offsets)}"
+            )
         lengths = [end - start for start, end in zip(offsets, offsets[1:], strict=False)]
         if offsets[0] != 0 or offsets[-1] != tokens or min(lengths, default=0) < 0:
             raise ValueError(
-                f"cu_seqlens must rise from 0 to the number of tokens ({tokens}), got {offsets[0]} to {offsets[-1]}"
-                + (", falling in between" if min(lengths, default=0) < 0 else "")
+                f"cu_seqlens: expected values that rise from 0 to the number of tokens ({tokens}), got {offsets[0]} to "
+                f"{offsets[-1]}" + (", falling in between" if min(lengths, default=0) < 0 else "")
             )
         if max(lengths, default=0) > max_seqlen:
-            raise ValueError(f"max_seqlen is {max_seqlen}, but the longest text of cu_seqlens has {max(lengths)}")
+            raise ValueError(
+                f"max_seqlen: expected at least {max(lengths)}, the longest text of cu_seqlens, got {max_seqlen}"
+            )
         return cls(cu_seqlens, max_seqlen, tokens, offsets)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each text, which must be known on the host."""
+        """Tokens of each text. Raises RuntimeError if the offsets are not known on the host."""
         if self.offsets is None:
-            raise RuntimeError("the texts of a captured batch are known on the device only")
+            raise RuntimeError("lengths: the text lengths of a batch in a CUDA graph are known on the device only")
         return [end - start for start, end in zip(self.offsets, self.offsets[1:], strict=False)]
 
     @cached_property
     def position_ids(self) -> Tensor:
-        """int64 [N]: each token's place in its text, from 0."""
+        """Position of each token in its text, from 0; int64 [N]."""
         starts = self.cu_seqlens[:-1].long()
         lengths = self.cu_seqlens.diff().long()
         firsts = torch.repeat_interleave(starts, lengths, output_size=self.tokens)
@@ -76,10 +84,11 @@ def packed_attention(
     scale: float | None = None,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """softmax(scale * q k^T) v inside each text: q, k, v [N, heads, head_dim] -> [N, heads, head_dim].
+    """Compute softmax(scale * q k^T) v inside each text: q, k, v [N, heads, head_dim] -> [N, heads, head_dim].
 
-    window: keys with |i - j| <= window are seen (None: all); scale: 1 / sqrt(head_dim) unless given;
-    dropout_p: share of probabilities dropped (give 0 outside training), by a seed drawn from torch's CPU generator.
+    window: attend to keys with |i - j| <= window only; None: to all keys. scale: default 1 / sqrt(head_dim).
+    dropout_p: probability of dropping an attention probability, with a seed drawn from torch's CPU generator; pass 0
+    outside training.
     """
     seed = int(torch.randint(2**62, ())) if dropout_p > 0.0 else 0
     return attention_varlen(
