@@ -42,7 +42,9 @@ class Fold(NamedTuple):
 
 
 class SpanFactors(NamedTuple):
-    """The arguments of head_scores and head_entities: a, b [n, H], w2 [d, H] or its packed transpose, b2 [d], q [m, d].
+    """The arguments of head_scores and head_entities.
+
+    a, b: [n, H]. w2: [d, H], or its packed transpose. b2: [d]. q: type vectors [m, d].
     """
 
     a: Tensor

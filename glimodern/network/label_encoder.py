@@ -57,8 +57,8 @@ class LabelEncoder(nn.Module):
         encodings = self._tokens.encode_batch(list(labels))
         if cut := [label for label, encoding in zip(labels, encodings, strict=True) if encoding.overflowing]:
             warnings.warn(
-                f"labels: expected at most {self.max_tokens} tokens, the label encoder's limit, got more in {len(cut)}, "
-                f"which are truncated: {', '.join(f'{label[:40]!r}...' for label in cut[:3])}",
+                f"labels: expected at most {self.max_tokens} tokens, the label encoder's limit, got more in "
+                f"{len(cut)}, which are truncated: {', '.join(f'{label[:40]!r}...' for label in cut[:3])}",
                 stacklevel=2,
             )
         for encoding in encodings:

@@ -36,7 +36,9 @@ class Types(NamedTuple):
 
     @classmethod
     def of(cls, labels: Sequence[str], vectors: Tensor, head: SpanHead, fold: bool) -> "Types":
-        """Compute type vectors from label vectors [labels, d]. fold: compute u and c too, for up to _MAX_LABELS labels.
+        """Compute type vectors from label vectors [labels, d].
+
+        fold: compute u and c of the fold too, for at most _MAX_LABELS labels.
         """
         # In parts, because the hidden layer of MLP_prompt has the width 4d.
         q = torch.cat([head.prompt(part) for part in vectors.split(_TYPE_ROWS)])
