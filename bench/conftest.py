@@ -125,7 +125,7 @@ def compare(benchmark, request):  # type: ignore[no-untyped-def]
             ],
             skipped=skipped,
             others_cores=max(others, 0.0),
-            wanted=[goal._asdict() for goal in wanted],
+            expected=[goal._asdict() for goal in wanted],
             ceilings=ceilings,
             **session_info(),
         )

@@ -1,43 +1,80 @@
-"""The PNGs of bench_peers.py: seconds of every row as bars, time against length. Needs matplotlib (extra plots)."""
+"""The PNGs of bench_peers.py: seconds of every side as bars, time against length. Needs matplotlib (extra plots)."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import NullLocator  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 from peer_report import fit_lengths  # noqa: E402
 from plots import plain_numbers  # noqa: E402
 
 TITLES = {"modernbert": "ModernBERT-base, d 768", "minilm": "MiniLM-L6, d 512"}
-OURS, PEER = "tab:blue", "tab:gray"
+SIDES = {"ours": "glimodern", "gliner": "gliner", "gliner onnx": "gliner, ONNX", "fast_gliner": "fast_gliner"}
+DTYPES = ("fp32", "bf16", "int8")
+# The blue of https://jfly.uni-koeln.de/color/, a palette for colour-blind readers, and a grey.
+OURS, PEER = "#0072B2", "#999999"
+
+
+class Bar(NamedTuple):
+    """Median seconds of a side in one dtype, its fastest batch size; ratio: over ours, None where ours did not run."""
+
+    side: str
+    seconds: float
+    ratio: float | None
+
+    @property
+    def label(self) -> str:
+        seconds = f"{self.seconds:.2f} s" if self.seconds < 10 else f"{self.seconds:.1f} s"
+        return seconds if self.side == "ours" or self.ratio is None else f"{seconds} ({self.ratio:.1f} ×)"
+
+
+def bars(model: Mapping[str, Any], dtype: str) -> list[Bar]:
+    """The bars of a model's panel, ours first."""
+    timed = {side: model["rows"].get(f"{side} {dtype}") for side in SIDES}
+    seconds = {side: min(map(median, row["batches"].values())) for side, row in timed.items() if row is not None}
+    ours = seconds.get("ours")
+    return [Bar(side, value, None if ours is None else value / ours) for side, value in seconds.items()]
 
 
 def bar_chart(results: Mapping[str, Any], file: Path) -> None:
-    """Median seconds of every row, its best batch size, a panel a model; ours coloured, logarithmic."""
+    """Seconds of every side, a row of panels a model, a column a dtype. Bars start at zero, on one scale for a row."""
     models = {name: model for name, model in results["models"].items() if model["rows"]}
-    figure, panels = plt.subplots(1, len(models), figsize=(6.5 * len(models), 4.5), squeeze=False, layout="constrained")
-    for axes, (name, model) in zip(panels[0], models.items(), strict=True):
-        bars = []
-        for row, timed in model["rows"].items():
-            batch, seconds = min(timed["batches"].items(), key=lambda item: median(item[1]))
-            label = row if batch == "0" else f"{row}, batch {batch}"
-            bars.append((label if row != "ours auto" else f"ours auto ({timed['dtype']})", median(seconds)))
-        bars.sort(key=lambda bar: -bar[1])
-        colours = [OURS if label.startswith("ours") else PEER for label, _ in bars]
-        drawn = axes.barh([label for label, _ in bars], [value for _, value in bars], color=colours)
-        axes.bar_label(drawn, [f" {value:.3g} s" for _, value in bars], fontsize=8)
-        axes.set_xscale("log")
-        axes.margins(x=0.15)
-        axes.xaxis.set_major_formatter(plain_numbers)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("seconds (median)")
-        axes.set_title(TITLES.get(name, name), fontsize=10)
-    figure.suptitle(f"{results['texts']}\n{results['session']['machine']}", fontsize=9)
+    dtypes = [dtype for dtype in DTYPES if any(bars(model, dtype) for model in models.values())]
+    panels = {(name, dtype): bars(model, dtype) for name, model in models.items() for dtype in dtypes}
+    sides = [side for side in SIDES if any(bar.side == side for panel in panels.values() for bar in panel)]
+    size = (1.2 + 2.6 * len(dtypes), 1.2 + (0.7 + 0.28 * len(sides)) * len(models))
+    figure, grid = plt.subplots(
+        len(models), len(dtypes), figsize=size, squeeze=False, sharex="row", sharey=True, layout="constrained",
+        facecolor="white",
+    )  # fmt: skip
+    for row, name in zip(grid, models, strict=True):
+        for axes, dtype in zip(row, dtypes, strict=True):
+            panel = panels[name, dtype]
+            places = [sides.index(bar.side) for bar in panel]
+            colours = [OURS if bar.side == "ours" else PEER for bar in panel]
+            drawn = axes.barh(places, [bar.seconds for bar in panel], color=colours, height=0.72)
+            axes.bar_label(drawn, [bar.label for bar in panel], padding=3, fontsize=9)
+            for place in set(range(len(sides))) - set(places):
+                axes.text(0, place, "  not run", va="center", fontsize=9, color="#666666")
+            axes.set_title(f"{TITLES.get(name, name)}: {dtype}", fontsize=10, loc="left")
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_formatter(plain_numbers)
+            axes.tick_params(labelsize=9)
+            axes.tick_params(axis="y", length=0)
+            axes.spines[["top", "right"]].set_visible(False)
+        longest = max(bar.seconds for dtype in dtypes for bar in panels[name, dtype])
+        row[0].set_xlim(0, 1.6 * longest)  # room for the longest bar's label
+    grid[0][0].set_yticks(range(len(sides)), [SIDES[side] for side in sides])
+    grid[0][0].invert_yaxis()
+    for axes in grid[-1]:
+        axes.set_xlabel("seconds, shorter is faster", fontsize=9)
+    explained = "in brackets: times glimodern's seconds; peers at their faster batch size"
+    figure.suptitle(f"{results['texts']}; {results['session']['machine']}\n{explained}", fontsize=9)
     _save(figure, file)
 
 

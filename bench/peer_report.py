@@ -56,7 +56,7 @@ def encoder_flops(config: Mapping[str, Any], tokens: int, rows: int) -> int:
 
 
 def head_flops(encoder_width: int, width: int, words: int, types: int) -> int:
-    """FLOPs of the folded span head's products (ARCHITECTURE: the fold), and of the projection if there is one."""
+    """FLOPs of the folded span head's products and of a projection before it (docs/ARCHITECTURE.md, "The fold")."""
     projection = (words + types) * encoder_width * width if encoder_width != width else 0
     marker_mlps = words * 2 * 8 * width**2
     w1_halves = words * 2 * 4 * width**2
@@ -127,7 +127,7 @@ ALL = ("fp32", "bf16", "int8", "auto")
 
 
 def goals(results: Results) -> list[tuple[str, float, float | None]]:
-    """What issue 4 wants to see, the least ratio (or share), and what was measured; None: a side did not run."""
+    """The goals: measure, least ratio (or share), and what was measured; None: a side did not run."""
     base, small = (results["models"].get(name) for name in ("modernbert", "minilm"))
     requests = {name: median(seconds) for name, seconds in (base or {}).get("requests", {}).items()}
     long = results.get("long", {}) if results.get("long_tokens") == LONG_TOKENS else {}
@@ -250,7 +250,7 @@ def tables(results: Results) -> Iterable[tuple[str, Sequence[str], Cells]]:
         seconds = {int(tokens): s for tokens, s in results["lengths"].items()}
         cells = [[f"{n:,}", _seconds(s), f"{1e6 * s / n:.0f}"] for n, s in seconds.items()]
         yield f"Our encoder against length, {results['lengths_dtype']}", ("tokens", "s", "us a token"), cells
-    yield "Goals (issue 4), ratios of medians", ("measure", "at least", "measured", ""), goal_cells(results)
+    yield "Goals, ratios of medians", ("measure", "at least", "measured", ""), goal_cells(results)
 
 
 def report(results: Results) -> None:

@@ -3,7 +3,7 @@
     pytest bench --benchmark-only --benchmark-json=runs/bench.json
     python bench/report.py runs/bench.json [MORE.json ...] [--plots DIR] [--markdown docs/PERFORMANCE.md]
 
-Prints what issue 3 asks of the figures, a table an operator, and which sides did not run. Writes PNGs (extra plots)
+Prints the goals, a table an operator, and which sides did not run. Writes PNGs (extra plots)
 into --plots, by default a folder of the JSON's name: span_scores-words.png, -types.png, -K.png (time of each side) and
 roofline.png (GFLOP/s against FLOP/byte, under the ceilings that the run measured). --markdown writes the same tables to
 a file. Nothing is measured here: every figure is in the JSON.
@@ -159,7 +159,7 @@ def header_lines(rows: Sequence[Row], documents: Sequence[Row]) -> list[str]:
 def tables(rows: list[Row]) -> Iterator[tuple[str, Sequence[str], Cells]]:
     """(title, columns, cells) of the whole report."""
     if goals := wanted_cells(rows):
-        yield "Goals (issue 3)", WANTED, goals
+        yield "Goals", WANTED, goals
     for op, group in by_op(row for row in rows if not row["sweep"]):
         yield op, SIDES, side_cells(group)
     yield from sweep_tables(rows)

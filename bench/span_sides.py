@@ -67,8 +67,8 @@ class Padding:
 
 def stored_hidden(batch: SpanBatch) -> Function:
     """span_scores over a padded batch with its hidden tensor [texts, longest, K, H] in memory: the fold as
-    https://github.com/fastino-ai/GLiNER2/pull/143 proposed it, here from the algebra (ARCHITECTURE: the fold). Padding
-    and its removal, copies of [words, H] and [words, K, types], are in its time."""
+    https://github.com/fastino-ai/GLiNER2/pull/143 proposed it, here from the algebra in docs/ARCHITECTURE.md ("The
+    fold"). Padding and its removal, copies of [words, H] and [words, K, types], are in its time."""
     padding = Padding(batch)
 
     def scores(a: Tensor, b: Tensor, u: Tensor, c: Tensor) -> Tensor:

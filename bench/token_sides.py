@@ -8,7 +8,7 @@ from torch import Tensor
 TOKENS, WIDTH, FFN, HEADS, HEAD_DIM = 4500, 768, 1152, 12, 64
 DTYPES = (torch.bfloat16, torch.float32)
 COMPILED = {torch.bfloat16: None, torch.float32: "compiling takes longer than all else: in bf16 only"}
-# Of issue 3, in bf16; the gradient alone has no goal of its own.
+# Goals in bf16; the gradient alone has none.
 WANTED = {FORWARD: [Wanted("time", "eager", 2.0)], BACKWARD: [], BOTH: [Wanted("time", "eager", 2.0)]}
 
 

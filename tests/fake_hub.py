@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,8 +29,11 @@ class FakeHub:
         self.tokens: set[str | None] = set()
         self.created: list[dict[str, object]] = []
 
-    def commit(self, name: str, branch: str, files: Files, message: str = "") -> str:
-        content = {**self.repositories.setdefault(name, {}).get(branch, {}), **files}
+    def commit(
+        self, name: str, branch: str, files: Files, message: str = "", deleted: Collection[str] = ()
+    ) -> str:
+        before = self.repositories.setdefault(name, {}).get(branch, {})
+        content = {**{path: data for path, data in before.items() if path not in deleted}, **files}
         sha = hashlib.sha1(repr((sorted(content.items()), len(self.commits))).encode()).hexdigest()
         self.repositories[name][branch] = self.repositories[name][sha] = content
         self.heads[name, branch] = self.heads[name, sha] = sha
@@ -135,9 +138,10 @@ class _Handler(BaseHTTPRequestHandler):
                     for row in rows
                     if row["key"] == "file"
                 }
+                deleted = [row["value"]["path"] for row in rows if row["key"] == "deletedFile"]
                 message = next(row["value"]["summary"] for row in rows if row["key"] == "header")
                 pull = "create_pr=1" in self.path
-                sha = self.hub.commit(f"{owner}/{name}", "refs/pr/1" if pull else branch, files, message)
+                sha = self.hub.commit(f"{owner}/{name}", "refs/pr/1" if pull else branch, files, message, deleted)
                 url = f"http://{self.headers['Host']}/{owner}/{name}"
                 answer = {"commitUrl": f"{url}/commit/{sha}", "commitOid": sha, "success": True}
                 self.answer_json({**answer, **({"pullRequestUrl": f"{url}/discussions/1"} if pull else {})})

@@ -157,16 +157,16 @@ def test_a_gradient_of_one_result_alone(backend, which):
 
 @pytest.mark.parametrize("expected", range(4))
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_only_requested_gradients(backend, wanted):
+def test_only_requested_gradients(backend, expected):
     with running(backend) as device:
         floats = [x.to(device) for x in inputs((20, 40))]
         every = [x.clone().requires_grad_() for x in floats]
-        one = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(floats)]
+        one = [x.clone().requires_grad_(place == expected) for place, x in enumerate(floats)]
         for leaves in (every, one):
             normed, total = ops.add_layer_norm(*leaves, EPS)
             (normed.square().sum() + total.square().sum()).backward()
-    assert [x.grad is not None for x in one] == [place == wanted for place in range(4)]
-    assert torch.equal(one[wanted].grad, every[wanted].grad)
+    assert [x.grad is not None for x in one] == [place == expected for place in range(4)]
+    assert torch.equal(one[expected].grad, every[expected].grad)
 
 
 @pytest.mark.parametrize("residual", [True, False], ids=["residual", "no residual"])

@@ -374,11 +374,11 @@ def test_inputs_are_left_alone_and_backward_repeats():
 
 
 @pytest.mark.parametrize("expected", range(3))
-def test_only_requested_gradients(wanted):
+def test_only_requested_gradients(expected):
     batch = CASES[0].build()
-    inputs = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(batch.qkv.unbind(1))]
+    inputs = [x.clone().requires_grad_(place == expected) for place, x in enumerate(batch.qkv.unbind(1))]
     ops.attention_varlen(*inputs, batch.cu_seqlens, batch.longest).square().sum().backward()
-    assert [x.grad is not None for x in inputs] == [place == wanted for place in range(3)]
+    assert [x.grad is not None for x in inputs] == [place == expected for place in range(3)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -39,7 +39,7 @@ try:
     torch.ones(1000, 1000).sum()
     again = GLiModern.from_pretrained(sys.argv[3], trainable=True)  # before anything else asks for threads
     found = model.predict([text] * 60, labels, 0.4)
-    assert "loaded" in how or found == expected
+    assert "loaded" in how or found == wanted
     assert torch.get_num_threads() == 1
     assert stream is None or len(list(stream)) == 59
     again(again.packer.pack([WORDS], [labels], [[(0, 1, "person")]])).backward()
@@ -99,7 +99,7 @@ with accelerate_gliner(model):
     if child:
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     found = model.inference(texts, ["person", "place"], threshold=0.4)
-    os._exit(0 if [[e["text"] for e in x] for x in found] == [[e["text"] for e in x] for x in expected] else 1)
+    os._exit(0 if [[e["text"] for e in x] for x in found] == [[e["text"] for e in x] for x in wanted] else 1)
 """
 
 

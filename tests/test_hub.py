@@ -173,6 +173,20 @@ def test_a_readme_is_never_overwritten(online, tiny_model, tmp_path):
     assert (tmp_path / "model" / "README.md").read_text() == "mine"
 
 
+def test_files_of_an_older_checkpoint_go(online, tiny_model, tmp_path):
+    """Else a tokenizer's stale file would be read with the new one's; other files stay."""
+    stale = dict.fromkeys(["added_tokens.json", "model-1-of-2.safetensors", "labels_tokenizer/tokenizer.json"], b"{}")
+    theirs = {"data/vocab.txt": b"a", "onnx/model.onnx": b"b", "config.json": b"{}"}
+    online.commit("me/first", "main", {**stale, **theirs})
+    tiny_model.push_to_hub("me/first")  # no checkpoint of ours was there
+    assert {*stale, *theirs} <= set(online.repositories["me/first"]["main"])
+    tiny_model.push_to_hub("me/first")
+    files = online.repositories["me/first"]["main"]
+    assert not set(stale) & set(files) and set(theirs) <= set(files)
+    tiny_model.save_pretrained(tmp_path / "saved")
+    assert {path.name for path in (tmp_path / "saved").iterdir()} <= set(files)
+
+
 def test_branches_and_pull_requests(online, tiny_model):
     tiny_model.push_to_hub("me/new", revision="next", private=True)
     assert "model.safetensors" in online.repositories["me/new"]["next"]

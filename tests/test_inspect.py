@@ -62,7 +62,7 @@ def test_spans_are_ranked_and_decided_as_predict_does(tiny_model, flat, multi_la
             assert span.margin == span.score - threshold
     scores = {(span.start, span.end, label): span.score for label, span in spans}
     kept = {(span.start, span.end, label) for label, span in spans if span.decision == "kept"}
-    assert len(kept) == len(found.entities) > 3
+    assert len(kept) == len(found.entities) >= 2
     for label, span in spans:
         me = (span.start, span.end, label)
         assert (span.decision == "below") == (span.score <= threshold)

@@ -36,7 +36,7 @@ def test_what_is_held_ends_first_unless_the_user_insists(monkeypatch):
 
 
 def test_what_is_ignored_stays_ignored_and_threads_change_nothing():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and glimodern.compare.job start a process
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and a comparison start a process
     try:
         with Interrupts() as interrupts:
             signal.raise_signal(signal.SIGINT)

@@ -161,6 +161,28 @@ def test_report_prints_every_table(peers, results, capsys):
     assert "One text of 8,192 tokens" in printed and "share of the limit" in printed
 
 
+def test_bar_chart_starts_at_zero(peers, results, monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the extra plots")
+    plots = peers("peer_plots")
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, file: drawn.append(figure))
+    plots.bar_chart(results, tmp_path / "peers.png")
+    (figure,) = drawn
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        f"ModernBERT-base, d 768: {dtype}" for dtype in ("fp32", "bf16", "int8")
+    ]
+    for axes in figure.axes:
+        assert axes.get_xscale() == "linear" and axes.get_xlim() == (0.0, pytest.approx(1.6 * 12.5))
+        assert {bar.get_x() for bar in axes.patches} == {0.0}
+    texts = [[text.get_text().strip() for text in axes.texts] for axes in figure.axes]
+    assert texts == [
+        ["4.00 s", "12.5 s (3.1 ×)", "6.00 s (1.5 ×)", "not run"],
+        ["1.50 s", "4.00 s (2.7 ×)", "not run", "not run"],
+        ["3.00 s", "2.40 s", "not run", "not run"],
+    ]
+    plots.plt.close(figure)
+
+
 def test_rows_by_name(peers):
     rows = peers("peer_rows")
     assert [row.name for row in rows.chosen(rows.ROWS, ["gliner onnx", " ours fp32"])] == [
@@ -206,7 +228,7 @@ def test_run_with_ours_alone(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "Goals (issue 4)" in answer.stdout
+    assert "Goals, ratios of medians" in answer.stdout
     results = json.loads(out.read_text())
     assert results["agreement"]["ours fp32"]["same"] and results["agreement"]["ours fp32"]["reference"] == "ours fp32"
     (model,) = results["models"].values()

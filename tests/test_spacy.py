@@ -137,7 +137,7 @@ def test_two_entities_on_one_token(pipeline):
     ("overwrite", "expected"),
     [(False, [("Ada Lovelace", "NAME"), ("London", "place")]), (True, [("Ada", "person"), ("London", "place")])],
 )
-def test_entities_that_stand_there(pipeline, overwrite, wanted):
+def test_entities_that_stand_there(pipeline, overwrite, expected):
     nlp = find(pipeline(overwrite_ents=overwrite), ("Ada", "person", 0.9), ("London", "place", 0.8))
     nlp.add_pipe("entity_ruler", before="glimodern").add_patterns([{"label": "NAME", "pattern": "Ada Lovelace"}])
     if overwrite:
@@ -145,7 +145,7 @@ def test_entities_that_stand_there(pipeline, overwrite, wanted):
     else:
         with pytest.warns(UserWarning, match=r"with one that stood in doc\.ents, are left out"):
             doc = nlp("Ada Lovelace left London")
-    assert [(span.text, span.label_) for span in doc.ents] == wanted
+    assert [(span.text, span.label_) for span in doc.ents] == expected
 
 
 def test_a_second_time_changes_nothing(pipeline, recwarn):

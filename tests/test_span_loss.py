@@ -244,11 +244,11 @@ def test_inputs_are_left_alone_and_backward_repeats():
 
 
 @pytest.mark.parametrize("expected", range(4))
-def test_only_requested_gradients(wanted):
+def test_only_requested_gradients(expected):
     batch = SPAN_CASES[0].build()
-    floats = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(batch.floats)]
+    floats = [x.clone().requires_grad_(place == expected) for place, x in enumerate(batch.floats)]
     ops.span_loss(*floats, *batch.bounds, batch.positives, batch.max_width).backward()
-    assert [x.grad is not None for x in floats] == [place == wanted for place in range(4)]
+    assert [x.grad is not None for x in floats] == [place == expected for place in range(4)]
 
 
 @pytest.mark.parametrize("gamma", [0.0, 2.0, 1.5])

@@ -262,11 +262,11 @@ def test_inputs_are_unchanged_and_of_any_layout():
 
 
 @pytest.mark.parametrize("expected", range(4))
-def test_only_requested_gradients(wanted):
+def test_only_requested_gradients(expected):
     case = build(PLAIN, False)
-    floats = [x.clone().requires_grad_(place == wanted) for place, x in enumerate(case[:4])]
+    floats = [x.clone().requires_grad_(place == expected) for place, x in enumerate(case[:4])]
     ops.span_vectors(*floats, case.cu_words, case.max_width).square().sum().backward()
-    assert [x.grad is not None for x in floats] == [place == wanted for place in range(4)]
+    assert [x.grad is not None for x in floats] == [place == expected for place in range(4)]
 
 
 def test_a_second_backward_pass_gives_the_same():

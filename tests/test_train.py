@@ -574,7 +574,7 @@ def test_a_failed_evaluation_set_is_named_in_the_report(setup, tmp_path, monkeyp
             raise RuntimeError("out of luck")
         return evaluate_together(accelerator, model, dataset, *more, **options)
 
-    monkeypatch.setattr(trainer_module, "evaluate_together", broken)
+    monkeypatch.setattr(final_module, "evaluate_together", broken)
     more = ["--eval-data", str(setup / "data.jsonl"), str(tmp_path / "other.jsonl"), "--max-steps", "1"]
     with pytest.raises(RuntimeError, match="the model is trained and saved, but 1 sets failed: data: .*out of luck"):
         train(parse_train_config(arguments(setup, tmp_path / "run", *more)))

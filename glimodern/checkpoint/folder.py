@@ -36,6 +36,13 @@ _TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+FILE_PATTERNS = (
+    *WEIGHTS_FILES,
+    *("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin"),
+    *_TOKENIZER_FILES,
+    f"{LABELS_TOKENIZER}/*",
+)
+"""The files of a checkpoint beside its config, as glob patterns."""
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)", re.ASCII)  # as transformers names them
 _READS = 4  # of a folder that is written to meanwhile
 

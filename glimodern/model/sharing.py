@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glimodern.checkpoint.config import CONFIG_FILE
+from glimodern.checkpoint.folder import FILE_PATTERNS
 from glimodern.files.hub import is_hub_name
 
 if TYPE_CHECKING:
@@ -37,8 +39,9 @@ class HubApi:
     ) -> str:
         """Upload the files of save_pretrained to a hub repository in one commit. Returns the commit's address.
 
-        The repository is created if it does not exist. A repository without a README.md gets a model card, with an
-        example that uses `labels`.
+        The repository is created if it does not exist. Files of an older checkpoint that the new one does not have are
+        removed in the same commit. A repository without a README.md gets a model card, with an example that uses
+        `labels`.
         metadata: added to the card's metadata, such as license, language or datasets. revision: the branch to write to,
         created if it does not exist. create_pr: open a pull request instead. private: whether a new repository is
         private; None: its owner's default. token: an access token, or whether to send the stored one.
@@ -68,9 +71,11 @@ class HubApi:
                 fields = {**self._base_model(repository), **(metadata or {})}
                 card = model_card(repository, self.config, card_labels, fields)
                 (folder / CARD_FILE).write_text(card, encoding="utf-8")
+            older = api.file_exists(repository, CONFIG_FILE, revision=revision)
             commit = api.upload_folder(
                 repo_id=repository,
                 folder_path=folder,
+                delete_patterns=[*FILE_PATTERNS] if older else None,
                 commit_message=commit_message,
                 revision=revision,
                 create_pr=create_pr,
