@@ -120,7 +120,7 @@ def test_a_score_depends_on_its_label_alone(model, monkeypatch, label, others, p
 @pytest.mark.parametrize("kept", [False, True], ids=["vectors", "kept fold"])
 def test_a_thousand_labels_in_bf16_have_scores_of_their_own(folder, kept, monkeypatch):
     """And those of fp32, as near as vectors in bf16 are."""
-    monkeypatch.setattr(type_cache, "_LABELS_KEPT", 4096 if kept else 10)
+    monkeypatch.setattr(type_cache, "_MAX_LABELS", 4096 if kept else 10)
     labels = [f"kind {i} of thing" for i in range(1000)]
     exact, half = (
         all_scores(GLiModern.from_pretrained(folder / "model", dtype=dtype), labels) for dtype in ("fp32", "bf16")
@@ -207,7 +207,7 @@ def test_the_last_labels_are_kept(folder, monkeypatch):
     same(model.predict(TEXTS, LABELS, threshold), first)
     model.predict(TEXTS, [*LABELS[1:], "x"], threshold)
     assert asked == [LABELS, ["x"]]
-    monkeypatch.setattr(type_cache, "_LABELS_KEPT", 6)
+    monkeypatch.setattr(type_cache, "_MAX_LABELS", 6)
     model.predict(TEXT, ["person", "y", "z"], threshold)
     same(model.predict(TEXTS, LABELS, threshold), first)
     assert asked[2:] == [["person", "y", "z"], LABELS[1:]]
@@ -268,7 +268,9 @@ def test_vectors_are_saved_and_other_models_refuse_them(model, folder, tmp_path)
 
 def test_wrong_use(model, tiny_model):
     vectors = model.encode_labels(LABELS)
-    with pytest.raises(ValueError, match="encode_labels: expected a bi-encoder, this model reads its labels together"):
+    with pytest.raises(
+        ValueError, match="encode_labels: expected a bi-encoder, got a model that reads the labels together"
+    ):
         tiny_model.encode_labels(LABELS)
     with pytest.raises(ValueError, match="label_vectors: expected a bi-encoder"):
         tiny_model.predict(TEXT, label_vectors=vectors)
@@ -281,7 +283,7 @@ def test_wrong_use(model, tiny_model):
     for labels in (["person", "plaice"], [["plaice"]]):
         with pytest.raises(ValueError, match=r"labels.*: expected labels of label_vectors, \['plaice'\] \(1 in all\)"):
             model.predict([TEXT], labels, label_vectors=vectors)
-    with pytest.warns(UserWarning, match=r"labels: 1 are longer than the label encoder takes \(128 tok.*'long long"):
+    with pytest.warns(UserWarning, match=r"labels: expected at most 128 tokens, .* got more in 1, .*'long long"):
         model.encode_labels(["person", "long " * 200])
     assert model.predict([TEXT], [], threshold=0.0, label_vectors=vectors) == [[]]
     assert len(model.encode_labels([])) == 0

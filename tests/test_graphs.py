@@ -48,7 +48,7 @@ class Calls:
         yield
         self.inside = False
 
-    def finish(self):
+    def synchronize(self):
         assert not self.inside
 
 
@@ -247,7 +247,7 @@ def ready(model):
 
 
 def test_the_graph_that_was_not_used_for_longest_goes_first(model, monkeypatch):
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 2)
     cache, first = ready(model)
     second, third = synthetic(100), synthetic(70, 80)
     for batch in (second, second, first, third, third):
@@ -466,7 +466,7 @@ def test_predict_on_a_gpu_is_the_same_with_graphs_and_in_two_threads(on_cuda):
 @pytest.mark.gpu
 @on_a_gpu
 def test_graphs_take_no_more_memory_with_time_and_give_it_back(on_cuda, monkeypatch):
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 3)
     batches = [synthetic(*lengths) for lengths in ([9], [128, 3], [70, 70], [100] * 5, [100] * 15)]
 
     def allocated_after(rounds):
