@@ -9,8 +9,8 @@ namespace glimodern {
 template <class T>
 struct Rotary {
   const T* x;
-  const Wide<T>* cos;
-  const Wide<T>* sin;
+  const Accumulator<T>* cos;
+  const Accumulator<T>* sin;
   T* y;
   RotaryShape shape;
 };
