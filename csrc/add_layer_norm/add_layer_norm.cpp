@@ -52,8 +52,8 @@ void add_layer_norm_forward(Dtype dtype, const AddLayerNormForward& args, int th
     const int64_t stride = padded(args.width);
     const Scratch scratch = make_accumulators<Acc>(3 * stride * threads);
     parallel_rows(args.rows, args.width, threads, [&](int64_t begin, int64_t end) {
-      Acc* mine = reinterpret_cast<Acc*>(scratch.get()) + 3 * stride * thread_index();
-      CALL_ISA(isa, T, add_layer_norm_forward, in, begin, end, mine, stride);
+      Acc* own = reinterpret_cast<Acc*>(scratch.get()) + 3 * stride * thread_index();
+      CALL_ISA(isa, T, add_layer_norm_forward, in, begin, end, own, stride);
     });
   });
 }
@@ -77,14 +77,14 @@ void add_layer_norm_backward(Dtype dtype, const AddLayerNormBackward& args, int 
     Acc* const partial = reinterpret_cast<Acc*>(scratch.get());
     parallel_rows(blocks, args.rows * args.width / std::max<int64_t>(blocks, 1), threads,
                   [&](int64_t first, int64_t last) {
-                    Acc* mine = partial + (2 * blocks + thread_index()) * stride;
+                    Acc* own = partial + (2 * blocks + thread_index()) * stride;
                     for (int64_t block = first; block < last; ++block) {
                       Acc* dweight = args.grad_weight == nullptr ? nullptr : partial + block * stride;
                       Acc* dbias = args.grad_bias == nullptr ? nullptr : partial + (blocks + block) * stride;
                       if (dweight != nullptr) std::fill(dweight, dweight + stride, Acc(0));
                       if (dbias != nullptr) std::fill(dbias, dbias + stride, Acc(0));
                       const int64_t begin = args.rows * block / blocks, end = args.rows * (block + 1) / blocks;
-                      CALL_ISA(isa, T, add_layer_norm_backward, in, begin, end, dweight, dbias, mine);
+                      CALL_ISA(isa, T, add_layer_norm_backward, in, begin, end, dweight, dbias, own);
                     }
                   });
     if (args.grad_weight != nullptr) {

@@ -162,22 +162,22 @@ void Chain::run_by_texts(const ChainCall& call) const {
   for (size_t n = 0; n < groups.size(); ++n) {
     const Group& group = groups[n];
     const int64_t first = call.cu_seqlens[group.first_text];
-    float* const own = scratch.get() + (workspace + output) * static_cast<size_t>(thread_index());
-    ChainCall mine = call;
-    mine.input = static_cast<const char*>(call.input) + first * in_bytes;
-    mine.workspace = own;
-    mine.rows = group.cu_seqlens.back();
-    mine.cu_seqlens = group.cu_seqlens.data();
-    mine.texts = group.texts;
-    for (size_t t = 0; t < mine.tables.size(); ++t) mine.tables[t] += first * table_widths_[t / 2];
-    mine.kept = group.kept.data();
-    mine.kept_rows = static_cast<int64_t>(group.kept.size());
+    float* const group_scratch = scratch.get() + (workspace + output) * static_cast<size_t>(thread_index());
+    ChainCall group_call = call;
+    group_call.input = static_cast<const char*>(call.input) + first * in_bytes;
+    group_call.workspace = group_scratch;
+    group_call.rows = group.cu_seqlens.back();
+    group_call.cu_seqlens = group.cu_seqlens.data();
+    group_call.texts = group.texts;
+    for (size_t t = 0; t < group_call.tables.size(); ++t) group_call.tables[t] += first * table_widths_[t / 2];
+    group_call.kept = group.kept.data();
+    group_call.kept_rows = static_cast<int64_t>(group.kept.size());
     char* const whole = static_cast<char*>(call.output);
-    char* const out = keeps ? reinterpret_cast<char*>(own + workspace) : whole + first * out_bytes;
-    mine.output = out;
-    mine.threads = 1;
+    char* const out = keeps ? reinterpret_cast<char*>(group_scratch + workspace) : whole + first * out_bytes;
+    group_call.output = out;
+    group_call.threads = 1;
     try {
-      run_rows(mine);
+      run_rows(group_call);
     } catch (...) {
 #pragma omp critical(chain_error)
       error = std::current_exception();

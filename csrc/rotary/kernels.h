@@ -1,4 +1,4 @@
-// The kernels of each instruction set, on tokens [begin, end); rotary.cpp chooses.
+// The kernels of each instruction set, on tokens [begin, end); rotary.cpp selects one.
 #pragma once
 
 #include "bf16.h"

@@ -57,10 +57,10 @@ struct Avx512 {
   }
   static F round_to_bf16(F x) { return upper_half(nearest_bf16(x)); }
   static void load_even_odd(const float* p, F* even, F* odd) {
-    const I places = _mm512_slli_epi32(lanes(), 1);
+    const I indices = _mm512_slli_epi32(lanes(), 1);
     const F x = loadu(p), y = loadu(p + width);
-    *even = _mm512_permutex2var_ps(x, places, y);
-    *odd = _mm512_permutex2var_ps(x, _mm512_or_si512(places, _mm512_set1_epi32(1)), y);
+    *even = _mm512_permutex2var_ps(x, indices, y);
+    *odd = _mm512_permutex2var_ps(x, _mm512_or_si512(indices, _mm512_set1_epi32(1)), y);
   }
   static void store_even_odd(float* p, F even, F odd) {
     const F x = _mm512_unpacklo_ps(even, odd), y = _mm512_unpackhi_ps(even, odd);  // of each 128 bits
@@ -149,13 +149,13 @@ struct Avx512 {
     }
 #pragma GCC unroll 8
     for (int c = 0; c < 4; ++c) {
-      const F even = _mm512_shuffle_f32x4(z[c], z[c + 4], 0x88), odd = _mm512_shuffle_f32x4(z[c], z[c + 4], 0xDD);
-      const F more = _mm512_shuffle_f32x4(z[c + 8], z[c + 12], 0x88);
-      const F most = _mm512_shuffle_f32x4(z[c + 8], z[c + 12], 0xDD);
-      x[c] = _mm512_shuffle_f32x4(even, more, 0x88);
-      x[c + 4] = _mm512_shuffle_f32x4(odd, most, 0x88);
-      x[c + 8] = _mm512_shuffle_f32x4(even, more, 0xDD);
-      x[c + 12] = _mm512_shuffle_f32x4(odd, most, 0xDD);
+      const F even0 = _mm512_shuffle_f32x4(z[c], z[c + 4], 0x88), odd0 = _mm512_shuffle_f32x4(z[c], z[c + 4], 0xDD);
+      const F even1 = _mm512_shuffle_f32x4(z[c + 8], z[c + 12], 0x88);
+      const F odd1 = _mm512_shuffle_f32x4(z[c + 8], z[c + 12], 0xDD);
+      x[c] = _mm512_shuffle_f32x4(even0, even1, 0x88);
+      x[c + 4] = _mm512_shuffle_f32x4(odd0, odd1, 0x88);
+      x[c + 8] = _mm512_shuffle_f32x4(even0, even1, 0xDD);
+      x[c + 12] = _mm512_shuffle_f32x4(odd0, odd1, 0xDD);
     }
   }
 

@@ -12,7 +12,7 @@
 namespace glimodern {
 namespace {
 
-constexpr int64_t kBlockValues = int64_t{1} << 20;  // logits of one block at most (a single word may exceed it)
+constexpr int64_t kBlockValues = int64_t{1} << 20;  // logits of a block at most; a single word may exceed it
 constexpr int64_t kScan = 16;                       // logits that are tested together
 
 template <class Acc>
