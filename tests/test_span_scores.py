@@ -405,5 +405,5 @@ def test_the_instruction_set_is_forced_by_the_environment(monkeypatch):
         assert ops.backend_info("cpu")["span_scores"]["isa"] == {"avx512_bf16": "avx512", "amx": "avx512"}.get(isa, isa)
         assert torch.equal(ops.span_scores(*batch.floats, *batch.bounds, batch.max_width), wanted)
     monkeypatch.setenv("GLIMODERN_ISA", "mmx")
-    with pytest.raises(ValueError, match="GLIMODERN_ISA 'mmx' cannot run here; this machine and build have: scalar"):
+    with pytest.raises(ValueError, match=r"GLIMODERN_ISA: expected one of scalar.*, got 'mmx'"):
         ops.backend_info("cpu")
