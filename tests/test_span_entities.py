@@ -234,7 +234,7 @@ def test_inputs_of_any_layout_are_left_unchanged_and_no_gradient_flows():
         (torch.tensor([0.5, 0.5, math.nan, 0.5, 0.5]), r"threshold: expected probabilities in \[0, 1\]"),
         (torch.tensor([0.5, 0.5]), r"a float tensor \[5\]"),
         (torch.zeros(5, dtype=torch.int64), r"a float tensor \[5\]"),
-        (torch.zeros(5, device="meta"), "threshold is on meta"),
+        (torch.zeros(5, device="meta"), "threshold: expected device cpu"),
     ],
 )
 def test_bad_threshold(threshold, message):
