@@ -1,14 +1,14 @@
 # mypy: allow-untyped-defs
 """Residual addition and layer norm: sum = x + residual, normed = xhat * weight + bias, xhat = (sum - mean) * rstd.
 
-x, residual [n, d] (fp32, fp16 or bf16), weight, bias fp32 [d] -> normed, sum [n, d] in the dtype of x, mean, rstd fp32
-[n]; computed in fp32, from the sum as rounded to its dtype.
+Inputs: x, residual [n, d] (fp32, fp16 or bf16), weight, bias fp32 [d]. Outputs: normed, sum [n, d] in the dtype of x,
+mean, rstd fp32 [n]; computed in fp32, from the sum as rounded to its dtype.
 
 Backward, with g = dnormed * weight:
     dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum          (= dresidual)
     dweight = sum over rows of dnormed * xhat;  dbias = sum over rows of dnormed
-Saved: the sum, mean and rstd. Every program adds up the weights' gradients of its rows in order, and the programs'
-sums are added in order, so two runs agree bit for bit.
+Saved: the sum, mean and rstd. Every program sums the gradients of weight and bias over its rows in order, and the
+programs' sums are added in order, so two runs agree bit for bit.
 
 Source: https://arxiv.org/abs/1607.06450.
 """
@@ -23,14 +23,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Config:
-    """programs: of the backward pass, each with a share of the rows: four for each multiprocessor of an H100 hide the
-    latency of a row's two passes, and the partial sums (two rows of fp32 a program) stay small. Not measured on a GPU.
+    """Launch sizes; no GPU has timed them.
+
+    programs: of the backward pass, each with a share of the rows: four for each multiprocessor of an H100 hide the
+        latency of a row's two passes, and the partial sums (two fp32 rows per program) stay small.
     """
 
     programs: int = 528
 
     def warps(self, columns: int) -> int:
-        """About 8 numbers a thread, so that a row (columns: its width, a power of two) stays in registers."""
+        """About 8 elements per thread, so that a row stays in registers; columns: its width, a power of two."""
         return min(16, max(1, columns // 256))
 
 
@@ -55,24 +57,24 @@ def add_layer_norm_kernel(
     STATISTICS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Grid (n,)."""
+    """Norm one row. Grid (n,)."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     mask = column < width
-    place = row * width + column
-    total = tl.load(x_ptr + place, mask=mask, other=0.0).to(tl.float32)
+    offset = row * width + column
+    total = tl.load(x_ptr + offset, mask=mask, other=0.0).to(tl.float32)
     if RESIDUAL:
-        total += tl.load(residual_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        total += tl.load(residual_ptr + offset, mask=mask, other=0.0).to(tl.float32)
         total = total.to(x_ptr.dtype.element_ty).to(tl.float32)
     if SUM:
-        tl.store(sum_ptr + place, total, mask=mask)
+        tl.store(sum_ptr + offset, total, mask=mask)
     mean = tl.sum(total) / width
     centered = tl.where(mask, total - mean, 0.0)
     rstd = 1.0 / tl.sqrt(tl.sum(centered * centered) / width + eps)
     normed = centered * rstd * tl.load(weight_ptr + column, mask=mask, other=0.0)
     if BIAS:
         normed += tl.load(bias_ptr + column, mask=mask, other=0.0)
-    tl.store(normed_ptr + place, normed, mask=mask)
+    tl.store(normed_ptr + offset, normed, mask=mask)
     if STATISTICS:
         tl.store(mean_ptr + row, mean)
         tl.store(rstd_ptr + row, rstd)
@@ -90,14 +92,14 @@ def add_layer_norm_grad_kernel(
     grad_weight_ptr,  # fp32 [programs, width] if GRAD_WEIGHTS
     grad_bias_ptr,  # fp32 [programs, width] if GRAD_WEIGHTS
     rows,
-    share,  # rows a program
+    share,  # rows per program
     width,
     GRAD_SUM: tl.constexpr,
     GRAD_X: tl.constexpr,
     GRAD_WEIGHTS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Grid (programs,): rows [program * share, (program + 1) * share)."""
+    """Gradients of rows [program * share, (program + 1) * share). Grid (programs,)."""
     first = tl.program_id(0).to(tl.int64) * share
     column = tl.arange(0, COLUMNS)
     mask = column < width
@@ -105,24 +107,24 @@ def add_layer_norm_grad_kernel(
     grad_weight = tl.zeros((COLUMNS,), tl.float32)
     grad_bias = tl.zeros((COLUMNS,), tl.float32)
     for row in range(first, tl.minimum(first + share, rows)):
-        place = row * width + column
-        grad = tl.load(grad_normed_ptr + place, mask=mask, other=0.0).to(tl.float32)
-        total = tl.load(sum_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        offset = row * width + column
+        grad = tl.load(grad_normed_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+        total = tl.load(sum_ptr + offset, mask=mask, other=0.0).to(tl.float32)
         rstd = tl.load(rstd_ptr + row)
         xhat = tl.where(mask, (total - tl.load(mean_ptr + row)) * rstd, 0.0)
         if GRAD_X:
             g = grad * weight
             grad_x = rstd * (g - tl.sum(g) / width - xhat * (tl.sum(g * xhat) / width))
             if GRAD_SUM:
-                grad_x += tl.load(grad_sum_ptr + place, mask=mask, other=0.0).to(tl.float32)
-            tl.store(grad_x_ptr + place, grad_x, mask=mask)
+                grad_x += tl.load(grad_sum_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+            tl.store(grad_x_ptr + offset, grad_x, mask=mask)
         if GRAD_WEIGHTS:
             grad_weight += grad * xhat
             grad_bias += grad
     if GRAD_WEIGHTS:
-        place = tl.program_id(0).to(tl.int64) * width + column
-        tl.store(grad_weight_ptr + place, grad_weight, mask=mask)
-        tl.store(grad_bias_ptr + place, grad_bias, mask=mask)
+        offset = tl.program_id(0).to(tl.int64) * width + column
+        tl.store(grad_weight_ptr + offset, grad_weight, mask=mask)
+        tl.store(grad_bias_ptr + offset, grad_bias, mask=mask)
 
 
 def add_layer_norm_forward(
@@ -136,7 +138,7 @@ def add_layer_norm_forward(
     mean: Tensor,
     rstd: Tensor,
 ) -> None:
-    """Fills normed and, where given and not empty, total (the sum), mean and rstd; all contiguous, x not empty."""
+    """Fill normed and, where given and not empty, total (the sum), mean and rstd; all contiguous, x not empty."""
     width = x.shape[-1]
     columns = triton.next_power_of_2(width)
     with torch.cuda.device_of(x):
@@ -159,7 +161,7 @@ def add_layer_norm_backward(
     grad_weight: Tensor,
     grad_bias: Tensor,
 ) -> None:
-    """Fills those of grad_x, grad_weight and grad_bias that are not empty; all contiguous, total not empty."""
+    """Fill those of grad_x, grad_weight and grad_bias that are not empty; all contiguous, total not empty."""
     width = total.shape[-1]
     columns, rows = triton.next_power_of_2(width), total.numel() // width
     share = triton.cdiv(rows, CONFIG.programs)

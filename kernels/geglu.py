@@ -2,7 +2,7 @@
 """GeGLU: y = gelu(a) * b, with [a | b] = x; gelu(a) = a * Phi(a), the exact (erf) one, as ModernBERT's.
 
 x [n, 2h] -> y [n, h]; fp32, fp16 or bf16; computed in fp32.
-da = dy * b * (Phi(a) + a * phi(a));  db = dy * gelu(a);  a and b are read again, nothing extra is saved.
+da = dy * b * (Phi(a) + a * phi(a));  db = dy * gelu(a). The backward pass reads x again; nothing else is saved.
 
 Source: https://arxiv.org/abs/2002.05202.
 """
@@ -17,9 +17,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Config:
-    """Fixed, because nothing here depends on the shape: every element is read and written once.
+    """Launch sizes, the same for every shape, as every element is read and written once; no GPU has timed them.
 
-    columns: a warp's threads load 8 bf16 numbers each (16 bytes, the widest load) with 4 warps. Not measured on a GPU.
+    columns: each thread of 4 warps loads 8 bf16 elements (16 bytes, the widest load).
     """
 
     columns: int = 1024
@@ -42,7 +42,7 @@ def geglu_kernel(
     width,
     COLUMNS: tl.constexpr,
 ):
-    """Grid (n, column tiles)."""
+    """y of COLUMNS columns of a row. Grid (n, column tiles)."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     mask = column < width
@@ -60,7 +60,7 @@ def geglu_grad_kernel(
     width,
     COLUMNS: tl.constexpr,
 ):
-    """Grid (n, column tiles)."""
+    """dx of COLUMNS columns of both halves of a row. Grid (n, column tiles)."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     mask = column < width
@@ -76,7 +76,7 @@ def geglu_grad_kernel(
 
 
 def geglu_forward(x: Tensor, y: Tensor) -> None:
-    """x [..., 2h] -> y [..., h], both contiguous and not empty."""
+    """Fill y [..., h] from x [..., 2h]; both contiguous and not empty."""
     width = y.shape[-1]
     with torch.cuda.device_of(x):
         geglu_kernel[y.numel() // width, triton.cdiv(width, CONFIG.columns)](
@@ -85,7 +85,7 @@ def geglu_forward(x: Tensor, y: Tensor) -> None:
 
 
 def geglu_backward(dy: Tensor, x: Tensor, dx: Tensor) -> None:
-    """dy [..., h], x [..., 2h] -> dx [..., 2h], all contiguous and not empty."""
+    """Fill dx [..., 2h] from dy [..., h] and x [..., 2h]; all contiguous and not empty."""
     width = dy.shape[-1]
     with torch.cuda.device_of(x):
         geglu_grad_kernel[dy.numel() // width, triton.cdiv(width, CONFIG.columns)](

@@ -1,8 +1,9 @@
 # mypy: allow-untyped-defs
-"""Rotary positions: y = [x1 cos - x2 sin | x2 cos + x1 sin], with [x1 | x2] = x, one angle a token and pair.
+"""Rotary positions: y = [x1 cos - x2 sin | x2 cos + x1 sin], with [x1 | x2] = x, one angle per token and pair.
 
-x [n, groups, heads, 2h] of any strides (fp32, fp16 or bf16; the last is 1), cos, sin fp32 [n, h] -> y, contiguous;
-computed in fp32. The backward pass is the same kernel with the opposite angles: nothing but cos and sin is kept.
+Inputs: x [n, groups, heads, 2h] (fp32, fp16 or bf16) with unit last stride and any others, cos, sin fp32 [n, h].
+Output: y, contiguous; computed in fp32. The backward pass is the same kernel with the opposite angles: only cos and sin
+are saved.
 
 Source: https://arxiv.org/abs/2104.09864.
 """
@@ -17,9 +18,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Config:
-    """elements: pairs a program turns, a token's heads together, so that its cos and sin are loaded once for many.
+    """Launch sizes; no GPU has timed them.
 
-    16 heads of 64 fill 4 warps with 4 pairs a thread. Not measured on a GPU.
+    elements: pairs that a program rotates, of several heads of one token, so that cos and sin are loaded once for all.
+        16 heads of 64 fill 4 warps with 4 pairs per thread.
     """
 
     elements: int = 512
@@ -45,7 +47,7 @@ def rotary_kernel(
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
 ):
-    """Grid (n * groups, head tiles)."""
+    """Rotate HEADS heads of one token and group. Grid (n * groups, head tiles)."""
     token = (tl.program_id(0) // groups).to(tl.int64)
     group = (tl.program_id(0) % groups).to(tl.int64)
     head = (tl.program_id(1) * HEADS + tl.arange(0, HEADS)).to(tl.int64)
@@ -64,7 +66,7 @@ def rotary_kernel(
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, y: Tensor, inverse: bool) -> None:
-    """x [n, groups, heads, 2h] with unit last stride, cos and sin fp32 [n, h] -> y contiguous, not empty."""
+    """Fill y, contiguous and not empty, from x [n, groups, heads, 2h] with unit last stride, cos, sin fp32 [n, h]."""
     tokens, groups, heads, width = x.shape
     half = triton.next_power_of_2(width // 2)
     head_tile = min(triton.next_power_of_2(heads), max(1, CONFIG.elements // half))

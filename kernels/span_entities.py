@@ -3,16 +3,16 @@
 
     logit(i, k, t) = relu(a_i + b_{i+k}) . u_t + c_t
 
-a, b [n, H], u [m, H], c [m] (fp32, fp16 or bf16, all the same; fp32 accumulators), bounds fp32 [m] -> word, width, type
-int64 [count], logit fp32 [count], ordered by (word, width, type). Forward only.
+Inputs: a, b [n, H], u [m, H], c [m] (fp32, fp16 or bf16, all the same; fp32 accumulators), bounds fp32 [m]. Outputs:
+word, width, type int64 [count], logit fp32 [count], ordered by (word, width, type). Forward only.
 
-Two passes of one kernel: the first counts, span by span; the sums of the counts are the places; the second computes the
-logits of the tiles that hold candidates again (the same bits) and writes. No logit is stored but the candidates', no
-two programs write one place, and there are no atomics: the order is that of the spans. The second pass costs little
-where entities are rare: a tile of 64 spans without a candidate returns at once.
+One kernel runs twice. The first pass counts candidates, span by span; prefix sums of the counts are the candidates'
+offsets. The second pass computes the logits of tiles with candidates again (the same bits) and writes. Only the
+candidates' logits are stored, no two programs write one element, and there are no atomics: the order is that of the
+spans. The second pass costs little where entities are rare: a tile of 64 spans without a candidate returns at once.
 
-Source: ARCHITECTURE ("The fold"); count, sum and write is stream compaction as in Blelloch's "Prefix Sums and Their
-Applications" (https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf).
+Source: docs/ARCHITECTURE.md ("The fold"); count, sum and write is stream compaction as in Blelloch's "Prefix Sums and
+Their Applications" (https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf).
 """
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from glimodern.kernels._common import TILES, logit_tile, text_frame, text_of
 
 
-@triton.jit(do_not_specialize=["words", "texts"])  # another compilation for batches of one text, or of 16
+@triton.jit(do_not_specialize=["words", "texts"])  # else compiled again for batches of one text, or of 16
 def entities_kernel(
     a_ptr,  # [n, H]
     b_ptr,  # [n, H]
@@ -33,8 +33,8 @@ def entities_kernel(
     cu_words_ptr,  # [texts + 1]
     cu_types_ptr,  # [texts + 1]
     count_ptr,  # int32 [n * K, splits] candidates of a span among a split's types: written, or read if WRITE
-    place_ptr,  # int64 [n * K, splits] where the first of them goes (WRITE)
-    span_ptr,  # int64 [count] the span's number i * K + k (WRITE)
+    offset_ptr,  # int64 [n * K, splits] the index of the first of them (WRITE)
+    span_ptr,  # int64 [count] the span's index i * K + k (WRITE)
     type_ptr,  # int64 [count] (WRITE)
     logit_ptr,  # fp32 [count] (WRITE)
     words,
@@ -46,7 +46,7 @@ def entities_kernel(
     HIDDEN: tl.constexpr,
     TYPES: tl.constexpr,
 ):
-    """Grid (row tiles, type splits): counts or writes the candidates of ROWS spans among a run of their types."""
+    """Count or write the candidates of ROWS spans among a range of types. Grid (row tiles, type splits)."""
     row0 = tl.program_id(0).to(tl.int64) * ROWS
     word0 = row0 // WIDTH
     row = tl.arange(0, ROWS)
@@ -59,12 +59,12 @@ def entities_kernel(
     first_text = text_of(cu_words_ptr, word0, texts)
     stop_text = text_of(cu_words_ptr, tl.minimum((row0 + ROWS - 1) // WIDTH, words - 1), texts) + 1
     base = tl.full((), 0, tl.int64)
-    place = tl.zeros((ROWS,), tl.int32)
+    offset = tl.zeros((ROWS,), tl.int32)
     if WRITE:
         expected = tl.sum(tl.load(count_ptr + cell, mask=exists, other=0))
         stop_text = tl.where(expected > 0, stop_text, first_text)
-        base = tl.load(place_ptr + row0 * splits + split)
-        place = (tl.load(place_ptr + cell, mask=exists, other=0) - base).to(tl.int32)
+        base = tl.load(offset_ptr + row0 * splits + split)
+        offset = (tl.load(offset_ptr + cell, mask=exists, other=0) - base).to(tl.int32)
     count = tl.zeros((ROWS,), tl.int32)
     for text in range(first_text, stop_text):
         _, begin, stop, first_type, types = text_frame(cu_words_ptr, cu_types_ptr, text, word0)
@@ -76,15 +76,16 @@ def entities_kernel(
                 c_ptr + first_type + first, start, end, inside, row, types - first, hidden, 1.0,
                 0, ROWS, HIDDEN, TYPES,
             )  # fmt: skip
-            kind = first + tl.arange(0, TYPES)
-            live = kind < types
-            bound = tl.load(bound_ptr + first_type + kind, mask=live, other=0.0)[None, :]
+            type_id = first + tl.arange(0, TYPES)
+            live = type_id < types
+            bound = tl.load(bound_ptr + first_type + type_id, mask=live, other=0.0)[None, :]
             passed = (logits > bound) | (logits != logits)  # a NaN passes
             hit = (passed & inside[:, None] & live[None, :]).to(tl.int32)
             if WRITE:
-                target = (place + count)[:, None] + tl.cumsum(hit, 1) - 1
+                target = (offset + count)[:, None] + tl.cumsum(hit, 1) - 1
                 tl.store(span_ptr + base + target, (row0 + row)[:, None] + tl.zeros_like(target), mask=hit > 0)
-                tl.store(type_ptr + base + target, (first_type + kind)[None, :] + tl.zeros_like(target), mask=hit > 0)
+                batch_type = (first_type + type_id)[None, :] + tl.zeros_like(target)
+                tl.store(type_ptr + base + target, batch_type, mask=hit > 0)
                 tl.store(logit_ptr + base + target, logits, mask=hit > 0)
             count += tl.sum(hit, 1)
     if not WRITE:
@@ -101,18 +102,20 @@ def entities_pass(
     bounds: Tensor,
     max_width: int,
     counts: Tensor,
-    places: Tensor | None,
-    found: tuple[Tensor, ...],
+    offsets: Tensor | None,
+    columns: tuple[Tensor, ...],
 ) -> None:
-    """Fills counts int32 [n * K, splits]; or, given places int64 like it, the columns of found:
-    the spans' numbers i * K + k and types, int64, and logits, fp32."""
+    """Run one pass: fill counts int32 [n * K, splits]; or, given offsets int64 like counts, fill columns.
+
+    columns: the spans' indices i * K + k and types, int64, and logits, fp32, of the candidates.
+    """
     texts, (words, hidden) = len(cu_words) - 1, a.shape
     types = TILES.types(len(u), texts)
     with torch.cuda.device_of(a):
         entities_kernel[triton.cdiv(words * max_width, TILES.rows), counts.shape[1]](
-            a, b, u, c, bounds, cu_words, cu_types, counts, found[0] if places is None else places, *found, words,
+            a, b, u, c, bounds, cu_words, cu_types, counts, columns[0] if offsets is None else offsets, *columns, words,
             texts, hidden,
-            WRITE=places is not None, WIDTH=max_width, ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
+            WRITE=offsets is not None, WIDTH=max_width, ROWS=TILES.rows, HIDDEN=TILES.hidden, TYPES=types,
             num_warps=TILES.warps(types), num_stages=TILES.stages(a.dtype),
         )  # fmt: skip
 
@@ -127,28 +130,28 @@ def span_entities_forward(
     bounds: Tensor,
     max_width: int,
 ) -> tuple[Tensor, ...]:
-    """(word, width, type, logit) of the candidates. Waits for the device once, to read how many there are.
+    """(word, width, type, logit) of the candidates. Waits for the device once, to read their number.
 
-    Holds 12 bytes a span and split of its types meanwhile (one split, unless the batch is small).
+    Allocates 12 bytes per span and split of its types meanwhile (one split, unless the batch is small).
     """
     a, b, u, c, bounds = (x.contiguous() for x in (a, b, u, c, bounds))
     spans = len(a) * max_width
 
-    def columns(count: int) -> tuple[Tensor, ...]:
+    def empty_columns(count: int) -> tuple[Tensor, ...]:
         integers = (torch.empty(count, dtype=torch.int64, device=a.device) for _ in range(2))
         return *integers, torch.empty(count, dtype=torch.float32, device=a.device)
 
-    found = columns(0)
+    columns = empty_columns(0)
     if not (spans and len(u)):
-        return found[0], *found
+        return columns[0], *columns
     types = TILES.types(len(u), len(cu_words) - 1)
     splits = TILES.splits(triton.cdiv(spans, TILES.rows), triton.cdiv(len(u), types))
     counts = torch.empty((spans, splits), dtype=torch.int32, device=a.device)
     batch = (a, b, u, c, cu_words, cu_types, bounds, max_width, counts)
-    entities_pass(*batch, None, found)
+    entities_pass(*batch, None, columns)
     ends = counts.view(-1).cumsum(0)
-    found = columns(int(ends[-1]))
-    if len(found[0]):
-        entities_pass(*batch, (ends - counts.view(-1)).view_as(counts), found)
-    span, kind, logit = found
-    return span // max_width, span % max_width, kind, logit
+    columns = empty_columns(int(ends[-1]))
+    if len(columns[0]):
+        entities_pass(*batch, (ends - counts.view(-1)).view_as(counts), columns)
+    span, type_id, logit = columns
+    return span // max_width, span % max_width, type_id, logit

@@ -5,17 +5,18 @@
     l = w p^gamma s          dl/dx = w p^gamma (gamma (1 - p) s + p)          g = dl/dlogit = dl/dx times dx/dlogit
     loss = focal_scale * sum l   (mean: divided by the number of (span, type) pairs inside their texts)
 
-w is class_balance for a positive and 1 - class_balance for a negative, or 1 for both. Logits as in span_scores.py; a, b
-[n, H], u [m, H], c [m] (fp32, fp16 or bf16) -> loss fp32 scalar; logits, l and g are computed in fp32. p^gamma =
-exp(gamma log p) with log p = min(x, 0) - log(1 + exp(-|x|)): no cancellation at either end.
+w is class_balance for a positive and 1 - class_balance for a negative, or 1 for both. Logits are those of
+span_scores.py. Inputs: a, b [n, H], u [m, H], c [m] (fp32, fp16 or bf16). Output: loss, fp32 scalar; logits, l and g
+are computed in fp32. p^gamma = exp(gamma log p) with log p = min(x, 0) - log(1 + exp(-|x|)): no cancellation at either
+end.
 
-The loss alone stores no logits: 4 bytes a program. With gradients, g is written once in the inputs' dtype, L elements
-(H times fewer than the hidden values), and the kernels of span_scores.py make da, db, du and dc from it. Constant
-factors are applied to the fp32 sums at the end, so that a half-precision g is not scaled towards zero by the mean.
+The loss alone stores 4 bytes per program, and no logits. With gradients, g is written once in the inputs' dtype, L
+elements (H times fewer than the hidden values), and the kernels of span_scores.py compute da, db, du and dc from it.
+Constant factors multiply the fp32 sums at the end, so that the mean does not scale a half-precision g towards zero.
 
-Positives are a sorted list of span rows; each program walks through the few that lie in its tile.
+Positives are a sorted list of span rows; each program loops over the few in its tile.
 
-Source: focal loss, https://arxiv.org/abs/1708.02002; ARCHITECTURE ("The fold").
+Source: focal loss, https://arxiv.org/abs/1708.02002; docs/ARCHITECTURE.md ("The fold").
 """
 
 import torch
@@ -27,21 +28,20 @@ from glimodern.kernels._common import (
     TILES,
     as_int32,
     dropout_key,
-    logit_offsets,
     logit_tile,
     text_frame,
     text_of,
 )
 from glimodern.kernels.span_scores import span_scores_backward
-from glimodern.reference import dropout_threshold
+from glimodern.reference import dropout_threshold, logit_offsets, pairs_inside
 
 
 @triton.jit
 def log1p_unit(e):
     """log(1 + e) for 0 <= e <= 1 to fp32's relative precision: 2 artanh(e / (2 + e)) by 8 terms of its series.
 
-    The first term left out is below 2e-9 of the sum. The hardware's logarithm has an absolute error of 2^-22 near 1,
-    which would be all of a confident span's loss.
+    The first omitted term is below 2e-9 of the sum. The hardware's logarithm has an absolute error of 2^-22 near 1, as
+    large as a confident span's whole loss.
     """
     z = e / (2.0 + e)
     y = z * z
@@ -81,7 +81,7 @@ def loss_kernel(
     HIDDEN: tl.constexpr,
     TYPES: tl.constexpr,
 ):
-    """Grid (row tiles, type splits): the loss of ROWS spans with every `splits`-th tile of their texts' types."""
+    """Loss of ROWS spans with every `splits`-th tile of their texts' types. Grid (row tiles, type splits)."""
     row0 = tl.program_id(0).to(tl.int64) * ROWS
     word0 = row0 // WIDTH
     row = tl.arange(0, ROWS)
@@ -105,9 +105,9 @@ def loss_kernel(
             )  # fmt: skip
             y = tl.zeros((ROWS, TYPES), tl.float32)
             for p in range(positive_begin, positive_end):
-                kind = tl.load(positive_type_ptr + p).to(tl.int64) - first_type - first
-                target = (tl.load(positive_row_ptr + p) - row0) * TYPES + kind
-                target = tl.where((kind >= 0) & (kind < TYPES), target, -1).to(tl.int32)
+                type_id = tl.load(positive_type_ptr + p).to(tl.int64) - first_type - first
+                target = (tl.load(positive_row_ptr + p) - row0) * TYPES + type_id
+                target = tl.where((type_id >= 0) & (type_id < TYPES), target, -1).to(tl.int32)
                 y = tl.where(cell == target, 1.0, y)
             sign = 1.0 - 2.0 * y
             x = sign * logits
@@ -117,25 +117,18 @@ def loss_kernel(
             weight = negative_weight + y * (positive_weight - negative_weight)
             if FOCAL:
                 weight *= tl.exp(gamma * (tl.minimum(x, 0.0) - log1p_e))
-            kind = (first + tl.arange(0, TYPES))[None, :]
-            valid = inside[:, None] & (kind < types)
+            type_id = (first + tl.arange(0, TYPES))[None, :]
+            valid = inside[:, None] & (type_id < types)
             total += tl.where(valid, weight * softplus, 0.0)
             if GRADS:
-                larger, smaller = 1.0 / (1.0 + e), e / (1.0 + e)
-                slope = tl.where(x >= 0.0, larger, smaller)
+                p_max, p_min = 1.0 / (1.0 + e), e / (1.0 + e)  # sigmoid(|x|), sigmoid(-|x|)
+                grad = tl.where(x >= 0.0, p_max, p_min)
                 if FOCAL:
-                    slope += gamma * tl.where(x >= 0.0, smaller, larger) * softplus
-                grad = slope * weight * sign
+                    grad += gamma * tl.where(x >= 0.0, p_min, p_max) * softplus
+                grad = grad * weight * sign
                 tile0 = tl.load(offset_ptr + text) + (row0 - first_word * WIDTH) * types
-                tl.store(grad_ptr + tile0 + (row * types)[:, None] + kind, grad, mask=valid)
+                tl.store(grad_ptr + tile0 + (row * types)[:, None] + type_id, grad, mask=valid)
     tl.store(loss_ptr + tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1), tl.sum(total))
-
-
-def pairs_inside(cu_words: Tensor, cu_types: Tensor, max_width: int) -> Tensor:
-    """int64 scalar on the device: how many (span, type) pairs lie inside their texts."""
-    words = cu_words.diff().long()
-    widths = words.clamp(max=max_width)
-    return ((words * widths - widths * (widths - 1) // 2) * cu_types.diff()).sum()
 
 
 def span_loss_forward(
@@ -157,9 +150,9 @@ def span_loss_forward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """(loss, da, db, du, dc): the fp32 scalar loss and, if compute_grads, its gradients in the inputs' dtypes.
 
-    positives int [P, 3] rows (word, k, type), numbered in the batch, in any order. Without gradients it never waits for
-    the device; with them once, to read L, the size of g.
-    In fp16 the gradients of a mean over many pairs are subnormal: take the sum, a larger focal_scale, or bf16.
+    positives: int [P, 3], rows (word, k, type), word and type counted in the batch, in any order. Waits for the device
+    once with gradients, to read L, the size of g, and never without. In fp16 the gradients of a mean over many pairs
+    are subnormal: take the sum, a larger focal_scale, or bf16.
     """
     a, b, u, c = a.contiguous(), b.contiguous(), u.contiguous(), c.contiguous()
     texts, (words, hidden) = len(cu_words) - 1, a.shape

@@ -1,18 +1,18 @@
 # mypy: allow-untyped-defs, disable-error-code="import-untyped"
 """Span scores: logit(i, k, t) = drop(relu(a_i + b_{i+k})) . u_t + c_t, for a span i..i+k and a type t of one text.
 
-a, b [n, H], u [m, H], c [m] (fp32, fp16 or bf16, all the same; fp32 accumulators) -> logits fp32 [L], ragged by text:
-blocks [words, K, types], row-major; -inf for a span that leaves its text.
+Inputs: a, b [n, H], u [m, H], c [m] (fp32, fp16 or bf16, all the same; fp32 accumulators). Output: logits fp32 [L],
+ragged by text: blocks [words, K, types], row-major; -inf for a span that leaves its text.
 
 Backward, from g = dL/dlogit:
     da_i = sum over k, t of g(i,k,t) u_t [a_i + b_{i+k} > 0] keep / (1 - p)       db_j: the same over i = j - k
     du_t = sum over i, k of g(i,k,t) drop(relu(a_i + b_{i+k}))                    dc_t = sum over i, k of g(i,k,t)
 
-The hidden values [n, K, H] exist only tile by tile in registers, in both directions: a bf16 batch of 2,590 words with
-K = 12 and H = 3,072 does not write 191 MB, nor save them for the backward pass. Each output element is summed by one
-program in a fixed order (du, dc: by a few programs into partial sums, added in order), so two runs agree bit for bit.
+Both passes hold the hidden values [n, K, H] one tile at a time, in registers. Stored for the backward pass, those of a
+bf16 batch of 2,590 words with K = 12 and H = 3,072 would take 191 MB. One program sums each output element in a fixed
+order (du, dc: a few programs into partial sums, added in order), so two runs agree bit for bit.
 
-Source: ARCHITECTURE ("The fold"); the dropout mask is glimodern.reference.dropout_keep.
+Source: docs/ARCHITECTURE.md ("The fold"); the dropout mask is glimodern.reference.dropout_keep.
 """
 
 import torch
@@ -26,7 +26,6 @@ from glimodern.kernels._common import (
     dropout_keep,
     dropout_key,
     hidden_tile,
-    logit_offsets,
     logit_tile,
     no_spills,
     positive_sum,
@@ -34,7 +33,7 @@ from glimodern.kernels._common import (
     text_frame,
     text_of,
 )
-from glimodern.reference import dropout_threshold
+from glimodern.reference import dropout_threshold, logit_offsets
 
 
 @triton.jit(do_not_specialize=["words", "texts", "seed"])
@@ -58,7 +57,7 @@ def scores_kernel(
     HIDDEN: tl.constexpr,
     TYPES: tl.constexpr,
 ):
-    """Grid (row tiles, type splits): the logits of ROWS spans with every `splits`-th tile of their texts' types."""
+    """Logits of ROWS spans with every `splits`-th tile of their texts' types. Grid (row tiles, type splits)."""
     row0 = tl.program_id(0).to(tl.int64) * ROWS
     word0 = row0 // WIDTH
     row = tl.arange(0, ROWS)
@@ -79,8 +78,8 @@ def scores_kernel(
                 THRESHOLD, ROWS, HIDDEN, TYPES,
             )  # fmt: skip
             logits = tl.where(inside[:, None], logits, float("-inf"))
-            kind = (first + tl.arange(0, TYPES))[None, :]
-            tl.store(tile_ptr + (row * types)[:, None] + kind, logits, mask=own[:, None] & (kind < types))
+            type_id = (first + tl.arange(0, TYPES))[None, :]
+            tl.store(tile_ptr + (row * types)[:, None] + type_id, logits, mask=own[:, None] & (type_id < types))
 
 
 @triton.jit(do_not_specialize=["words", "texts", "seed"])
@@ -92,7 +91,7 @@ def word_grads_kernel(
     cu_words_ptr,  # [texts + 1]
     cu_types_ptr,  # [texts + 1]
     offset_ptr,  # int64 [texts + 1]
-    factor_ptr,  # fp32 [1] the factor
+    factor_ptr,  # fp32 [1] that factor
     out_ptr,  # [n, H] da, or db if ENDS
     words,
     texts,
@@ -106,7 +105,7 @@ def word_grads_kernel(
     HIDDEN: tl.constexpr,
     TYPES: tl.constexpr,
 ):
-    """Grid (word tiles, column tiles): the gradient of WORDS words as starts (da) or as ends (db) of their spans."""
+    """da or db of WORDS words, the starts (da) or ends (db) of their spans. Grid (word tiles, column tiles)."""
     word0 = tl.program_id(0).to(tl.int64) * WORDS
     word = tl.arange(0, WORDS)
     column = tl.program_id(1) * HIDDEN + tl.arange(0, HIDDEN)
@@ -122,17 +121,17 @@ def word_grads_kernel(
         first_word, begin, stop, first_type, types = text_frame(cu_words_ptr, cu_types_ptr, text, word0)
         text_grad_ptr = grad_ptr + tl.load(offset_ptr + text) - first_word * WIDTH * types
         for first in range(0, types, TYPES):
-            kind = first + tl.arange(0, TYPES)
-            live = kind < types
+            type_id = first + tl.arange(0, TYPES)
+            live = type_id < types
             u_tile = (tl.arange(0, TYPES) * hidden)[:, None] + column[None, :]
             u = tl.load(u_ptr + (first_type + first) * hidden + u_tile, mask=live[:, None] & in_row, other=0.0)
-            place = (word * WIDTH * types)[:, None] + kind[None, :]
+            offset = (word * WIDTH * types)[:, None] + type_id[None, :]
             for k in range(0, WIDTH):
                 shift = -k if ENDS else k
                 row0 = (word0 - k if ENDS else word0) * WIDTH + k
                 other = word + shift
                 inside = (word >= begin) & (word < stop) & (other >= begin) & (other < stop)
-                grad = tl.load(text_grad_ptr + row0 * types + place, mask=inside[:, None] & live[None, :], other=0.0)
+                grad = tl.load(text_grad_ptr + row0 * types + offset, mask=inside[:, None] & live[None, :], other=0.0)
                 x = tl.load(other_ptr + (word0 + shift) * hidden + tile, mask=inside[:, None] & in_row, other=0.0)
                 passes = positive_sum(own, x)
                 if THRESHOLD > 0:
@@ -150,7 +149,7 @@ def type_grads_kernel(
     cu_words_ptr,  # [texts + 1]
     cu_types_ptr,  # [texts + 1]
     offset_ptr,  # int64 [texts + 1]
-    factor_ptr,  # fp32 [1] the factor
+    factor_ptr,  # fp32 [1] that factor
     du_ptr,  # fp32 [row splits, m, H]
     dc_ptr,  # fp32 [row splits, m]
     types_all,
@@ -165,7 +164,7 @@ def type_grads_kernel(
     HIDDEN: tl.constexpr,
     TYPES: tl.constexpr,
 ):
-    """Grid (texts, column tiles, row splits * type splits): du and dc of one text's types over a share of its spans."""
+    """du and dc of one text's types over a share of its spans. Grid (texts, column tiles, row splits * type splits)."""
     text = tl.program_id(0)
     column = tl.program_id(1) * HIDDEN + tl.arange(0, HIDDEN)
     row_split = tl.program_id(2) // type_splits
@@ -181,8 +180,8 @@ def type_grads_kernel(
     row_end = tl.minimum(row_begin + share, text_rows)
     row = tl.arange(0, ROWS)
     for first in range((tl.program_id(2) % type_splits) * TYPES, types, type_splits * TYPES):
-        kind = first + tl.arange(0, TYPES)
-        live = kind < types
+        type_id = first + tl.arange(0, TYPES)
+        live = type_id < types
         du = tl.zeros((TYPES, HIDDEN), tl.float32)
         dc = tl.zeros((TYPES,), tl.float32)
         for step in range(tl.cdiv(row_end - row_begin, ROWS)):
@@ -195,15 +194,15 @@ def type_grads_kernel(
             key = dropout_key(first_word * WIDTH + row0 + row, seed)
             tile0 = (first_word + word0) * hidden
             x = hidden_tile(a_ptr + tile0, b_ptr + tile0, start, end, inside, key, column, hidden, THRESHOLD)
-            grad_tile = (row * types)[None, :] + kind[:, None]
+            grad_tile = (row * types)[None, :] + type_id[:, None]
             grad = tl.load(text_grad_ptr + row0 * types + grad_tile, mask=inside[None, :] & live[:, None], other=0.0)
             du = product(grad, x, du)
             dc += tl.sum(grad.to(tl.float32), 1)
-        place = row_split.to(tl.int64) * types_all + first_type + kind
+        offset = row_split.to(tl.int64) * types_all + first_type + type_id
         du_mask = live[:, None] & (column < hidden)[None, :]
-        tl.store(du_ptr + place[:, None] * hidden + column[None, :], du * (factor * scale), mask=du_mask)
+        tl.store(du_ptr + offset[:, None] * hidden + column[None, :], du * (factor * scale), mask=du_mask)
         if tl.program_id(1) == 0:
-            tl.store(dc_ptr + place, dc * factor, mask=live)
+            tl.store(dc_ptr + offset, dc * factor, mask=live)
 
 
 def span_scores_forward(
@@ -217,7 +216,7 @@ def span_scores_forward(
     dropout_p: float,
     seed: int,
 ) -> Tensor:
-    """Logits fp32 [L]. Waits for the device once, to read L, which the two cu tensors decide."""
+    """Logits fp32 [L]. Waits for the device once, to read L, which cu_words and cu_types determine."""
     a, b, u, c = a.contiguous(), b.contiguous(), u.contiguous(), c.contiguous()
     texts, hidden = len(cu_words) - 1, a.shape[1]
     offsets = logit_offsets(cu_words, cu_types, max_width)
@@ -249,12 +248,11 @@ def span_scores_backward(
     seed: int,
     factor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(da, db, du, dc) in the inputs' dtypes, from grad_logits [L]; entries of spans outside are not read.
+    """(da, db, du, dc) in the inputs' dtypes, from grad_logits [L]; entries outside the texts are not read.
 
-    grad_logits is rounded to a's dtype, as the tensor cores multiply it with u and with the hidden values.
-
-    factor fp32 [1] multiplies all four before they are rounded (None: 1). Never waits for the device. Holds du's
-    partial sums, fp32 [splits, m, H], meanwhile: one split, unless the batch is too small to fill the device without.
+    grad_logits is rounded to a's dtype, as the tensor cores multiply it with u and with the hidden values. factor fp32
+    [1] multiplies all four before they are rounded (None: 1). Never waits for the device. Allocates du's partial sums,
+    fp32 [splits, m, H], meanwhile: one split, unless the batch is too small to fill the device with one.
     """
     a, b, u, grad_logits = a.contiguous(), b.contiguous(), u.contiguous(), grad_logits.to(a.dtype).contiguous()
     texts, (words, hidden) = len(cu_words) - 1, a.shape

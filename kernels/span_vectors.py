@@ -1,16 +1,17 @@
 # mypy: allow-untyped-defs, disable-error-code="import-untyped"
 """Span vectors: S(r) = x(r) W2^T + b2, x(r) = drop(relu(a_start + b_end)), for rows r of spans; zero where end < 0.
 
-a, b [n, H], w2 [d, H], b2 [d] (fp32, fp16 or bf16, all the same; fp32 accumulators), start, end int32 [R], dropout as
-glimodern.reference.dropout_keep with the span's number start * K + end - start -> S [R, d] in the same dtype.
+Inputs: a, b [n, H], w2 [d, H], b2 [d] (fp32, fp16 or bf16, all the same; fp32 accumulators), start, end int32 [R];
+dropout as glimodern.reference.dropout_keep with the span's index start * K + end - start. Output: S [R, d] in the same
+dtype.
 
-Forward is one kernel: the hidden values exist only tile by tile in registers, on their way into the tensor cores.
-Backward, from G = dL/dS, works on a chunk of rows at a time (glimodern/ops/_span_vectors.py), whose two products are
-the matrix library's; the kernels here compute x again and bring dx = G W2 back to the words:
+Forward is one kernel: it holds the hidden values one tile at a time, in registers, on their way into the tensor cores.
+Backward, from G = dL/dS, works on a tile of rows at a time (glimodern/ops/_span_vectors.py). Its two products are the
+matrix library's; the kernels here compute x again and add dx = G W2 to the words' gradients:
 
     dW2 = G^T x     db2 = sum of G     da_i = sum over rows with start i of dx [x > 0] / (1 - p)     db_j: over end j
 
-Each word's sum is one program's, over its rows in order: no atomics, two runs agree bit for bit.
+One program sums each word's gradient, over its rows in order: no atomics, two runs agree bit for bit.
 """
 
 import torch
@@ -21,10 +22,10 @@ from torch import Tensor
 from glimodern.kernels._common import TILES, as_int32, dropout_key, hidden_tile, logit_tile
 from glimodern.reference import dropout_threshold
 
-# Columns of S that a program of the forward computes: the hidden values are computed once for so many. Twice as many
-# would leave a multiprocessor one program (150 to 190 registers a thread, of 256 threads).
+# Columns of S per program of the forward, for which the hidden values are computed once. Twice as many would leave room
+# for one program per multiprocessor (150 to 190 registers per thread, of 256 threads).
 _COLUMNS = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}
-_WORD_COLUMNS = 256  # of da or db a program sums
+_WORD_COLUMNS = 256  # columns of da or db per program
 
 
 @triton.jit(do_not_specialize=["rows", "seed"])
@@ -47,7 +48,7 @@ def vectors_kernel(
     HIDDEN: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Grid (row tiles, column tiles): COLUMNS columns of the vectors of ROWS spans."""
+    """COLUMNS columns of the vectors of ROWS spans. Grid (row tiles, column tiles)."""
     row0 = tl.program_id(0).to(tl.int64) * ROWS
     column0 = tl.program_id(1) * COLUMNS
     row = tl.arange(0, ROWS)
@@ -61,9 +62,9 @@ def vectors_kernel(
         width - column0, hidden, scale, THRESHOLD, ROWS, HIDDEN, COLUMNS,
     )  # fmt: skip
     column = column0 + tl.arange(0, COLUMNS)
-    place = (row * width)[:, None] + column[None, :]
+    offset = (row * width)[:, None] + column[None, :]
     vectors = tl.where(inside[:, None], vectors, 0.0)
-    tl.store(out_ptr + row0 * width + place, vectors, mask=exists[:, None] & (column < width)[None, :])
+    tl.store(out_ptr + row0 * width + offset, vectors, mask=exists[:, None] & (column < width)[None, :])
 
 
 @triton.jit(do_not_specialize=["rows", "seed"])
@@ -82,7 +83,7 @@ def hidden_kernel(
     ROWS: tl.constexpr,
     HIDDEN: tl.constexpr,
 ):
-    """Grid (row tiles, column tiles): the hidden values of ROWS spans."""
+    """HIDDEN columns of the hidden values of ROWS spans. Grid (row tiles, column tiles)."""
     row0 = tl.program_id(0).to(tl.int64) * ROWS
     row = tl.arange(0, ROWS)
     exists = row < rows - row0
@@ -91,8 +92,8 @@ def hidden_kernel(
     key = dropout_key(start * WIDTH + end - start, seed)
     column = tl.program_id(1) * HIDDEN + tl.arange(0, HIDDEN)
     x = hidden_tile(a_ptr, b_ptr, start, end, end >= 0, key, column, hidden, THRESHOLD).to(tl.float32)
-    place = (row * hidden)[:, None] + column[None, :]
-    tl.store(x_ptr + row0 * hidden + place, x * scale, mask=exists[:, None] & (column < hidden)[None, :])
+    offset = (row * hidden)[:, None] + column[None, :]
+    tl.store(x_ptr + row0 * hidden + offset, x * scale, mask=exists[:, None] & (column < hidden)[None, :])
 
 
 @triton.jit
@@ -100,24 +101,24 @@ def hidden_grads_kernel(
     x_ptr,  # [R, H]
     dx_ptr,  # [R, H]
     order_ptr,  # int64 [R] rows by word
-    begin_ptr,  # int64 [n + 1] where each word's rows begin in order
+    begin_ptr,  # int64 [n + 1] the index in order where each word's rows begin
     out_ptr,  # fp32 [n, H] da or db, added to
     hidden,
     scale,
     COLUMNS: tl.constexpr,
 ):
-    """Grid (words, column tiles): adds what the chunk's rows give to a word."""
+    """Add the gradients of a tile's rows to one word. Grid (words, column tiles)."""
     word = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     in_row = column < hidden
     total = tl.zeros((COLUMNS,), tl.float32)
-    for p in range(tl.load(begin_ptr + word), tl.load(begin_ptr + word + 1)):
-        row = tl.load(order_ptr + p) * hidden
+    for index in range(tl.load(begin_ptr + word), tl.load(begin_ptr + word + 1)):
+        row = tl.load(order_ptr + index) * hidden
         x = tl.load(x_ptr + row + column, mask=in_row, other=0.0).to(tl.float32)
         dx = tl.load(dx_ptr + row + column, mask=in_row, other=0.0).to(tl.float32)
         total += tl.where(x > 0.0, dx, 0.0)
-    place = out_ptr + word * hidden + column
-    tl.store(place, tl.load(place, mask=in_row, other=0.0) + total * scale, mask=in_row)
+    target_ptr = out_ptr + word * hidden + column
+    tl.store(target_ptr, tl.load(target_ptr, mask=in_row, other=0.0) + total * scale, mask=in_row)
 
 
 def span_vectors_forward(
@@ -163,7 +164,7 @@ def span_hidden(
 def span_hidden_backward(
     start: Tensor, end: Tensor, x: Tensor, dx: Tensor, da: Tensor, db: Tensor, dropout_p: float
 ) -> None:
-    """da[start], db[end] (fp32 [n, H]) += dx / (1 - p) where x > 0; x, dx [R, H] contiguous."""
+    """Add dx / (1 - p) where x > 0 to da[start] and db[end], fp32 [n, H]; x, dx [R, H] contiguous."""
     words, hidden = da.shape
     if not x.numel():
         return

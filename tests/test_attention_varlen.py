@@ -16,9 +16,11 @@ from shapes import bounds_of
 from torch import Tensor
 
 from glimodern import ops, reference
+from glimodern.layers.attention import Packing, packed_attention
 from glimodern.ops import _attention_tiles as plain_tiles
-from glimodern.ops import dispatch
-from glimodern.ops._attention_varlen import _text_by_text, takes_flash
+from glimodern.ops import _attention_varlen, dispatch
+from glimodern.ops._attention_varlen import _text_by_text
+from glimodern.ops.dispatch import takes_flash
 
 BACKENDS = ("reference", *CPP)
 BF16_BACKENDS = (*BACKENDS, "cpp-avx512_bf16", "cpp-amx")
@@ -458,16 +460,16 @@ def changed(**changes: object) -> tuple:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"q": [1.0]}, TypeError, "q must be a tensor"),
-        ({"k": torch.zeros(19, 2, 16)}, ValueError, "q, k and v must all be"),
-        ({"q": torch.zeros(19, 3, 16, dtype=torch.int32)}, TypeError, "q must be fp32"),
-        ({"v": torch.zeros(19, 3, 16, device="meta")}, ValueError, "v is on meta, q on cpu"),
-        ({"cu_seqlens": torch.tensor([0.0, 7.0, 19.0])}, TypeError, "cu_seqlens must be int32"),
-        ({"cu_seqlens": torch.zeros(2, 2, dtype=torch.int32)}, ValueError, r"cu_seqlens must be \[texts \+ 1\]"),
-        ({"cu_seqlens": torch.tensor([0, 7, 20])}, ValueError, "cu_seqlens must rise from 0 to 19"),
-        ({"cu_seqlens": torch.tensor([0, 20, 19])}, ValueError, "cu_seqlens must rise from 0 to 19"),
-        ({"max_seqlen": 11}, ValueError, "max_seqlen is 11, but the longest text of cu_seqlens has 12"),
-        ({"max_seqlen": -1}, ValueError, "max_seqlen must be"),
+        ({"q": [1.0]}, TypeError, "q: expected a tensor, got list"),
+        ({"k": torch.zeros(19, 2, 16)}, ValueError, "q, k, v: expected one shape"),
+        ({"q": torch.zeros(19, 3, 16, dtype=torch.int32)}, TypeError, "q: expected fp32"),
+        ({"v": torch.zeros(19, 3, 16, device="meta")}, ValueError, "v: expected device cpu"),
+        ({"cu_seqlens": torch.tensor([0.0, 7.0, 19.0])}, TypeError, "cu_seqlens: expected int32"),
+        ({"cu_seqlens": torch.zeros(2, 2, dtype=torch.int32)}, ValueError, r"cu_seqlens: expected \[texts \+ 1\]"),
+        ({"cu_seqlens": torch.tensor([0, 7, 20])}, ValueError, "cu_seqlens: expected offsets that rise from 0 to 19"),
+        ({"cu_seqlens": torch.tensor([0, 20, 19])}, ValueError, "cu_seqlens: expected offsets that rise from 0 to 19"),
+        ({"max_seqlen": 11}, ValueError, "max_seqlen: expected at least 12, the longest text of cu_seqlens, got 11"),
+        ({"max_seqlen": -1}, ValueError, "max_seqlen: expected the tokens of the longest text, got -1"),
     ],
 )
 def test_bad_input_is_a_clear_error(changes, error, message):
@@ -478,14 +480,43 @@ def test_bad_input_is_a_clear_error(changes, error, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dropout_p": 1.0}, "dropout_p must be"),
+        ({"dropout_p": 1.0}, "dropout_p: expected"),
         ({"dropout_p": math.nan}, "dropout_p"),
-        ({"window": -1}, "window must"),
+        ({"window": -1}, "window: expected None"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         ops.attention_varlen(*changed(), **options)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
+def test_a_packing_checks_its_offsets_once(backend, monkeypatch):
+    """And what a user gives to the operator is checked at every call."""
+    batch, checks = CASES[0].build(), []
+    q, k, v = batch.qkv.unbind(1)
+
+    def counted(*arguments):
+        checks.append(arguments)
+        return checked_offsets(*arguments)
+
+    checked_offsets = _attention_varlen._checked_offsets
+    monkeypatch.setattr(_attention_varlen, "_checked_offsets", counted)
+    offsets = tuple(batch.cu_seqlens.tolist())
+    with running(backend), torch.no_grad():
+        known = ops.attention_varlen(q, k, v, batch.cu_seqlens, batch.longest)
+        assert len(checks) == 1
+        for given in (None, offsets):
+            packing = Packing.of(batch.cu_seqlens, batch.longest, len(q), given)
+            assert torch.equal(packed_attention(q, k, v, packing), known)
+        unknown = Packing(batch.cu_seqlens, batch.longest, len(q))
+        assert torch.equal(packed_attention(q, k, v, unknown), known)
+        assert len(checks) == 1
+        with pytest.raises(ValueError, match="cu_seqlens: expected offsets that rise from 0 to 18"):
+            packed_attention(q[1:], k[1:], v[1:], packing)
+    other = (0, *(n - 1 for n in offsets[1:-1]), offsets[-1])
+    with pytest.raises(ValueError, match="offsets: expected the elements of cu_seqlens"):
+        Packing.of(batch.cu_seqlens, batch.longest, len(q), other)
 
 
 def test_cuda_takes_flash_attention(monkeypatch):

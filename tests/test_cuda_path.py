@@ -149,12 +149,12 @@ def test_the_texts_lengths_cannot_be_asked_of_what_a_graph_records(models, monke
 
 def test_offsets_must_be_those_of_the_batch(models):
     batch = pack(models["modernbert"], 7, 3)
-    with pytest.raises(ValueError, match="offsets must be cu_seqlens on the host: 3 numbers, got 2"):
+    with pytest.raises(ValueError, match="offsets: expected the 3 elements of cu_seqlens, got 2"):
         models["modernbert"].encoder(
             batch.input_ids, batch.cu_seqlens, batch.max_seqlen, None, (0, len(batch.input_ids))
         )
     q = torch.randn(4, 2, 8, device=META)
-    with pytest.raises(ValueError, match="cu_seqlens must rise from 0 to 4"):
+    with pytest.raises(ValueError, match="cu_seqlens: expected offsets that rise from 0 to 4"):
         ops.attention_varlen(q, q, q, torch.empty(2, dtype=torch.int32, device=META), 5, offsets=(0, 5))
 
 

@@ -69,5 +69,5 @@ def test_share_scale_and_independence():
 
 
 def test_bad_share():
-    with pytest.raises(ValueError, match=r"p must be in \[0, 1\), got 1.0"):
+    with pytest.raises(ValueError, match=r"p: expected a number in \[0, 1\), got 1.0"):
         ops.dropout(torch.ones(2), 1.0, seed=0)

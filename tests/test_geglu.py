@@ -145,10 +145,10 @@ def test_inputs_of_any_layout():
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (torch.zeros(3, 5), ValueError, r"x must be \[..., 2h\]"),
-        (torch.zeros(()), ValueError, r"x must be \[..., 2h\]"),
-        (torch.zeros(3, 4, dtype=torch.int32), TypeError, "x must be fp32"),
-        ([1.0, 2.0], TypeError, "x must be a tensor, got list"),
+        (torch.zeros(3, 5), ValueError, r"x: expected \[..., 2h\]"),
+        (torch.zeros(()), ValueError, r"x: expected \[..., 2h\]"),
+        (torch.zeros(3, 4, dtype=torch.int32), TypeError, "x: expected fp32"),
+        ([1.0, 2.0], TypeError, "x: expected a tensor, got list"),
     ],
 )
 def test_bad_input_is_a_clear_error(x, error, message):

@@ -215,7 +215,7 @@ def test_scaling_inputs_helps_where_some_are_always_large():
     truth = F.linear(x, weight, bias)
     plain, scaled = (linear_packed(x, PackedWeight.pack(weight, bias, input_sizes=s)) for s in (None, x.abs().amax(0)))
     assert (scaled - truth).square().mean() < 0.3 * (plain - truth).square().mean()
-    with pytest.raises(ValueError, match=r"input_sizes must be \[256\], one an input, got \(255,\)"):
+    with pytest.raises(ValueError, match=r"input_sizes: expected \[256\] \(one per input\), got \(255,\)"):
         PackedWeight.pack(weight, bias, input_sizes=x[0, 1:])
 
 
@@ -366,15 +366,15 @@ WEIGHT = PackedWeight.pack(torch.zeros(3, 5))
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((torch.zeros(2, 4), WEIGHT), ValueError, r"x must be \[\.\.\., 5\], got \(2, 4\)"),
-        ((torch.zeros(()), WEIGHT), ValueError, r"x must be \[\.\.\., 5\]"),
-        ((torch.zeros(2, 5, dtype=torch.int32), WEIGHT), TypeError, "x must be a float tensor"),
-        (([1.0], WEIGHT), TypeError, "x must be a float tensor, got list"),
+        ((torch.zeros(2, 4), WEIGHT), ValueError, r"x: expected \[\.\.\., 5\], got \(2, 4\)"),
+        ((torch.zeros(()), WEIGHT), ValueError, r"x: expected \[\.\.\., 5\]"),
+        ((torch.zeros(2, 5, dtype=torch.int32), WEIGHT), TypeError, "x: expected a float tensor"),
+        (([1.0], WEIGHT), TypeError, "x: expected a float tensor, got list"),
         ((torch.zeros(2, 5), WEIGHT, "geglu"), ValueError, "pack it with gated=True"),
-        ((torch.zeros(2, 5), PackedWeight.pack(torch.zeros(4, 5), gated=True)), ValueError, "must be 'geglu'"),
-        ((torch.zeros(2, 5), WEIGHT, "tanh"), ValueError, "activation must be one of none, relu, gelu"),
-        ((torch.zeros(2, 5), WEIGHT, "none", torch.int8), TypeError, "dtype must be a float dtype"),
-        ((torch.zeros(2, 5, device="meta"), WEIGHT), ValueError, "x is on meta, the weight on cpu"),
+        ((torch.zeros(2, 5), PackedWeight.pack(torch.zeros(4, 5), gated=True)), ValueError, "expected 'geglu'"),
+        ((torch.zeros(2, 5), WEIGHT, "tanh"), ValueError, "activation: expected one of none, relu, gelu"),
+        ((torch.zeros(2, 5), WEIGHT, "none", torch.int8), TypeError, "dtype: expected a float dtype"),
+        ((torch.zeros(2, 5, device="meta"), WEIGHT), ValueError, "x: expected device cpu"),
     ],
 )
 def test_bad_input_is_a_clear_error(arguments, error, message):
@@ -385,12 +385,12 @@ def test_bad_input_is_a_clear_error(arguments, error, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.zeros(3, 5), None, "int4"), "dtype must be one of 'fp32', 'bf16', 'int8'"),
-        ((torch.zeros(3),), r"weight must be a float tensor \[o, i\]"),
-        ((torch.zeros(3, 5, dtype=torch.int8),), "weight must be a float tensor"),
-        ((torch.zeros(3, 5), torch.zeros(5)), r"bias must be \[3\]"),
-        ((torch.full((3, 5), math.inf),), "weight must be finite"),
-        ((torch.zeros(1, 65_537),), "65,536 inputs in int8"),
+        ((torch.zeros(3, 5), None, "int4"), "dtype: expected one of 'fp32', 'bf16', 'int8'"),
+        ((torch.zeros(3),), r"weight: expected a float tensor \[o, i\]"),
+        ((torch.zeros(3, 5, dtype=torch.int8),), "weight: expected a float tensor"),
+        ((torch.zeros(3, 5), torch.zeros(5)), r"bias: expected \[3\]"),
+        ((torch.full((3, 5), math.inf),), "weight: expected finite elements"),
+        ((torch.zeros(1, 65_537),), "weight: expected at most 65,536 inputs"),
     ],
 )
 def test_bad_weights_are_a_clear_error(arguments, message):
@@ -410,7 +410,7 @@ def test_copies_have_a_weight_of_their_own(dtype):
 
 
 def test_two_halves_are_needed_to_be_gated():
-    with pytest.raises(ValueError, match="an even number of rows, two halves, to be gated, got 3"):
+    with pytest.raises(ValueError, match="an even number of rows, two halves, for gated=True, got 3"):
         PackedWeight.pack(torch.zeros(3, 5), gated=True)
 
 

@@ -131,13 +131,13 @@ def test_inputs_of_any_layout():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"x": torch.zeros(5, 2, 3, 7)}, ValueError, r"x must be \[n, heads, 2h\]"),
-        ({"x": torch.zeros(5, 8)}, ValueError, r"x must be \[n, heads, 2h\]"),
-        ({"x": torch.zeros(6, 2, 8)}, ValueError, r"cos and sin must be \[6, 4\]"),
-        ({"sin": torch.zeros(5, 8)}, ValueError, r"cos and sin must be \[5, 4\]"),
-        ({"cos": torch.zeros(5, 4, requires_grad=True)}, ValueError, "cos and sin have no gradient"),
-        ({"cos": torch.zeros(5, 4, dtype=torch.int64)}, TypeError, "cos must be fp32"),
-        ({"sin": torch.zeros(5, 4, device="meta")}, ValueError, "sin is on meta, x on cpu"),
+        ({"x": torch.zeros(5, 2, 3, 7)}, ValueError, r"x: expected \[n, heads, 2h\]"),
+        ({"x": torch.zeros(5, 8)}, ValueError, r"x: expected \[n, heads, 2h\]"),
+        ({"x": torch.zeros(6, 2, 8)}, ValueError, r"cos, sin: expected \[6, 4\]"),
+        ({"sin": torch.zeros(5, 8)}, ValueError, r"cos, sin: expected \[5, 4\]"),
+        ({"cos": torch.zeros(5, 4, requires_grad=True)}, ValueError, "cos, sin: expected tensors without gradients"),
+        ({"cos": torch.zeros(5, 4, dtype=torch.int64)}, TypeError, "cos: expected fp32"),
+        ({"sin": torch.zeros(5, 4, device="meta")}, ValueError, "sin: expected device cpu"),
     ],
 )
 def test_bad_input_is_a_clear_error(changes, error, message):

@@ -49,8 +49,8 @@ def test_strided_inputs_are_left_alone():
 @pytest.mark.parametrize(
     ("start", "end", "error", "message"),
     [
-        (torch.tensor([0.0]), torch.tensor([1]), TypeError, "start must be int64 on the CPU, got torch.float32"),
-        (torch.tensor([0]), torch.tensor([1, 2]), ValueError, r"must be \[n\] each, got \(1,\) and \(2,\)"),
+        (torch.tensor([0.0]), torch.tensor([1]), TypeError, "start: expected int64 on the CPU, got torch.float32"),
+        (torch.tensor([0]), torch.tensor([1, 2]), ValueError, r"expected one shape \[n\], got \(1,\) and \(2,\)"),
         (torch.tensor([-1]), torch.tensor([1]), ValueError, "expected 0 <= start <= end"),
         (torch.tensor([2]), torch.tensor([1]), ValueError, "expected 0 <= start <= end"),
     ],

@@ -13,8 +13,9 @@ from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
 from torch import Tensor
 
 from glimodern import ops, reference
-from glimodern.ops import PackedWeight
+from glimodern.ops import PackedWeight, _span_vectors
 from glimodern.ops import _head as _cost
+from glimodern.ops._check import text_offsets
 from glimodern.ops._span_entities import logit_bounds, scores_of
 
 PLAIN = SPAN_CASES[0]
@@ -227,10 +228,10 @@ def test_inputs_of_any_layout_are_left_unchanged_and_no_gradient_flows():
 @pytest.mark.parametrize(
     ("threshold", "message"),
     [
-        (1.5, r"threshold must be in \[0, 1\]"),
-        (math.nan, r"threshold must be in \[0, 1\]"),
-        (torch.tensor([0.5, 0.5, -0.1, 0.5, 0.5]), r"threshold must be in \[0, 1\]"),
-        (torch.tensor([0.5, 0.5, math.nan, 0.5, 0.5]), r"threshold must be in \[0, 1\]"),
+        (1.5, r"threshold: expected a probability in \[0, 1\], got 1.5"),
+        (math.nan, r"threshold: expected a probability in \[0, 1\]"),
+        (torch.tensor([0.5, 0.5, -0.1, 0.5, 0.5]), r"threshold: expected probabilities in \[0, 1\]"),
+        (torch.tensor([0.5, 0.5, math.nan, 0.5, 0.5]), r"threshold: expected probabilities in \[0, 1\]"),
         (torch.tensor([0.5, 0.5]), r"a float tensor \[5\]"),
         (torch.zeros(5, dtype=torch.int64), r"a float tensor \[5\]"),
         (torch.zeros(5, device="meta"), "threshold is on meta"),
@@ -243,7 +244,7 @@ def test_bad_threshold(threshold, message):
 
 def test_bad_bounds():
     batch = PLAIN.build()
-    with pytest.raises(ValueError, match="cu_words must rise from 0 to 11"):
+    with pytest.raises(ValueError, match="cu_words: expected offsets that rise from 0 to 11"):
         entities(batch._replace(cu_words=torch.tensor([0, 7, 12])), 0.5)
 
 
@@ -335,6 +336,40 @@ def test_fold_and_vectors_score_alike(types, monkeypatch):
     for vectors, (logits, found) in results.items():
         assert_same(found, defined(logits, batch, torch.full((sum(types),), 0.8)))
         assert len(found.word) > 0, vectors
+
+
+def test_offsets_are_checked_once_by_vectors(monkeypatch):
+    """However many tiles of spans there are; the offsets that a user gives are checked."""
+    checked = []
+
+    def counted(name, cu, rows):
+        checked.append(name)
+        return text_offsets(name, cu, rows)
+
+    for module in (_cost, _span_vectors):
+        monkeypatch.setattr(module, "text_offsets", counted)
+    monkeypatch.setattr(_cost, "vectors_are_cheaper", lambda *shape: True)
+    monkeypatch.setattr(_cost, "_TILE_LOGITS", 64)
+    *floats, cu_words, cu_types = factors((30, 3, 2))
+    ops.head_entities(*floats, cu_words, cu_types, 3, 0.5)
+    assert checked == ["cu_words", "cu_types"]
+    for bad in ((cu_words + 1, cu_types), (cu_words, cu_types.flip(0))):
+        with pytest.raises(ValueError, match="expected offsets that rise from 0"):
+            ops.head_entities(*floats, *bad, 3, 0.5)
+    with pytest.raises(ValueError, match=r"w2: expected \[d, 64\]"):
+        ops.head_entities(*floats[:2], floats[2][:, :60], *floats[3:], cu_words, cu_types, 3, 0.5)
+    with pytest.raises(ValueError, match=r"threshold: expected probabilities in \[0, 1\]"):
+        ops.head_entities(*floats, cu_words, cu_types, 3, torch.full((35,), 2.0))
+
+
+def test_folded_types_score_as_the_head_does():
+    a, b, w2, b2, q, *bounds = factors((3, 2, 1))
+    assert not ops.vectors_are_cheaper(len(q), 3, 3, *w2.shape[::-1])
+    folded = ops.fold_types(q, w2, b2)
+    scores = ops.head_scores(a, b, w2, b2, q, *bounds, 3)
+    assert torch.equal(scores, ops.span_scores(a, b, *folded, *bounds, 3))
+    found = ops.head_entities(a, b, w2, b2, q, *bounds, 3, 0.5, folded)
+    assert_same(found, ops.span_entities(a, b, *folded, *bounds, 3, 0.5))
 
 
 def test_scores_by_vectors_have_gradients(monkeypatch):

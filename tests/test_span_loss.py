@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from shapes import SPAN_CASES, SpanBatch, SpanCase, case_id
 
 from glimodern import ops, reference
-from glimodern.ops.dispatch import wide_dtype
+from glimodern.ops.dispatch import accumulator_dtype
 
 OPTIONS = {
     "plain": {},
@@ -47,7 +47,7 @@ def assert_matches(backend: str, batch: SpanBatch, **options) -> None:
     plain, plain_grads = run(batch, reference.span_loss, **options)
     with running(backend) as device:
         loss, grads = run(batch.on(device), **options)
-    assert loss.dtype == wide_dtype(batch.a) and loss.ndim == 0
+    assert loss.dtype == accumulator_dtype(batch.a) and loss.ndim == 0
     assert_accurate(loss.cpu(), truth, plain.to(loss.dtype), what="loss")
     for name, got, true_grad, plain_grad in zip("abuc", grads, true_grads, plain_grads, strict=True):
         assert_accurate(got.cpu(), true_grad, plain_grad, what=f"d{name}")
@@ -74,7 +74,7 @@ def test_other_dtypes(backend, dtype, case):
     truth, true_grads = run(batch.to(torch.float64), reference.span_loss, **OPTIONS["any-gamma"])
     with running(backend):
         loss, grads = run(batch, **OPTIONS["any-gamma"])
-    assert loss.dtype == wide_dtype(batch.a)
+    assert loss.dtype == accumulator_dtype(batch.a)
     torch.testing.assert_close(loss.double(), truth, rtol=8 * torch.finfo(loss.dtype).eps, atol=0)
     for name, got, true_grad in zip("abuc", grads, true_grads, strict=True):
         assert got.dtype == dtype
@@ -145,6 +145,44 @@ def test_gradcheck_in_fp64(backend, options):
     with running(backend):
         assert loss(*batch.floats).dtype == torch.float64
         assert torch.autograd.gradcheck(loss, batch.floats, nondet_tol=0.0)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("case", [SPAN_CASES[0], SPAN_CASES[5], SPAN_CASES[7], SPAN_CASES[12]], ids=case_id)
+def test_the_oracles_gradient_is_that_of_its_loss(case, options):
+    """By autograd, in fp64; zero for spans that leave their text."""
+    batch = case.build(dtype=torch.float64)
+    logits = reference.span_scores(*batch.floats, *batch.bounds, batch.max_width).requires_grad_()
+    options = {name: value for name, value in options.items() if name not in ("dropout_p", "seed")}
+    arguments = (*batch.bounds, batch.positives, batch.max_width)
+    (truth,) = torch.autograd.grad(reference.loss_of_scores(logits, *arguments, **options), logits)
+    grad = reference.loss_gradient(logits.detach(), *arguments, **options)
+    assert grad.dtype == torch.float64
+    torch.testing.assert_close(grad, truth, rtol=1e-12, atol=1e-300)
+    assert not grad[logits.isinf()].any()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", [*BACKENDS])
+def test_the_gradient_of_every_logit(backend, dtype, gamma):
+    """One word and zero vectors: logits are c, and dc is the focal loss's gradient, here from -90 to 90 and positive or
+    not. Errors are relative to each gradient, for confident ones lie twenty orders of magnitude apart."""
+    if dtype == torch.float64 and backend not in FP64_BACKENDS:
+        pytest.skip("fp64 has a scalar kernel only")
+    c = torch.cat([torch.linspace(-90.0, 90.0, 181), torch.linspace(-3.0, 3.0, 61)]).repeat_interleave(2).to(dtype)
+    types = len(c)
+    positive = torch.arange(types) % 2 == 1
+    rows = torch.stack([torch.zeros(types // 2), torch.zeros(types // 2), positive.nonzero()[:, 0]], 1).long()
+    zeros, bounds = torch.zeros(1, 8, dtype=dtype), (torch.tensor([0, n], dtype=torch.int32) for n in (1, types))
+    batch = SpanBatch(zeros, zeros, torch.zeros(types, 8, dtype=dtype), c, *bounds, rows, 1)
+    with running(backend) as device:
+        _, (_, _, _, dc) = run(batch.on(device), focal_gamma=gamma, focal_scale=1.0 / UPSTREAM)
+    sign = torch.where(positive, -1.0, 1.0).double()
+    truth = sign * reference.focal_bce_grad(sign * c.double(), gamma)
+    normal = truth.abs() > 1e-36  # of fp32; what is smaller may round to zero
+    torch.testing.assert_close(dc.cpu().double()[normal], truth[normal], rtol=64 * torch.finfo(dtype).eps, atol=0.0)
+    assert dc.cpu()[~normal].abs().le(1e-35).all()
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
@@ -288,7 +326,7 @@ def test_far_logits_do_not_overflow(backend):
 def test_positives_outside_their_text_are_an_error(backend, row):
     batch = SPAN_CASES[0].build()
     positives = torch.tensor([(0, 0, 0), row])
-    message = r"positives row 1 is \(word, k, type\) = \(" + ", ".join(map(str, row))
+    message = r"positives: expected rows \(word, k, type\) .*, got \(" + ", ".join(map(str, row)) + r"\) in row 1"
     with running(backend), pytest.raises(ValueError, match=message):
         ops.span_loss(*batch.floats, *batch.bounds, positives, batch.max_width)
 
@@ -296,11 +334,11 @@ def test_positives_outside_their_text_are_an_error(backend, row):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"focal_gamma": -1.0}, "focal_gamma must be"),
-        ({"focal_gamma": math.nan}, "focal_gamma must be"),
-        ({"class_balance": 1.5}, "class_balance must be"),
-        ({"reduction": "none"}, "reduction must be 'sum' or 'mean', got 'none'"),
-        ({"dropout_p": 1.0}, "dropout_p must be"),
+        ({"focal_gamma": -1.0}, "focal_gamma: expected a finite number"),
+        ({"focal_gamma": math.nan}, "focal_gamma: expected a finite number"),
+        ({"class_balance": 1.5}, "class_balance: expected None or"),
+        ({"reduction": "none"}, "reduction: expected 'sum' or 'mean', got 'none'"),
+        ({"dropout_p": 1.0}, "dropout_p: expected"),
     ],
 )
 def test_bad_options_are_clear_errors(options, message):
@@ -312,5 +350,5 @@ def test_bad_options_are_clear_errors(options, message):
 @pytest.mark.parametrize("positives", [torch.zeros(3), torch.zeros(2, 2, dtype=torch.int64), torch.zeros(1, 3)])
 def test_bad_positives_are_clear_errors(positives):
     batch = SPAN_CASES[0].build()
-    with pytest.raises(ValueError, match=r"positives must be integers \[P, 3\]"):
+    with pytest.raises(ValueError, match=r"positives: expected integers \[P, 3\]"):
         ops.span_loss(*batch.floats, *batch.bounds, positives, batch.max_width)

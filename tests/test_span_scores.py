@@ -320,18 +320,18 @@ def changed(**changes: object) -> tuple:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"b": torch.zeros(11, 7)}, ValueError, "a and b must both be"),
-        ({"u": torch.zeros(5, 7)}, ValueError, r"u must be \[types, 48\]"),
-        ({"c": torch.zeros(4)}, ValueError, r"c must be \[5\]"),
-        ({"a": torch.zeros(11, 48, dtype=torch.int32)}, TypeError, "a must be fp32"),
-        ({"a": [1.0]}, TypeError, "a must be a tensor"),
-        ({"cu_words": torch.tensor([0.0, 7.0, 11.0])}, TypeError, "cu_words must be int32"),
-        ({"cu_words": torch.tensor([0, 7, 12])}, ValueError, "cu_words must rise from 0 to 11"),
-        ({"cu_words": torch.tensor([0, 12, 11])}, ValueError, "cu_words must rise from 0 to 11"),
-        ({"cu_types": torch.tensor([1, 3, 5])}, ValueError, "cu_types must rise from 0 to 5"),
-        ({"cu_types": torch.tensor([0, 5])}, ValueError, "cu_words and cu_types must both be"),
-        ({"max_width": 0}, ValueError, "max_width must be at least 1"),
-        ({"a": torch.zeros(11, 48, device="meta")}, ValueError, "b is on cpu, a on meta"),
+        ({"b": torch.zeros(11, 7)}, ValueError, r"a, b: expected one shape \[words, H\]"),
+        ({"u": torch.zeros(5, 7)}, ValueError, r"u: expected \[types, 48\]"),
+        ({"c": torch.zeros(4)}, ValueError, r"c: expected \[5\]"),
+        ({"a": torch.zeros(11, 48, dtype=torch.int32)}, TypeError, "a: expected fp32"),
+        ({"a": [1.0]}, TypeError, "a: expected a tensor, got list"),
+        ({"cu_words": torch.tensor([0.0, 7.0, 11.0])}, TypeError, "cu_words: expected int32"),
+        ({"cu_words": torch.tensor([0, 7, 12])}, ValueError, "cu_words: expected offsets that rise from 0 to 11"),
+        ({"cu_words": torch.tensor([0, 12, 11])}, ValueError, "cu_words: expected offsets that rise from 0 to 11"),
+        ({"cu_types": torch.tensor([1, 3, 5])}, ValueError, "cu_types: expected offsets that rise from 0 to 5"),
+        ({"cu_types": torch.tensor([0, 5])}, ValueError, "cu_words, cu_types: expected the same length"),
+        ({"max_width": 0}, ValueError, "max_width: expected at least 1, got 0"),
+        ({"a": torch.zeros(11, 48, device="meta")}, ValueError, "b: expected device meta"),
     ],
 )
 def test_bad_input_is_a_clear_error(changes, error, message):
@@ -341,13 +341,13 @@ def test_bad_input_is_a_clear_error(changes, error, message):
 
 @pytest.mark.parametrize("dropout_p", [-0.1, 1.0, math.nan])
 def test_bad_dropout(dropout_p):
-    with pytest.raises(ValueError, match=r"dropout_p must be in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"dropout_p: expected a number in \[0, 1\)"):
         ops.span_scores(*changed(), dropout_p=dropout_p)
 
 
 def test_split_scores_checks_the_size():
     batch = SPAN_CASES[0].build()
-    with pytest.raises(ValueError, match="logits must be"):
+    with pytest.raises(ValueError, match=r"logits: expected \[116\]"):
         ops.split_scores(torch.zeros(3), *batch.bounds, batch.max_width)
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from glimodern import ops
 from glimodern.layers.packed_linear import PackedLinear
-from glimodern.ops import PackedWeight
-from glimodern.ops._head import vectors_are_cheaper
+from glimodern.ops import PackedWeight, vectors_are_cheaper
 
 if TYPE_CHECKING:
     from glimodern.inputs.batch import PackedBatch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glimodern.ops import attention_varlen
-from glimodern.ops._attention_varlen import takes_flash
+from glimodern.ops.dispatch import takes_flash
 
 __all__ = ["Packing", "packed_attention", "takes_flash"]
 
@@ -30,31 +30,34 @@ class Packing:
 
     @classmethod
     def of(cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int, offsets: tuple[int, ...] | None = None) -> Packing:
-        """Build a Packing after checking cu_seqlens against the number of tokens.
+        """Check cu_seqlens against the number of tokens, and the longest text against max_seqlen.
 
-        offsets: cu_seqlens as host integers; None: cu_seqlens is read from the device, which is the only host
-        synchronisation of a forward pass. Raises ValueError if cu_seqlens, max_seqlen, tokens and offsets do not agree.
+        offsets: cu_seqlens on the host. Without it cu_seqlens is read, the one host synchronisation of a forward pass.
+        On the CPU cu_seqlens is always read, as the kernels read memory by it unchecked.
+
+        Raises ValueError for offsets that do not rise from 0 to `tokens` by at most max_seqlen.
         """
         if cu_seqlens.ndim != 1 or cu_seqlens.dtype != torch.int32 or cu_seqlens.numel() == 0:
             raise ValueError(
-                f"cu_seqlens: expected int32 [texts + 1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}; give 0 and "
-                "the end of every text"
+                f"cu_seqlens: expected int32 [texts + 1], 0 and the end of every text, got {cu_seqlens.dtype} "
+                f"{list(cu_seqlens.shape)}"
             )
-        if offsets is None:
-            offsets = tuple(cu_seqlens.tolist())
-        elif len(offsets) != len(cu_seqlens):
-            raise ValueError(
-                f"offsets: expected the {len(cu_seqlens)} values of cu_seqlens on the host, got {len(offsets)}"
-            )
+        if offsets is not None and len(offsets) != len(cu_seqlens):
+            raise ValueError(f"offsets: expected the {len(cu_seqlens)} elements of cu_seqlens, got {len(offsets)}")
+        if offsets is None or cu_seqlens.device.type == "cpu":
+            given, offsets = offsets, tuple(cu_seqlens.tolist())
+            if given is not None and given != offsets:
+                raise ValueError("offsets: expected the elements of cu_seqlens, got other ones")
         lengths = [end - start for start, end in zip(offsets, offsets[1:], strict=False)]
         if offsets[0] != 0 or offsets[-1] != tokens or min(lengths, default=0) < 0:
             raise ValueError(
-                f"cu_seqlens: expected values that rise from 0 to the number of tokens ({tokens}), got {offsets[0]} to "
+                f"cu_seqlens: expected offsets that rise from 0 to the number of tokens, {tokens}, got {offsets[0]} to "
                 f"{offsets[-1]}" + (", falling in between" if min(lengths, default=0) < 0 else "")
             )
-        if max(lengths, default=0) > max_seqlen:
+        longest = max(lengths, default=0)
+        if longest > max_seqlen:
             raise ValueError(
-                f"max_seqlen: expected at least {max(lengths)}, the longest text of cu_seqlens, got {max_seqlen}"
+                f"max_seqlen: expected at least {longest}, the longest text of cu_seqlens, got {max_seqlen}"
             )
         return cls(cu_seqlens, max_seqlen, tokens, offsets)
 
@@ -93,5 +96,5 @@ def packed_attention(
     seed = int(torch.randint(2**62, ())) if dropout_p > 0.0 else 0
     return attention_varlen(
         q, k, v, packing.cu_seqlens, packing.max_seqlen, window=window, scale=scale, dropout_p=dropout_p, seed=seed,
-        offsets=packing.offsets,
+        offsets=packing.offsets, check_offsets=len(q) != packing.tokens,
     )  # fmt: skip

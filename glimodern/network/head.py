@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from glimodern.checkpoint.config import SPAN_MODES
 from glimodern.layers.dropout import Dropout
 from glimodern.layers.packed_linear import watch_inputs
-from glimodern.ops import PackedWeight
-from glimodern.ops._head import fold_types
+from glimodern.ops import PackedWeight, fold_types
 
 from .packed_head import PackedFold, packed_mlp, packed_span
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from glimodern import ops
 from glimodern.inputs.label_packer import LabelBatch
 from glimodern.inputs.label_vectors import LabelVectors
-from glimodern.ops._head import fold_types
 from glimodern.runtime.ambient import lasting
 from glimodern.runtime.forks import watch_forks
 
@@ -43,7 +42,7 @@ class Types(NamedTuple):
         # In parts, because the hidden layer of MLP_prompt has the width 4d.
         q = torch.cat([head.prompt(part) for part in vectors.split(_TYPE_ROWS)])
         _, _, w2, b2, _ = head.factors(q[:0], q[:0])
-        folded = fold_types(q, w2, b2) if fold and len(q) <= _MAX_LABELS else None
+        folded = ops.fold_types(q, w2, b2) if fold and len(q) <= _MAX_LABELS else None
         return cls(tuple(labels), {label: row for row, label in enumerate(labels)}, q, folded)
 
     def joined(self, other: "Types") -> "Types":

@@ -1,9 +1,15 @@
-"""The fused operators, public, for this model and for any other: ARCHITECTURE §4.
+"""Fused operators, for this model and for any other.
 
 Each is a `torch.library` custom op (`torch.ops.glimodern.*`) with a fake and autograd, so it works under autograd,
-`torch.compile` and `torch.export`. Backends: Triton on CUDA, C++ on CPUs, plain PyTorch (`glimodern.reference`)
-elsewhere. `backend_info` says which runs and why; `use_backend` forces one. Where neither gradients nor a compiler ask
-for the registered op, the public functions call the backend directly.
+`torch.compile` and `torch.export`. Backends are Triton on CUDA, C++ on CPUs, and plain PyTorch (`glimodern.reference`)
+elsewhere; `backend_info` reports which runs and why, and `use_backend` forces one. Where neither gradients nor a
+compiler need the registered op, the public functions call the backend directly.
+
+Operators: `attention_varlen`, `rotary`, `geglu`, `add_layer_norm`, `dropout`; `linear_packed` on a `PackedWeight`, and
+`Chain`, steps of these without Python in between. Span models: `span_scores` with `split_scores`, `span_loss`,
+`span_entities` and `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores` and `head_entities`,
+which fold the types (`fold_types`) or make span vectors, whichever is cheaper (`vectors_are_cheaper`). Examples:
+docs/operators.md.
 """
 
 from ._add_layer_norm import add_layer_norm
@@ -11,7 +17,7 @@ from ._attention_varlen import attention_varlen
 from ._chain import Chain, Columns
 from ._dropout import dropout
 from ._geglu import geglu
-from ._head import head_entities, head_scores
+from ._head import fold_types, head_entities, head_scores, vectors_are_cheaper
 from ._linear_packed import PackedWeight, linear_packed
 from ._rotary import rotary
 from ._select_spans import select_spans
@@ -29,6 +35,7 @@ __all__ = [
     "Chain",
     "Columns",
     "dropout",
+    "fold_types",
     "geglu",
     "head_entities",
     "head_scores",
@@ -43,4 +50,5 @@ __all__ = [
     "SpanEntities",
     "split_scores",
     "use_backend",
+    "vectors_are_cheaper",
 ]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,81 +10,97 @@ from torch import Tensor
 
 from . import _attention_tiles as plain
 from . import dispatch
-from ._check import check_dropout, check_offsets, check_tensors
-from ._span import text_bounds
-from .dispatch import FP16, FP32, backend, direct, needs_grad, promote, wide_dtype
+from ._check import check_dropout, check_offsets_shape, check_tensors, text_offsets
+from ._register import differentiable_op
+from .dispatch import FP16, FP32, accumulator_dtype, backend, direct, needs_grad, promote, takes_flash
 
-Grads = tuple[Tensor, Tensor, Tensor]  # of q, k, v
+Grads = tuple[Tensor, Tensor, Tensor]  # dq, dk, dv
 
-_FLASH_MAX_DIM = 256  # FlashAttention-2's kernels: head dims up to this, multiples of 8
+
+class AttentionInputs(NamedTuple):
+    """Arguments of the registered op: see `glimodern.ops.attention_varlen`."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    window: int | None
+    scale: float
+    dropout_p: float
+    seed: int
+
+    @property
+    def tile_options(self) -> plain.Options:
+        return plain.Options(self.window, self.scale, self.dropout_p, self.seed)
 
 
 def _check_inputs(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None, dropout_p: float
 ) -> None:
-    """Shapes, dtypes and devices: what can be known without reading the tensors."""
-    op = "attention_varlen"
-    check_tensors(op, {"q": q, "k": k, "v": v}, {"cu_seqlens": cu_seqlens})
+    """ValueError or TypeError for bad shapes, dtypes, devices and options; reads no tensor."""
+    check_tensors({"q": q, "k": k, "v": v}, {"cu_seqlens": cu_seqlens})
     if q.ndim != 3 or k.shape != q.shape or v.shape != q.shape:
         raise ValueError(
-            f"{op}: q, k and v must all be [tokens, heads, head_dim], got {tuple(q.shape)}, {tuple(k.shape)} and"
+            f"q, k, v: expected one shape [tokens, heads, head_dim], got {tuple(q.shape)}, {tuple(k.shape)} and"
             f" {tuple(v.shape)}"
         )
-    check_offsets(op, "cu_seqlens", cu_seqlens)
+    check_offsets_shape("cu_seqlens", cu_seqlens)
     if max_seqlen < 0:
-        raise ValueError(f"{op}: max_seqlen must be the longest text's tokens, got {max_seqlen}")
+        raise ValueError(f"max_seqlen: expected the tokens of the longest text, got {max_seqlen}")
     if window is not None and window < 0:
         raise ValueError(
-            f"{op}: window must be None (whole texts) or at least 0 (keys with |i - j| <= window), got {window}"
+            f"window: expected None (whole texts) or at least 0 (keys with |i - j| <= window), got {window}"
         )
-    check_dropout(op, dropout_p)
+    check_dropout(dropout_p)
 
 
-def takes_flash(device_type: str, dtype: torch.dtype, head_dim: int, dropout_p: float = 0.0) -> bool:
-    """Whether attention_varlen gives such tensors to FlashAttention, which reads cu_seqlens on the device."""
-    chosen, _ = dispatch.choose("attention_varlen", device_type, dtype)
-    drops = dropout_p == 0.0 or dispatch.flash_drops()
-    return chosen == "flash" and drops and head_dim % 8 == 0 and head_dim <= _FLASH_MAX_DIM
-
-
-def _text_by_text(q: Tensor, k: Tensor, v: Tensor, bounds: Sequence[int], scale: float, dropout_p: float) -> Tensor:
-    """PyTorch's attention of each text, without windows; dropout by the device's generator. Zero outside the texts."""
-    first, last = (bounds[0], bounds[-1]) if len(bounds) else (0, 0)
-    pieces = [q.new_zeros(q[:first].shape)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
-        q1, k1, v1 = (x[None, start:end].transpose(1, 2) for x in (q, k, v))  # [1, heads, tokens, head_dim]
-        mixed = F.scaled_dot_product_attention(q1, k1, v1, dropout_p=dropout_p, scale=scale)
-        pieces.append(mixed.transpose(1, 2)[0])
-    return torch.cat([*pieces, q.new_zeros(q[last:].shape)])
-
-
-def _offsets(cu_seqlens: Tensor | Sequence[int], tokens: int, max_seqlen: int) -> list[int]:
-    bounds = text_bounds("cu_seqlens", cu_seqlens, tokens)
-    longest = max((end - start for start, end in zip(bounds, bounds[1:], strict=False)), default=0)
+def _checked_offsets(cu_seqlens: Tensor | Sequence[int], tokens: int, max_seqlen: int) -> list[int]:
+    """The offsets on the host; ValueError unless they rise from 0 to `tokens` by at most max_seqlen."""
+    offsets = text_offsets("cu_seqlens", cu_seqlens, tokens)
+    longest = max((end - start for start, end in zip(offsets, offsets[1:], strict=False)), default=0)
     if longest > max_seqlen:
-        raise ValueError(
-            f"attention_varlen: max_seqlen is {max_seqlen}, but the longest text of cu_seqlens has {longest}"
-        )
-    return bounds
+        raise ValueError(f"max_seqlen: expected at least {longest}, the longest text of cu_seqlens, got {max_seqlen}")
+    return offsets
+
+
+def _text_by_text(q: Tensor, k: Tensor, v: Tensor, offsets: Sequence[int], scale: float, dropout_p: float) -> Tensor:
+    """PyTorch's attention of each text, without windows; zero outside the texts.
+
+    Dropout draws from the device's generator.
+    """
+    first, last = (offsets[0], offsets[-1]) if len(offsets) else (0, 0)
+    outs = [q.new_zeros(q[:first].shape)]
+    for start, end in zip(offsets, offsets[1:], strict=False):
+        q1, k1, v1 = (x[None, start:end].transpose(1, 2) for x in (q, k, v))  # [1, heads, tokens, head_dim]
+        out = F.scaled_dot_product_attention(q1, k1, v1, dropout_p=dropout_p, scale=scale)
+        outs.append(out.transpose(1, 2)[0])
+    return torch.cat([*outs, q.new_zeros(q[last:].shape)])
 
 
 class _CppInputs:
-    """Views that the extension reads as they are where it can, copies elsewhere; kept alive while it does."""
+    """Arguments of the extension's attention kernels; keeps the tensors alive that `arguments` has the addresses of.
 
-    def __init__(self, dtype: torch.dtype, cu_seqlens: Tensor, **rows: Tensor) -> None:
-        self.dtype = FP32 if dtype == FP16 else dtype
-        self.cu = cu_seqlens.to(torch.int32).contiguous()
-        self.rows = [self.stored(x) for x in rows.values()]
+    Strided views are read in place where only the last stride must be 1, and copied otherwise.
+    """
+
+    def __init__(self, inputs: AttentionInputs) -> None:
+        self.inputs = inputs
+        self.dtype = FP32 if inputs.q.dtype == FP16 else inputs.q.dtype
+        self.cu = inputs.cu_seqlens.to(torch.int32).contiguous()
+        self.rows = [self.stored(x) for x in inputs[:3]]
 
     def stored(self, x: Tensor) -> Tensor:
         x = x.detach().to(self.dtype)
         return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
-    def arguments(self, window: int | None, scale: float, dropout_p: float, seed: int) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[Any, ...]:
+        _, _, _, _, _, window, scale, dropout_p, seed = self.inputs
         _, heads, dim = self.rows[0].shape
-        texts, reach = len(self.cu) - 1, -1 if window is None else window
-        sizes = (dispatch.storage(self.dtype), self.cu.data_ptr(), texts, heads, dim, reach)
-        return (*self.addresses(*self.rows), *sizes, scale, dropout_p, seed & 0xFFFFFFFF)
+        sizes = (len(self.cu) - 1, heads, dim, -1 if window is None else window)
+        addresses = self.addresses(*self.rows)
+        storage = dispatch.storage(self.dtype)
+        return (*addresses, storage, self.cu.data_ptr(), *sizes, scale, dropout_p, seed & 0xFFFFFFFF)
 
     @staticmethod
     def addresses(*rows: Tensor) -> tuple[int, ...]:
@@ -92,129 +108,62 @@ class _CppInputs:
 
 
 def _in_tiles(run: Callable[..., tuple[Tensor, ...]], *rows: Tensor, **rest: Any) -> list[Tensor]:
-    """run, of _attention_tiles, on head-major views of rows [tokens, heads, head_dim]; its results token-major."""
+    """Call a function of _attention_tiles on head-major views of rows [tokens, heads, head_dim].
+
+    Its results [heads, tokens, head_dim] come back as [tokens, heads, head_dim].
+    """
     device = rows[0].device.type
     with torch.no_grad(), torch.autocast(device, enabled=False):  # the tensors have the dtype to compute in
         outs = run(*(x.transpose(0, 1) for x in rows), **rest)
     return [x.transpose(0, 1).contiguous() if x.ndim == 3 else x for x in outs]
 
 
-def _forward_impl(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    window: int | None,
-    scale: float,
-    dropout_p: float,
-    seed: int,
-    keep_lse: bool = False,
-    offsets: Sequence[int] | None = None,
+def _attend(
+    inputs: AttentionInputs, *, save_lse: bool, offsets: Sequence[int] | None = None, check_offsets: bool = True
 ) -> tuple[Tensor, Tensor | None]:
-    """keep_lse: for a backward pass. offsets: cu_seqlens on the host, if known."""
-    unknown = offsets is None or cu_seqlens.device.type == "cpu"  # there reading is free, and C++ reads it too
-    bounds = _offsets(cu_seqlens if unknown else cast(Sequence[int], offsets), len(q), max_seqlen)
+    """(out, logsumexp [heads, tokens] if save_lse or computed anyway). offsets: cu_seqlens on the host, if known."""
+    q, k, v, cu_seqlens, max_seqlen, *_ = inputs
+    on_cpu = cu_seqlens.device.type == "cpu"  # reading is free there, and C++ reads the tensor too
+    if check_offsets:
+        offsets = _checked_offsets(cu_seqlens if offsets is None or on_cpu else offsets, len(q), max_seqlen)
     if backend("attention_varlen", q) == "cpp":
-        inputs = _CppInputs(q.dtype, cu_seqlens, q=q, k=k, v=v)
-        out = q.new_empty(q.shape, dtype=inputs.dtype)
-        lse = q.new_empty(q.shape[1], q.shape[0], dtype=wide_dtype(q)) if keep_lse else None
+        kernel = _CppInputs(inputs)
+        out = q.new_empty(q.shape, dtype=kernel.dtype)
+        lse = q.new_empty(q.shape[1], q.shape[0], dtype=accumulator_dtype(q)) if save_lse else None
         dispatch.extension.attention_varlen_forward(
-            *inputs.arguments(window, scale, dropout_p, seed), out.data_ptr(), 0 if lse is None else lse.data_ptr(),
-            torch.get_num_threads(),
-        )  # fmt: skip
+            *kernel.arguments(), out.data_ptr(), 0 if lse is None else lse.data_ptr(), torch.get_num_threads()
+        )
         return out.to(q.dtype), lse
-    out, lse = _in_tiles(plain.forward, q, k, v, offsets=bounds, options=plain.Options(window, scale, dropout_p, seed))
+    offsets = cu_seqlens.tolist() if offsets is None else offsets
+    out, lse = _in_tiles(plain.forward, q, k, v, offsets=offsets, options=inputs.tile_options)
     return out, lse
 
 
-def _backward_impl(
-    grad_out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    window: int | None,
-    scale: float,
-    dropout_p: float,
-    seed: int,
-) -> Grads:
+def _forward(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+    return cast(tuple[Tensor, Tensor], _attend(inputs, save_lse=True))
+
+
+def _backward(grad: Tensor, inputs: AttentionInputs, out: Tensor, lse: Tensor) -> Grads:
+    q, k, v, cu_seqlens, *_ = inputs
     if backend("attention_varlen", q) == "cpp":
-        inputs = _CppInputs(q.dtype, cu_seqlens, q=q, k=k, v=v)
-        saved = [inputs.stored(x) for x in (grad_out, out)]
-        grads = [q.new_empty(q.shape, dtype=inputs.dtype) for _ in range(3)]
+        kernel = _CppInputs(inputs)
+        saved = [kernel.stored(x) for x in (grad, out)]
+        grads = [q.new_empty(q.shape, dtype=kernel.dtype) for _ in range(3)]
         dispatch.extension.attention_varlen_backward(
-            *inputs.arguments(window, scale, dropout_p, seed), *inputs.addresses(*saved), lse.data_ptr(),
-            *(x.data_ptr() for x in grads), torch.get_num_threads(),
+            *kernel.arguments(), *kernel.addresses(*saved), lse.data_ptr(), *(x.data_ptr() for x in grads),
+            torch.get_num_threads(),
         )  # fmt: skip
         return cast(Grads, tuple(x.to(q.dtype) for x in grads))
-    rest = dict(lse=lse, offsets=cu_seqlens.tolist(), options=plain.Options(window, scale, dropout_p, seed))
-    return cast(Grads, tuple(_in_tiles(plain.backward, grad_out, q, k, v, out, **rest)))
+    rest = dict(lse=lse, offsets=cu_seqlens.tolist(), options=inputs.tile_options)
+    return cast(Grads, tuple(_in_tiles(plain.backward, grad, q, k, v, out, **rest)))
 
 
-@torch.library.custom_op("glimodern::attention_varlen", mutates_args=())
-def _forward_op(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    window: int | None,
-    scale: float,
-    dropout_p: float,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    return cast(
-        tuple[Tensor, Tensor], _forward_impl(q, k, v, cu_seqlens, max_seqlen, window, scale, dropout_p, seed, True)
-    )
+def _fake(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+    q = inputs.q
+    return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=accumulator_dtype(q))
 
 
-@_forward_op.register_fake
-def _(q, k, v, cu_seqlens, max_seqlen, window, scale, dropout_p, seed):  # type: ignore[no-untyped-def]
-    return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=wide_dtype(q))
-
-
-@torch.library.custom_op("glimodern::attention_varlen_backward", mutates_args=())
-def _backward_op(
-    grad_out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    window: int | None,
-    scale: float,
-    dropout_p: float,
-    seed: int,
-) -> Grads:
-    return _backward_impl(grad_out, q, k, v, out, lse, cu_seqlens, max_seqlen, window, scale, dropout_p, seed)
-
-
-@_backward_op.register_fake
-def _(grad_out, q, k, v, out, lse, cu_seqlens, max_seqlen, window, scale, dropout_p, seed):  # type: ignore[no-untyped-def]
-    return tuple(x.new_empty(x.shape) for x in (q, k, v))
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:3], *output, inputs[3])
-    ctx.options = inputs[4:]
-    ctx.mark_non_differentiable(output[1])
-
-
-def _autograd(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Any, ...]:
-    tensors = (grad_out, *ctx.saved_tensors)
-    run = _backward_impl if direct(needs_grad(*tensors), tensors) else _backward_op
-    grads = run(*tensors, *ctx.options)
-    wanted = (grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=False))
-    return (*wanted, None, None, None, None, None, None)
-
-
-_forward_op.register_autograd(_autograd, setup_context=_setup)
+_attention_varlen = differentiable_op("attention_varlen", _forward, _backward, _fake)
 
 
 def attention_varlen(
@@ -229,23 +178,30 @@ def attention_varlen(
     dropout_p: float = 0.0,
     seed: int = 0,
     offsets: Sequence[int] | None = None,
+    check_offsets: bool = True,
 ) -> Tensor:
     """Bidirectional attention inside each text: out_i = sum_j drop(softmax_j(scale * q_i . k_j)) v_j.
 
-    q, k, v [N, heads, head_dim] (fp32, fp16, bf16 or fp64, promoted to the widest among them; all three differentiable;
-    slices of one fused qkv are read in place); cu_seqlens int32 [texts + 1]: the texts' bounds in 0..N; max_seqlen at
-    least the longest text's tokens. Query i sees keys j of its text with |i - j| <= window (None: all; ModernBERT's
-    local_attention is twice this). scale: 1 / sqrt(head_dim) unless given. -> [N, heads, head_dim] in that dtype.
-    dropout_p drops probabilities by a counter-based generator, a function of seed, head, query and key alone
-    (reference.attention_keep); on CUDA in half precision by the device's own generator, whatever the seed. offsets:
-    cu_seqlens on the host, for tensors elsewhere: without gradients, those backends that must know them then need not
-    read cu_seqlens, which waits for the device. Saved for backward: the inputs, the result and one logsumexp a head and
-    query.
+    q, k, v: [N, heads, head_dim], fp32, fp16, bf16 or fp64, promoted to the widest dtype among them; differentiable.
+        Slices of one fused qkv are read in place.
+    cu_seqlens: int32 [texts + 1], the texts' offsets in 0..N. max_seqlen: at least the tokens of the longest text.
+    window: query i sees keys j of its text with |i - j| <= window (None: all; ModernBERT's local_attention is twice
+        this). scale: None means 1 / sqrt(head_dim).
+    dropout_p: share of probabilities dropped, by a counter-based generator that depends on seed, head, query and key
+        alone (`reference.attention_keep`); on CUDA in half precision by the device's own generator, whatever the seed.
+    offsets: cu_seqlens on the host, for tensors elsewhere: without gradients, backends that need the values then do not
+        read cu_seqlens, which waits for the device.
+    check_offsets: False skips the check that cu_seqlens rises from 0 to N by at most max_seqlen, without gradients. The
+        kernels read memory by cu_seqlens, so pass False only for offsets that were checked.
 
-    CUDA tensors in half precision take FlashAttention (the package flash-attn, else PyTorch's varlen_attn); where that
-    has no dropout or not this head_dim, and there is no window, PyTorch's attention text by text. CPU tensors take the
-    C++ kernels; all else tiles of matrix products, which never make an N x N tensor.
-    Raises ValueError or TypeError, with what was expected, for bad shapes, dtypes, devices and bounds.
+    Returns [N, heads, head_dim] in the inputs' dtype. The backward pass saves the inputs, the result and one logsumexp
+    per head and query.
+
+    CUDA tensors in half precision take FlashAttention (the package flash-attn, else PyTorch's varlen_attn). Where
+    FlashAttention has no dropout or not this head_dim, and there is no window, PyTorch's attention runs text by text.
+    CPU tensors take the C++ kernels. All else runs in tiles of matrix products, which never make an N x N tensor.
+
+    Raises ValueError or TypeError for bad shapes, dtypes, devices and offsets.
     """
     _check_inputs(q, k, v, cu_seqlens, max_seqlen, window, dropout_p)
     q, k, v = promote(q, k, v)
@@ -257,14 +213,14 @@ def attention_varlen(
             drop = {"dropout_p": float(dropout_p)} if dropout_p > 0.0 else {}
             return flash(q, k, v, cu_seqlens.to(torch.int32), int(max_seqlen), scale, window, **drop)
         if window is None:
-            bounds = _offsets(cu_seqlens if offsets is None else offsets, len(q), max_seqlen)
-            return _text_by_text(q, k, v, bounds, scale, float(dropout_p))
+            known = _checked_offsets(cu_seqlens if offsets is None else offsets, len(q), max_seqlen)
+            return _text_by_text(q, k, v, known, scale, float(dropout_p))
         dispatch.warn_once(
             "attention_varlen runs in plain PyTorch, slowly: FlashAttention takes head dims of 8, 16 .. "
-            f"{_FLASH_MAX_DIM} only, and dropout only in the package flash-attn, got dropout_p {dropout_p} and "
+            f"{dispatch.FLASH_MAX_DIM} only, and dropout only in the package flash-attn, got dropout_p {dropout_p} and "
             f"head_dim {dim} with a window"
         )
-    options = (int(max_seqlen), window, scale, float(dropout_p), int(seed))
+    inputs = AttentionInputs(q, k, v, cu_seqlens, int(max_seqlen), window, scale, float(dropout_p), int(seed))
     if direct(needs_grad(q, k, v), (q, k, v)):
-        return _forward_impl(q, k, v, cu_seqlens, *options, offsets=offsets)[0]
-    return cast(Tensor, _forward_op(q, k, v, cu_seqlens, *options)[0])
+        return _attend(inputs, save_lse=False, offsets=offsets, check_offsets=check_offsets)[0]
+    return _attention_varlen.registered(inputs)[0]

@@ -1,4 +1,4 @@
-"""Chain: operators on the rows of a packed batch, one after the other by one call, for inference on CPUs."""
+"""Chain: operators on the rows of a packed batch, run one after the other by one call, for inference on CPUs."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ import torch
 from torch import Tensor
 
 from . import dispatch
-from ._linear_packed import PackedWeight, cpp_weight
-from ._span import text_bounds
+from ._check import text_offsets
+from ._linear_packed import PackedWeight, check_gate, cpp_weight
 from .dispatch import BF16, FP32, storage
+
+_ALIGNMENT = 64  # bytes
 
 
 class Columns(NamedTuple):
-    """A part of a buffer, from one column on."""
+    """Columns of a buffer, from `first` on."""
 
     buffer: int
     first: int = 0
 
 
 class Chain:
-    """Steps between buffers [rows, width] of one dtype, known by number; buffer 0, of `width`, is the input.
+    """Steps between numbered buffers [rows, width] of one dtype; buffer 0, of `width`, is the input.
 
-    Each step is the operator of its name with the same bits, without Python between two of them and with its results
-    in one workspace: an encoder's layers on one sentence take less time than their calls. Weights are read where they
-    lie, kept alive, and must not be moved. A chain is bound to its process: it cannot be copied or pickled. The last
+    Each step is the operator of its name with the same bits. No Python runs between two steps, and their results share
+    one workspace, so an encoder's layers on one sentence take less time than separate calls. Weights are read in place,
+    are kept alive, and must not be moved. A chain is bound to its process: it cannot be copied or pickled. The last
     step's result is the chain's; no other step may use its buffer.
 
-    Steps raise ValueError for widths that do not fit.
+    dtype: fp32 or bf16. Steps raise ValueError for widths that do not fit.
     """
 
     def __init__(self, dtype: torch.dtype, width: int) -> None:
@@ -38,14 +40,14 @@ class Chain:
         self._steps = dispatch.extension.Chain(storage(dtype))
         self._alive: list[Any] = []
         self._widths: list[int] = []
-        self._tables: list[int] = []  # the width of each
+        self._table_widths: list[int] = []
         self._last = 0
         self._keeps = False
         self.buffer(width)
 
     @staticmethod
     def problem(x: Tensor) -> str:
-        """Why no chain can take x and what is computed from it; empty if one can."""
+        """Why no chain can take x and compute what follows from it; empty if one can."""
         if x.device.type != "cpu":
             return f"a chain runs on the CPU, got {x.device}"
         if x.dtype not in (FP32, BF16):
@@ -59,27 +61,23 @@ class Chain:
         return "autocast is on" if torch.is_autocast_enabled("cpu") else ""
 
     def buffer(self, width: int) -> int:
-        """A new buffer's number."""
+        """Make a buffer and return its number."""
         self._widths.append(width)
         return int(self._steps.buffer(width))
 
-    def _fit(self, what: str, buffer: int, width: int, first: int = 0) -> None:
-        """attention reads a part of a buffer's columns, all else the whole of it."""
-        there = self._widths[buffer]
-        if first + width > there or (what != "attention" and width != there):
-            raise ValueError(
-                f"Chain.{what}: buffer {buffer} must hold {width} columns from {first} on, got {there} in all"
-            )
+    def _check_width(self, argument: str, buffer: int, width: int) -> None:
+        actual = self._widths[buffer]
+        if width != actual:
+            raise ValueError(f"{argument}: expected a buffer of {width} columns, got buffer {buffer} of {actual}")
 
     def linear(self, src: int, packed: PackedWeight, dst: int | None = None, activation: str = "none") -> int:
-        """`linear_packed`. dst None: a new buffer; returns its number."""
+        """Append `linear_packed` from buffer src to dst (None: a new buffer); return dst."""
         dst = self.buffer(packed.outputs) if dst is None else dst
-        self._fit("linear", src, packed.inputs)
-        self._fit("linear", dst, packed.outputs)
-        if (activation == "geglu") != packed.gated:
-            raise ValueError(f"Chain.linear: gated={packed.gated} does not fit the activation {activation!r}")
-        kind = getattr(dispatch.extension.Activation, activation)
-        self._steps.linear(src, dst, packed.inputs, packed.outputs, *cpp_weight(packed.tensors), kind)
+        self._check_width("src", src, packed.inputs)
+        self._check_width("dst", dst, packed.outputs)
+        check_gate(activation, packed)
+        function = getattr(dispatch.extension.Activation, activation)
+        self._steps.linear(src, dst, packed.inputs, packed.outputs, *cpp_weight(packed.tensors), function)
         self._alive.append(packed)
         self._last = dst
         return dst
@@ -94,30 +92,31 @@ class Chain:
         eps: float,
         store_sum: bool = False,
     ) -> None:
-        """`add_layer_norm`; store_sum: the sum takes the residual's place, the input's too."""
+        """Append `add_layer_norm`; store_sum: the sum overwrites the residual, even if that is the input."""
         width = self._widths[x]
-        for buffer in (dst,) if residual is None else (dst, residual):
-            self._fit("add_layer_norm", buffer, width)
-        for y in (weight,) if bias is None else (weight, bias):
+        self._check_width("dst", dst, width)
+        if residual is not None:
+            self._check_width("residual", residual, width)
+        for name, y in (("weight", weight), ("bias", weight if bias is None else bias)):
             if y.shape != (width,) or y.dtype not in (FP32, BF16) or y.dtype != weight.dtype or not y.is_contiguous():
                 raise ValueError(
-                    f"Chain.add_layer_norm: weight and bias must be contiguous [{width}], both fp32 or both bf16, got "
+                    f"{name}: expected a contiguous tensor [{width}] in fp32 or bf16, weight and bias alike, got "
                     f"{y.dtype} {tuple(y.shape)}"
                 )
         total = residual if store_sum else None
-        places = (-1 if n is None else n for n in (residual, dst, total))
+        buffers = (-1 if n is None else n for n in (residual, dst, total))
         address = 0 if bias is None else bias.data_ptr()
-        self._steps.add_layer_norm(x, *places, storage(weight.dtype), weight.data_ptr(), address, eps)
+        self._steps.add_layer_norm(x, *buffers, storage(weight.dtype), weight.data_ptr(), address, eps)
         self._alive += [weight, bias]
         self._last = dst
 
     def rotary(self, qkv: int, dst: int, table: int, heads: int) -> None:
-        """`rotary` of the queries and keys of a fused qkv [rows, 3, heads, head_dim] by the table of this number."""
+        """Append `rotary` of the queries and keys of a fused qkv [rows, 3, heads, head_dim], by this table of `run`."""
         half = self._widths[qkv] // (6 * heads)
-        self._fit("rotary", qkv, 6 * heads * half)
-        self._fit("rotary", dst, 4 * heads * half)
-        self._tables += [half] * (table + 1 - len(self._tables))
-        self._tables[table] = half
+        self._check_width("qkv", qkv, 6 * heads * half)
+        self._check_width("dst", dst, 4 * heads * half)
+        self._table_widths += [half] * (table + 1 - len(self._table_widths))
+        self._table_widths[table] = half
         self._steps.rotary(qkv, dst, table, heads, half)
         self._last = dst
 
@@ -131,18 +130,22 @@ class Chain:
         window: int | None = None,
         scale: float | None = None,
     ) -> None:
-        """`attention_varlen`."""
+        """Append `attention_varlen`, which reads columns of buffers."""
         dim = self._widths[dst] // heads
-        self._fit("attention", dst, heads * dim)
-        for part in (q, k, v):
-            self._fit("attention", part.buffer, heads * dim, part.first)
-        reach = -1 if window is None else window
+        for name, columns in (("q", q), ("k", k), ("v", v)):
+            actual = self._widths[columns.buffer]
+            if columns.first + heads * dim > actual:
+                raise ValueError(
+                    f"{name}: expected {heads * dim} columns from {columns.first} on, got buffer {columns.buffer} of "
+                    f"{actual}"
+                )
+        side = -1 if window is None else window
         scale = 1.0 / math.sqrt(max(dim, 1)) if scale is None else scale
-        self._steps.attention(*q, *k, *v, dst, heads, dim, reach, scale)
+        self._steps.attention(*q, *k, *v, dst, heads, dim, side, scale)
         self._last = dst
 
     def keep(self, *sources: int) -> list[int]:
-        """From here on only the rows asked for in `run`: new buffers that hold those of the sources."""
+        """Continue with the rows asked for in `run` alone; return new buffers that hold those of the sources."""
         kept = [self.buffer(self._widths[src]) for src in sources]
         for src, dst in zip(sources, kept, strict=True):
             self._steps.keep(src, dst)
@@ -153,32 +156,46 @@ class Chain:
     def run(
         self, x: Tensor, cu_seqlens: Tensor, kept: Tensor | None, tables: Sequence[tuple[Tensor, Tensor]] = ()
     ) -> Tensor:
-        """x [rows, width], which steps may overwrite -> the last step's [rows, its width], or [len(kept), ..].
+        """Run the steps on x [rows, width], which they may overwrite; return the last step's result.
 
-        cu_seqlens int32 [texts + 1]; kept int64, rows of x, or None for a chain without `keep`; tables: cos and sin
-        [rows, head_dim / 2] each. Raises ValueError for x, rows, offsets or tables of another shape, dtype or device.
+        cu_seqlens: int32 [texts + 1]. kept: int64, rows of x; None for a chain without `keep`. tables: cos and sin
+        [rows, head_dim / 2] each.
+
+        Returns [rows, the last step's width], or [len(kept), that width].
+
+        Raises ValueError for x, rows, offsets or tables of another shape, dtype or device.
         """
         width = self._widths[0]
         if x.ndim != 2 or x.shape[1] != width or x.dtype != self.dtype or x.device.type != "cpu":
-            raise ValueError(f"Chain.run: x must be {self.dtype} [rows, {width}], got {x.dtype} {tuple(x.shape)}")
+            raise ValueError(
+                f"x: expected {self.dtype} [rows, {width}] on the CPU, got {x.dtype} {tuple(x.shape)} on {x.device}"
+            )
         rows = len(x)
-        shapes, wanted = [(cos.shape, sin.shape) for cos, sin in tables], [(rows, half) for half in self._tables]
-        if shapes != [(shape, shape) for shape in wanted]:
-            raise ValueError(f"Chain.run: tables must be cos and sin of {wanted}, got {[tuple(a) for a, _ in shapes]}")
+        expected = [(rows, half) for half in self._table_widths]
+        if [(cos.shape, sin.shape) for cos, sin in tables] != [(shape, shape) for shape in expected]:
+            raise ValueError(
+                f"tables: expected cos and sin of shapes {expected}, got {[tuple(cos.shape) for cos, _ in tables]}"
+            )
         if (kept is not None) != self._keeps:
-            raise ValueError(f"Chain.run: kept must {'' if self._keeps else 'not '}be given for this chain")
+            raise ValueError(
+                "kept: expected rows for a chain with keep(), got None"
+                if self._keeps
+                else "kept: expected None for a chain without keep(), got rows"
+            )
         if kept is not None and kept.numel():
             first, last = torch.stack(torch.aminmax(kept)).tolist()
             if not 0 <= first <= last < rows:
-                raise ValueError(f"Chain.run: kept must be rows of x, 0 to {rows - 1}, got {first} to {last}")
-        text_bounds("cu_seqlens", cu_seqlens, rows)
+                raise ValueError(f"kept: expected rows of x, 0 to {rows - 1}, got {first} to {last}")
+        text_offsets("cu_seqlens", cu_seqlens, rows)
         x, cu_seqlens = x.contiguous(), cu_seqlens.to(torch.int32).contiguous()
         kept = cu_seqlens.new_empty(0, dtype=torch.int64) if kept is None else kept.to(torch.int64).contiguous()
         angles = [y.to(FP32).contiguous() for table in tables for y in table]
-        workspace = x.new_empty(self._steps.workspace_bytes(max(rows, len(kept))) + 64, dtype=torch.uint8)
+        nbytes = self._steps.workspace_bytes(max(rows, len(kept))) + _ALIGNMENT
+        workspace = x.new_empty(nbytes, dtype=torch.uint8)
+        aligned = workspace.data_ptr() + -workspace.data_ptr() % _ALIGNMENT
         out = x.new_empty(len(kept) if self._keeps else rows, self._widths[self._last])
         self._steps.run(
-            x.data_ptr(), -(-workspace.data_ptr() // 64) * 64, rows, cu_seqlens.data_ptr(), len(cu_seqlens) - 1,
-            [y.data_ptr() for y in angles], kept.data_ptr(), len(kept), out.data_ptr(), torch.get_num_threads(),
+            x.data_ptr(), aligned, rows, cu_seqlens.data_ptr(), len(cu_seqlens) - 1, [y.data_ptr() for y in angles],
+            kept.data_ptr(), len(kept), out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return out

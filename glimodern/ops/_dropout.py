@@ -1,4 +1,4 @@
-"""dropout: a counter-based mask, made again for the gradient in place of being stored."""
+"""dropout: a counter-based mask that the backward pass computes again."""
 
 from typing import Any
 
@@ -35,12 +35,14 @@ class _Dropout(torch.autograd.Function):
 
 
 def dropout(x: Tensor, p: float, seed: int) -> Tensor:
-    """x [..., h] with a share p of its elements zeroed and the rest times 1 / (1 - p); differentiable once.
+    """Zero a share p of the elements of x and multiply the others by 1 / (1 - p); differentiable once.
 
-    The mask is reference.dropout_keep over the rows of x, a function of seed and place alone. fp32 on the CPU has a
-    kernel; all else runs in plain PyTorch. Raises ValueError for p outside [0, 1).
+    x: [..., h], any float dtype. The mask is reference.dropout_keep over the rows of x, a function of seed and position
+    alone. fp32 on the CPU has a kernel; all else runs in plain PyTorch. Nothing is saved for the backward pass.
+
+    Raises ValueError for p outside [0, 1).
     """
     if not 0.0 <= p < 1.0:
-        raise ValueError(f"dropout: p must be in [0, 1), got {p}")
+        raise ValueError(f"p: expected a number in [0, 1), got {p}")
     out: Tensor = _Dropout.apply(x, float(p), int(seed))
     return out

@@ -1,6 +1,6 @@
-"""geglu: GELU of the first half of every row times its second half."""
+"""geglu: the GELU of the first half of every row, times its second half."""
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,14 +9,22 @@ from glimodern import reference
 
 from . import dispatch
 from ._check import check_tensors
-from .dispatch import backend, direct, needs_grad, storage, triton_kernels, wide_dtype
+from ._register import differentiable_op
+from .dispatch import accumulator_dtype, backend, storage, triton_kernels
 
 
-def _forward_impl(x: Tensor) -> Tensor:
+class GegluInputs(NamedTuple):
+    """Arguments of the registered op."""
+
+    x: Tensor
+
+
+def _forward(inputs: GegluInputs) -> Tensor:
+    (x,) = inputs
     chosen = backend("geglu", x)
     if chosen == "reference":
         with torch.no_grad():
-            return reference.geglu(x.to(wide_dtype(x))).to(x.dtype)
+            return reference.geglu(x.to(accumulator_dtype(x))).to(x.dtype)
     x = x.contiguous()
     width = x.shape[-1] // 2
     y = x.new_empty((*x.shape[:-1], width))
@@ -30,11 +38,12 @@ def _forward_impl(x: Tensor) -> Tensor:
     return y
 
 
-def _backward_impl(grad: Tensor, x: Tensor) -> Tensor:
+def _backward(grad: Tensor, inputs: GegluInputs) -> Tensor:
+    (x,) = inputs
     chosen = backend("geglu", x)
     if chosen == "reference":
-        a, b = x.to(wide_dtype(x)).chunk(2, dim=-1)
-        dy = grad.to(wide_dtype(x))
+        a, b = x.to(accumulator_dtype(x)).chunk(2, dim=-1)
+        dy = grad.to(a.dtype)
         cdf, density = 0.5 * torch.erfc(-(0.5**0.5) * a), torch.exp(-0.5 * a * a) * (2.0 * torch.pi) ** -0.5
         return torch.cat([dy * b * (cdf + a * density), dy * a * cdf], dim=-1).to(x.dtype)
     grad, x = grad.contiguous(), x.contiguous()
@@ -51,49 +60,25 @@ def _backward_impl(grad: Tensor, x: Tensor) -> Tensor:
     return dx
 
 
-@torch.library.custom_op("glimodern::geglu", mutates_args=())
-def _forward_op(x: Tensor) -> Tensor:
-    return _forward_impl(x)
-
-
-@_forward_op.register_fake
-def _(x):  # type: ignore[no-untyped-def]
+def _fake(inputs: GegluInputs) -> Tensor:
+    x = inputs.x
     return x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
 
 
-@torch.library.custom_op("glimodern::geglu_backward", mutates_args=())
-def _backward_op(grad: Tensor, x: Tensor) -> Tensor:
-    return _backward_impl(grad, x)
-
-
-@_backward_op.register_fake
-def _(grad, x):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape)
-
-
-def _setup(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _autograd(ctx: Any, grad: Tensor) -> Tensor:
-    (x,) = ctx.saved_tensors
-    dx: Tensor = (_backward_impl if direct(needs_grad(grad, x), (grad, x)) else _backward_op)(grad, x)
-    return dx
-
-
-_forward_op.register_autograd(_autograd, setup_context=_setup)
+_geglu = differentiable_op("geglu", _forward, _backward, _fake)
 
 
 def geglu(x: Tensor) -> Tensor:
-    """gelu(x[..., :h]) * x[..., h:]: x [..., 2h] (fp32, fp16, bf16 or fp64) -> [..., h] in its dtype.
+    """gelu(x[..., :h]) * x[..., h:], with the exact GELU, a * Phi(a).
 
-    GELU is the exact one, a * Phi(a); computed in fp32 (fp64 for fp64). The backward pass reads x again and keeps
-    nothing else: da = dy * b * (Phi(a) + a * phi(a)), db = dy * gelu(a), with [a | b] = x. Source:
-    https://arxiv.org/abs/2002.05202.
+    x: [..., 2h], fp32, fp16, bf16 or fp64. Returns [..., h] in its dtype, computed in fp32 (fp64 for fp64). The
+    backward pass saves x alone: da = dy * b * (Phi(a) + a * phi(a)), db = dy * gelu(a), with [a | b] = x.
 
     Raises ValueError for an odd last dimension, TypeError for a dtype that is no float.
+
+    Source: https://arxiv.org/abs/2002.05202.
     """
-    check_tensors("geglu", {"x": x})
+    check_tensors({"x": x})
     if x.ndim < 1 or x.shape[-1] % 2:
-        raise ValueError(f"geglu: x must be [..., 2h], an even last dimension, got {tuple(x.shape)}")
-    return _forward_impl(x) if direct(needs_grad(x), (x,)) else _forward_op(x)
+        raise ValueError(f"x: expected [..., 2h], an even last dimension, got {tuple(x.shape)}")
+    return _geglu(GegluInputs(x), x)

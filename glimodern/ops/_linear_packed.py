@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,44 +14,50 @@ from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise
 from glimodern.runtime.ambient import lasting
 
 from . import dispatch
+from ._register import Operator
 from .dispatch import BF16, FP32, NAMES, backend, direct, needs_grad, storage
 
 PANEL = 16
-"""Outputs of a panel, as csrc/include/glimodern/linear_packed.h has it."""
+"""Outputs per panel, as in csrc/include/glimodern/linear_packed.h."""
 _GROUP = {"fp32": 1, "bf16": 2, "int8": 4}  # inputs side by side in a panel
-_MOST_INPUTS = 1 << 16  # sums of 255 * 127 products stay below 2^31
+_MAX_INPUTS = 1 << 16  # sums of 255 * 127 products stay below 2^31
+
+
+def _ceil_div(n: int, step: int) -> int:
+    return -(-n // step)
 
 
 def _pack_panels(weight: Tensor, group: int) -> Tensor:
-    """[o, i] -> [panels, groups, 16, group], zeros where there is no output or input."""
+    """Arrange a weight in panels: [o, i] -> [panels, groups, 16, group], zeros where there is no output or input."""
     outputs, inputs = weight.shape
-    whole = max(-(-inputs // (2 * group)), 1) * 2 * group
-    padded = F.pad(weight.contiguous(), (0, whole - inputs, 0, -outputs % PANEL))
-    groups = padded.view(torch.int32)  # of 4 bytes in every dtype: one number to move
+    padded_inputs = max(_ceil_div(inputs, 2 * group), 1) * 2 * group
+    padded = F.pad(weight.contiguous(), (0, padded_inputs - inputs, 0, -outputs % PANEL))
+    groups = padded.view(torch.int32)  # a group has 4 bytes in every dtype: one element to move
     panels = groups.unflatten(0, (-1, PANEL)).transpose(1, 2).clone(memory_format=torch.contiguous_format)
     return panels.view(weight.dtype).unflatten(2, (PANEL, group))
 
 
 def _unpack_panels(panels: Tensor, rows: int, inputs: int) -> Tensor:
+    """The inverse of `_pack_panels`: [rows, inputs]."""
     groups = panels.flatten(2).view(torch.int32)
     weight = groups.transpose(1, 2).clone(memory_format=torch.contiguous_format).view(panels.dtype)
     return weight.flatten(0, 1)[:rows, :inputs].contiguous()
 
 
 def _pair_rows(x: Tensor) -> Tensor:
-    """[2h, ...] -> [16 * ceil(h / 8), ...]: 8 rows of the first half, the same 8 of the second, and so on."""
+    """Interleave two halves, [2h, ...] -> [16 * ceil(h / 8), ...]: 8 rows of the first, 8 of the second, and so on."""
     halves = x.unflatten(0, (2, -1))
     padding = (0, 0) * (x.ndim - 1) + (0, -halves.shape[1] % 8)
     return F.pad(halves, padding).unflatten(1, (-1, 8)).transpose(0, 1).flatten(0, 2)
 
 
 def _unpair_rows(x: Tensor, outputs: int) -> Tensor:
-    """[16 * ceil(h / 8), ...] -> [2h, ...], h = outputs."""
+    """The inverse of `_pair_rows`: [16 * ceil(h / 8), ...] -> [2h, ...], h = outputs."""
     return x.unflatten(0, (-1, 2, 8)).transpose(0, 1).flatten(1, 2)[:, :outputs].flatten(0, 1)
 
 
 def _plain_rows(x: Tensor, outputs: int, gated: bool) -> Tensor:
-    """What was arranged for panels, in the weight's own order."""
+    """Rows that were arranged for panels, in the weight's own order."""
     return _unpair_rows(x, outputs) if gated else x[:outputs]
 
 
@@ -62,19 +68,19 @@ class PackedWeight:
     panels: Tensor
     """[panels, groups, 16, 1] fp32, [panels, groups, 16, 2] bf16 or [panels, groups, 16, 4] int8."""
     scale: Tensor
-    """fp32 [16 * panels], int8 only (else empty): what a whole number of an output's weights stands for."""
+    """fp32 [16 * panels], the value of a quantised weight's unit step, per output; empty unless int8."""
     weight_sum: Tensor
-    """int32 [16 * panels], int8 only (else empty): the sum of an output's whole numbers."""
+    """int32 [16 * panels], the sum of an output's quantised weights; empty unless int8."""
     bias: Tensor
     """fp32 [16 * panels], zeros without a bias."""
     input_scale: Tensor
-    """fp32 [inputs], int8 only: x is multiplied by these first (`scale_inputs`); empty: by nothing."""
+    """fp32 [inputs], the factors of `scale_inputs` that x is multiplied by first, int8 only; empty: no factors."""
     outputs: int
-    """Of the layer's result: half the weight's rows if gated."""
+    """Width of the layer's result: half the weight's rows if gated."""
     inputs: int
     has_bias: bool
     gated: bool
-    """Packed for the activation "geglu": rows of the two halves lie 8 by 8."""
+    """Packed for the activation "geglu": rows of the two halves alternate 8 by 8."""
 
     @classmethod
     @lasting()
@@ -87,35 +93,42 @@ class PackedWeight:
         *,
         gated: bool = False,
     ) -> PackedWeight:
-        """weight [o, i], bias [o] of any float dtype; dtype "int8" (`quantise_weight`), "bf16" (rounded) or
-        "fp32" (exact). input_sizes [i]: the largest |x| of each input, as measured, for fewer errors in int8
-        (`scale_inputs`); the other dtypes have no use for it. gated: for the activation "geglu", and for no other.
+        """Pack a weight [o, i] and a bias [o] of any float dtype.
 
-        Raises ValueError for other shapes and dtypes, and for numbers that are not finite in int8.
+        dtype: "int8" (`quantise_weight`), "bf16" (rounded) or "fp32" (exact).
+        input_sizes: [i], the largest |x| of each input, as measured, for smaller errors in int8 (`scale_inputs`); the
+            other dtypes ignore it.
+        gated: for the activation "geglu", and for no other.
+
+        Raises ValueError for other shapes and dtypes, and in int8 for weights that are not finite.
         """
         if dtype not in _GROUP:
-            raise ValueError(f"dtype must be one of {', '.join(map(repr, _GROUP))}, got {dtype!r}")
+            raise ValueError(f"dtype: expected one of {', '.join(map(repr, _GROUP))}, got {dtype!r}")
         if weight.ndim != 2 or not weight.is_floating_point():
-            raise ValueError(f"weight must be a float tensor [o, i], got {weight.dtype} {tuple(weight.shape)}")
+            raise ValueError(f"weight: expected a float tensor [o, i], got {weight.dtype} {tuple(weight.shape)}")
         outputs, inputs = weight.shape
         if bias is not None and bias.shape != (outputs,):
-            raise ValueError(f"bias must be [{outputs}] as weight has {outputs} rows, got {tuple(bias.shape)}")
+            raise ValueError(f"bias: expected [{outputs}] (one per row of weight), got {tuple(bias.shape)}")
         if gated and outputs % 2 != 0:
-            raise ValueError(f"weight must have an even number of rows, two halves, to be gated, got {outputs}")
+            raise ValueError(f"weight: expected an even number of rows, two halves, for gated=True, got {outputs}")
         weight = weight.detach().float()
         if input_sizes is not None and input_sizes.shape != (inputs,):
-            raise ValueError(f"input_sizes must be [{inputs}], one an input, got {tuple(input_sizes.shape)}")
+            raise ValueError(f"input_sizes: expected [{inputs}] (one per input), got {tuple(input_sizes.shape)}")
 
-        def arrange(numbers: Tensor) -> Tensor:  # one a row -> one a panel's column
-            return _pair_rows(numbers) if gated else F.pad(numbers, (0, -outputs % PANEL)).clone()
+        def arrange(rows: Tensor) -> Tensor:
+            """One element per row of the weight -> one per column of the panels."""
+            return _pair_rows(rows) if gated else F.pad(rows, (0, -outputs % PANEL)).clone()
 
         scale, weight_sum = weight.new_empty(0), weight.new_empty(0, dtype=torch.int32)
         input_scale = weight.new_empty(0)
         if dtype == "int8":
-            if inputs > _MOST_INPUTS:
-                raise ValueError(f"weight may have {_MOST_INPUTS:,} inputs in int8, got {inputs:,}; use dtype='fp32'")
+            if inputs > _MAX_INPUTS:
+                raise ValueError(
+                    f"weight: expected at most {_MAX_INPUTS:,} inputs for dtype='int8', got {inputs:,}; "
+                    "use dtype='fp32'"
+                )
             if not bool(weight.isfinite().all()):
-                raise ValueError("weight must be finite to be quantised; use dtype='fp32'")
+                raise ValueError("weight: expected finite elements for dtype='int8', got NaN or inf; use dtype='fp32'")
             if input_sizes is not None and inputs and outputs:
                 input_scale = scale_inputs(weight, input_sizes)
                 weight = weight / input_scale
@@ -124,13 +137,14 @@ class PackedWeight:
             scale, weight_sum = arrange(scale), arrange(sums)
         elif dtype == "bf16":
             weight = weight.to(BF16)
-        whole = weight.new_zeros(outputs, dtype=FP32) if bias is None else bias.detach().float()
+        row_bias = weight.new_zeros(outputs, dtype=FP32) if bias is None else bias.detach().float()
         panels = _pack_panels(_pair_rows(weight) if gated else weight, _GROUP[dtype])
         outputs = outputs // 2 if gated else outputs
-        return cls(panels, scale, weight_sum, arrange(whole), input_scale, outputs, inputs, bias is not None, gated)
+        return cls(panels, scale, weight_sum, arrange(row_bias), input_scale, outputs, inputs, bias is not None, gated)
 
     @property
     def dtype(self) -> str:
+        """One of "int8", "bf16" and "fp32"."""
         return {torch.int8: "int8", BF16: "bf16"}.get(self.panels.dtype, "fp32")
 
     @property
@@ -147,120 +161,123 @@ class PackedWeight:
         return self.panels, self.scale, self.weight_sum, self.bias, self.input_scale
 
     def unpack(self) -> Tensor:
-        """The weight [o, i], as it was packed: fp32, or bf16; what its whole numbers stand for, fp32, in int8."""
+        """The weight [o, i] as it was packed: fp32 or bf16; in int8 the dequantised weight, fp32."""
         weight = _plain_rows(_unpack_panels(self.panels, len(self.bias), self.inputs), self.outputs, self.gated)
         if self.dtype != "int8":
             return weight
-        plain = weight * _plain_rows(self.scale, self.outputs, self.gated)[:, None]
-        return plain * self.input_scale if self.input_scale.numel() else plain
+        weight = weight * _plain_rows(self.scale, self.outputs, self.gated)[:, None]
+        return weight * self.input_scale if self.input_scale.numel() else weight
 
     def unpack_bias(self) -> Tensor | None:
-        """fp32 [o], or None."""
+        """The bias, fp32 [o], or None."""
         return _plain_rows(self.bias, self.outputs, self.gated).clone() if self.has_bias else None
 
     @lasting()
     def to(self, device: torch.device | str) -> PackedWeight:
+        """The weight on another device."""
         panels, scale, weight_sum, bias, input_scale = (x.to(device) for x in self.tensors)
         return replace(self, panels=panels, scale=scale, weight_sum=weight_sum, bias=bias, input_scale=input_scale)
 
 
 def cpp_weight(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-    """What the extension is told of `PackedWeight.tensors`: their kind and addresses."""
+    """Arguments of the extension for `PackedWeight.tensors`: the weight's dtype, and addresses."""
     panels, scale, weight_sum, bias, input_scale = tensors
-    kind = "int8" if panels.dtype == torch.int8 else NAMES[panels.dtype]
+    dtype = "int8" if panels.dtype == torch.int8 else NAMES[panels.dtype]
     addresses = (x.data_ptr() if x.numel() else 0 for x in (panels, input_scale, scale, weight_sum, bias))
-    return getattr(dispatch.extension.WeightDtype, kind), *addresses
+    return getattr(dispatch.extension.WeightDtype, dtype), *addresses
 
 
-def _linear_impl(
-    x: Tensor,
-    tensors: Sequence[Tensor],
-    outputs: int,
-    activation: str,
-    dtype: torch.dtype,
-) -> Tensor:
+class LinearInputs(NamedTuple):
+    """Arguments of the registered op: x [rows, inputs], `PackedWeight.tensors`, and options."""
+
+    x: Tensor
+    panels: Tensor
+    scale: Tensor
+    weight_sum: Tensor
+    bias: Tensor
+    input_scale: Tensor
+    outputs: int
+    activation: str
+    dtype: torch.dtype
+
+
+def _forward(inputs: LinearInputs) -> Tensor:
+    x, panels, scale, _, bias, input_scale, outputs, activation, dtype = inputs
     chosen = backend("linear_packed", x)
-    rows, inputs = x.shape
+    rows, width = x.shape
     if chosen == "cpp" and dtype in (FP32, BF16):
         x = x.contiguous()
         y = x.new_empty(rows, outputs, dtype=dtype)
         dispatch.extension.linear_packed(
-            storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, inputs, outputs, *cpp_weight(tensors),
-            getattr(dispatch.extension.Activation, activation), torch.get_num_threads(),
+            storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, width, outputs,
+            *cpp_weight(inputs[1:6]), getattr(dispatch.extension.Activation, activation), torch.get_num_threads(),
         )  # fmt: skip
         return y
-    panels, scale, _, bias, input_scale = tensors
     gated = activation == "geglu"
-    weight = _plain_rows(_unpack_panels(panels, len(bias), inputs), outputs, gated)
+    weight = _plain_rows(_unpack_panels(panels, len(bias), width), outputs, gated)
     bias = _plain_rows(bias, outputs, gated)
     if panels.dtype == torch.int8:
         x = x.float() * input_scale if input_scale.numel() else x
         return linear_int8(x, weight, _plain_rows(scale, outputs, gated), bias, activation).to(dtype)
-    # bf16 numbers and their products are exact in fp32
+    # products of two bf16 elements are exact in fp32
     return ACTIVATIONS[activation](F.linear(x.to(weight.dtype).float(), weight.float(), bias)).to(dtype)
 
 
-@torch.library.custom_op("glimodern::linear_packed", mutates_args=())
-def _linear_op(
-    x: Tensor,
-    panels: Tensor,
-    scale: Tensor,
-    weight_sum: Tensor,
-    bias: Tensor,
-    input_scale: Tensor,
-    outputs: int,
-    activation: str,
-    dtype: torch.dtype,
-) -> Tensor:
-    tensors = (panels, scale, weight_sum, bias, input_scale)
-    return _linear_impl(x, tensors, outputs, activation, dtype)
+def _fake(inputs: LinearInputs) -> Tensor:
+    return inputs.x.new_empty(inputs.x.shape[0], inputs.outputs, dtype=inputs.dtype)
 
 
-@_linear_op.register_fake
-def _(x, panels, scale, weight_sum, bias, input_scale, outputs, activation, dtype):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape[0], outputs, dtype=dtype)
+_linear_packed = Operator("linear_packed", _forward, _fake)
+
+
+def check_gate(activation: str, packed: PackedWeight) -> None:
+    """ValueError unless the weight was packed for the activation."""
+    if (activation == "geglu") != packed.gated:
+        raise ValueError(
+            f"activation: expected {'' if packed.gated else 'any but '}'geglu' for a weight packed with "
+            f"gated={packed.gated}, got {activation!r}; pack it with gated={not packed.gated}"
+        )
 
 
 def linear_packed(
     x: Tensor, packed: PackedWeight, activation: str = "none", dtype: torch.dtype | None = None
 ) -> Tensor:
-    """y = act(x W^T + bias) with a packed W: x [..., i] -> y [..., o] in `dtype` (default: x's).
+    """y = act(x W^T + bias) with a packed W, for inference only.
 
-    activation: "none", "relu", "gelu" (exact), or "geglu": the gelu of the first half of W's rows times the second,
-    o being half their number, with a weight that is packed for it.
+    x: [..., i], any float dtype.
+    activation: "none", "relu", "gelu" (exact), or, for a weight packed with gated=True, "geglu": the gelu of the first
+        half of W's rows times the second half.
+    dtype: of the result; None: that of x.
 
-    Inference only. fp32: sums in fp32, as `nn.functional.linear`. bf16: x is rounded to bf16 too, and sums are fp32.
-    int8: every row of x is quantised between its smallest and its largest number, sums are exact, and the bits do not
-    depend on threads nor (gelu aside) on the CPU; a row with a NaN or an infinity comes out as NaN, one below 1e-30 as
-    act(bias). C++ kernels for fp32 and bf16 on CPUs; elsewhere plain PyTorch, which unpacks the weight at every call.
+    Returns [..., o], o being half of W's rows for "geglu". A weight packed in fp32 gives sums in fp32, as
+    `nn.functional.linear`; in bf16, x is rounded to bf16 too, and sums are fp32. In int8, every row of x is quantised
+    between its minimum and its maximum. Sums are then exact, and the bits depend neither on threads nor (gelu aside) on
+    the CPU; a row with a NaN or an infinity comes out as NaN, and a row whose range is below 1e-30 as act(bias). CPUs
+    have C++ kernels for x in fp32 and bf16; elsewhere plain PyTorch unpacks the weight at every call.
 
     Raises ValueError or TypeError for other shapes, dtypes and devices, and where x requires gradients.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"linear_packed: x must be a float tensor, got {kind}")
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x: expected a float tensor, got {given}")
     if x.ndim == 0 or x.shape[-1] != packed.inputs:
-        raise ValueError(f"linear_packed: x must be [..., {packed.inputs}], got {tuple(x.shape)}")
+        raise ValueError(f"x: expected [..., {packed.inputs}], got {tuple(x.shape)}")
     if activation not in ACTIVATIONS:
-        raise ValueError(f"linear_packed: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    if (activation == "geglu") != packed.gated:
-        raise ValueError(
-            f"linear_packed: activation must {'' if packed.gated else 'not '}be 'geglu' with a weight packed with "
-            f"gated={packed.gated}, got {activation!r}; pack it with gated={not packed.gated}"
-        )
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    check_gate(activation, packed)
     if x.device != packed.device:
-        raise ValueError(f"linear_packed: x is on {x.device}, the weight on {packed.device}; move one with .to()")
+        raise ValueError(f"x: expected device {packed.device}, that of the weight, got {x.device}; move one with .to()")
     if dtype is not None and not dtype.is_floating_point:
-        raise TypeError(f"linear_packed: dtype must be a float dtype, got {dtype}")
+        raise TypeError(f"dtype: expected a float dtype, got {dtype}")
     if needs_grad(x):
         raise ValueError(
-            "linear_packed: x requires gradients, packed weights are for inference only; run under"
-            " torch.inference_mode(), or load the model in fp32 to train"
+            "x: expected a tensor without gradients, got one that requires them: packed weights are for inference only; "
+            "run under torch.inference_mode(), or load the model in fp32 to train"
         )
-    tensors = packed.tensors
     rows = x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), packed.inputs)
+    inputs = LinearInputs(rows, *packed.tensors, packed.outputs, activation, dtype or x.dtype)
     if direct(False, (rows,)):
-        y = _linear_impl(rows, tensors, packed.outputs, activation, dtype or x.dtype)
+        y = _forward(inputs)
     else:
-        y = _linear_op(rows.detach(), *tensors, packed.outputs, activation, dtype or x.dtype)
+        y = _linear_packed.registered(inputs._replace(x=rows.detach()))
     return y if x.ndim == 2 else y.view(*x.shape[:-1], packed.outputs)

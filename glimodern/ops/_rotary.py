@@ -1,6 +1,6 @@
-"""rotary: positions by rotation of pairs."""
+"""rotary: rotary position embedding."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,16 +9,27 @@ from glimodern import reference
 
 from . import dispatch
 from ._check import check_tensors
-from .dispatch import backend, direct, needs_grad, storage, triton_kernels, wide_dtype
+from ._register import Operator
+from .dispatch import accumulator_dtype, backend, needs_grad, storage, triton_kernels
 
 
-def _impl(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
+class RotaryInputs(NamedTuple):
+    """Arguments of the registered op."""
+
+    x: Tensor
+    cos: Tensor
+    sin: Tensor
+    inverse: bool
+
+
+def _forward(inputs: RotaryInputs) -> Tensor:
+    x, cos, sin, inverse = inputs
     chosen = backend("rotary", x)
-    wide = wide_dtype(x)
-    cos, sin = cos.to(wide).contiguous(), sin.to(wide).contiguous()
+    dtype = accumulator_dtype(x)
+    cos, sin = cos.to(dtype).contiguous(), sin.to(dtype).contiguous()
     if chosen == "reference":
         with torch.no_grad():
-            return reference.rotary(x.to(wide), cos, -sin if inverse else sin).to(x.dtype)
+            return reference.rotary(x.to(dtype), cos, -sin if inverse else sin).to(x.dtype)
     y = x.new_empty(x.shape)
     if not y.numel():
         return y
@@ -37,14 +48,11 @@ def _impl(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
     return y
 
 
-@torch.library.custom_op("glimodern::rotary", mutates_args=())
-def _op(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
-    return _impl(x, cos, sin, inverse)
+def _fake(inputs: RotaryInputs) -> Tensor:
+    return inputs.x.new_empty(inputs.x.shape)
 
 
-@_op.register_fake
-def _(x, cos, sin, inverse):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape)
+_rotary = Operator("rotary", _forward, _fake)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -53,34 +61,39 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-    return _op(grad, *ctx.saved_tensors, not ctx.inverse), None, None, None
+    cos, sin = ctx.saved_tensors
+    return _rotary(RotaryInputs(grad, cos, sin, not ctx.inverse), grad, cos, sin), None, None, None
 
 
-_op.register_autograd(_autograd, setup_context=_setup)
+_rotary.op.register_autograd(_autograd, setup_context=_setup)
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[x1 cos - x2 sin | x2 cos + x1 sin] with [x1 | x2] = x, one angle a token and pair, the same for all heads.
+    """Rotate pairs of elements by their token's angles: [x1 cos - x2 sin | x2 cos + x1 sin] with [x1 | x2] = x.
 
-    x [n, heads, 2h] or [n, groups, heads, 2h] (fp32, fp16, bf16 or fp64), of any strides: queries and keys may be the
-    slice qkv[:, :2] of the fused projection. cos, sin [n, h], not differentiable; fp32 whatever x is, since bf16 angles
-    would be wrong beyond 256 positions. -> contiguous, in the shape and dtype of x; computed in fp32 (fp64 for fp64).
-    The backward pass turns by the opposite angles, so only cos and sin are kept. Source:
-    https://arxiv.org/abs/2104.09864, in the half-split form of public checkpoints.
+    x: [n, heads, 2h] or [n, groups, heads, 2h], fp32, fp16, bf16 or fp64, of any strides: queries and keys may be the
+        slice qkv[:, :2] of a fused projection.
+    cos, sin: [n, h], one angle per token and pair, the same for all heads; not differentiable. Give fp32 whatever the
+        dtype of x: bf16 angles are wrong beyond 256 positions.
 
-    Raises ValueError or TypeError, with what was expected, for bad shapes, dtypes and devices.
+    Returns a contiguous tensor in the shape and dtype of x, computed in fp32 (fp64 for fp64). The backward pass rotates
+    by the opposite angles, and saves cos and sin alone.
+
+    Raises ValueError or TypeError for bad shapes, dtypes and devices.
+
+    Source: https://arxiv.org/abs/2104.09864, in the half-split form of public checkpoints.
     """
-    check_tensors("rotary", {"x": x, "cos": cos, "sin": sin})
+    check_tensors({"x": x, "cos": cos, "sin": sin})
     if x.ndim not in (3, 4) or x.shape[-1] % 2:
         raise ValueError(
-            f"rotary: x must be [n, heads, 2h] or [n, groups, heads, 2h], an even head width, got {tuple(x.shape)}"
+            f"x: expected [n, heads, 2h] or [n, groups, heads, 2h], an even head width, got {tuple(x.shape)}"
         )
-    wanted = (x.shape[0], x.shape[-1] // 2)
-    if cos.shape != wanted or sin.shape != wanted:
+    expected = (x.shape[0], x.shape[-1] // 2)
+    if cos.shape != expected or sin.shape != expected:
         raise ValueError(
-            f"rotary: cos and sin must be {list(wanted)} (tokens and half the head width of x), got "
+            f"cos, sin: expected {list(expected)} (tokens and half the head width of x), got "
             f"{tuple(cos.shape)} and {tuple(sin.shape)}"
         )
     if needs_grad(cos, sin):
-        raise ValueError("rotary: cos and sin have no gradient; give them detached")
-    return _impl(x, cos, sin, False) if direct(needs_grad(x), (x, cos, sin)) else _op(x, cos, sin, False)
+        raise ValueError("cos, sin: expected tensors without gradients, got one that requires them; detach it")
+    return _rotary(RotaryInputs(x, cos, sin, False), x, cos, sin)

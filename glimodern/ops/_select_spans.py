@@ -1,4 +1,4 @@
-"""select_spans: which candidates a greedy search keeps."""
+"""select_spans: the candidates that a greedy search keeps."""
 
 import torch
 from torch import Tensor
@@ -9,22 +9,27 @@ from . import dispatch
 
 
 def select_spans(start: Tensor, end: Tensor, *, flat: bool = True, multi_label: bool = False) -> Tensor:
-    """Numbers of the candidates to keep, int64, rising.
+    """Select candidates greedily: each is kept that conflicts with none kept before.
 
-    start, end int64 [n] on the CPU: first and last word (inclusive) of candidates in order of preference. Each is kept
-    that conflicts with none kept before: the same words twice conflict unless multi_label; different spans when they
-    share a word (flat), or only when they cross. Raises TypeError and ValueError for other tensors, and for a span with
-    start < 0 or end < start. Linear in candidates times their widths.
+    start, end: int64 [n] on the CPU, first and last word (inclusive) of candidates in order of preference.
+    flat: spans that share a word conflict; False: only spans that cross.
+    multi_label: the same span may be kept twice.
+
+    Returns the indices of the kept candidates, int64, ascending. Time is linear in candidates times their widths.
+
+    Raises TypeError for other dtypes and devices, ValueError for other shapes and a span with start < 0 or end < start.
     """
     for name, x in (("start", start), ("end", end)):
         if x.dtype != torch.int64 or x.device.type != "cpu":
-            raise TypeError(f"select_spans: {name} must be int64 on the CPU, got {x.dtype} on {x.device}")
+            raise TypeError(f"{name}: expected int64 on the CPU, got {x.dtype} on {x.device}")
     if start.ndim != 1 or start.shape != end.shape:
-        raise ValueError(
-            f"select_spans: start and end must be [n] each, got {tuple(start.shape)} and {tuple(end.shape)}"
-        )
+        raise ValueError(f"start, end: expected one shape [n], got {tuple(start.shape)} and {tuple(end.shape)}")
     if len(start) and (int(start.min()) < 0 or bool((end < start).any())):
-        raise ValueError("select_spans: expected 0 <= start <= end (end is inclusive), got a span that breaks it")
+        row = int(((start < 0) | (end < start)).nonzero()[0])
+        raise ValueError(
+            f"start, end: expected 0 <= start <= end (end is inclusive), got {int(start[row])} and {int(end[row])} "
+            f"in row {row}"
+        )
     if not dispatch.host_kernels():
         return reference.select_spans(start, end, flat=flat, multi_label=multi_label)
     start, end, kept = start.contiguous(), end.contiguous(), torch.empty_like(start)

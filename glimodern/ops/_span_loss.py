@@ -1,8 +1,8 @@
 """span_loss: focal binary cross-entropy of every span and type, without stored logits."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,190 +10,128 @@ from torch import Tensor
 from glimodern import reference
 
 from . import dispatch
-from ._span import (
-    CppInputs,
-    check_span_inputs,
-    narrow,
-    plain_grads,
-    split_scores,
-    text_bounds,
-    widen,
-)
-from .dispatch import backend, direct, needs_grad, promote, triton_kernels, wide_dtype
+from ._register import Operator
+from ._span import CppInputs, SpanInputs, plain_grads
+from .dispatch import accumulator_dtype, backend, direct, needs_grad, triton_kernels
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # loss, da, db, du, dc (empty if not computed)
 
 
-def _check_positives(positives: Tensor, cu_words: Tensor, cu_types: Tensor, max_width: int) -> None:
-    """Every row (word, k, type) must be a span of at most max_width words of one text, and a type of that text."""
+class LossInputs(NamedTuple):
+    """Arguments of span_loss: those of span_scores, positives, and the loss's options."""
+
+    a: Tensor
+    b: Tensor
+    u: Tensor
+    c: Tensor
+    cu_words: Tensor
+    cu_types: Tensor
+    positives: Tensor
+    max_width: int
+    focal_gamma: float
+    focal_scale: float
+    class_balance: float | None
+    mean: bool
+    dropout_p: float
+    seed: int
+    compute_grads: bool
+
+    @property
+    def span(self) -> SpanInputs:
+        return SpanInputs(*self[:6], self.max_width, self.dropout_p, self.seed)
+
+
+def _check_positives(positives: Tensor, span: SpanInputs) -> None:
+    """ValueError unless every row (word, k, type) is a span of one text and a type of the same text."""
     if not positives.shape[0]:
         return
-    word, k, kind = positives.long().T.contiguous().unbind()
-    starts, type_starts = cu_words.long(), cu_types.long()
-    text = torch.searchsorted(starts[1:].contiguous(), word, right=True)
-    valid = (word >= 0) & (text < len(starts) - 1) & (k >= 0) & (k < max_width)
-    text = text.clamp(max=max(len(starts) - 2, 0))
-    if len(starts) > 1:
-        valid &= (word + k < starts[text + 1]) & (kind >= type_starts[text]) & (kind < type_starts[text + 1])
+    word, k, type_id = positives.long().T.contiguous().unbind()
+    words, types = span.cu_words.long(), span.cu_types.long()
+    text = torch.searchsorted(words[1:].contiguous(), word, right=True)
+    valid = (word >= 0) & (text < len(words) - 1) & (k >= 0) & (k < span.max_width)
+    text = text.clamp(max=max(len(words) - 2, 0))
+    if len(words) > 1:
+        valid &= (word + k < words[text + 1]) & (type_id >= types[text]) & (type_id < types[text + 1])
     if not valid.all():
         row = int((~valid).nonzero()[0])
         raise ValueError(
-            f"positives row {row} is (word, k, type) = {tuple(positives[row].tolist())}, expected a span word..word+k "
-            f"of at most max_width = {max_width} words inside one text and a type of that text, word and type counted "
-            "in the whole batch"
+            f"positives: expected rows (word, k, type) with a span word..word+k of at most max_width = "
+            f"{span.max_width} words inside one text and a type of that text, word and type counted in the whole "
+            f"batch, got {tuple(positives[row].tolist())} in row {row}"
         )
 
 
-def _plain_slope(
-    logits: Tensor,
-    cu_words: Tensor,
-    cu_types: Tensor,
-    positives: Tensor,
-    max_width: int,
-    focal_gamma: float,
-    focal_scale: float,
-    class_balance: float | None,
-) -> Tensor:
-    """d(sum of losses) / d(logits): sign * weight * s^gamma * (gamma * (1 - s) * softplus(x) + s), s = sigmoid(x)."""
-    y = torch.zeros_like(logits, dtype=torch.bool)
-    for part, w0, t0, row in _positives_by_text(y, cu_words, cu_types, positives, max_width):
-        part[row[:, 0] - w0, row[:, 1], row[:, 2] - t0] = True
-    x = torch.where(y, -logits, logits)
-    s = torch.sigmoid(x)
-    slope = (
-        s
-        if focal_gamma == 0.0
-        else s**focal_gamma * (focal_gamma * torch.sigmoid(-x) * reference.focal_bce(x, 0.0) + s)
-    )
-    if class_balance is not None:
-        slope = slope * torch.where(y, class_balance, 1.0 - class_balance).to(slope.dtype)
-    return torch.where(y, -slope, slope) * focal_scale
-
-
-def _positives_by_text(
-    values: Tensor, cu_words: Tensor, cu_types: Tensor, positives: Tensor, max_width: int
-) -> Iterator[tuple[Tensor, int, int, Tensor]]:
-    """(view of values, first word, first type, rows) of every text; values laid out as span_scores' result."""
-    texts = torch.searchsorted(cu_words[1:].contiguous(), positives[:, 0].to(cu_words.dtype).contiguous(), right=True)
-    parts = split_scores(values, cu_words, cu_types, max_width)
-    bounds = zip(cu_words.tolist(), cu_types.tolist(), strict=True)
-    for text, (part, (w0, t0)) in enumerate(zip(parts, bounds, strict=False)):
-        yield part, w0, t0, positives[texts == text].long()
-
-
-def _pairs_inside(cu_words: Tensor, cu_types: Tensor, max_width: int) -> int:
-    """How many (span, type) pairs lie inside their texts. Reads tensors."""
-    words = cu_words.diff().long()
-    widths = words.clamp(max=max_width)
-    return int(((words * widths - widths * (widths - 1) // 2) * cu_types.diff()).sum())
-
-
-def _loss_impl(
-    a: Tensor,
-    b: Tensor,
-    u: Tensor,
-    c: Tensor,
-    cu_words: Tensor,
-    cu_types: Tensor,
-    positives: Tensor,
-    max_width: int,
-    focal_gamma: float,
-    focal_scale: float,
-    class_balance: float | None,
-    mean: bool,
-    dropout_p: float,
-    seed: int,
-    compute_grads: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    chosen = backend("span_loss", a)
-    if a.device.type == "cpu":
-        text_bounds("cu_words", cu_words, len(a)), text_bounds("cu_types", cu_types, len(u))
-        _check_positives(positives, cu_words, cu_types, max_width)
+def _forward(inputs: LossInputs) -> Outputs:
+    span = inputs.span
+    chosen = backend("span_loss", span.a)
+    span.check_offsets()
+    if span.a.device.type == "cpu":
+        _check_positives(inputs.positives, span)
     if chosen == "cpp":
-        inputs = CppInputs((a, b, u, c), cu_words, cu_types, max_width, dropout_p, seed)
-        rows = positives.to(torch.int64).contiguous()
-        grads = inputs.zero_grads() if compute_grads else []
-        scale = focal_scale / max(_pairs_inside(cu_words, cu_types, max_width), 1) if mean else focal_scale
-        weights = (scale, scale) if class_balance is None else (scale * class_balance, scale * (1.0 - class_balance))
-        addresses = [x.data_ptr() for x in grads] if compute_grads else [0, 0, 0, 0]
-        total = dispatch.extension.span_loss(
-            *inputs.arguments, rows.data_ptr(), len(rows), focal_gamma, *weights, compute_grads, *addresses,
-            torch.get_num_threads(),
-        )  # fmt: skip
-        loss = a.new_tensor(total, dtype=inputs.wide)
-        return _loss_outputs(loss, a, narrow(a, *grads) if compute_grads else [])
+        return _forward_cpp(inputs, span)
     if chosen == "triton":
-        loss, *launched = triton_kernels("span_loss").span_loss_forward(
-            a, b, u, c, cu_words.to(torch.int32), cu_types.to(torch.int32), positives, max_width, focal_gamma,
-            focal_scale, class_balance, mean, dropout_p, seed, compute_grads,
-        )  # fmt: skip
-        return _loss_outputs(loss, a, launched if compute_grads else [])
-
+        launch = triton_kernels("span_loss").span_loss_forward
+        loss, *grads = launch(*span.floats, *span.int32_offsets(), *inputs[6:])
+        return _outputs(loss, inputs, grads)
     with torch.no_grad():
-        wide = widen(a, b, u, c)
-        logits = reference.span_scores(*wide, cu_words, cu_types, max_width, dropout_p, seed)
-        options = (positives, max_width, focal_gamma, focal_scale, class_balance)
-        loss = reference.loss_of_scores(logits, cu_words, cu_types, *options, "mean" if mean else "sum")
-        if not compute_grads:
-            return _loss_outputs(loss, a, [])
-        slope = _plain_slope(logits, cu_words, cu_types, *options)
-        if mean:
-            slope = slope / max(_pairs_inside(cu_words, cu_types, max_width), 1)
-        plain = plain_grads(slope, *wide, cu_words, cu_types, max_width, dropout_p, seed)
-        return _loss_outputs(loss, a, narrow(a, *plain))
+        exact = span.in_accumulator_dtype()
+        logits = reference.span_scores(*exact)
+        batch = (logits, span.cu_words, span.cu_types, inputs.positives, span.max_width)
+        options = (inputs.focal_gamma, inputs.focal_scale, inputs.class_balance, "mean" if inputs.mean else "sum")
+        loss = reference.loss_of_scores(*batch, *options)
+        if not inputs.compute_grads:
+            return _outputs(loss, inputs, [])
+        grad_logits = reference.loss_gradient(*batch, *options)
+        return _outputs(loss, inputs, span.rounded(plain_grads(grad_logits, exact)))
 
 
-def _loss_outputs(loss: Tensor, a: Tensor, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    da, db, du, dc = grads if grads else (a.new_empty(0) for _ in range(4))
+def _forward_cpp(inputs: LossInputs, span: SpanInputs) -> Outputs:
+    kernel = CppInputs(span)
+    positives = inputs.positives.to(torch.int64).contiguous()
+    grads = kernel.zero_grads() if inputs.compute_grads else []
+    scale, balance = inputs.focal_scale, inputs.class_balance
+    if inputs.mean:
+        scale /= max(int(reference.pairs_inside(span.cu_words, span.cu_types, span.max_width)), 1)
+    weights = (scale, scale) if balance is None else (scale * balance, scale * (1.0 - balance))
+    addresses = [x.data_ptr() for x in grads] if inputs.compute_grads else [0, 0, 0, 0]
+    total = dispatch.extension.span_loss(
+        *kernel.arguments, positives.data_ptr(), len(positives), inputs.focal_gamma, *weights, inputs.compute_grads,
+        *addresses, torch.get_num_threads(),
+    )  # fmt: skip
+    loss = span.a.new_tensor(total, dtype=kernel.accumulator_dtype)
+    return _outputs(loss, inputs, span.rounded(grads) if inputs.compute_grads else [])
+
+
+def _outputs(loss: Tensor, inputs: LossInputs, grads: Sequence[Tensor]) -> Outputs:
+    da, db, du, dc = grads if inputs.compute_grads else (inputs.a.new_empty(0) for _ in range(4))
     return loss, da, db, du, dc
 
 
-@torch.library.custom_op("glimodern::span_loss", mutates_args=())
-def _loss_op(
-    a: Tensor,
-    b: Tensor,
-    u: Tensor,
-    c: Tensor,
-    cu_words: Tensor,
-    cu_types: Tensor,
-    positives: Tensor,
-    max_width: int,
-    focal_gamma: float,
-    focal_scale: float,
-    class_balance: float | None,
-    mean: bool,
-    dropout_p: float,
-    seed: int,
-    compute_grads: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _loss_impl(
-        a, b, u, c, cu_words, cu_types, positives, max_width, focal_gamma, focal_scale, class_balance, mean, dropout_p,
-        seed, compute_grads,
-    )  # fmt: skip
+def _fake(inputs: LossInputs) -> Outputs:
+    loss = inputs.a.new_empty((), dtype=accumulator_dtype(inputs.a))
+    return _outputs(loss, inputs, [x.new_empty(x.shape) for x in inputs[:4]])
 
 
-@_loss_op.register_fake
-def _(a, b, u, c, cu_words, cu_types, positives, *options):  # type: ignore[no-untyped-def]
-    compute_grads = options[-1]
-    loss = a.new_empty((), dtype=wide_dtype(a))
-    return loss, *(x.new_empty(x.shape if compute_grads else 0) for x in (a, b, u, c))
+_span_loss = Operator("span_loss", _forward, _fake)
 
 
-def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.compute_grads = inputs[-1]
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    ctx.compute_grads = LossInputs(*inputs).compute_grads
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*output[1:])
 
 
-def _loss_autograd(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Any, ...]:
+def _autograd(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Any, ...]:
     if not ctx.compute_grads:
         raise RuntimeError("span_loss ran without compute_grads: it has no gradient; call glimodern.ops.span_loss")
-    grads = (grad if needed else None for grad, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False))
-    ready = direct(False, (upstream,)) and upstream.device.type == "cpu"  # else reading it would trace, or wait
-    if ready and upstream.item() == 1.0:  # loss.backward(): no copy
-        return (*grads, *(None,) * 11)
-    return (*(None if grad is None else (grad * upstream).to(grad.dtype) for grad in grads), *(None,) * 11)
+    grads = [grad if needed else None for grad, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)]
+    readable = direct(False, (upstream,)) and upstream.device.type == "cpu"  # else reading it would trace, or wait
+    if not (readable and upstream.item() == 1.0):  # 1: loss.backward(), without a copy
+        grads = [None if grad is None else (grad * upstream).to(grad.dtype) for grad in grads]
+    return (*grads, *(None,) * (len(_span_loss.fields) - len(grads)))
 
 
-_loss_op.register_autograd(_loss_autograd, setup_context=_loss_setup)
+_span_loss.op.register_autograd(_autograd, setup_context=_setup)
 
 
 def span_loss(
@@ -213,36 +151,43 @@ def span_loss(
     dropout_p: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
-    """Focal binary cross-entropy over every (span, type) inside its text -> scalar, fp32 (fp64 for fp64 inputs).
+    """Focal binary cross-entropy over every (span, type) inside its text.
 
-    a .. max_width, dropout_p and seed as in `span_scores`; positives int [P, 3]: distinct rows (word, k, type), word
-    and type counted in the whole batch, the span is word..word+k. Each pair costs sigmoid(x)^focal_gamma * softplus(x),
-    x the negated logit of a positive or the logit of a negative, times focal_scale (the paper's alpha), times
-    class_balance for a positive and 1 - class_balance for a negative (the public code's alpha; None: 1 and 1).
-    reduction "mean" divides the sum by the number of pairs. Gradients are computed in the same call, if any input asks
-    for one, and are not differentiable again.
+    a .. max_width, dropout_p, seed: as in `span_scores`.
+    positives: int [P, 3], distinct rows (word, k, type), word and type counted in the whole batch, for the span
+        word..word+k.
+    focal_gamma, focal_scale, class_balance: a pair costs sigmoid(x)^focal_gamma * softplus(x) * focal_scale, where x is
+        the negated logit of a positive or the logit of a negative. focal_scale is the paper's alpha. class_balance,
+        the public code's alpha, multiplies positives, and 1 - class_balance negatives; None multiplies neither.
+    reduction: "sum", or "mean" over the pairs.
 
-    Raises ValueError or TypeError as `span_scores` does, and for positives outside their text (on the CPU).
+    Returns a scalar in fp32 (fp64 for fp64 inputs). The same call computes the gradients if any input requires one;
+    they are not differentiable again.
+
+    Raises ValueError or TypeError as `span_scores` does and, on the CPU, for positives outside their text.
+
+    Source: https://arxiv.org/abs/1708.02002.
     """
-    check_span_inputs("span_loss", a, b, u, c, cu_words, cu_types, max_width, dropout_p)
+    span = SpanInputs(a, b, u, c, cu_words, cu_types, int(max_width), float(dropout_p), int(seed)).checked()
     if positives.ndim != 2 or positives.shape[1] != 3 or positives.is_floating_point():
         raise ValueError(
-            "span_loss: positives must be integers [P, 3], rows (word, k, type), got"
-            f" {tuple(positives.shape)} {positives.dtype}"
+            f"positives: expected integers [P, 3], rows (word, k, type), got {positives.dtype} {tuple(positives.shape)}"
         )
     if positives.device != a.device:
-        raise ValueError(f"span_loss: positives is on {positives.device}, a on {a.device}; move it with .to(a.device)")
+        raise ValueError(
+            f"positives: expected device {a.device}, that of a, got {positives.device}; move it with .to(a.device)"
+        )
     if not (focal_gamma >= 0.0 and math.isfinite(focal_gamma)):
-        raise ValueError(f"span_loss: focal_gamma must be finite and at least 0, got {focal_gamma}")
+        raise ValueError(f"focal_gamma: expected a finite number of at least 0, got {focal_gamma}")
     if class_balance is not None and not 0.0 <= class_balance <= 1.0:
-        raise ValueError(f"span_loss: class_balance must be None or in [0, 1], got {class_balance}")
+        raise ValueError(f"class_balance: expected None or a number in [0, 1], got {class_balance}")
     if reduction not in ("sum", "mean"):
-        raise ValueError(f"span_loss: reduction must be 'sum' or 'mean', got {reduction!r}")
-    a, b, u, c = promote(a, b, u, c)
-    compute_grads = needs_grad(a, b, u, c)
-    run = _loss_impl if direct(compute_grads, (a, b, u, c)) else _loss_op
-    return run(
-        a, b, u, c, cu_words, cu_types, positives, int(max_width), float(focal_gamma), float(focal_scale),
-        None if class_balance is None else float(class_balance), reduction == "mean", float(dropout_p), int(seed),
+        raise ValueError(f"reduction: expected 'sum' or 'mean', got {reduction!r}")
+    floats = span.floats
+    compute_grads = needs_grad(*floats)
+    inputs = LossInputs(
+        *floats, cu_words, cu_types, positives, span.max_width, float(focal_gamma), float(focal_scale),
+        None if class_balance is None else float(class_balance), reduction == "mean", span.dropout_p, span.seed,
         compute_grads,
-    )[0]  # fmt: skip
+    )  # fmt: skip
+    return _span_loss(inputs, *floats)[0]

@@ -1,4 +1,7 @@
-"""Which backend runs an operator: Triton, C++ or plain PyTorch; the only importer of kernels and of the extension."""
+"""Choose the backend of an operator: Triton, FlashAttention, C++ or plain PyTorch.
+
+No other module imports the kernels or the extension.
+"""
 
 import contextlib
 import functools
@@ -19,7 +22,7 @@ try:
     EXTENSION_ERROR = ""
 except ImportError as error:
     extension = None
-    EXTENSION_ERROR = f"the C++ extension glimodern._C is not there ({error}); reinstall with a C++17 compiler"
+    EXTENSION_ERROR = f"the C++ extension glimodern._C could not be loaded ({error}); reinstall with a C++17 compiler"
 
 _LOGGER = logging.getLogger("glimodern")
 FP32, FP16, BF16, FP64 = torch.float32, torch.float16, torch.bfloat16, torch.float64
@@ -27,9 +30,9 @@ FLOATS = (FP32, FP16, BF16, FP64)
 
 
 class Kernels(NamedTuple):
-    """The dtypes of the tensors that an operator's kernels take, by backend; none: there is no such kernel.
+    """Tensor dtypes that an operator's kernels take, by backend; empty: no such kernel.
 
-    flash: FlashAttention, of the package flash-attn or of PyTorch, in Triton's place on CUDA.
+    flash: FlashAttention, from the package flash-attn or from PyTorch, which replaces Triton on CUDA.
     """
 
     cpp: tuple[torch.dtype, ...] = ()
@@ -37,7 +40,6 @@ class Kernels(NamedTuple):
     flash: tuple[torch.dtype, ...] = ()
 
 
-# One line an operator.
 OPERATORS: dict[str, Kernels] = {
     "dropout": Kernels(cpp=(FP32,), triton=()),
     "attention_varlen": Kernels(cpp=FLOATS, flash=(FP16, BF16)),
@@ -52,6 +54,8 @@ OPERATORS: dict[str, Kernels] = {
 }
 _BACKENDS = ("cpp", "triton", "flash", "reference")
 NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}
+FLASH_MAX_DIM = 256  # FlashAttention-2's kernels: head dims up to this, multiples of 8
+_WARNINGS_REMEMBERED = 256
 
 _forced: str | None = None
 
@@ -62,7 +66,7 @@ def _has_triton() -> bool:
 
 
 def _triton_problem(device_type: str) -> str:
-    """Why Triton cannot run on such tensors; empty if it can."""
+    """Why Triton cannot run on tensors of this device; empty if it can."""
     if not _has_triton():
         return "Triton is not installed"
     if device_type == "cuda" or (device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
@@ -71,20 +75,21 @@ def _triton_problem(device_type: str) -> str:
 
 
 def _cpp_problem(device_type: str) -> str:
+    """Why the C++ kernels cannot run on tensors of this device; empty if they can."""
     if extension is None:
         return EXTENSION_ERROR
     return "" if device_type == "cpu" else f"the C++ kernels need tensors on the CPU, got {device_type}"
 
 
 def _flash_kernel() -> tuple[Callable[..., Tensor], str] | None:
-    """The function of flash-attn, or else of PyTorch, and its name for the scale."""
-    for name, wanted, scale_name in (
+    """FlashAttention of flash-attn, or else of PyTorch, with the name of its scale argument; None: neither."""
+    for module, function, scale_name in (
         ("flash_attn", "flash_attn_varlen_func", "softmax_scale"),
         ("torch.nn.attention.varlen", "varlen_attn", "scale"),
     ):
         try:
-            run = getattr(importlib.import_module(name), wanted)
-        except (ImportError, AttributeError):  # not there, or built for another PyTorch
+            run = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError):  # not installed, or built for another PyTorch
             continue
         if {scale_name, "window_size"} <= inspect.signature(run).parameters.keys():  # PyTorch's first had no windows
             return run, scale_name
@@ -95,7 +100,7 @@ def _flash_kernel() -> tuple[Callable[..., Tensor], str] | None:
 def flash_attention() -> Callable[..., Tensor] | None:
     """(q, k, v, cu_seqlens, max_seqlen, scale, window) -> attention, by flash-attn or else PyTorch; None: neither.
 
-    Where `flash_drops`, dropout_p may follow: it drops by the device's generator.
+    It takes dropout_p too if `flash_drops`, and then draws from the device's generator.
     """
     kernel = _flash_kernel()
     if kernel is None:
@@ -103,10 +108,11 @@ def flash_attention() -> Callable[..., Tensor] | None:
     run, scale_name = kernel
 
     def attend(
-        q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scale: float, window: int | None, **drop: float
+        q: Tensor, k: Tensor, v: Tensor, cu: Tensor, max_seqlen: int, scale: float, window: int | None, **drop: float
     ) -> Tensor:
-        reach = -1 if window is None else window
-        out: Tensor = run(q, k, v, cu, cu, longest, longest, **{scale_name: scale}, window_size=(reach, reach), **drop)
+        side = -1 if window is None else window
+        options: dict[str, Any] = {scale_name: scale, "window_size": (side, side), **drop}
+        out: Tensor = run(q, k, v, cu, cu, max_seqlen, max_seqlen, **options)
         return out
 
     return attend
@@ -120,6 +126,7 @@ def flash_drops() -> bool:
 
 
 def _flash_problem(device_type: str) -> str:
+    """Why FlashAttention cannot run on tensors of this device; empty if it can."""
     if device_type != "cuda":
         return f"FlashAttention needs CUDA tensors, got {device_type}"
     if not flash_attention():
@@ -129,8 +136,15 @@ def _flash_problem(device_type: str) -> str:
 
 @functools.cache
 def _has_ampere() -> bool:
-    """Of the current device; true where there is none, to tell what would run there."""
+    """Whether the current CUDA device is Ampere or later; true without a device, to report what would run on one."""
     return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
+
+
+def takes_flash(device_type: str, dtype: torch.dtype, head_dim: int, dropout_p: float = 0.0) -> bool:
+    """Whether attention_varlen gives such tensors to FlashAttention, which reads cu_seqlens on the device."""
+    chosen, _ = choose("attention_varlen", device_type, dtype)
+    drops = dropout_p == 0.0 or flash_drops()
+    return chosen == "flash" and drops and head_dim % 8 == 0 and head_dim <= FLASH_MAX_DIM
 
 
 _PROBLEMS = {"cpp": _cpp_problem, "triton": _triton_problem, "flash": _flash_problem}
@@ -148,8 +162,9 @@ def _problem(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str
     return _PROBLEMS[backend](device_type)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=_WARNINGS_REMEMBERED)
 def warn_once(message: str) -> None:
+    """Log a warning, unless it is among the last 256 different ones that were logged."""
     _LOGGER.warning(message)
 
 
@@ -168,12 +183,12 @@ def choose(op: str, device_type: str, dtype: torch.dtype) -> tuple[str, str]:
 
 
 def can_run(op: str, backend: str, x: Tensor) -> bool:
-    """Whether this backend takes x and no other one is forced; nothing raises."""
+    """Whether this backend takes x and no other one is forced; raises nothing."""
     return _forced in (None, backend) and not _problem(op, backend, x.device.type, x.dtype)
 
 
 def backend(op: str, x: Tensor) -> str:
-    """The backend that runs `op` on x and tensors like it; says once when that is the slow one."""
+    """The backend that runs `op` on tensors like x; warns once if that is plain PyTorch for lack of a kernel."""
     name, why = choose(op, x.device.type, x.dtype)
     if name == "reference" and _forced is None and x.dtype != FP64:
         warn_once(f"{op} runs in plain PyTorch, slowly: {why}")
@@ -183,12 +198,12 @@ def backend(op: str, x: Tensor) -> str:
 def backend_info(
     device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> dict[str, dict[str, str]]:
-    """Per operator what would run on such tensors: {"backend": cpp | triton | flash | reference, "isa", "why"}.
+    """Report what would run on such tensors, per operator: {"backend": cpp | triton | flash | reference, "isa", "why"}.
 
     device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
-    (scalar, avx2, avx512, avx512_bf16, amx; the environment variable GLIMODERN_ISA forces one; always scalar for fp64;
-    the last two are avx512 for all but the bf16 of attention_varlen and linear_packed, and amx linear_packed's int8),
-    empty for the other backends.
+    (scalar, avx2, avx512, avx512_bf16, amx), empty for the other backends. The environment variable GLIMODERN_ISA
+    forces one. fp64 is always scalar. Only attention_varlen and linear_packed in bf16 have avx512_bf16 and amx kernels,
+    and linear_packed in int8 an amx kernel; all else runs avx512 there.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -197,22 +212,23 @@ def backend_info(
         name, why = choose(op, torch.device(device).type, dtype)
         isa = ""
         if name == "cpp":
-            pairs = op in ("attention_varlen", "linear_packed") and dtype == BF16
-            isa = "scalar" if dtype == FP64 else extension.current_isa(pairs)
+            bf16_products = op in ("attention_varlen", "linear_packed") and dtype == BF16
+            isa = "scalar" if dtype == FP64 else extension.current_isa(bf16_products)
         info[op] = {"backend": name, "isa": isa, "why": why}
     return info
 
 
 @contextlib.contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Forces the backend cpp, triton, flash or reference for all threads of the process while the context lasts.
+    """Force the backend cpp, triton, flash or reference in all threads of the process while the context lasts.
 
-    None lifts an outer force. Raises RuntimeError if the backend cannot run on this machine, and so does every operator
-    given tensors that the forced backend cannot take: nothing falls back.
+    None lifts an outer force. Nothing falls back: every operator raises RuntimeError for tensors that the forced
+    backend cannot take, and so does use_backend if the backend cannot run on this machine. Raises ValueError for an
+    unknown name.
     """
     global _forced
     if name is not None and name not in _BACKENDS:
-        raise ValueError(f"use_backend: expected one of {', '.join(_BACKENDS)} or None, got {name!r}")
+        raise ValueError(f"name: expected one of {', '.join(_BACKENDS)} or None, got {name!r}")
     problem = ""
     if name == "cpp":
         problem = _cpp_problem("cpu")
@@ -230,7 +246,7 @@ def use_backend(name: str | None) -> Iterator[None]:
 
 
 def host_kernels() -> bool:
-    """Whether operators on the host's integers, which no other backend has, run in C++."""
+    """Whether operators on host integers run in C++, the only backend with kernels for them."""
     return extension is not None and _forced != "reference"
 
 
@@ -240,36 +256,41 @@ def triton_kernels(op: str) -> Any:
 
 
 def storage(dtype: torch.dtype) -> Any:
-    """The extension's name for a dtype."""
+    """The extension's enumerator for a dtype."""
     return getattr(extension.Dtype, NAMES[dtype])
 
 
-def promote(*floats: Tensor) -> list[Tensor]:
-    """All in the widest dtype among them, which autocast may mix."""
+def promote(*floats: Tensor) -> Sequence[Tensor]:
+    """The tensors in the widest dtype among them, which autocast may mix."""
+    dtype = floats[0].dtype
+    if all([x.dtype == dtype for x in floats]):
+        return floats
     dtype = functools.reduce(torch.promote_types, [x.dtype for x in floats])
     return [x.to(dtype) for x in floats]
 
 
-def wide_dtype(x: Tensor) -> torch.dtype:
-    """What plain PyTorch computes in for x: fp32, or fp64 for fp64."""
+def accumulator_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of sums and logits for x: fp32, or fp64 for fp64."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def direct(needs_gradient: bool, tensors: Sequence[Tensor]) -> bool:
-    """Whether the registered op can be passed by: no autograd, no tracing, no tensor subclass."""
-    return (
-        not needs_gradient
-        and not torch.compiler.is_compiling()
-        and all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
-    )
+    """Whether to call the backend without the registered op: no autograd, no tracing, no tensor subclass."""
+    if needs_gradient or torch.compiler.is_compiling():
+        return False
+    for x in tensors:  # a generator in all() takes longer
+        if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+            return False
+    return True
 
 
 def needs_grad(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    """Whether autograd records operations on these tensors."""
+    return torch.is_grad_enabled() and any([x.requires_grad for x in tensors])
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bf16 natively; a CPU not where GLIMODERN_ISA keeps the kernels to a lesser set."""
+    """Whether a device multiplies bf16 natively; false on a CPU if GLIMODERN_ISA forces a lesser instruction set."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,18 +1,19 @@
-"""The oracles: every operator as plain PyTorch, each formula once, in the form a reader checks.
+"""Oracles: every operator in plain PyTorch, each formula once, in the form a reader checks.
 
-fp64 in -> fp64 out. Nothing here is fast; the kernels are tested against it. This package imports torch only.
+fp64 in, fp64 out. Nothing here is fast; the kernels are tested against it. This package imports torch only.
 """
 
 from .attention_varlen import attention_keep, attention_varlen
+from .dropout import dropout, dropout_keep, dropout_threshold, mix32
 from .encoder import add_layer_norm, geglu, rotary
 from .select_spans import select_spans
 from .span import (
-    dropout,
-    dropout_keep,
-    dropout_threshold,
     focal_bce,
+    focal_bce_grad,
+    logit_offsets,
+    loss_gradient,
     loss_of_scores,
-    mix32,
+    pairs_inside,
     span_hidden,
     span_loss,
     span_scores,
@@ -29,9 +30,13 @@ __all__ = [
     "dropout_keep",
     "dropout_threshold",
     "focal_bce",
+    "focal_bce_grad",
     "geglu",
+    "logit_offsets",
+    "loss_gradient",
     "loss_of_scores",
     "mix32",
+    "pairs_inside",
     "probability",
     "rotary",
     "select_spans",

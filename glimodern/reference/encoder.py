@@ -1,19 +1,19 @@
-"""The encoder's elementwise steps, each formula once: geglu, rotary, add_layer_norm."""
+"""Oracles of the encoder's elementwise operators: geglu, rotary, add_layer_norm."""
 
 import torch
 from torch import Tensor
 
 
 def geglu(x: Tensor) -> Tensor:
-    """x [..., 2h] -> gelu(x[..., :h]) * x[..., h:], with the exact (erf) GELU."""
+    """gelu(x[..., :h]) * x[..., h:] with the exact (erf) GELU: x [..., 2h] -> [..., h]."""
     a, b = x.chunk(2, dim=-1)
     return torch.nn.functional.gelu(a) * b
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [n, ..., heads, 2h], cos and sin [n, h] -> [x1 cos - x2 sin | x2 cos + x1 sin], with [x1 | x2] = x.
+    """[x1 cos - x2 sin | x2 cos + x1 sin] with [x1 | x2] = x: x [n, ..., heads, 2h], cos and sin [n, h].
 
-    The dtype of x is kept; products are in the wider of the dtypes of x and cos.
+    Returns the shape and dtype of x; products are in the wider of the dtypes of x and cos.
     """
     shape = (len(x), *(1,) * (x.ndim - 2), cos.shape[-1])
     c, s = cos.view(shape), sin.view(shape)

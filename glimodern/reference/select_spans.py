@@ -1,11 +1,11 @@
-"""Greedy search over spans, one after the other."""
+"""The oracle of select_spans: a greedy search, one candidate after the other."""
 
 import torch
 from torch import Tensor
 
 
 def select_spans(start: Tensor, end: Tensor, *, flat: bool, multi_label: bool) -> Tensor:
-    """Numbers, rising, of the candidates that conflict with none taken before; see ops.select_spans."""
+    """Indices, ascending, of the candidates that conflict with none kept before; see ops.select_spans."""
     spans = list(enumerate(zip(start.tolist(), end.tolist(), strict=True)))
     words = int(end.max()) + 1 if len(spans) else 0
     kept = _disjoint(spans, words, multi_label) if flat else _uncrossed(spans, words, multi_label)
@@ -13,7 +13,7 @@ def select_spans(start: Tensor, end: Tensor, *, flat: bool, multi_label: bool) -
 
 
 def _disjoint(spans: list[tuple[int, tuple[int, int]]], words: int, multi_label: bool) -> list[int]:
-    """Kept spans are equal or disjoint, so a span that was kept before conflicts with nothing else."""
+    """Kept spans are equal or disjoint, so a candidate equal to a kept span conflicts with no other."""
     occupied = bytearray(words)
     taken: set[tuple[int, int]] = set()
     kept = []
@@ -30,17 +30,17 @@ def _disjoint(spans: list[tuple[int, tuple[int, int]]], words: int, multi_label:
 
 def _uncrossed(spans: list[tuple[int, tuple[int, int]]], words: int, multi_label: bool) -> list[int]:
     """A kept span (s, e) crosses (start, end) if start < s <= end < e or s < start <= e < end."""
-    farthest_end = [-1] * words  # of the kept spans that start at this word
-    nearest_start = [words] * words  # of the kept spans that end at this word
+    max_end = [-1] * words  # over the kept spans that start at this word
+    min_start = [words] * words  # over the kept spans that end at this word
     taken: set[tuple[int, int]] = set()
     kept = []
     for index, (start, end) in spans:
         if (start, end) in taken:
             if multi_label:
                 kept.append(index)
-        elif start == end or (max(farthest_end[start + 1 : end + 1]) <= end and min(nearest_start[start:end]) >= start):
-            farthest_end[start] = max(farthest_end[start], end)
-            nearest_start[end] = min(nearest_start[end], start)
+        elif start == end or (max(max_end[start + 1 : end + 1]) <= end and min(min_start[start:end]) >= start):
+            max_end[start] = max(max_end[start], end)
+            min_start[end] = min(min_start[end], start)
             taken.add((start, end))
             kept.append(index)
     return kept

@@ -1,9 +1,9 @@
-"""The oracle of span_entities: every (span, type) whose probability passes the threshold."""
+"""The oracle of span_entities."""
 
 import torch
 from torch import Tensor
 
-from .span import span_scores
+from .span import span_ends, span_scores
 
 
 def probability(logits: Tensor) -> Tensor:
@@ -21,26 +21,26 @@ def span_entities(
     max_width: int,
     threshold: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(word, width, type, logit) of the candidates, [count] each, ordered by (text, word, width, type).
+    """Every (span, type) whose probability is above its type's threshold, or NaN; spans inside their texts only.
 
-    threshold fp32 [m], a probability in [0, 1] a type. word, width and type int64, word and type counted in the batch,
-    the span is word..word + width; logits as span_scores'. A candidate's probability is above its type's threshold,
-    or NaN. Spans that leave their text are none.
+    threshold: fp32 [m], a probability in [0, 1] per type. The other arguments are those of `span_scores`.
+
+    Returns (word, width, type, logit) of the candidates, [count] each, ordered by (text, word, width, type): word,
+    width and type int64, word and type counted in the batch, for the span word..word + width; logits as span_scores'.
     """
     logits = span_scores(a, b, u, c, cu_words, cu_types, max_width)
-    found, place = [], 0
-    word_bounds, type_bounds = cu_words.tolist(), cu_types.tolist()
-    for text in range(len(word_bounds) - 1):
-        w0, t0 = word_bounds[text], type_bounds[text]
-        words, types = word_bounds[text + 1] - w0, type_bounds[text + 1] - t0
-        part = logits[place : place + words * max_width * types].view(words, max_width, types)
-        place += part.numel()
-        ends = torch.arange(words, device=a.device)[:, None] + torch.arange(max_width, device=a.device)[None, :]
-        passed = ~(probability(part) <= threshold[t0 : t0 + types]) & (ends < words)[..., None]
-        word, width, kind = passed.nonzero().unbind(1)
-        found.append((word + w0, width, kind + t0, part[passed]))
-    if not found:
+    candidates, offset = [], 0
+    words, types = cu_words.tolist(), cu_types.tolist()
+    for w0, w1, t0, t1 in zip(words, words[1:], types, types[1:], strict=False):
+        size = (w1 - w0) * max_width * (t1 - t0)
+        block = logits[offset : offset + size].view(w1 - w0, max_width, t1 - t0)
+        offset += size
+        inside = span_ends(w1 - w0, max_width, a.device) < w1 - w0
+        passed = ~(probability(block) <= threshold[t0:t1]) & inside[..., None]
+        word, width, type_id = passed.nonzero().unbind(1)
+        candidates.append((word + w0, width, type_id + t0, block[passed]))
+    if not candidates:
         none = torch.empty(0, dtype=torch.int64, device=a.device)
         return none, none.clone(), none.clone(), logits
-    word, width, kind, logit = (torch.cat(column) for column in zip(*found, strict=True))
-    return word, width, kind, logit
+    word, width, type_id, logit = (torch.cat(column) for column in zip(*candidates, strict=True))
+    return word, width, type_id, logit
