@@ -41,7 +41,7 @@ def training_step(name: str, data: Path) -> Callable[[], object]:
 
 
 def prediction(name: str, shared: Path) -> Callable[[], object]:
-    """Return the prediction of 64 CrossNER politics sentences with 9 labels by the trained MiniLM checkpoint in fp32."""
+    """Return the prediction of 64 CrossNER politics sentences with 9 labels in fp32 by the MiniLM checkpoint."""
     from glimodern.data import load_dataset
 
     dataset = load_dataset(shared / "data" / "crossner" / "politics", split="test")
