@@ -275,7 +275,7 @@ def check_inspect(command: str, folder: Path, printed: str) -> None:
 
 
 def check_doctor(command: str, folder: Path, printed: str) -> None:
-    assert printed.rstrip().endswith("all is well")
+    assert printed.rstrip().endswith("no check failed")
 
 
 def check_compare(command: str, folder: Path, printed: str) -> None:

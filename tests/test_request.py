@@ -361,5 +361,5 @@ def test_a_comparison_needs_a_text(tiny_model, tmp_path):
 
 
 def test_an_option_of_gliners_may_be_an_array(tiny_model):
-    with pytest.raises(ValueError, match="input_spans: glimodern does not have this option of gliner"):
+    with pytest.raises(ValueError, match="input_spans: expected no value, because glimodern lacks this option"):
         tiny_model.inference("Ada", ["person"], input_spans=np.array([1, 2]))

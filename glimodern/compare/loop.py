@@ -90,7 +90,7 @@ def remember_settings(config: CompareConfig, output: Path) -> None:
         ]
         if changed:
             raise ValueError(
-                f"output_dir: expected a comparison with the same settings, got {output} of one with others "
+                f"output_dir: expected a comparison with the same settings, got {output} with other settings "
                 f"({', '.join(changed)}); choose another folder, or replace it with --overwrite"
             )
     output.mkdir(parents=True, exist_ok=True)

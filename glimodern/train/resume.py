@@ -84,7 +84,7 @@ def load_progress(accelerator: "Accelerator", path: Path, settings: dict[str, An
     if changed:
         pairs = ", ".join(f"{key}: was {before.get(key)!r}, is {current[key]!r}" for key in changed)
         raise ValueError(
-            f"--resume: expected a run with the same settings, got {path} of one with others ({pairs}); use another "
+            f"--resume: expected a run with the same settings, got {path} with other settings ({pairs}); use another "
             "--output-dir"
         )
     with _readable(path):
