@@ -304,7 +304,7 @@ def test_descriptions_are_encoded_and_kept(model, tmp_path):
         same(model.predict(TEXTS, labels, threshold, label_vectors=vectors), wanted)
     with pytest.raises(ValueError, match=r"labels\['A'\]: expected the description encoded in label_vectors"):
         model.predict(TEXTS, {"A": "place"}, label_vectors=vectors)
-    with pytest.raises(ValueError, match=r"labels\[1\]: expected labels of label_vectors, got 1 without a vector, \['C'\]"):
+    with pytest.raises(ValueError, match=r"labels\[1\]: expected labels of label_vectors, got 1 without .*\['C'\]"):
         model.predict(TEXTS[:2], [["A"], ["C"]], label_vectors=vectors)
 
 

@@ -39,7 +39,7 @@ class HeadConfig:
     dropout: Annotated[float, SHARE] = 0.4
     """Dropout probability of the head."""
     labels_encoder: str | None = None
-    """Folder or hub name of a sentence encoder for the labels (a bi-encoder); None: the labels are part of the prompt."""
+    """Folder or hub name of a sentence encoder for the labels (a bi-encoder); None: the labels are in the prompt."""
     embed_ent_token: bool = True
     """True: a type's vector is read at the <<ENT>> token before its label; False: at the label's first token."""
 

@@ -166,17 +166,17 @@ def _check_vocabulary(folder: Path, config: ModelConfig, tokenizer: Any) -> None
         if name == "ent_token" and index != config.class_token_index:
             raise ValueError(
                 f"{folder / CONFIG_FILE}: class_token_index: expected the id of {token!r} in the tokenizer ({index}), "
-                f"got {config.class_token_index}; the tokenizer is not of this model, copy the one saved with these weights"
+                f"got {config.class_token_index}; the tokenizer is of another model, copy the one of these weights"
             )
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"{folder / CONFIG_FILE}: vocab_size: expected at least the {len(tokenizer)} tokens of the tokenizer, "
-            f"got {config.vocab_size}; the tokenizer is not of this model, copy the one saved with these weights"
+            f"got {config.vocab_size}; the tokenizer is of another model, copy the one of these weights"
         )
 
 
 def _labels_tokenizer(folder: Path, name: str, hub: HubAccess | None) -> Any:
-    """Load a bi-encoder's second tokenizer from its sub-folder, or from the label encoder `name` (older checkpoints)."""
+    """Load a bi-encoder's second tokenizer from its sub-folder, else (older checkpoints) from label encoder `name`."""
     if (folder / LABELS_TOKENIZER / "tokenizer_config.json").is_file():
         return load_tokenizer(str(folder / LABELS_TOKENIZER), add_bos_eos=False)
     try:

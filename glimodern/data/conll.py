@@ -42,7 +42,7 @@ _MOST = 0.9  # minimum fraction of rows that fit a layout; the others count as f
 
 
 class TokenRow(NamedTuple):
-    """One line of a sentence: its number in the file, its columns, and the error if it is not valid text (else None)."""
+    """One line of a sentence: its number in the file, its columns, and the error if it is not valid text."""
 
     number: int
     columns: list[str]

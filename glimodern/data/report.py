@@ -1,4 +1,4 @@
-"""Validation report of a data set: its size, and valid content that lowers accuracy. Counts only; nothing is dropped."""
+"""Validation report of a data set: counts of its content, and of valid content that lowers accuracy."""
 
 from __future__ import annotations
 

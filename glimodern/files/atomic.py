@@ -160,7 +160,7 @@ def replace_files(folder: str | os.PathLike[str], stale: Stale, last: str) -> It
 
 
 def current_files(folder: Path) -> Path:
-    """Return the folder with the files that `replace_files` wrote last: `folder`, or its commit folder after a crash."""
+    """Return the folder with the files `replace_files` wrote last: `folder`, or after a crash its commit folder."""
     committed = folder / _COMMITTED
     return committed if committed.is_dir() else folder
 

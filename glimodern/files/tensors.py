@@ -45,7 +45,7 @@ def _read_safetensors(file: Path, copies: dict[str, str]) -> dict[str, Tensor]:
             names = list(opened.keys())
             copies.update(opened.metadata() or {})
         for name in names:
-            with safe_open(file, framework="pt") as opened:  # reopened, so that mapped pages do not accumulate in memory
+            with safe_open(file, framework="pt") as opened:  # reopened, else mapped pages accumulate in memory
                 state[name] = opened.get_tensor(name).clone()
     except SafetensorError as error:
         raise ValueError(

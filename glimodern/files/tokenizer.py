@@ -65,6 +65,6 @@ def add_prompt_tokens(tokenizer: Any, tokens: Sequence[str]) -> int:
     ):
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([normalizers.Prepend(" "), *before])
-        tokenizer.__class__ = PreTrainedTokenizerFast  # Gemma's class rebuilds itself on loading, without the normalizer
+        tokenizer.__class__ = PreTrainedTokenizerFast  # Gemma's class drops the normalizer on loading
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     return len(tokenizer)

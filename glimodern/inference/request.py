@@ -273,7 +273,7 @@ def _read_words(texts: Iterator[Any]) -> Iterator[list[str]]:
 
 
 def _pairs(texts: Iterator[T], labels: LabelSet | Iterable[LabelSet]) -> Iterator[tuple[T, LabelSet]]:
-    """Yield (text, its labels). Raises ValueError if texts and label sets differ in number, when the shorter one ends."""
+    """Yield (text, its labels); raise ValueError at the end of the shorter one if their numbers differ."""
     if isinstance(labels, LabelSet):
         for text in texts:
             yield text, labels

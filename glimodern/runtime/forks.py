@@ -53,7 +53,7 @@ def _in_child() -> None:
 
 
 def keep_to_own_threads() -> None:
-    """In a forked process, limit torch to one thread and warn once. Call it before work that may use several threads."""
+    """In a forked process, limit torch to one thread and warn once; call it before multi-threaded work."""
     if _forked:
         _use_one_thread()
 
