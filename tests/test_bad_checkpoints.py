@@ -167,7 +167,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "pickle is something else": (
         lambda folder: ((folder / WEIGHTS).unlink(), (folder / PICKLE).write_bytes(b"oops")),
-        rf"{PICKLE}: refused: expected tensors .*, got 4 bytes that it refuses",
+        rf"{PICKLE}: refused: expected tensors .*, got 4 bytes that torch refuses",
     ),
 }  # fmt: skip
 

@@ -75,8 +75,8 @@ def test_the_cache_of_the_environment(cached, monkeypatch, tiny_model):
     ("name", "options", "message"),
     [
         ("me/other", {}, r"checkpoint 'me/other': no such folder here.*'main' \(the cache .* has no revision of it\)"),
-        ("me/tiny", {"revision": "v2"}, r"its revision 'v2' could not be .* has its revisions main, refs/pr/3, v1\)"),
-        ("me/tiny", {"revision": "3" * 40}, r"its revision '3{40}' could not be loaded .* has its revisions main"),
+        ("me/tiny", {"revision": "v2"}, r"at revision 'v2' .* has its revisions main, refs/pr/3, v1\)"),
+        ("me/tiny", {"revision": "3" * 40}, r"at revision '3{40}' .* has its revisions main"),
         ("./me/tiny", {}, r"'\./me/tiny': no such folder \(and not a hub name"),
         ("tiny", {}, r"'tiny': no such folder \(and not a hub name of the form owner/name\)"),
     ],

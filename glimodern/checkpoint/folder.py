@@ -99,10 +99,8 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | Non
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
     """Return name, inode and modification time of each file of a checkpoint; they differ after a replacement."""
-    names = (
-        *(CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES),
-        *(f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES),
-    )
+    names = [CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES]
+    names += [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
     files = [current_files(folder) / name for name in names]
     return [(os.fspath(file), file.stat().st_ino, file.stat().st_mtime_ns) for file in files if file.is_file()]
 

@@ -63,9 +63,10 @@ class HubAccess:
         cache = Path(self.cache_dir or constants.HF_HUB_CACHE)
         refs = cache / f"models--{name.replace('/', '--')}" / "refs"
         cached = sorted(ref.relative_to(refs).as_posix() for ref in refs.rglob("*") if ref.is_file())
+        held = f"its revisions {', '.join(cached)}" if cached else "no revision of it"
         return (
-            f"its revision {self.revision or constants.DEFAULT_REVISION!r} could not be loaded from the hub (the cache "
-            f"{cache} has {'its revisions ' + ', '.join(cached) if cached else 'no revision of it'})"
+            f"it could not be loaded from the hub at revision {self.revision or constants.DEFAULT_REVISION!r} "
+            f"(the cache {cache} has {held})"
         )
 
 

@@ -95,10 +95,10 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
-        got = f"a pickle that runs code ({code[1]})" if code else f"{file.stat().st_size} bytes that it refuses"
+        got = f"a pickle that runs code ({code[1]})" if code else f"{file.stat().st_size} bytes that torch refuses"
         raise ValueError(
-            f"{file}: refused: expected tensors only, as torch.load(weights_only=True) reads them, got {got}; "
-            f"if you trust the file, convert it to {WEIGHTS_FILE} on another machine"
+            f"{file}: refused: expected tensors only (no code is run while reading), got {got}; "
+            f"convert it to {WEIGHTS_FILE} on a machine where you trust it"
         ) from error
     except (RuntimeError, EOFError) as error:
         raise ValueError(
