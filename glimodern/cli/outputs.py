@@ -59,7 +59,7 @@ def check_output_folder(argument: str, folder: str | os.PathLike[str]) -> Path:
 def _check_folder(argument: str, folder: Path) -> None:
     existing = next(path for path in [folder, *folder.absolute().parents] if path.exists() or path.is_symlink())
     if not existing.is_dir():
-        raise ValueError(f"{argument}: expected a path in a folder, {existing} is no folder; name another path")
+        raise ValueError(f"{argument}: expected a folder, got {existing}, which is no folder; name another path")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"{argument}: the folder {existing} cannot be written; name another folder")
 

@@ -55,6 +55,7 @@ class PackedBatch:
                 object.__setattr__(self, name, tuple(cu.tolist()))
 
     def to(self, device: torch.device | str) -> "PackedBatch":
+        """Return the batch with its tensors on `device`; host offsets are kept."""
         names = [f.name for f in fields(self) if isinstance(getattr(self, f.name), Tensor)]
         moved: Any = to_device([getattr(self, name) for name in names], torch.device(device))
         return replace(self, **dict(zip(names, moved, strict=True)))

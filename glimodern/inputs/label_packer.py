@@ -43,6 +43,7 @@ class TextPacker(Packer):
         entities: Sequence[Sequence[Entity]] | None = None,
         prompts: Sequence[PromptTokens] | None = None,
     ) -> LabelBatch:
+        """Pack tokenised texts; types[i] are the labels of texts[i], and `LabelBatch.labels` the distinct ones."""
         batch = super().pack_tokens(texts, types, entities, prompts)
         distinct: dict[str, int] = {}
         type_index, rows = [_NONE], _NONE

@@ -289,7 +289,10 @@ class Composer:
         return text + joint + (_raised(other) if joint == ". " else other), (*unnamed, *more)
 
     def _frame(self, text: str, share: float) -> str:
-        """Make a sentence from a clause, with an opening or a closing (each tried with probability `share`)."""
+        """Make a sentence from a clause: perhaps add an opening or a closing, and usually a full stop.
+
+        share: probability of an opening; without one, probability of a closing.
+        """
         if self.rng.random() < share:
             text = f"{self.rng.choice(self.openings)} {text}"
         elif self.rng.random() < share:
@@ -334,6 +337,6 @@ def _raised(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Remove commas before other punctuation, and change "a" before a vowel to "an"."""
+    """Remove commas before other punctuation and at the end, and change "a" before a vowel to "an"."""
     text = re.sub(r",(?=[,.;]|$| \()", "", text)
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
