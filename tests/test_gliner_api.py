@@ -110,7 +110,7 @@ def test_wrong_use(tiny_model, name, options, error, message):
     [
         (["person", 3], TypeError, r"labels\[1\]: expected a string, got int"),
         ([["person"]], ValueError, r"expected one label set per text \(4\), got 1"),
-        ({"a": "person", "b": "person"}, ValueError, "labels: expected a description of its own for each label"),
+        ({"a": "person", "b": "person"}, ValueError, "labels: expected a different description for each label"),
     ],
 )
 def test_wrong_labels(tiny_model, labels, error, message):

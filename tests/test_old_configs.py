@@ -12,7 +12,7 @@ import torch
 
 from glimodern import GLiModern
 from glimodern.checkpoint.config import PUBLIC_DEFAULTS, HeadConfig, HeadOptions, read_config
-from glimodern.checkpoint.legacy import settle_old_fields
+from glimodern.checkpoint.legacy import upgrade_fields
 from glimodern.model.glimodern import MAX_LEN
 from glimodern.train.config import DataConfig, EncoderConfig
 from tests.conftest import WORDS, make_tiny_model
@@ -126,7 +126,7 @@ def test_token_splitter(saved):
 
 def test_pooling_of_before_it_was_read(saved):
     change(saved, subtoken_pooling="mean", span_encoder_config=...)
-    with pytest.warns(UserWarning, match=r"subtoken_pooling = 'mean' is followed, .*before 0.2.28.*the first"):
+    with pytest.warns(UserWarning, match=r"subtoken_pooling = 'mean' is applied, .*before 0.2.28.*the first"):
         assert read_config(saved).subtoken_pooling == "mean"
     change(saved, span_encoder_config=None)
     assert quietly(saved).subtoken_pooling == "mean"
@@ -134,7 +134,7 @@ def test_pooling_of_before_it_was_read(saved):
 
 def test_an_encoder_without_a_name_is_deberta(saved, tmp_path):
     stored = json.loads((saved / "gliner_config.json").read_text())["encoder_config"]
-    fields = settle_old_fields(saved, {"encoder_config": {k: v for k, v in stored.items() if k != "model_type"}})
+    fields = upgrade_fields(saved, {"encoder_config": {k: v for k, v in stored.items() if k != "model_type"}})
     assert fields["encoder_config"]["model_type"] == "deberta-v2"
 
 

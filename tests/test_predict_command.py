@@ -195,7 +195,7 @@ BAD = [
     (b'{"text": "a\xff"}', "expected UTF-8, got the byte 0xff"),
     (b'{"text": "a", "x": NaN}', "expected JSON, got NaN or Infinity"),
     (b'{"text": "a", "x": 1e999}', "expected JSON, got NaN or Infinity"),
-    (b'{"text": "a", "text": "b"}', "the key 'text' stands twice"),
+    (b'{"text": "a", "text": "b"}', "the key 'text' occurs twice"),
     (b'{"text": "a", "x": ' + b"9" * 5000 + b"}", "expected one JSON object a line"),
     (b'{"text": "a\0"}', "got a NUL byte"),
 ]
