@@ -268,9 +268,7 @@ def test_vectors_are_saved_and_other_models_refuse_them(model, folder, tmp_path)
 
 def test_wrong_use(model, tiny_model):
     vectors = model.encode_labels(LABELS)
-    with pytest.raises(
-        ValueError, match="encode_labels: expected a bi-encoder, got a model that reads the labels"
-    ):
+    with pytest.raises(ValueError, match="encode_labels: expected a bi-encoder, got a model that reads the labels"):
         tiny_model.encode_labels(LABELS)
     with pytest.raises(ValueError, match="label_vectors: expected a bi-encoder"):
         tiny_model.predict(TEXT, label_vectors=vectors)
