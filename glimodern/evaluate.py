@@ -72,7 +72,7 @@ def check_evaluation(setting: str, dataset: Dataset, packer: Packer) -> None:
             raise ValueError(f"{setting}: {dataset.name}, sentence {example.id or number}: {error}") from error
         fitting.add(tuple(labels))
     if not any(example.entities for example in dataset):
-        logger.warning("%s: expected gold entities, got none in %s, so F1 is 0 for all models", setting, dataset.name)
+        logger.warning("%s: %s has no gold entity, so F1 is 0 for every model", setting, dataset.name)
 
 
 @dataclass(frozen=True)

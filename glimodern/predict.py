@@ -201,7 +201,7 @@ def answer_all(model: Any, config: PredictConfig, labels: dict[str, str], stream
         raise
     answer()
     if skipped and not answered:
-        raise ValueError(f"input: expected at least one row that can be read, got {skipped} bad ones: {first_fault}")
+        raise ValueError(f"input: expected at least one row that reads, got {skipped} bad, the first: {first_fault}")
     if skipped:
         logger.warning("left out %d bad rows of %d; the first: %s", skipped, skipped + answered, first_fault)
 

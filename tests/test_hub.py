@@ -199,7 +199,7 @@ def test_branches_and_pull_requests(online, tiny_model):
         GLiModern.from_pretrained("me/new", revision="v7")
     assert tiny_model.push_to_hub("me/new", create_pr=True).endswith("/me/new/discussions/1")
     assert "model.safetensors" in online.repositories["me/new"]["refs/pr/1"]
-    with pytest.raises(ValueError, match="revision: a pull request is made against the default branch, got 'next'"):
+    with pytest.raises(ValueError, match="revision: expected None with create_pr, .* got 'next'"):
         tiny_model.push_to_hub("me/new", create_pr=True, revision="next")
 
 
