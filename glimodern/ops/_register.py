@@ -24,7 +24,7 @@ def _define(
     arguments: Mapping[str, Any],
     returns: Any,
     fake: Callable[..., Any],
-) -> torch.library.CustomOpDef:
+) -> Any:
     """Register glimodern::NAME with these argument and return types; run and fake take the arguments by position."""
 
     def implementation(*values: Any) -> Any:

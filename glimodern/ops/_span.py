@@ -50,7 +50,8 @@ class SpanInputs(NamedTuple):
             )
         check_max_width(max_width)
         check_dropout(dropout_p)
-        return SpanInputs(*promote(a, b, u, c), *self[4:])
+        a, b, u, c = promote(a, b, u, c)
+        return SpanInputs(a, b, u, c, *self[4:])
 
     def offsets(self) -> tuple[list[int], list[int]]:
         """cu_words and cu_types on the host; ValueError unless they rise from 0 to the numbers of words and types."""
@@ -69,7 +70,8 @@ class SpanInputs(NamedTuple):
 
     def in_accumulator_dtype(self) -> "SpanInputs":
         dtype = accumulator_dtype(self.a)
-        return SpanInputs(*(x.to(dtype) for x in self.floats), *self[4:])
+        a, b, u, c = (x.to(dtype) for x in self.floats)
+        return SpanInputs(a, b, u, c, *self[4:])
 
     def rounded(self, grads: Sequence[Tensor]) -> Grads:
         """Gradients of a, b, u, c in the dtype of a."""

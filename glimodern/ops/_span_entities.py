@@ -182,6 +182,6 @@ def span_entities(
     """
     span = SpanInputs(a, b, u, c, cu_words, cu_types, int(max_width), 0.0, 0).checked()
     number, per_type = check_threshold(threshold, len(u), a.device)
-    floats = [x.detach() for x in span.floats]
-    inputs = EntityInputs(*floats, cu_words, cu_types, number, per_type, span.max_width)
-    return SpanEntities(*_span_entities(inputs, *floats))
+    a, b, u, c = (x.detach() for x in span.floats)
+    inputs = EntityInputs(a, b, u, c, cu_words, cu_types, number, per_type, span.max_width)
+    return SpanEntities(*_span_entities(inputs, a, b, u, c))

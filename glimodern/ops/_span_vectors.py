@@ -53,7 +53,8 @@ class VectorInputs(NamedTuple):
             raise ValueError(f"spans: expected [s, 2], rows (word, k), got {tuple(spans.shape)}")
         check_max_width(max_width)
         check_dropout(dropout_p)
-        return VectorInputs(*promote(a, b, w2, b2), *self[4:])
+        a, b, w2, b2 = promote(a, b, w2, b2)
+        return VectorInputs(a, b, w2, b2, *self[4:])
 
 
 class _Rows(NamedTuple):
