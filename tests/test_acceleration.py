@@ -393,7 +393,7 @@ def test_errors(models):
     compiled = copy.deepcopy(model)
     compiled.model = torch.nn.Module()
     compiled.model._orig_mod = model.model  # as torch.compile has it
-    with pytest.raises(ValueError, match="is compiled"):
+    with pytest.raises(ValueError, match="expected one that is not compiled, got a compiled one"):
         accelerate_gliner(compiled)
     compiled.runtime_model = True
     with pytest.raises(ValueError, match="ONNX"):

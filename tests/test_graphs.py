@@ -184,7 +184,7 @@ def batch(model, cache):
 
 
 def test_the_graph_that_was_not_used_for_longest_goes_first(model, batch, cache, calls, monkeypatch):
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 2)
     first, second, third = batch, synthetic(100), synthetic(70, 80)
     for other in (second, second, first, third, third):
         serve(cache, model, other)
@@ -412,7 +412,7 @@ def test_predict_on_a_gpu_is_the_same_with_graphs_and_in_two_threads(on_cuda, cu
 @pytest.mark.gpu
 @on_a_gpu
 def test_graphs_take_no_more_memory_with_time_and_give_it_back(on_cuda, cuda_cache, monkeypatch):
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 3)
     batches = [synthetic(*lengths) for lengths in ([9], [128, 3], [70, 70], [100] * 5, [100] * 15)]
 
     def allocated_after(rounds):
