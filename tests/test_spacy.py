@@ -37,7 +37,7 @@ def model(folder):
 @pytest.fixture(scope="module")
 def threshold(model):
     """What about one span in ten of a random model passes."""
-    return clear_threshold(model, [TEXT], LABELS)
+    return clear_threshold(model, TEXTS, LABELS)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_entities_are_those_of_predict(pipeline, model, threshold):
     nlp = pipeline()
     docs = list(nlp.pipe(TEXTS))
     wanted = model.predict(TEXTS, LABELS, threshold)
-    assert sum(map(len, wanted)) > 3
+    assert sum(map(len, wanted)) >= 3
     for doc, entities in zip(docs, wanted, strict=True):
         assert ents(doc) == [(e["text"], e["label"], pytest.approx(e["score"], abs=1e-5)) for e in entities]
     assert ents(nlp(TEXT)) == ents(docs[0])
