@@ -242,6 +242,21 @@ def test_steps_by_hand():
     assert torch.equal(y, ops.add_layer_norm(mixed[kept], x[kept], norm, None, 1e-5, return_sum=False))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_each_run_reads_the_weights_of_a_norm(dtype, weight_dtype, isa):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(9, 40).to(dtype), torch.randn(40).to(weight_dtype), torch.randn(40).to(weight_dtype)
+    chain, cu = Chain(dtype, 40), torch.tensor([0, 9], dtype=torch.int32)
+    chain.add_layer_norm(0, None, chain.buffer(40), weight, bias, 1e-5)
+    with running(f"cpp-{isa}"):
+        for _ in range(2):
+            expected = ops.add_layer_norm(x, None, weight, bias, 1e-5, return_sum=False)
+            assert torch.equal(chain.run(x.clone(), cu, None), expected)
+            weight.mul_(2.0)
+
+
 @pytest.mark.parametrize(
     ("x", "kept", "message"),
     [

@@ -42,7 +42,7 @@ struct AmxForward {
         depth(count.depth),
         columns(2 * depth),
         panel(count.value_panel()),
-        scale(static_cast<float>(in.scale * 1.4426950408889634)),
+        scale(static_cast<float>(in.scale * 1.4426950408889634)),  // log2(e)
         q(row_of<Bf16>(in.q, task.q0, task.head)),
         in_place(dim % kTileDepth == 0 ? min(count.queries, (in.tokens() - task.q0) / kTileRows) : 0),
         next_prefetch(task.q0) {
