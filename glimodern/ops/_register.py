@@ -26,17 +26,13 @@ def _define(
     fake: Callable[..., Any],
 ) -> Any:
     """Register glimodern::NAME with these argument and return types; run and fake take the arguments by position."""
-
-    def implementation(*values: Any) -> Any:
-        return run(*values)
-
     parameters = [
         inspect.Parameter(argument, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=hint)
         for argument, hint in arguments.items()
     ]
     # torch.library infers the schema from the signature
-    implementation.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
-    op = torch.library.custom_op(f"glimodern::{name}", implementation, mutates_args=())
+    run.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
+    op = torch.library.custom_op(f"glimodern::{name}", run, mutates_args=())
     op.register_fake(fake)
     return op
 
@@ -114,15 +110,16 @@ def differentiable_op(
         outputs = (output,) if isinstance(output, Tensor) else output
         ctx.save_for_backward(*inputs[:tensors], *outputs[: len(saved_outputs)])
         ctx.options = inputs[tensors:]
-        ctx.mark_non_differentiable(*outputs[1:])
+        if len(outputs) > 1:
+            ctx.mark_non_differentiable(*outputs[1:])
 
     def autograd(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
-        given = [grad, *(x for x in saved if x is not None)]
+        given = [grad, *[x for x in saved if x is not None]]
         compute = run if direct(needs_grad(*given), given) else backward_op
         grads = compute(grad, *saved[:tensors], *ctx.options, *saved[tensors:])
         grads = (grads,) if isinstance(grads, Tensor) else grads
-        asked = (x if needed else None for x, needed in zip(grads, ctx.needs_input_grad, strict=False))
+        asked = [x if needed else None for x, needed in zip(grads, ctx.needs_input_grad, strict=False)]
         return (*asked, *(None,) * (fields - grads_count))
 
     operator.op.register_autograd(autograd, setup_context=setup)
