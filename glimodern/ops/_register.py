@@ -1,6 +1,6 @@
 """Register operators with torch.library; an operator's arguments are the fields of one NamedTuple, stated once.
 
-Tensors come first among the fields, then options. `torch.ops.glimodern.NAME` takes the fields in that order.
+`torch.ops.glimodern.NAME` takes the fields in their order.
 """
 
 from __future__ import annotations
@@ -59,11 +59,6 @@ class Operator(Generic[Inputs, Outputs]):
         )
         self._overload = getattr(torch.ops.glimodern, name).default
 
-    @property
-    def tensors(self) -> int:
-        """Number of tensors among the fields."""
-        return sum(hint in (Tensor, Tensor | None) for hint in self.fields.values())
-
     def __call__(self, inputs: Inputs, *differentiable: Tensor) -> Outputs:
         """Run `forward` itself where neither autograd (of these tensors) nor tracing asks for the registered op."""
         if direct(needs_grad(*differentiable), differentiable):
@@ -84,13 +79,14 @@ def differentiable_op(
 ) -> Operator[Inputs, Outputs]:
     """Register glimodern::NAME, its gradient, and glimodern::NAME_backward, which computes it.
 
-    forward(inputs) -> output, or a tuple whose first element is the output; the others have no gradient.
+    forward(inputs) -> output, or a tuple whose first element is the output; the others have no gradient. The fields of
+        inputs are tensors, then options.
     backward(grad, inputs, *outputs) -> gradients of the first fields of inputs, as many as it returns, each in its
-    field's shape and dtype. All inputs are saved, and as many outputs as backward has parameters for.
+        field's shape and dtype. All inputs are saved, and as many outputs as backward has parameters for.
     fake: `forward` without values.
     """
     operator = Operator(name, forward, fake)
-    tensors, fields = operator.tensors, len(operator.fields)
+    tensors, fields = sum(hint in (Tensor, Tensor | None) for hint in operator.fields.values()), len(operator.fields)
     _, _, *saved_outputs = inspect.signature(backward).parameters
     returns = get_type_hints(backward)["return"]
     grads_count = len(get_args(returns)) or 1
