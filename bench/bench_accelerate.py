@@ -1,12 +1,13 @@
-"""gliner's models as they are and under `accelerate_gliner`: both in one process, in turns, at the same batch size.
+"""gliner's models, plain and under `accelerate_gliner`: both in one process, in turns, at the same batch size.
 
     python bench/bench_accelerate.py [--models modernbert,minilm] [--batches 8,1] [--rounds 3] [--texts FILE]
         [--checkpoint FOLDER] [--json FILE]
 
-Models, texts, labels and threshold are bench_peers.py's. First the entities must be the same: those of a trained
-checkpoint (shared: gliner-minilm-mix) on all the texts at 0.5, and those of each model on the first of them. Then
-`GLiNER.inference` is timed, the accelerated copy and the plain one in turns, the order reversed every other round. The
-script stops with status 1 where entities differ. Needs the extras peers and minilm; pytest collects no benchmark here.
+Models, texts, labels and threshold are those of bench_peers.py. The entities are compared first: those of a trained
+checkpoint (shared: gliner-minilm-mix) on all texts at 0.5, and those of each model on the first texts. If they differ,
+the script stops with status 1. Then `GLiNER.inference` of the accelerated copy and of the plain model is timed in
+turns, in reversed order in every other round. Needs the extras peers and minilm. pytest collects no benchmark from this
+file.
 """
 
 import argparse
@@ -27,11 +28,11 @@ from peer_rows import ROOT, checkpoint_folder
 from rich.console import Console
 from rich.table import Table
 
-GOAL = 2.5  # least ratio of gliner's seconds to the accelerated ones
+GOAL = 2.5  # minimum ratio of gliner's seconds to the accelerated ones
 
 
 def both(folder: Path) -> tuple[Any, Any]:
-    """A checkpoint in gliner, plain and accelerated."""
+    """Load a checkpoint in gliner, plain and accelerated."""
     from gliner import GLiNER
 
     from glimodern import accelerate_gliner
@@ -43,7 +44,7 @@ def both(folder: Path) -> tuple[Any, Any]:
 
 
 def differ(plain: Any, fast: Any, texts: list[str], labels: list[str]) -> dict[str, Any]:
-    """How far the entities at 0.5 agree (peer_report.agreement), by both ways to overlap."""
+    """Compare the entities at 0.5 (peer_report.agreement), flat and nested."""
     found = [
         [*model.inference(texts, labels, batch_size=8), *model.inference(texts, labels, flat_ner=False, batch_size=1)]
         for model in (plain, fast)
@@ -52,7 +53,7 @@ def differ(plain: Any, fast: Any, texts: list[str], labels: list[str]) -> dict[s
 
 
 def in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call, each once a round, the order reversed every other round."""
+    """Measure the seconds of every call, one call of each per round, in reversed order in every other round."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     gc.collect()
     for number in range(rounds):
@@ -88,14 +89,16 @@ def report(results: dict[str, Any]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="modernbert,minilm", help="names or checkpoint folders, by commas")
-    parser.add_argument("--batches", default="8,1", help="sentences a batch, by commas")
+    parser.add_argument("--models", default="modernbert,minilm", help="names or checkpoint folders, comma-separated")
+    parser.add_argument("--batches", default="8,1", help="sentences per batch, separated by commas")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--texts", type=Path, help="a text a line instead of CrossNER")
-    parser.add_argument("--labels", default="person,organisation,location,country,event", help="for --texts, by commas")
+    parser.add_argument("--texts", type=Path, help="file with one text per line, instead of CrossNER")
+    labels_help = "labels for --texts, separated by commas"
+    parser.add_argument("--labels", default="person,organisation,location,country,event", help=labels_help)
     shared = Path(os.environ.get("GLIMODERN_SHARED", ROOT.parent / "shared"))
-    parser.add_argument("--shared", type=Path, default=shared, help="the folder with data and checkpoints")
-    parser.add_argument("--checkpoint", type=Path, help="trained, to compare entities on (shared: gliner-minilm-mix)")
+    parser.add_argument("--shared", type=Path, default=shared, help="folder with data and checkpoints")
+    checkpoint_help = "trained checkpoint to compare entities with (default: shared, gliner-minilm-mix)"
+    parser.add_argument("--checkpoint", type=Path, help=checkpoint_help)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     corpus, labels, source = read_texts(options)
@@ -111,7 +114,7 @@ def main() -> int:
         plain, fast = both(folder)
         agreed = results["agreement"][name] = differ(plain, fast, checked, labels)
         if not agreed["same"]:
-            print(f"{name}: the entities are not the same: {agreed}; nothing was timed", file=sys.stderr)
+            print(f"{name}: expected the same entities, got {agreed}; nothing was timed", file=sys.stderr)
             return 1
         if folder != trained:
             results["models"][name] = {

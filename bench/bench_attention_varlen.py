@@ -1,7 +1,8 @@
 """attention_varlen: ours against PyTorch's scaled_dot_product_attention (SDPA), text by text and padded.
 
-All sides read q, k and v as slices of one fused projection. The truth is the operator's own plain form in fp64, tile by
-tile: tests/test_attention_varlen.py holds that to the oracle, whose matrix of 8,192 x 8,192 a head would not fit here.
+All sides read q, k and v as slices of one fused projection. The truth is the operator's plain PyTorch form in fp64,
+computed tile by tile, which tests/test_attention_varlen.py compares with the oracle. The oracle itself would need a
+matrix of 8,192 x 8,192 per head.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ LONG = Size((8192,), torch.float32, window=64)
 
 
 def by_text(size: Size) -> Function:
-    """SDPA, one call a text; a window is a mask [L, L]."""
+    """SDPA with one call per text. A window is a mask [L, L]."""
     place = torch.arange(max(size.lengths), device=DEVICE)
     band = None if size.window is None else (place[:, None] - place).abs() <= size.window
 
@@ -48,7 +49,7 @@ def by_text(size: Size) -> Function:
 
 
 def padded(size: Size) -> Function | str:
-    """SDPA over texts padded to the longest, with a mask; padding and its removal are in the time."""
+    """SDPA on texts padded to the longest one, with a mask. The time includes padding and its removal."""
     if len(size.lengths) == 1:
         return "one text: nothing to pad"
     lengths = torch.tensor(size.lengths, device=DEVICE)
@@ -83,7 +84,7 @@ def problem(size: Size) -> Problem:
         by_text(size),
         costs("attention_varlen", Attention(size.lengths, size.heads, size.head_dim, size.window, size.dtype.itemsize)),
         {"SDPA padded": padded(size)},
-        "SDPA is one kernel a text already",
+        "SDPA is one kernel per text already",
         oracle=oracle,
     )
 

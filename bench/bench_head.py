@@ -1,7 +1,7 @@
-"""The span head after the encoder, from word vectors and prompts to logits or to a training step's gradients: ours (the
-fold and the fused operator) against the textbook form and the public gliner package's own layers.
+"""The span head, from word vectors and prompts to logits, or to the gradients of a training step.
 
-Costs are the fold's: what the head needs at least, whichever form a side takes.
+Ours (the fold and the fused operator) is compared with the textbook form and with the public gliner package's layers.
+Costs are those of the fold, the minimum work of the head, for all sides.
 """
 
 from copy import deepcopy
@@ -22,7 +22,7 @@ UNROLLED = "unrolls over texts: minutes of compilation"
 
 
 def vectors(size: SpanSize) -> tuple[Tensor, Tensor]:
-    """Word vectors [n, d] and prompts [m, d]."""
+    """Draw word vectors [n, d] and prompts [m, d]."""
     generator = torch.Generator().manual_seed(0)
     rows = (size.words, size.texts * size.types)
     h, p = (torch.randn(n, WIDTH, generator=generator).to(DEVICE) for n in rows)
@@ -35,7 +35,7 @@ def head_of(seed: int = 0) -> SpanHead:
 
 
 def fold_cost(size: SpanSize, marker_layers: bool) -> Cost:
-    """Matrix products of the fold (and of the MLPs before it), forward; each operand moved once."""
+    """Cost of the fold's matrix products, and optionally of the MLPs before it, forward. Each operand is moved once."""
     words, types, d = size.words, size.texts * size.types, WIDTH
     products = [(words, 4 * d, d), (words, 4 * d, d), (types, 4 * d, d)]  # a, b, u
     if marker_layers:
@@ -45,7 +45,7 @@ def fold_cost(size: SpanSize, marker_layers: bool) -> Cost:
 
 
 def bench_whole_head(compare):
-    """Marker MLPs, prompt MLP, fold and scores; the plain side is the fold too, with the eager span_scores."""
+    """Marker MLPs, prompt MLP, fold and scores. The eager side is the fold too, with the eager span_scores."""
     batch, (h, p) = LARGE.batch(), vectors(LARGE)
     head = head_of()
     heads = {torch.float32: head, torch.float64: deepcopy(head).double()}
@@ -64,7 +64,7 @@ def bench_whole_head(compare):
 
 
 def bench_training_step(compare):
-    """From the span FFN's inputs, weights and type vectors to the loss's gradients of all of them."""
+    """From the span FFN's inputs, weights and type vectors to the gradients of the loss by all of them."""
     batch, (h, p) = STEP.batch(), vectors(STEP)
     rest = (*batch.bounds, batch.positives, batch.max_width)
     with torch.no_grad():

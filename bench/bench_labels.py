@@ -1,17 +1,18 @@
-"""Time against the number of labels: a bi-encoder with label vectors, the uni-encoder, and gliner's bi-encoder.
+"""Time against the number of labels: a bi-encoder with label vectors, a uni-encoder, and gliner's bi-encoder.
 
     python bench/bench_labels.py [--model edge] [--counts 1,10,100,1000,5000] [--texts 1,16] [--seconds 20]
         [--most-seconds 5] [--json FILE] [--plot FILE.png]
 
-Models have random weights in the shapes of public bi-encoders: `edge` (Ettin-32M on texts, MiniLM-L6 on labels, head
-384) and `base` (ModernBERT-base on texts, BGE-small on labels, head 512, both projected); the uni-encoder has the same
-text encoder. Both bi-encoders run one checkpoint, and get vectors that were made before; first they must find the same
-entities. All in fp32 in one process, in turns, CrossNER politics sentences (else the demo corpus) of about 25 words,
-gliner in batches of 8. A call of over --most-seconds is timed once, and a side that would by its last count take four
-times that is left out, as is the uni-encoder where its encoder takes no more labels. The threshold lets a few
-candidates through: random weights would flood decoding.
+Models have random weights and the shapes of public bi-encoders: `edge` (Ettin-32M for texts, MiniLM-L6 for labels, head
+384) and `base` (ModernBERT-base for texts, BGE-small for labels, head 512, both projected). The uni-encoder has the
+same text encoder. Both bi-encoders load one checkpoint and get precomputed label vectors; that they find the same
+entities is checked first. All sides run in fp32 in one process, in turns, on CrossNER politics sentences (else on the
+demo corpus) of about 25 words, gliner in batches of 8. A call of more than --most-seconds is timed once. The
+uni-encoder is left out if its last time predicts more than four times --most-seconds, or if its encoder does not take
+so many labels. The threshold lets few candidates pass, because the scores of random weights would give too many to
+decode.
 
-Needs the extras peers and plots; without gliner its side is left out. pytest collects no benchmark from here.
+Needs the extras peers and plots. Without gliner its side is left out. pytest collects no benchmark from this file.
 """
 
 import argparse
@@ -38,7 +39,7 @@ AGREED_LABELS, ENCODED_LABELS = 20, 16  # gliner pads each label to the tokenize
 
 
 class Shape(NamedTuple):
-    """(width, layers, heads, intermediate) of the two encoders; the head's width."""
+    """(width, layers, heads, intermediate size) of the two encoders, and the head's width."""
 
     text: tuple[int, int, int, int]
     labels: tuple[int, int, int, int]
@@ -53,7 +54,7 @@ SHAPES = {
 
 
 def sentences(count: int) -> list[list[str]]:
-    """As words, each near 25 of them."""
+    """Return `count` sentences of about 25 words, split into words."""
     folder = ROOT.parent / "shared" / "data" / "crossner" / "politics"
     if folder.is_dir():
         found = load_dataset(folder, split="test").examples
@@ -65,13 +66,13 @@ def sentences(count: int) -> list[list[str]]:
 
 
 def label_names(count: int) -> list[str]:
-    """Distinct labels of two to four tokens."""
+    """Make distinct labels of two to four tokens."""
     kinds = ("person", "place", "party", "event", "law", "award", "book", "city", "club", "drug")
     return [f"{kinds[i % 10]} {i}" if i >= 10 else kinds[i] for i in range(count)]
 
 
 def build(shape: Shape, folder: Path, words: list[list[str]]) -> tuple[GLiModern, GLiModern]:
-    """The bi-encoder and the uni-encoder, saved under folder and loaded for inference in fp32."""
+    """Build the bi-encoder and the uni-encoder, save them under folder and load them for inference in fp32."""
     from transformers import BertConfig, BertModel, ModernBertConfig
 
     tokenizer = train_tokenizer([*words] * 3, label_names(200), vocab_size=3000)
@@ -100,7 +101,7 @@ def build(shape: Shape, folder: Path, words: list[list[str]]) -> tuple[GLiModern
 
 
 def threshold_of(model: GLiModern, words: list[list[str]]) -> float:
-    """A probability that about one of 300,000 spans and labels passes."""
+    """Return a threshold that about one of 300,000 pairs of span and label passes."""
     with torch.no_grad():
         scores = model.scores(model.packer.pack(words[:4], [label_names(AGREED_LABELS)] * len(words[:4])))
     logits = torch.cat([text[text.isfinite()] for text in scores])
@@ -112,7 +113,7 @@ def spans(results: Any) -> list[list[tuple[int, int, str]]]:
 
 
 class Sides:
-    """The calls by name, for a number of labels and texts."""
+    """The models of all sides, and their calls by name."""
 
     def __init__(self, model: str, folder: Path) -> None:
         self.words = sentences(64)
@@ -138,7 +139,7 @@ class Sides:
         return calls
 
     def check(self) -> None:
-        """Both bi-encoders find the same entities, by our vectors and by gliner's own."""
+        """Check that both bi-encoders find the same entities, with our label vectors and with gliner's."""
         labels, texts = label_names(AGREED_LABELS), self.texts[:8]
         vectors = self.bi.encode_labels(labels)
         low = self.threshold
@@ -149,10 +150,10 @@ class Sides:
         for embeds in (vectors.vectors, self.public.encode_labels(labels)):
             found = self.public.batch_predict_with_embeds(texts, embeds, labels, threshold=low)
             if spans(found) != spans(wanted):
-                raise SystemExit("the entities differ from gliner's: no time is worth reporting")
+                raise SystemExit("entities: expected gliner's, got others; nothing was timed")
 
     def encoding(self) -> dict[str, float]:
-        """Seconds to encode some labels, by side."""
+        """Measure the seconds to encode ENCODED_LABELS labels, by side."""
         labels = label_names(ENCODED_LABELS)
         calls: dict[str, Callable[[], Any]] = {"ours": lambda: self.bi.encode_labels(labels)}
         if self.public is not None:
@@ -200,7 +201,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table: milliseconds by side, and how many times ours."""
+    """Format a row of the table: milliseconds of each side, and their ratio to ours."""
     ours = median(row["seconds"][OURS])
     cells = [f"{row['texts']} x {row['labels']:,}", f"{1e3 * ours:,.1f}"]
     for name in (UNI, PEER):
@@ -211,7 +212,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], file: Path) -> None:
-    """Milliseconds against labels, a panel a number of texts; ours coloured, peers grey."""
+    """Plot milliseconds against labels, one panel per number of texts, ours coloured and peers grey."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -249,7 +250,7 @@ def main() -> None:
     parser.add_argument("--model", choices=SHAPES, default="edge")
     parser.add_argument("--counts", type=numbers, default=[1, 10, 100, 1000, 5000])
     parser.add_argument("--texts", type=numbers, default=[1, 16])
-    parser.add_argument("--seconds", type=float, default=20.0, help="for all points together, about")
+    parser.add_argument("--seconds", type=float, default=20.0, help="approximate time of all points together")
     parser.add_argument("--most-seconds", type=float, default=5.0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)

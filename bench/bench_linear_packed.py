@@ -1,7 +1,7 @@
-"""linear_packed: ours in fp32, bf16 and int8 against PyTorch's own linear layers, on CPUs.
+"""linear_packed: ours in fp32, bf16 and int8 against PyTorch's linear layers, on CPUs.
 
-Layers of ModernBERT-base and of BERT, one sentence (45 tokens) and 1,000 tokens. Every int8 side is compared with the
-unquantised product, and may err 64 times as much as ours. Its share of the FMA ceiling can exceed 100 %.
+Layers of ModernBERT-base and of BERT, with one sentence (45 tokens) and with 1,000 tokens. Every int8 side is compared
+with the unquantised product. The error of a peer may be 64 times ours. The share of the FMA ceiling can exceed 100 %.
 """
 
 import warnings
@@ -22,7 +22,7 @@ NO_COMPILED = "Inductor calls the same product as eager"
 
 
 def dynamic_int8(weight: Tensor, bias: Tensor, engine: str) -> Function | str:
-    """torch.ao's dynamic int8 layer on one of PyTorch's quantised engines."""
+    """Build torch.ao's dynamic int8 layer on one of PyTorch's quantised engines."""
     if engine not in torch.backends.quantized.supported_engines:
         return f"this PyTorch has no engine {engine}"
     layer = nn.Linear(*reversed(weight.shape))

@@ -1,6 +1,6 @@
-"""From 500 to 5,000 types: scoring by the fold and by span vectors, and `ops.head_scores`, which takes the cheaper one.
+"""Scoring of 500 to 5,000 types: by the fold, by span vectors, and by `ops.head_scores`, which takes the cheaper one.
 
-Costs are the cheaper way's (glimodern/ops/_cost.py): multiply-adds of the products; each operand moved once.
+Costs are those of the cheaper way (glimodern/ops/_head.py): multiply-adds of the products, each operand moved once.
 """
 
 import pytest

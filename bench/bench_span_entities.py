@@ -1,6 +1,6 @@
 """span_entities: ours against the eager reference, and against thresholds on stored logits.
 
-The threshold lies in the widest gap between the logits around their upper percent, so that rounding decides nowhere:
+The threshold lies in the widest gap between the logits around their upper percent, so that rounding does not matter and
 all sides must find the same spans and types.
 """
 
@@ -15,7 +15,7 @@ SIZE = SpanSize(2590, 64, 9)
 
 
 def gap_threshold(logits: Tensor) -> tuple[float, int]:
-    """(probability, how many logits are above it)."""
+    """Return (threshold as a probability, number of logits above it)."""
     order = logits[logits.isfinite()].sort(descending=True).values
     first = len(order) // 100
     place = first + int((order[first : first + 100] - order[first + 1 : first + 101]).argmax())

@@ -1,7 +1,7 @@
-"""span_loss: the loss alone, and a training step's loss with its gradients.
+"""span_loss: the loss only, and the loss of a training step with its gradients.
 
-Its gradients are computed in the forward call when one is asked for (backward is a scaling), so there is no backward
-alone to time.
+The forward call computes the gradients if any is required, and the backward call only scales them. The backward pass is
+therefore not timed separately.
 """
 
 import pytest

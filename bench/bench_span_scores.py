@@ -1,6 +1,7 @@
-"""span_scores: ours against the eager reference, and against the stored-hidden fold, eager and compiled.
+"""span_scores: ours against the eager reference, and against the fold with a stored hidden tensor, eager and compiled.
 
-The reference loops over texts, and its gradient with it: of the two plain forms the stored-hidden one is the faster.
+The reference and its gradient loop over texts, so the form with the stored hidden tensor is the faster one in eager
+PyTorch.
 """
 
 import pytest
@@ -31,7 +32,7 @@ def problem(size: SpanSize, dtype: torch.dtype = torch.float32, sweep: tuple[str
     peers = {"stored hidden": peer}
     compiled = None
     if sweep is not None:
-        compiled = "each point of a sweep would compile anew"
+        compiled = "each point of a sweep would need a compilation"
     elif size.texts > 1:
         compiled = "unrolls over texts: minutes of compilation"
         peers["stored hidden, compiled"] = compile_side(peer)
@@ -65,6 +66,6 @@ def bench_scores(compare, small, direction):
 
 @pytest.mark.parametrize("point", SWEEPS, ids=lambda point: f"{point[0]}-{point[1]}")
 def bench_sweep(compare, point):
-    """Points of the plots."""
+    """Time one point of the plots."""
     axis, at, size = point
     compare(problem(size, sweep=(axis, at)), FORWARD)

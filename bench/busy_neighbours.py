@@ -1,13 +1,13 @@
-"""What a busy machine costs: seconds of a training step and of a prediction beside other single-threaded processes.
+"""The slowdown on a busy machine: seconds of a training step and of a prediction beside single-threaded processes.
 
     python bench/peer_training.py prepare --shared ../shared --out runs/peer/data
     python bench/busy_neighbours.py [--shared ../shared] [--data runs/peer/data] [--neighbours 0 1 2] [--seconds 20]
         [--sides "train ours,train gliner,predict ours,predict gliner"] [--json FILE]
 
-A neighbour is a Python loop that never sleeps. Each side is a process of its own that works only when asked, so the
-sides run in turns. The figure is a side's median under k neighbours over its own median without any. If the kernel
-gave every thread the same share, two threads on two cores would take 1.5 times as long beside one neighbour and 2 times
-beside two.
+A neighbour is a Python loop that never sleeps. Each side runs in a separate process that computes only on request, so
+the sides run in turns. The result is a side's median with k neighbours divided by its median without any. If the kernel
+gave every thread the same share, two threads on two cores would take 1.5 times as long with one neighbour and 2 times
+with two.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SIDES = ("train ours", "train gliner", "predict ours", "predict gliner")
 
 
 def training_step(name: str, data: Path) -> Callable[[], object]:
-    """A MiniLM training step of 8 sentences; both sides see the same sentences and types."""
+    """Return a MiniLM training step of 8 sentences. Both sides get the same sentences and types."""
     from peer_training import RUNNERS, step_rows
 
     if name == "ours":
@@ -41,7 +41,7 @@ def training_step(name: str, data: Path) -> Callable[[], object]:
 
 
 def prediction(name: str, shared: Path) -> Callable[[], object]:
-    """64 CrossNER politics sentences in fp32, 9 labels, by the trained MiniLM checkpoint."""
+    """Return the prediction of 64 CrossNER politics sentences with 9 labels in fp32 by the MiniLM checkpoint."""
     from glimodern.data import load_dataset
 
     dataset = load_dataset(shared / "data" / "crossner" / "politics", split="test")
@@ -59,9 +59,9 @@ def prediction(name: str, shared: Path) -> Callable[[], object]:
 
 
 def serve(side: str, shared: Path, data: Path) -> None:
-    """Answer each line of standard input with the seconds of one call."""
+    """Time one call for each line of standard input, and write its seconds to standard output."""
     task, name = side.split()
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print goes elsewhere
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print to standard error
     call = training_step(name, data) if task == "train" else prediction(name, shared)
     for _ in range(2):
         call()
@@ -74,7 +74,7 @@ def serve(side: str, shared: Path, data: Path) -> None:
 
 @contextlib.contextmanager
 def neighbours(count: int) -> Iterator[None]:
-    """So many processes that compute all the time."""
+    """A context with `count` processes that compute all the time."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         time.sleep(0.2 * bool(count))
@@ -86,7 +86,7 @@ def neighbours(count: int) -> Iterator[None]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
-    """Seconds of every call, by side and number of neighbours."""
+    """Measure the seconds of every call, by side and number of neighbours."""
     sides = options.sides.split(",")
     workers = {}
     for side in sides:
@@ -94,7 +94,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
         workers[side] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert workers[side].stdout.readline() == "ready\n", f"{side} did not start"
     seconds: dict[str, dict[int, list[float]]] = {side: {k: [] for k in options.neighbours} for side in sides}
-    for _ in range(2):  # every number of neighbours twice, so that a drift of the machine shows
+    for _ in range(2):  # every number of neighbours twice, so that a drift of the machine is visible
         for count in options.neighbours:
             with neighbours(count):
                 for side in sides:
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--shared", default="../shared")
     parser.add_argument("--data", default="runs/peer/data")
     parser.add_argument("--neighbours", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, default=20.0, help="a side under a number of neighbours")
+    parser.add_argument("--seconds", type=float, default=20.0, help="per side and number of neighbours")
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", help=argparse.SUPPRESS)

@@ -1,16 +1,16 @@
-"""`compare`, the fixture of every benchmark: checks, then times, all sides of one problem.
+"""The fixture `compare` of all benchmarks: it checks, then times, all sides of one problem.
 
-A bench function is one comparison. All its sides first compute the bench's own input and are held to the rule of
-tests/accuracy.py (peers to a wider one), which warms them up. They are then timed in turns, one call of each a round
-(measure.in_turns), so that a slow spell of the machine meets all alike; ratios are of medians of one such run.
-pytest-benchmark times benches one after the other instead: it is handed the seconds of our side, by way of a clock that
-only they move, and its JSON carries every side in `extra_info`, from which bench/report.py makes tables and plots.
---benchmark-max-time bounds a comparison's seconds, --benchmark-min-rounds comes first.
+A bench function is one comparison. All its sides first compute the bench's input, which warms them up, and must satisfy
+the rule of tests/accuracy.py (peers a wider one). They are then timed in turns, one call per side and round
+(measure.in_turns), so that a slow phase of the machine affects all sides equally. Ratios are those of the medians of
+one run. pytest-benchmark itself would time benches one after the other. It therefore gets the seconds of our side from
+a clock that replays them. Its JSON contains every side in `extra_info`, from which bench/report.py makes tables and
+plots. --benchmark-max-time limits the seconds of a comparison; --benchmark-min-rounds takes precedence.
 
-extra_info: op, case, direction, dtype, shape, sweep; sides: name, ours, seconds (median, fastest), rounds, GFLOP/s,
-GB/s and share of the ceiling for the operator's least work (bench/roofline.py), peak MiB, relative error; skipped:
-reasons; others_cores: how many cores other processes kept busy meanwhile; expected: goals; the ceilings
-measured in this session, device, machine, threads, versions, commit.
+extra_info: op, case, direction, dtype, shape, sweep. sides: name, ours, seconds (median, fastest), rounds, GFLOP/s,
+GB/s and share of the ceiling for the operator's minimum work (bench/roofline.py), peak MiB, relative error. skipped:
+reasons. others_cores: cores that other processes kept busy meanwhile. expected: goals. Also the ceilings measured in
+this session, device, machine, threads, versions and commit.
 """
 
 import time
@@ -24,13 +24,13 @@ from roofline import Cost
 from sides import Problem, Wanted
 from torch import Tensor
 
-# Of eager's error: peers have to compute the same thing, not to round as well. Inductor sums the gradient of c over
-# 6,000 spans one by one in fp32, with 39 times eager's error.
+# Allowed error of peers, as a multiple of eager's. Peers have to compute the same function, but need not round as well:
+# Inductor sums the gradient of c over 6,000 spans one by one in fp32, with 39 times eager's error.
 PEERS_FACTOR = 64.0
 
 
 class Clock:
-    """pytest-benchmark's timer in these benches: replays the seconds that were measured in turns."""
+    """The timer of pytest-benchmark in these benches, which replays the seconds that were measured in turns."""
 
     now = 0.0
 
@@ -55,15 +55,17 @@ def pytest_benchmark_update_json(config, output_json):  # type: ignore[no-untype
 
 
 def _relative_error(got: Tensor, truth: Tensor) -> float:
-    """RMS of the error over RMS of the truth, where that is finite."""
+    """RMS of the error divided by the RMS of the truth, over finite values of the truth."""
     finite = truth.isfinite()
     error = (got.double() - truth)[finite]
     return float(error.norm() / truth[finite].norm().clamp(min=1e-300))
 
 
 def _rates(cost: Cost, ceilings: dict[str, float | None], seconds: float) -> dict[str, float]:
-    """Of the least work: GFLOP/s (of matrix products, where there are any), GB/s, and which part of the seconds the
-    ceilings make unavoidable."""
+    """Rates of the minimum work: GFLOP/s (of matrix products, if there are any), GB/s, and the ceilings' share.
+
+    The share is the minimum time that the ceilings allow, divided by the measured seconds.
+    """
     flops = cost.matrix_flops or cost.vector_flops
     peak = ceilings["fma_gflops"] or ceilings["gemm_gflops"]
     least = max(cost.matrix_flops / peak, cost.bytes_moved / ceilings["copy_gbs"]) / 1e9
@@ -76,7 +78,7 @@ def _rates(cost: Cost, ceilings: dict[str, float | None], seconds: float) -> dic
 
 @pytest.fixture
 def compare(benchmark, request):  # type: ignore[no-untyped-def]
-    """Call it once a bench: compare(problem, direction, wanted=...)."""
+    """Return a function to call once per bench: compare(problem, direction, wanted=goals)."""
 
     def compare(problem: Problem, direction: str, wanted: Sequence[Wanted] = ()) -> None:
         sides = problem.sides()

@@ -1,11 +1,11 @@
-"""Is the demo corpus hard enough? Two runs of the demo's recipe on corpora that hide one half of what is needed.
+"""Ablations of the demo corpus: the demo's recipe on two corpora that each hide half of the necessary information.
 
     python bench/demo_ablations.py [--out runs/ablations] [--max-steps N] [--only plain "no prompt" "no context"]
 
-"no prompt": every label is replaced by a number, "type 1" to "type 8", drawn anew for each sentence, so that the prompt
-says how many types are asked but not which. "no context": every word outside the gold entities is replaced by
-"_", so that a span's own words are all there is to go by (and its borders are given away: an upper bound). The plain
-corpus goes through the same files and flags, as the control. Prints micro F1 on the test groups.
+"no prompt": every label is replaced by a number, "type 1" to "type 8", drawn for each sentence, so that the prompt
+contains the number of types but not their names. "no context": every word outside the gold entities is replaced by "_",
+so that only a span's words are known. This is an upper bound, because the borders of entities become visible. "plain":
+the unchanged corpus with the same files and flags, as the control. Prints micro F1 on the test groups.
 """
 
 import argparse
@@ -25,7 +25,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 
 
 def row(words: list[str], entities: list[Entity], types: list[str] | None) -> Row:
-    """A line of GLiNER's format; types None (training): the trainer samples what to ask."""
+    """Build a row of GLiNER's format. types: the types to ask; None: the trainer samples them."""
     line: Row = {"tokenized_text": words, "ner": [list(entity) for entity in entities]}
     return line if types is None else {**line, "ner_labels": types}
 
@@ -52,7 +52,7 @@ VARIANTS = {"plain": plain, "no prompt": no_prompt, "no context": no_context}
 
 
 def write(dataset: Dataset, folder: Path, change: Callable[[Example], Row]) -> None:
-    """One file a group, so that the groups are reported apart."""
+    """Write one file per group, so that the groups are reported separately."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, list[str]] = {}
     for example in dataset:

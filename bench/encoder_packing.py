@@ -1,10 +1,11 @@
-"""What running packed is worth by architecture: our encoder against transformers' own padded run, same weights.
+"""The speedup of packed encoders by architecture: our encoder against transformers' padded run with the same weights.
 
     python bench/encoder_packing.py deberta-v3-small mpnet-base [--rounds 3] [--texts FOLDER]
 
-The lengths are those of 64 sentences with all labels of CrossNER politics (test), in batches of 2,048 tokens sorted by
-length, as `predict` forms them; random weights and tokens. Sides, in turns: transformers padded; ours; ours with packed
-linears in fp32 and int8; then one sentence alone, and a training step of 8. Medians. Asserts first that fp32 is equal.
+Text lengths are those of 64 sentences with all labels of CrossNER politics (test), in batches of 2,048 tokens sorted by
+length, as in `predict`. Weights and tokens are random. The sides run in turns: transformers padded; ours; ours with
+packed linear layers in fp32 and int8. One sentence alone and a training step of 8 sentences are timed too. All figures
+are medians. The script first asserts that the fp32 results are equal.
 """
 
 import argparse
@@ -38,7 +39,7 @@ BATCH_TOKENS = 2048
 
 
 def lengths_of(folder: Path) -> list[int]:
-    """Tokens of each text with its prompt, longest first, at 1.2 tokens a word (MiniLM's tokenizer: 4,499 in all)."""
+    """Tokens of each text with its prompt, longest first, at 1.2 tokens per word (MiniLM's tokenizer gives 4,499)."""
     data = load_split(str(folder), "test")
     prompt = 2 + sum(1 + len(split_words(label)) for label in data.types)
     return sorted((round(1.2 * len(example.words)) + prompt + 1 for example in data.examples[:64]), reverse=True)
@@ -57,12 +58,12 @@ def batches_of(lengths: list[int]) -> list[tuple[Tensor, Tensor, int]]:
 
 
 def asked(batch: tuple[Tensor, Tensor, int]) -> Tensor:
-    """The rows that a span head asks for, words and types: about every second token."""
+    """Rows that a span head requests for words and types, approximately every second token."""
     return torch.arange(len(batch[0]))[::2]
 
 
 def padded(model: Any, batch: tuple[Tensor, Tensor, int]) -> Tensor:
-    """transformers' own run; the padding taken out again."""
+    """Run transformers' model on padded texts and remove the padding from the result."""
     ids, cu_seqlens, _ = batch
     texts = ids.split(cu_seqlens.diff().tolist())
     rows = torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
@@ -90,7 +91,7 @@ def reference_of(encoder: Encoder) -> Any:
 
 
 def in_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side, after one round that is not counted."""
+    """Median seconds of each side, after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():

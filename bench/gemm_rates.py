@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices in each dtype: the limit that bench_peers.py holds predictions against."""
+"""Rates of matrix products on this machine in each dtype, the limit that bench_peers.py compares predictions with."""
 
 import time
 import warnings
@@ -56,7 +56,10 @@ def _int8(x: Tensor, weight: Tensor) -> Iterator[tuple[str, Call]]:
 
 
 def gemm_rates() -> tuple[Rates, list[str]]:
-    """GFLOP/s by dtype ("fp32", "bf16", "int8") and path, each the best of its shapes; and why a path did not run."""
+    """Measure GFLOP/s by dtype ("fp32", "bf16", "int8") and path, the best of all shapes.
+
+    Returns (rates, reasons why paths did not run).
+    """
     rates: Rates = {"fp32": {}, "bf16": {}, "int8": {}}
     missing: dict[str, str] = {}
     for rows, inputs, outputs in SHAPES:
@@ -74,12 +77,12 @@ def gemm_rates() -> tuple[Rates, list[str]]:
                     for path, call in calls:
                         rates[dtype][path] = max(_best_gflops(call, flops), rates[dtype].get(path, 0.0))
             except (AttributeError, RuntimeError) as error:
-                missing[dtype] = f"GEMM in {dtype}: not all paths run here: {error}"
+                missing[dtype] = f"GEMM in {dtype}: some paths do not run here: {error}"
     return rates, [*missing.values()]
 
 
 def rate_lines(rates: Rates) -> list[str]:
-    """The rates in words, a line a dtype."""
+    """Format the rates, one line per dtype."""
     return [
         f"GEMM in {dtype}, GFLOP/s: " + ", ".join(f"{path} {rate:.0f}" for path, rate in paths.items())
         for dtype, paths in rates.items()
@@ -87,8 +90,10 @@ def rate_lines(rates: Rates) -> list[str]:
 
 
 def limits(rates: Rates) -> dict[str, float]:
-    """GFLOP/s that a dtype allows: its best path, or a wider dtype's where that is faster (a machine without bf16
-    arithmetic does best to compute a bf16 model in fp32)."""
+    """GFLOP/s limit of each dtype: its best path, or a wider dtype's if that is faster.
+
+    A machine without bf16 arithmetic computes a bf16 model fastest in fp32.
+    """
     best = {dtype: max(paths.values(), default=0.0) for dtype, paths in rates.items()}
     bf16 = max(best["fp32"], best["bf16"])
     return {"fp32": best["fp32"], "bf16": bf16, "int8": max(bf16, best["int8"])}

@@ -1,9 +1,9 @@
-"""Peak memory of the span head, forward and backward: textbook form against the fused operator.
+"""Peak memory of the span head, forward and backward: the textbook form against the fused operator.
 
     python bench/head_memory.py [--words 512] [--types 25] [--width 768] [--max-width 12]
 
-One text; each form in a process of its own, which reads the growth of its peak resident set over the weights and
-inputs (what the machine had to give, scratch of kernels included). Both losses are compared first.
+There is one text. Each form runs in a separate process, which measures the growth of its peak resident set beyond
+weights and inputs, scratch memory of kernels included. The losses of both forms are compared first.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
         found[form] = json.loads(answer.stdout)
     loss, other = found["textbook"]["loss"], found["fused"]["loss"]
     if abs(loss - other) > 1e-4 * abs(loss):
-        raise SystemExit(f"the two forms disagree: {loss} and {other}")
+        raise SystemExit(f"loss: expected equal values of both forms, got {loss} and {other}")
     textbook, fused = found["textbook"]["peak_mib"], found["fused"]["peak_mib"]
     print("{} words, {} types, d {}, K {}, fp32, forward + backward".format(*shape))
     print(f"textbook {textbook:.0f} MiB   fused {fused:.0f} MiB   textbook / fused {textbook / fused:.1f}")

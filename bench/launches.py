@@ -1,8 +1,8 @@
-"""Every Triton kernel as its launcher launches it: one function an operator, which bench/resources.py compiles from.
+"""Calls of every Triton kernel's launcher, one function per operator, from which bench/resources.py compiles.
 
-To add an operator: a function here that calls its launchers for a `Case`, a line in LAUNCHES, and, for a kernel whose
-products belong on the tensor cores, its name in CONTRACTIONS. The launchers run on CPU tensors and no kernel runs, so
-results are whatever memory held; every option that is a constant of a kernel wants a call of its own.
+To add an operator, write a function that calls its launchers for a `Case`, add it to LAUNCHES, and add kernels whose
+products belong on tensor cores to CONTRACTIONS. The launchers get CPU tensors and no kernel runs, so results are
+undefined. Every option that is a constant of a kernel needs its own call.
 """
 
 import itertools
@@ -27,7 +27,7 @@ SEED = 5
 
 
 class Case(NamedTuple):
-    """One way to launch an operator. quick: among those that bench/resources.py --quick compiles."""
+    """One way to launch an operator. quick: whether bench/resources.py --quick compiles it."""
 
     dtype: str
     size: str = "usual"
@@ -77,7 +77,7 @@ def launch_span_loss(case: Case) -> None:
 
 
 def launch_span_entities(case: Case) -> None:
-    """Both passes; how many candidates there are, the kernels that do not run cannot tell."""
+    """Launch both passes, with a made-up number of candidates, as no kernel runs to count them."""
     (a, b, u, c), (cu_words, cu_types, max_width) = span_batch(case)
     counts = torch.zeros(len(a) * max_width, 2 if len(u) > 1 else 1, dtype=torch.int32)
     batch = (a, b, u, c, cu_words, cu_types, torch.zeros(len(u)), max_width, counts)
@@ -87,7 +87,7 @@ def launch_span_entities(case: Case) -> None:
 
 
 def launch_span_vectors(case: Case) -> None:
-    """Forward, and what a backward pass launches for a chunk of rows."""
+    """Launch the forward pass, and the backward pass of one chunk of rows."""
     (a, b, _, _), (_, _, max_width) = span_batch(case)
     w2 = torch.zeros(max(a.shape[1] // 4, 1), a.shape[1], dtype=a.dtype)
     rows = torch.zeros(len(a) * max_width, dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: seconds in turns, memory a call adds, this machine's ceilings, a run's circumstances."""
+"""Measurements of the benchmarks: seconds in turns, memory of a call, the machine's ceilings, session facts."""
 
 import ctypes
 import functools
@@ -27,8 +27,11 @@ def _cold() -> torch.Tensor:
 
 
 def seconds_of(call: Call) -> float:
-    """One call's seconds. On a GPU between two events, its L2 cache overwritten before: the launches queue up behind
-    that write, so that their latency counts only where the device has to wait for it."""
+    """Measure the seconds of one call.
+
+    On a GPU they are measured between two events, after a write that replaces the contents of the L2 cache. Launches
+    queue up behind that write, so their latency counts only if the device has to wait for them.
+    """
     if DEVICE.type == "cpu":
         start = time.perf_counter()
         call()
@@ -43,8 +46,11 @@ def seconds_of(call: Call) -> float:
 
 
 def in_turns(calls: Mapping[str, Call], max_seconds: float, min_rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call, each once a round, the order reversed every other round; rounds for about max_seconds, at
-    most 200 and at least min_rounds, of which 3 do where a round takes 3 seconds. The calls have been warmed up."""
+    """Measure the seconds of every call, one call of each per round, in reversed order in every other round.
+
+    There are rounds for about max_seconds, at most 200 and at least min_rounds, or at least 3 if a round takes 3
+    seconds or more. The calls must be warmed up.
+    """
     once = sum(map(seconds_of, calls.values()))
     rounds = max(int(max_seconds / once), min_rounds if once < 3.0 else min(min_rounds, 3))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -62,7 +68,7 @@ def in_turns(calls: Mapping[str, Call], max_seconds: float, min_rounds: int) -> 
 
 
 def others_seconds() -> float:
-    """CPU seconds, from some fixed moment on, of all else on the machine than this process; 0 without /proc."""
+    """CPU seconds of all other processes on the machine since a fixed time; 0 without /proc."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
@@ -77,11 +83,11 @@ def _status_mib(field: str) -> float:
 
 
 def peak_mib(call: Call) -> float | None:
-    """MiB that a call has in use at most, beyond what was in use before it; None where that cannot be read.
+    """Measure the peak MiB of a call beyond the memory in use before it; None if that cannot be read.
 
-    On a GPU of PyTorch's allocator. On Linux of the resident set, whose high-water mark is reset by way of
-    /proc/self/clear_refs after glibc has given its free memory back: scratch of C++ kernels counts too, what a library
-    keeps from its first call does not.
+    On a GPU this is memory of PyTorch's allocator. On Linux it is the resident set, whose peak is reset by
+    /proc/self/clear_refs after glibc has returned its free memory. It includes scratch memory of C++ kernels, but not
+    what a library keeps from its first call.
     """
     gc.collect()
     if DEVICE.type == "cuda":
@@ -108,7 +114,7 @@ def _best_rate(work: float, call: Call) -> float:
 
 @functools.cache
 def gemm_gflops(dtype: torch.dtype) -> float:
-    """GFLOP/s of a large matrix product. On a CPU always of fp32, in which the C++ kernels compute."""
+    """GFLOP/s of a large matrix product. On a CPU it is measured in fp32, in which the C++ kernels compute."""
     size, dtype = (8192, dtype) if DEVICE.type == "cuda" else (1536, torch.float32)
     x, y = (torch.randn(size, size, device=DEVICE).to(dtype) for _ in range(2))
     return _best_rate(2 * size**3, lambda: x @ y)
@@ -116,7 +122,7 @@ def gemm_gflops(dtype: torch.dtype) -> float:
 
 @functools.cache
 def fma_gflops() -> float | None:
-    """GFLOP/s of FMAs on registers alone (csrc/fma_ceiling/), in fp32 vectors; None on a GPU or without vectors."""
+    """GFLOP/s of FMAs on registers only (csrc/fma_ceiling/), in fp32 vectors; None on a GPU or without vectors."""
     if DEVICE.type != "cpu" or extension is None or extension.fma_loop(1, 1) == 0.0:
         return None
     steps, threads = 10**7, torch.get_num_threads()
@@ -125,7 +131,7 @@ def fma_gflops() -> float | None:
 
 @functools.cache
 def copy_gbs() -> float:
-    """GB/s, read and written, of a copy far larger than the caches."""
+    """GB/s, read plus written, of a copy that is much larger than the caches."""
     x = torch.zeros((1 << 30) if DEVICE.type == "cuda" else (1 << 27), dtype=torch.uint8, device=DEVICE)
     y = torch.zeros_like(x)
     return _best_rate(2 * x.numel(), lambda: y.copy_(x))
@@ -157,7 +163,7 @@ def _commit() -> str:
 
 @functools.cache
 def session_info() -> dict[str, object]:
-    """Of every row: device, machine, threads, versions, commit."""
+    """Facts for every row: device, machine, threads, versions, commit."""
     packages = ("torch", "triton", "gliner", "glimodern")
     return {
         "device": DEVICE.type,

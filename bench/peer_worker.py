@@ -1,8 +1,8 @@
-"""One row of bench_peers.py in a process of its own: loads one model, then works only when it is asked to.
+"""The process of one row of bench_peers.py: it loads one model, then computes only on request.
 
-A line of JSON on stdin asks, one on stdout answers; what libraries print goes to stderr. Every library keeps the thread
-pool that it sets up for its users. Only the standard library is imported at the top: fast_gliner's interpreter need not
-have more.
+A line of JSON on stdin is a request, a line on stdout its answer. Libraries print to stderr. Every library uses its
+default thread pool. The module imports only the standard library at the top, because fast_gliner's interpreter need not
+have other packages.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ ONNX_FILES = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}
 
 
 class Gliner:
-    """The public package: PyTorch in fp32 or bf16, or after its quantize("int8")."""
+    """The public package: PyTorch in fp32 or bf16, or with its quantize("int8")."""
 
     def __init__(self, folder: str, dtype: str) -> None:
         from gliner import GLiNER
@@ -35,7 +35,7 @@ class Gliner:
 
 
 class GlinerOnnx(Gliner):
-    """The public package on ONNX Runtime, with its own export (and that one's int8)."""
+    """The public package on ONNX Runtime, with its own export in fp32 or int8."""
 
     def __init__(self, folder: str, dtype: str) -> None:
         from gliner import GLiNER
@@ -44,8 +44,10 @@ class GlinerOnnx(Gliner):
 
 
 class FastGliner:
-    """fast_gliner (Rust, ONNX Runtime) on gliner's export; 0.3.2 has no threshold argument and decodes at 0.5, and none
-    for threads either."""
+    """fast_gliner (Rust, ONNX Runtime) on gliner's export.
+
+    Version 0.3.2 has no arguments for the threshold, which is 0.5, and for the number of threads.
+    """
 
     THRESHOLD = 0.5
 
@@ -56,13 +58,13 @@ class FastGliner:
 
     def predict(self, texts: list[str], labels: list[str], threshold: float, batch: int) -> Entities:
         if threshold != self.THRESHOLD:
-            raise ValueError(f"threshold: fast_gliner decodes at {self.THRESHOLD} alone, got {threshold}")
+            raise ValueError(f"threshold: expected {self.THRESHOLD}, fast_gliner's only threshold, got {threshold}")
         groups = (texts[i : i + batch] for i in range(0, len(texts), batch))
         return [found for group in groups for found in self.model.predict_entities(group, labels)]
 
 
 class Ours:
-    """GLiModern; it forms its batches itself. `hidden` runs its encoder alone."""
+    """GLiModern, which forms its own batches. `hidden` runs its encoder only."""
 
     def __init__(self, folder: str, dtype: str) -> None:
         from glimodern import GLiModern
@@ -73,7 +75,7 @@ class Ours:
         return [list(found) for found in self.model.predict(texts, labels, threshold)]
 
     def count(self, texts: list[str], labels: list[str]) -> dict[str, int]:
-        """Tokens, words and types of the packed texts."""
+        """Count tokens, words and types of the packed texts."""
         from glimodern.inputs.words import split_words
 
         words = [[word.text for word in split_words(text)] for text in texts]
@@ -89,7 +91,7 @@ class Ours:
 
 
 class Transformers:
-    """transformers' own ModernBERT with SDPA, on the encoder's weights of a GLiNER checkpoint."""
+    """transformers' ModernBERT with SDPA, with the encoder weights of a GLiNER checkpoint."""
 
     PREFIX = "token_rep_layer.bert_layer.model."
 
@@ -100,7 +102,8 @@ class Transformers:
 
         stored = json.loads((Path(folder) / "gliner_config.json").read_text())
         if stored["encoder_config"]["model_type"] != "modernbert":
-            raise ValueError(f"{folder} holds no ModernBERT")
+            found = stored["encoder_config"]["model_type"]
+            raise ValueError(f"{folder}: expected a ModernBERT encoder, got {found!r}")
         self.config = ModernBertConfig(**{**stored["encoder_config"], "vocab_size": stored["vocab_size"]})
         self.config._attn_implementation = "sdpa"
         state = load_file(Path(folder) / "model.safetensors")
@@ -141,7 +144,7 @@ def _timed(call: Any, calls: int) -> list[float]:
 
 
 def answer(side: Any, request: dict[str, Any]) -> Any:
-    """The answer to one request; `side` is the loaded model, None before "load"."""
+    """Answer one request. side: the loaded model; None before the request "load"."""
     do = request.pop("do")
     calls = request.pop("calls", 1)
     if do == "load":
@@ -171,7 +174,7 @@ def main() -> None:
             if request["do"] == "load":
                 side, result = result, True
             reply = {"result": result}
-        except Exception as error:  # whatever a library raises is the row's reason not to run
+        except Exception as error:  # any error of a library is the reason why the row does not run
             reply = {"error": f"{type(error).__name__}: {error}"}
         with contextlib.suppress(BrokenPipeError):
             replies.write(json.dumps(reply, default=float) + "\n")

@@ -1,4 +1,4 @@
-"""The PNGs of bench/report.py: time of each side against one size, and the roofline. Needs matplotlib."""
+"""The plots of bench/report.py: time of each side against one size, and the roofline. Needs matplotlib."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -31,7 +31,7 @@ def _save(axes: Axes, file: Path) -> Path:
 
 
 def sweep_plot(op: str, axis: str, rows: Sequence[Row], folder: Path) -> Path:
-    """Milliseconds of each side against words, types or K, both logarithmic."""
+    """Plot milliseconds of each side against words, types or K, on logarithmic axes."""
     rows = sorted(rows, key=lambda row: row["sweep"][1])
     _, axes = plt.subplots(figsize=SIZE)
     names = [side["name"] for side in rows[0]["sides"]]
@@ -56,7 +56,7 @@ def sweep_plot(op: str, axis: str, rows: Sequence[Row], folder: Path) -> Path:
 
 
 def roofline_plot(rows: Sequence[Row], folder: Path) -> Path:
-    """GFLOP/s of the least work against its FLOP/byte: ours filled, eager hollow, under the measured ceilings."""
+    """Plot GFLOP/s of the minimum work against its FLOP/byte under the measured ceilings: ours filled, eager hollow."""
     _, axes = plt.subplots(figsize=(9.0, 5.5))
     intensities = [row["intensity"] for row in rows]
     left, right = min(*intensities, 1.0) / 2, max(*intensities, 10.0) * 2
@@ -93,15 +93,15 @@ def roofline_plot(rows: Sequence[Row], folder: Path) -> Path:
     axes.set_xlim(left, right)
     axes.xaxis.set_major_formatter(plain_numbers)
     axes.yaxis.set_major_formatter(plain_numbers)
-    axes.set_xlabel("FLOP/byte of the least work")
-    axes.set_ylabel("GFLOP/s of the least work")
+    axes.set_xlabel("FLOP/byte of the minimum work")
+    axes.set_ylabel("GFLOP/s of the minimum work")
     axes.set_title(f"{rows[0]['machine']}, {rows[0]['threads']} threads", fontsize=9)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return _save(axes, folder / "roofline.png")
 
 
 def write_plots(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """One plot a sweep and the roofline of the other rows; the files written."""
+    """Write one plot per sweep, and the roofline of all other rows. Returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def key(row: Row) -> tuple[str, str]:

@@ -3,10 +3,10 @@
     pytest bench --benchmark-only --benchmark-json=runs/bench.json
     python bench/report.py runs/bench.json [MORE.json ...] [--plots DIR] [--markdown docs/PERFORMANCE.md]
 
-Prints the goals, a table an operator, and which sides did not run. Writes PNGs (extra plots)
-into --plots, by default a folder of the JSON's name: span_scores-words.png, -types.png, -K.png (time of each side) and
-roofline.png (GFLOP/s against FLOP/byte, under the ceilings that the run measured). --markdown writes the same tables to
-a file. Nothing is measured here: every figure is in the JSON.
+Prints the goals, one table per operator, and the sides that did not run. Writes PNGs (extra plots) to --plots, by
+default a folder with the JSON's name: span_scores-words.png, -types.png, -K.png (time of each side) and roofline.png
+(GFLOP/s against FLOP/byte under the ceilings measured in the run). --markdown writes the same tables to a file. All
+figures are from the JSON; nothing is measured here.
 """
 
 import argparse
@@ -24,14 +24,14 @@ Row = dict[str, Any]  # extra_info of a bench (bench/conftest.py)
 Cells = list[list[str]]
 
 EXPLANATION = """\
-Milliseconds are medians of one call, all sides of a comparison timed in turns; "/ ours" is a side's over ours. GFLOP/s
-and GB/s are of the operator's least work (bench/roofline.py: matrix products where it has any, operands moved once),
-whatever a side really does. "ceiling" is the part of the time that the rates of FMAs on registers (on a GPU: of a GEMM)
-and of a large copy, measured in the same run, make unavoidable; operands that stay in caches can pass 100 %. MiB: what
-a call adds at its peak to the memory in use. error: RMS of the difference from the fp64 reference over that one's RMS,
-of the worst output or gradient. Sides: "compiled" is torch.compile of the eager reference, "stored hidden" the fold in
-plain PyTorch with its hidden tensor in memory (https://github.com/fastino-ai/GLiNER2/pull/143), "gliner" the public
-package's own layers."""
+Milliseconds are medians of one call, with all sides of a comparison timed in turns. "/ ours" is the ratio to our time.
+GFLOP/s and GB/s are those of the operator's minimum work (bench/roofline.py: matrix products if it has any, each
+operand moved once) for all sides. "ceiling" is the minimum time divided by the measured one, where the minimum follows
+from the rates of FMAs on registers (on a GPU: of a GEMM) and of a large copy, measured in the same run; operands that
+stay in caches can exceed 100 %. MiB: peak memory of a call beyond the memory in use before. error: RMS of the
+difference from the fp64 reference divided by the reference's RMS, of the worst output or gradient. Sides: "compiled" is
+torch.compile of the eager reference, "stored hidden" the fold in plain PyTorch with its hidden tensor in memory
+(https://github.com/fastino-ai/GLiNER2/pull/143), "gliner" the public package's layers."""
 SIDES = ("case", "direction", "dtype", "side", "ms", "/ ours", "GFLOP/s", "GB/s", "ceiling", "MiB", "error")
 WANTED = ("case", "direction", "measure", "expected", "measured", "reached")
 DISTURBED_CORES = 0.1
@@ -39,11 +39,11 @@ TEXT_COLUMNS = ("case", "direction", "dtype", "side", "measure", "reached")
 
 
 def load(files: Iterable[Path]) -> tuple[list[Row], list[Row]]:
-    """(rows, whole documents) of pytest-benchmark's JSON files."""
+    """Read pytest-benchmark's JSON files. Returns (rows, whole documents)."""
     documents = [json.loads(file.read_text()) for file in files]
     rows = [bench["extra_info"] for document in documents for bench in document["benchmarks"] if bench["extra_info"]]
     if not rows:
-        raise SystemExit("report.py: the files hold no benchmark of this repository's `compare`")
+        raise SystemExit("files: expected benchmarks of this repository's fixture `compare`, got none")
     return rows, documents
 
 
@@ -83,7 +83,7 @@ def side_cells(rows: Iterable[Row]) -> Cells:
 
 
 def sweep_tables(rows: Iterable[Row]) -> Iterator[tuple[str, list[str], Cells]]:
-    """(title, columns, cells): milliseconds of every side, a line a point."""
+    """Yield (title, columns, cells) of each sweep: milliseconds of every side, one line per point."""
 
     def key(row: Row) -> tuple[str, str]:
         return row["op"], row["sweep"][0]
@@ -98,7 +98,7 @@ def sweep_tables(rows: Iterable[Row]) -> Iterator[tuple[str, list[str], Cells]]:
 
 
 def measured(row: Row, measure: str, side_name: str) -> float | None:
-    """What a goal is about: another side's time or memory over ours, or our share of the ceiling."""
+    """Compute a goal's measure: another side's time or memory divided by ours, or our share of the ceiling."""
     ours = our_side(row)
     if measure == "share":
         return ours["share"]
@@ -131,7 +131,7 @@ def skipped_lines(rows: Iterable[Row]) -> list[str]:
 
 
 def disturbed_lines(rows: Iterable[Row]) -> list[str]:
-    """Comparisons beside which other processes ran: their figures are worth nothing."""
+    """List comparisons during which other processes ran, so that their figures are invalid."""
     return [
         f"DISTURBED: other processes kept {row['others_cores']:.1f} cores busy during {row['op']}, {row['case']},"
         f" {row['direction']}"
@@ -157,7 +157,7 @@ def header_lines(rows: Sequence[Row], documents: Sequence[Row]) -> list[str]:
 
 
 def tables(rows: list[Row]) -> Iterator[tuple[str, Sequence[str], Cells]]:
-    """(title, columns, cells) of the whole report."""
+    """Yield (title, columns, cells) of every table of the report."""
     if goals := wanted_cells(rows):
         yield "Goals", WANTED, goals
     for op, group in by_op(row for row in rows if not row["sweep"]):
@@ -204,7 +204,7 @@ def main() -> None:
     try:
         from plots import write_plots
     except ImportError as error:
-        print(f"no plots: {error} (install the extra plots)")
+        print(f"no plots: {error}; install the extra plots")
     else:
         print("plots:", *write_plots(rows, options.plots or options.files[0].with_suffix("")))
     if options.markdown:

@@ -1,14 +1,15 @@
-"""The machine code of every Triton kernel, without a GPU: registers, spills, shared memory, occupancy, tensor cores.
+"""Resources of every Triton kernel's machine code, without a GPU: registers, spills, shared memory, occupancy.
 
     python bench/resources.py [--quick] [--op NAME]... [--target cuda:90]... [--json FILE] [--dump DIR]
 
-Compiles all launches of bench/launches.py for sm_80, sm_90 and sm_100 (or each --target: cuda:CAPABILITY, hip:ARCH).
-The real launchers run on CPU tensors, and Triton's own launch code chooses types, alignments, constants and options;
-only the driver is replaced, by one that knows its target and launches nothing. Exits 1 if a kernel for NVIDIA spills,
-or if one that multiplies matrices (launches.CONTRACTIONS) has no tensor-core instruction. For AMD it only reports that.
+Compiles all launches of bench/launches.py for sm_80, sm_90 and sm_100, or for each --target (cuda:CAPABILITY,
+hip:ARCH). The real launchers run on CPU tensors, and Triton's launch code chooses types, alignments, constants and
+options. Only the driver is replaced, by one that has a target and launches nothing. The exit status is 1 if a kernel
+for NVIDIA spills, or if a kernel that multiplies matrices (launches.CONTRACTIONS) has no tensor-core instruction. For
+AMD both are reported only.
 
---dump writes each code object with a JSON beside it that tells all that is needed to run it outside Triton; integer
-tensors of its worked launch come with their values, floating-point ones may hold anything.
+--dump writes each code object with a JSON that contains all facts needed to run it outside Triton. Integer tensors of
+its example launch are given with their values; floating-point tensors may have any values.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 if __name__ == "__main__":
-    os.environ.pop("TRITON_INTERPRET", None)  # it would replace the compiler
+    os.environ.pop("TRITON_INTERPRET", None)  # the interpreter would replace the compiler
 
 import torch
 import triton
@@ -48,10 +49,10 @@ SCALAR_BYTES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "fp16": 2, "bf16
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """What bounds the warps that are resident on one multiprocessor; it has four schedulers, each with its registers.
+    """Limits of the resident warps on one multiprocessor, which has four schedulers with separate registers.
 
-    warps: a scheduler's most; registers: a scheduler's, by lane, allocated in steps of `granule`; shared and reserved:
-    bytes in all, and bytes that each block takes besides its own.
+    warps: maximum per scheduler. registers: per scheduler and lane, allocated in steps of `granule`. shared: bytes of
+    shared memory. reserved: bytes that each block takes in addition to its own. blocks: maximum resident blocks.
     """
 
     warps: int
@@ -62,7 +63,7 @@ class Multiprocessor:
     blocks: int
 
     def occupancy(self, registers: int, shared: int, tensor_memory: int, warps: int) -> float:
-        """Share of the resident warps that a multiprocessor could have: 0 if not one block fits."""
+        """Resident warps divided by the multiprocessor's maximum; 0 if no block fits."""
         by_registers = 4 * min(self.warps, self.registers // (-(-registers // self.granule) * self.granule))
         blocks = min(self.blocks, by_registers // warps, self.shared // (shared + self.reserved or 1))
         if tensor_memory:
@@ -84,7 +85,7 @@ MULTIPROCESSORS = {
 
 
 class OfflineDriver:
-    """Stands in for Triton's driver: a target to compile for, and no device."""
+    """Replaces Triton's driver: it has a target to compile for, but no device."""
 
     def __init__(self, target: str) -> None:
         backend, arch = target.split(":")
@@ -117,7 +118,7 @@ class Launch(NamedTuple):
 
 
 def recorded(job: Job) -> Iterator[Launch]:
-    """Runs an operator's launchers; yields what they launched, compiled."""
+    """Run an operator's launchers and yield their launches, compiled."""
     launched: list[Launch] = []
     run = JITFunction.run
 
@@ -135,7 +136,7 @@ def recorded(job: Job) -> Iterator[Launch]:
 
 
 def disassembled(compiled: Any) -> str:
-    """The machine code of a cubin as text, kept in Triton's cache, and its resource usage."""
+    """Disassemble a cubin. Returns the machine code and the resource usage as text, which Triton's cache keeps."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     cache, name = get_cache_manager(compiled.hash), f"{compiled.name}.cuobjdump"
     if path := cache.get_file(name):
@@ -152,9 +153,9 @@ def disassembled(compiled: Any) -> str:
 
 
 def machine_code(compiled: Any) -> tuple[int, int, Counter[str], list[tuple[int, int]]]:
-    """Registers a thread, spilled bytes a thread, matrix instructions by name, and the loops that hold some.
+    """Return registers per thread, spilled bytes per thread, matrix instructions by name, and the loops with some.
 
-    A loop: its instructions and how many of them are matrix instructions, innermost first (NVIDIA only).
+    A loop is (number of instructions, number of matrix instructions), innermost first (NVIDIA only).
     """
     if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
@@ -172,20 +173,20 @@ def machine_code(compiled: Any) -> tuple[int, int, Counter[str], list[tuple[int,
             if inside:
                 loops.append((sum(begin <= x <= place for x, _ in code), inside))
     names = Counter(match[0] for _, line in code if (match := TENSOR_CORE.search(line)))
-    # A kernel has no arrays of its own, so a stack is what did not fit into registers.
+    # A kernel declares no arrays, so its stack holds spilled registers only.
     return int(registers), int(stack), names, sorted(loops)
 
 
 def constants(compiled: Any) -> dict[str, Any]:
-    """Arguments that are part of the code: every tl.constexpr, and integers that are 1."""
+    """Return the arguments that are compiled into the code: every tl.constexpr, and integers that are 1."""
     found = {compiled.src.fn.arg_names[place]: value for (place,), value in compiled.src.constants.items()}
     return {name: getattr(value, "value", value) for name, value in found.items()}
 
 
 def kernel_arguments(compiled: Any) -> list[dict[str, Any]]:
-    """What to pass, in order: name, Triton's type, bytes; the launcher's two hidden pointers come last.
+    """List the arguments to pass, in order: name, Triton's type, bytes. The launcher's two hidden pointers come last.
 
-    A hidden pointer may be null if it wants no bytes; otherwise it wants that many for each program.
+    A hidden pointer may be null if it needs no bytes. Otherwise it needs that many bytes per program.
     """
     source, meta = compiled.src, compiled.metadata
     arguments: list[dict[str, Any]] = []
@@ -202,7 +203,7 @@ def kernel_arguments(compiled: Any) -> list[dict[str, Any]]:
 
 
 def described(value: Any) -> Any:
-    """A launch's argument as JSON: a scalar, or a tensor's shape, strides and dtype, and its values if integers."""
+    """Describe a launch's argument as JSON: a scalar, or a tensor's shape, strides and dtype, and integer values."""
     if not isinstance(value, torch.Tensor):
         return value
     tensor = {"shape": list(value.shape), "strides": list(value.stride()), "dtype": str(value.dtype).split(".")[1]}
@@ -210,7 +211,7 @@ def described(value: Any) -> Any:
 
 
 def dump(launch: Launch, folder: Path, entry: dict[str, Any]) -> None:
-    """Writes OP.KERNEL.HASH.{cubin,hsaco} and the .json."""
+    """Write OP.KERNEL.HASH.{cubin,hsaco} and the .json."""
     compiled, meta = launch.compiled, launch.compiled.metadata
     suffix = "cubin" if "cubin" in compiled.asm else "hsaco"
     arguments = kernel_arguments(compiled)
@@ -236,7 +237,7 @@ def dump(launch: Launch, folder: Path, entry: dict[str, Any]) -> None:
 
 
 def compile_job(job: Job) -> list[dict[str, Any]]:
-    """One entry a launch: the operator, its case, the kernel, and what its machine code needs."""
+    """Compile a job. Returns one entry per launch: operator, case, kernel, and resources of its machine code."""
     entries = []
     for number, launch in enumerate(recorded(job)):
         meta = launch.compiled.metadata
@@ -267,7 +268,7 @@ def compile_job(job: Job) -> list[dict[str, Any]]:
 
 
 def problem(entry: dict[str, Any]) -> str:
-    """What makes the tool exit 1; empty for AMD, where it is reported only."""
+    """Return the reason for the exit status 1; empty if there is none, and for AMD."""
     if entry["target"].startswith("hip:"):
         return ""
     if entry["spills"]:
@@ -308,7 +309,7 @@ def main() -> int:
     parser.add_argument("--op", action="append", choices=LAUNCHES, help="only this operator; repeatable")
     parser.add_argument("--target", action="append", help="cuda:CAPABILITY or hip:ARCH; repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
-    parser.add_argument("--dump", type=Path, metavar="DIR", help="write each code object with a JSON beside it")
+    parser.add_argument("--dump", type=Path, metavar="DIR", help="write each code object with a JSON file")
     options = parser.parse_args()
     targets = options.target or TARGETS
     for target in targets:

@@ -1,14 +1,14 @@
-"""The least work of every operator: floating-point operations and bytes of memory, as formulas (docs/ROOFLINE.md).
+"""The minimum work of every operator: floating-point operations and bytes of memory, as formulas (docs/ROOFLINE.md).
 
     python bench/roofline.py      prints that document's tables
 
 `flops(op, shape, backward)` and `bytes_moved(op, shape, backward)` take an operator's name and its shape, one of the
-dataclasses below; forward and backward add up. A kernel may do more work than this (padded tiles, values computed
-twice, partial sums), never less.
+dataclasses below. The costs of forward and backward are additive. A kernel may do more work (padded tiles, values
+computed twice, partial sums), but not less.
 
-Counted: matrix FLOPs, 2 a multiply-add of a product that a GEMM or tensor core can do; vector FLOPs, 1 for every other
-add, multiply, comparison or transcendental function. Bytes: each input read once, each output written once. Left out,
-all below 0.1 %: cu_seqlens, cu_words, cu_types, the list of positives, thresholds.
+Matrix FLOPs count 2 per multiply-add of a product that a GEMM or tensor core can compute. Vector FLOPs count 1 for
+every other add, multiply, comparison or transcendental function. Bytes count each input read once and each output
+written once. Not counted, as each is below 0.1 %: cu_seqlens, cu_words, cu_types, the list of positives, thresholds.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 
 class Cost(NamedTuple):
-    """Least work of one call: FLOPs of matrix products, other FLOPs, bytes of memory read and written."""
+    """Minimum work of one call: FLOPs of matrix products, other FLOPs, bytes of memory read and written."""
 
     matrix_flops: float
     vector_flops: float
@@ -26,9 +26,9 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Spans:
-    """A batch of the span operators: words and types of each text, H, K, d, bytes an element.
+    """A batch of the span operators: words and types of each text, H, K, d, bytes per element.
 
-    candidates: how many entries span_entities keeps.
+    candidates: number of entries that span_entities keeps.
     """
 
     words: tuple[int, ...]
@@ -40,7 +40,7 @@ class Spans:
     candidates: int = 0
 
     def spans_by_text(self) -> list[int]:
-        """Spans that lie inside their text: w K - K (K - 1) / 2, with K no more than the text's w words."""
+        """Number of spans inside each text: w K - K (K - 1) / 2, with K at most the text's number of words w."""
         widths = [min(words, self.max_width) for words in self.words]
         return [words * width - width * (width - 1) // 2 for words, width in zip(self.words, widths, strict=True)]
 
@@ -50,30 +50,30 @@ class Spans:
 
     @property
     def pairs(self) -> int:
-        """(span, type) pairs inside their texts."""
+        """Number of (span, type) pairs inside the texts."""
         return sum(spans * types for spans, types in zip(self.spans_by_text(), self.types, strict=True))
 
     @property
     def logits(self) -> int:
-        """Elements of span_scores' result, which has room for the spans that leave their text."""
+        """Number of elements of span_scores' result, which includes spans that leave their text."""
         return self.max_width * sum(words * types for words, types in zip(self.words, self.types, strict=True))
 
     @property
     def logit_itemsize(self) -> int:
-        """Bytes of a logit and of its gradient: fp32 where the inputs are half precision."""
+        """Bytes of a logit and of its gradient, which are fp32 for inputs in half precision."""
         return max(self.itemsize, 4)
 
     @property
     def parameters(self) -> int:
-        """Elements of a, b [n, H], u [m, H] and c [m] together; as many again in their gradients."""
+        """Number of elements of a, b [n, H], u [m, H] and c [m] together, and also of their gradients."""
         return 2 * sum(self.words) * self.hidden + sum(self.types) * (self.hidden + 1)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch of the elementwise operators: rows, elements a row (geglu: of its result), bytes an element.
+    """A batch of the elementwise operators: rows, elements per row (of the result for geglu), bytes per element.
 
-    longest and head_dim: rotary's table, fp32 cos and sin [longest, head_dim / 2].
+    longest, head_dim: size of rotary's tables, fp32 cos and sin [longest, head_dim / 2].
     """
 
     tokens: int
@@ -85,7 +85,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Attention:
-    """A batch of attention_varlen: tokens of each text, heads, bytes an element; window: |i - j| <= window, or None."""
+    """A batch of attention_varlen: tokens of each text, heads, bytes per element. window: |i - j| <= window."""
 
     lengths: tuple[int, ...]
     heads: int = 12
@@ -95,14 +95,14 @@ class Attention:
 
     @property
     def pairs(self) -> int:
-        """(query, key) pairs of one head: L (2 w + 1) - w (w + 1), or L^2 where the window covers the text."""
+        """Number of (query, key) pairs of one head: L (2 w + 1) - w (w + 1), or L^2 if the window covers the text."""
         w = self.window
         return sum(x * x if w is None or x <= w else x * (2 * w + 1) - w * (w + 1) for x in self.lengths)
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A product x W^T + b: rows of x, inputs and outputs a row, bytes an element of x and of y, and of W."""
+    """A product y = x W^T + b: rows of x, inputs and outputs per row, bytes per element of x and y, and of W."""
 
     rows: int
     inputs: int
@@ -115,8 +115,11 @@ Shape = Spans | Tokens | Attention | Linear
 
 
 def span_scores(x: Spans, backward: bool) -> Cost:
-    """Forward: add and ReLU a hidden value, product with u, bias. Backward: the same hidden values again, the products
-    with u and with g, then a mask and two sums a hidden value, and one sum a pair."""
+    """Cost of span_scores.
+
+    Forward: an add and a ReLU per hidden value, the product with u, the bias. Backward: the same hidden values again,
+    the products with u and with g, then a mask and two sums per hidden value, and one sum per pair.
+    """
     if not backward:
         moved = x.itemsize * x.parameters + x.logit_itemsize * x.logits
         return Cost(2 * x.hidden * x.pairs, 2 * x.hidden * x.spans + x.pairs, moved)
@@ -125,22 +128,28 @@ def span_scores(x: Spans, backward: bool) -> Cost:
 
 
 def span_loss(x: Spans, backward: bool) -> Cost:
-    """As span_scores, and 10 a pair for the focal loss, 5 for its slope. Its logits and their gradient g need not leave
-    the chip, and its backward pass can follow at once: it reads nothing and writes the four gradients."""
+    """Cost of span_loss: as span_scores, plus 10 per pair for the focal loss and 5 for its derivative.
+
+    The logits and their gradient g need not leave the chip, and the backward pass can follow immediately: it reads
+    nothing and writes the four gradients.
+    """
     scores = span_scores(x, backward)
     elementwise = (5 if backward else 10) * x.pairs
     return Cost(scores.matrix_flops, scores.vector_flops + elementwise, x.itemsize * x.parameters)
 
 
 def span_entities(x: Spans, backward: bool) -> Cost:
-    """As span_scores, and one comparison a pair, in logits. A candidate is word, width, type and score: 16 bytes."""
+    """Cost of span_entities: as span_scores, plus one comparison of logits per pair.
+
+    A candidate is word, width, type and score: 16 bytes.
+    """
     scores = span_scores(x, backward)
     moved = x.itemsize * x.parameters + 16 * x.candidates
     return Cost(scores.matrix_flops, scores.vector_flops + x.pairs, moved)
 
 
 def span_vectors(x: Spans, backward: bool) -> Cost:
-    """W2 [d, H] and b2 [d] in place of types: one vector a span inside its text. Backward as span_scores'."""
+    """Cost of span_vectors: as span_scores, with W2 [d, H] and b2 [d] instead of types, and one vector per span."""
     words, weights, results = 2 * sum(x.words) * x.hidden, x.width * (x.hidden + 1), x.spans * x.width
     products = 2 * x.hidden * results
     if not backward:
@@ -150,21 +159,27 @@ def span_vectors(x: Spans, backward: bool) -> Cost:
 
 
 def rotary(x: Tokens, backward: bool) -> Cost:
-    """Two multiplications and a sum an element of q and of k; backward is the rotation by the opposite angle."""
+    """Cost of rotary: two multiplications and a sum per element of q and k. Backward rotates by the opposite angle."""
     elements = 2 * x.tokens * x.width
     return Cost(0, 3 * elements, 2 * x.itemsize * elements + 4 * x.longest * x.head_dim)
 
 
 def geglu(x: Tokens, backward: bool) -> Cost:
-    """Forward a/2 (1 + erf(a / sqrt 2)) b: 5 an element of the result, which reads 2 and writes 1. Backward gelu again
-    (4), gelu' = Phi + a phi (5), times dy b and dy (3): reads 3, writes 2."""
+    """Cost of geglu.
+
+    Forward a/2 (1 + erf(a / sqrt 2)) b: 5 per element of the result; reads 2, writes 1. Backward: gelu again (4),
+    gelu' = Phi + a phi (5), times dy b and dy (3); reads 3, writes 2.
+    """
     elements = x.tokens * x.width
     return Cost(0, (12 if backward else 5) * elements, x.itemsize * (5 if backward else 3) * elements)
 
 
 def add_layer_norm(x: Tokens, backward: bool) -> Cost:
-    """Forward: r = x + residual, its mean (1) and variance (2), normalised (2), weighted (1): reads 2, writes r and y.
-    Backward: reads dy, dr, r, writes one gradient for both summands and dw. Mean and 1 / std: fp32, 8 bytes a row."""
+    """Cost of add_layer_norm.
+
+    Forward: r = x + residual, its mean (1) and variance (2), normalised (2), weighted (1); reads 2, writes r and y.
+    Backward: reads dy, dr, r, writes one gradient for both summands and dw. Mean and 1 / std are fp32, 8 bytes per row.
+    """
     elements = x.tokens * x.width
     weights = x.width * (2 if backward else 1)
     moved = x.itemsize * (4 * elements + weights) + 8 * x.tokens
@@ -172,8 +187,11 @@ def add_layer_norm(x: Tokens, backward: bool) -> Cost:
 
 
 def attention_varlen(x: Attention, backward: bool) -> Cost:
-    """Forward: Q K^T and P V; scale, maximum, difference, exp and sum a pair; log-sum-exp in fp32. Backward: five
-    products (Q K^T again, dO V^T, P^T dO, dS K, dS^T Q) and 6 a pair; reads q, k, v, o, do, writes dq, dk, dv."""
+    """Cost of attention_varlen.
+
+    Forward: Q K^T and P V; scale, maximum, difference, exp and sum per pair; log-sum-exp in fp32. Backward: five
+    products (Q K^T again, dO V^T, P^T dO, dS K, dS^T Q) and 6 per pair; reads q, k, v, o, do, writes dq, dk, dv.
+    """
     pairs, elements = x.heads * x.pairs, sum(x.lengths) * x.heads * x.head_dim
     sums = 4 * sum(x.lengths) * x.heads
     if not backward:
@@ -182,7 +200,7 @@ def attention_varlen(x: Attention, backward: bool) -> Cost:
 
 
 def linear_packed(x: Linear, backward: bool) -> Cost:
-    """x W^T + b: reads x, W and b (fp32), writes y."""
+    """Cost of y = x W^T + b: reads x, W and b (fp32), writes y."""
     del backward
     moved = x.itemsize * x.rows * (x.inputs + x.outputs) + x.outputs * (x.weight_itemsize * x.inputs + 4)
     return Cost(2 * x.rows * x.inputs * x.outputs, x.rows * x.outputs, moved)
@@ -199,16 +217,16 @@ FORWARD_ONLY = ("span_entities", "linear_packed")
 
 
 def cost(op: str, shape: Shape, backward: bool = False) -> Cost:
-    """The least work of one call. ValueError: no such operator, or it has no backward pass."""
+    """Minimum work of one call. Raises ValueError for an unknown operator, and for one without a backward pass."""
     if op not in COSTS:
         raise ValueError(f"cost: expected one of {', '.join(COSTS)}, got {op!r}")
     if backward and op in FORWARD_ONLY:
-        raise ValueError(f"cost: {op} has no backward pass; leave out `backward`")
+        raise ValueError(f"backward: expected False, as {op} has no backward pass, got True; leave it out")
     return COSTS[op](shape, backward)
 
 
 def flops(op: str, shape: Shape, backward: bool = False) -> float:
-    """Matrix and vector FLOPs. A share of a GEMM's rate wants `cost(...).matrix_flops` where the operator has any."""
+    """Matrix and vector FLOPs. Compare `cost(...).matrix_flops`, if there are any, with the rate of a GEMM."""
     work = cost(op, shape, backward)
     return work.matrix_flops + work.vector_flops
 
@@ -218,7 +236,7 @@ def bytes_moved(op: str, shape: Shape, backward: bool = False) -> float:
 
 
 class Device(NamedTuple):
-    """Peak rates a second: bytes of memory, matrix FLOPs at 16 bits, single vector operations, warp instructions."""
+    """Peak rates per second: bytes of memory, 16-bit matrix FLOPs, single vector operations, warp instructions."""
 
     memory: float
     matrix: float
@@ -241,7 +259,7 @@ WORKED: dict[str, Shape] = {
 
 
 def floors(work: Cost, device: Device = H100) -> dict[str, float]:
-    """Seconds below which memory, tensor cores and vector lanes cannot be, each alone, in bf16."""
+    """Minimum seconds of memory, tensor cores and vector lanes, each alone, in bf16."""
     return {
         "memory": work.bytes_moved / device.memory,
         "matrix": work.matrix_flops / device.matrix,
@@ -250,7 +268,7 @@ def floors(work: Cost, device: Device = H100) -> dict[str, float]:
 
 
 def pieces(lengths: tuple[int, ...], tile: int) -> int:
-    """(tile, text) pairs, where rows of all texts are cut into tiles without regard to texts."""
+    """Number of (tile, text) pairs if the rows of all texts are cut into tiles across text boundaries."""
     count, begin = 0, 0
     for length in lengths:
         end = begin + length
@@ -260,9 +278,12 @@ def pieces(lengths: tuple[int, ...], tile: int) -> int:
 
 
 def warp_instructions(x: Spans) -> dict[str, int]:
-    """Instructions that our span kernels issue in bf16 with up to 16 types a text: what is inside their loops, times
-    the times these run, times 4 warps. Instructions by loop, innermost first: `loops` of `python bench/resources.py
-    --json` for cuda:90 with Triton 3.9.0; tiles as kernels/_common.py has them."""
+    """Warp instructions that our span kernels issue in bf16 with up to 16 types per text.
+
+    They are the instructions inside each loop, times its iterations, times 4 warps. The instructions per loop,
+    innermost first, are `loops` of `python bench/resources.py --json` for cuda:90 with Triton 3.9.0. Tiles are those of
+    kernels/_common.py.
+    """
     rows = pieces(tuple(words * x.max_width for words in x.words), 64)
     words = pieces(x.words, 16)
     steps, columns = -(-x.hidden // 32), -(-x.hidden // 64)
@@ -306,7 +327,7 @@ def issue_table(spans: Spans) -> str:
 
 
 def prediction_table(spans: Spans) -> str:
-    """Expected: between three quarters and a half of the clocks issue an instruction."""
+    """Build the table of predictions. Expected: between half and three quarters of the clocks issue an instruction."""
     scores, loss, loss_grads, *backward = warp_instructions(spans).values()
     lines = ["| | floor µs | issue µs | expected µs |", "|---|---:|---:|---:|"]
     for name, op, directions, count in (
@@ -322,7 +343,7 @@ def prediction_table(spans: Spans) -> str:
 
 
 def tables() -> list[str]:
-    """The computed tables of docs/ROOFLINE.md, in Markdown."""
+    """Build the computed tables of docs/ROOFLINE.md, in Markdown."""
     spans = WORKED["span_scores"]
     assert isinstance(spans, Spans)
     return [floor_table(), issue_table(spans), prediction_table(spans)]

@@ -1,8 +1,8 @@
-"""What a benchmark compares: one operator on one input (`Problem`), and the sides that compute it.
+"""The subject of a benchmark: one operator on one input (`Problem`), and the sides that compute it.
 
-A side is a function of the problem's floating-point inputs alone. Every problem has ours, on the backend that `ops`
-chooses for the input (C++ with this machine's best instruction set on a CPU, Triton on a GPU: its interpreter is never
-timed), the eager reference and the compiled reference; a bench adds peers.
+A side is a function of the problem's floating-point inputs only. Every problem has our side, on the backend that `ops`
+chooses for the input: C++ with this machine's best instruction set on a CPU, Triton on a GPU (its interpreter is never
+timed). It also has the eager reference and the compiled reference. A bench adds peers.
 """
 
 import os
@@ -24,7 +24,7 @@ FORWARD, BACKWARD, BOTH = DIRECTIONS = ("forward", "backward", "forward + backwa
 
 
 def costs(op: str, shape: Shape) -> dict[str, Cost]:
-    """The least work of an operator by direction."""
+    """Minimum work of an operator, by direction."""
     forward = cost(op, shape)
     if op in FORWARD_ONLY:
         return {FORWARD: forward}
@@ -37,7 +37,10 @@ def total(*parts: Cost) -> Cost:
 
 
 class Wanted(NamedTuple):
-    """A goal: this measure ("time" or "memory": the side's / ours; "share": of the ceiling) is at least so much."""
+    """A goal: the minimum of a measure.
+
+    measure: "time" or "memory", the side's divided by ours, or "share", our share of the ceiling.
+    """
 
     measure: str
     side: str
@@ -48,10 +51,11 @@ class Wanted(NamedTuple):
 class Problem:
     """One operator on one input.
 
-    floats: the inputs that gradients are asked for. ours, reference and peers take them, and close over the rest; the
-    reference in the floats' dtype is the eager side, in fp64 the truth (unless `oracle` is given). A peer, or
-    `compiled` in place of the compiled reference, may be the reason why it does not run. cost: by direction, the least
-    work (bench/roofline.py). sweep: ("words", 512) makes this a point of the plot of time against words.
+    floats: the inputs that require gradients. ours, reference, peers: functions of the floats, which close over all
+    other inputs. The reference in the floats' dtype is the eager side, in fp64 the truth, unless `oracle` is given.
+    compiled: replaces the compiled reference. A peer, or compiled, may be a string: the reason why it does not run.
+    cost: minimum work by direction (bench/roofline.py). sweep: for example ("words", 512), a point of the plot of time
+    against words.
     """
 
     op: str
@@ -72,13 +76,13 @@ class Problem:
         return names.get(info["backend"], info["backend"])
 
     def sides(self) -> dict[str, Function | str]:
-        """By name, ours first, then eager; a string says why a side does not run."""
+        """Return the sides by name, ours first, then eager. A string is the reason why a side does not run."""
         compiled = compile_side(self.reference) if self.compiled is None else self.compiled
         return {self.our_name: self.ours, "eager": self.reference, "compiled": compiled, **self.peers}
 
     @cached_property
     def upstream(self) -> tuple[Tensor, ...]:
-        """Random gradients of the outputs; zero where those are infinite (spans that leave their text)."""
+        """Random gradients of the outputs; zero for infinite outputs (spans that leave their text)."""
         generator = torch.Generator().manual_seed(1)
         outputs = run(self.reference, self.floats, FORWARD)()
         draws = (torch.randn(x.shape, generator=generator).to(x) for x in outputs)
@@ -88,7 +92,7 @@ class Problem:
         return run(function, self.floats, direction, () if direction == FORWARD else self.upstream)
 
     def truth(self, direction: str) -> tuple[Tensor, ...]:
-        """Outputs (forward) or gradients in fp64."""
+        """Compute outputs (forward) or gradients in fp64."""
         upstream = () if direction == FORWARD else tuple(x.double() for x in self.upstream)
         return run(self.oracle or self.reference, tuple(x.double() for x in self.floats), direction, upstream)()
 
@@ -100,8 +104,10 @@ def _tuple(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def run(
     function: Function, floats: tuple[Tensor, ...], direction: str, upstream: tuple[Tensor, ...] = ()
 ) -> Callable[[], tuple[Tensor, ...]]:
-    """The call that is timed: outputs without autograd, or the gradients of all floats, by a graph that is there
-    already (backward) or is made anew (forward + backward)."""
+    """Return the call to time: outputs without autograd (forward), or the gradients of all floats.
+
+    The gradients come from an existing autograd graph (backward) or from a new one (forward + backward).
+    """
     if direction == FORWARD:
 
         def forward() -> tuple[Tensor, ...]:
@@ -117,9 +123,9 @@ def run(
 
 
 def compile_side(function: Function) -> Function | str:
-    """torch.compile of this function for one shape; it compiles at its first call."""
+    """Compile a function by torch.compile for one shape, at its first call."""
     if DEVICE.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         return "torch.compile needs a C++ compiler on a CPU"
-    torch._dynamo.reset()  # sides share code objects: another shape of one would otherwise compile to a dynamic shape
-    torch._functorch.config.donated_buffer = False  # else its graph cannot run backward twice
+    torch._dynamo.reset()  # sides share code objects, and a second shape would otherwise compile as a dynamic shape
+    torch._functorch.config.donated_buffer = False  # so that a graph can run backward twice
     return torch.compile(function, dynamic=False)

@@ -1,4 +1,4 @@
-"""Batches of the span operators, and the peers that compute the same logits in plain PyTorch."""
+"""Batches of the span operators, and peers that compute the same logits in plain PyTorch."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ H, WIDTH, K = 3072, 768, 12
 
 
 def even(words: int, texts: int) -> tuple[int, ...]:
-    """Lengths of texts that differ by one word at most: hardly any padding for the peers that pad."""
+    """Lengths of texts that differ by at most one word, so that peers hardly pad."""
     return tuple(words // texts + (n < words % texts) for n in range(texts))
 
 
 @dataclass(frozen=True)
 class SpanSize:
-    """So many words in all, in so many texts, each asked for so many types."""
+    """Size of a batch: words in all texts, number of texts, types per text."""
 
     words: int
     texts: int
@@ -45,7 +45,7 @@ class SpanSize:
 
 
 class Padding:
-    """Between rows packed by text and a padded batch [texts, longest]; each text has as many types."""
+    """Conversion between packed rows and a padded batch [texts, longest]. All texts have the same number of types."""
 
     def __init__(self, batch: SpanBatch) -> None:
         lengths = batch.cu_words.diff().long()
@@ -66,9 +66,12 @@ class Padding:
 
 
 def stored_hidden(batch: SpanBatch) -> Function:
-    """span_scores over a padded batch with its hidden tensor [texts, longest, K, H] in memory: the fold as
-    https://github.com/fastino-ai/GLiNER2/pull/143 proposed it, here from the algebra in docs/ARCHITECTURE.md ("The
-    fold"). Padding and its removal, copies of [words, H] and [words, K, types], are in its time."""
+    """Return span_scores on a padded batch with its hidden tensor [texts, longest, K, H] in memory.
+
+    This is the fold as https://github.com/fastino-ai/GLiNER2/pull/143 proposed it, written from the algebra in
+    docs/ARCHITECTURE.md ("The fold"). Its time includes padding and its removal, copies of [words, H] and
+    [words, K, types].
+    """
     padding = Padding(batch)
 
     def scores(a: Tensor, b: Tensor, u: Tensor, c: Tensor) -> Tensor:
@@ -81,8 +84,10 @@ def stored_hidden(batch: SpanBatch) -> Function:
 
 
 def gliner_layers(head: SpanHead, batch: SpanBatch) -> Function | str:
-    """(word vectors [n, d], prompts [m, d]) -> logits by the public package's own modules with this head's weights:
-    SpanRepLayer (markerV0), the prompt layer, and the einsum of its model."""
+    """Return (word vectors [n, d], prompts [m, d]) -> logits by the public package's modules with this head's weights.
+
+    The modules are SpanRepLayer (markerV0), the prompt layer, and the einsum of its model.
+    """
     try:
         from gliner.modeling.layers import create_projection_layer
         from gliner.modeling.span_rep import SpanRepLayer
@@ -99,7 +104,7 @@ def gliner_layers(head: SpanHead, batch: SpanBatch) -> Function | str:
     layer, prompt_layer = layer.to(DEVICE).eval(), prompt_layer.to(DEVICE).eval()
     start = torch.arange(padding.longest, device=DEVICE)[:, None].expand(-1, max_width)
     spans = torch.stack([start, start + torch.arange(max_width, device=DEVICE)], dim=-1)
-    spans = torch.where(padding.outside, 0, spans).flatten(1, 2)  # as its collator masks them: [texts, longest * K, 2]
+    spans = torch.where(padding.outside, 0, spans).flatten(1, 2)  # masked like its collator's: [texts, longest * K, 2]
 
     def scores(h: Tensor, p: Tensor) -> Tensor:
         vectors = layer(padding.pad(h), spans)

@@ -1,4 +1,4 @@
-"""What the benches of the encoder's elementwise operators share: 4,500 tokens of ModernBERT-base, bf16 and fp32."""
+"""Common parts of the elementwise operators' benches: 4,500 tokens of ModernBERT-base, in bf16 and fp32."""
 
 import torch
 from measure import DEVICE
@@ -7,7 +7,7 @@ from torch import Tensor
 
 TOKENS, WIDTH, FFN, HEADS, HEAD_DIM = 4500, 768, 1152, 12, 64
 DTYPES = (torch.bfloat16, torch.float32)
-COMPILED = {torch.bfloat16: None, torch.float32: "compiling takes longer than all else: in bf16 only"}
+COMPILED = {torch.bfloat16: None, torch.float32: "measured in bf16 only, because compilation takes long"}
 # Goals in bf16; the gradient alone has none.
 WANTED = {FORWARD: [Wanted("time", "eager", 2.0)], BACKWARD: [], BOTH: [Wanted("time", "eager", 2.0)]}
 

@@ -1,4 +1,4 @@
-// Storage in bf16: the upper half of an fp32 number.
+// bf16 as a storage type: the upper half of an fp32 value.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@ namespace {
 
 using glimodern::Bf16;
 
+// Storage type to accumulator type; exact.
 inline float widen(float x) { return x; }
 inline double widen(double x) { return x; }
 inline float widen(Bf16 x) {
@@ -25,9 +26,10 @@ inline float widen(Bf16 x) {
   return y;
 }
 
+// Accumulator type to storage type; bf16 rounds to nearest, ties to even, and NaN stays NaN.
 inline void narrow(float x, float* y) { *y = x; }
 inline void narrow(double x, double* y) { *y = x; }
-inline void narrow(float x, Bf16* y) {  // to nearest, ties to even; NaN stays NaN
+inline void narrow(float x, Bf16* y) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   const bool nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;

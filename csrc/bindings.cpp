@@ -1,4 +1,4 @@
-// Python's door.
+// The Python module glimodern._C.
 #include "bindings.h"
 
 #include <nanobind/stl/string.h>

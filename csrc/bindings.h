@@ -1,5 +1,5 @@
-// What every operator's bindings share: addresses and sizes in, nothing owned. glimodern/ops/ checks shapes, dtypes and
-// contiguity. The GIL is released while a kernel runs; C++ exceptions become ValueError (invalid_argument) or
+// Helpers of all bindings. The bindings take addresses and sizes, and own nothing. glimodern/ops/ checks shapes, dtypes
+// and contiguity. Bindings release the GIL while a kernel runs. C++ exceptions become ValueError (invalid_argument) or
 // MemoryError.
 #pragma once
 
@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 
 #include "contention.h"
 #include "glimodern/dtype.h"
@@ -19,18 +20,18 @@ T* at(uintptr_t address) {
 }
 
 inline int checked_threads(int threads) {
-  if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  if (threads < 1) throw std::invalid_argument("threads: expected at least 1, got " + std::to_string(threads));
   watch_contention(threads);
   return threads;
 }
 
-// work(float{}) or, for fp64, work(double{}): the argument's type is the wide one.
-template <class F>
-auto widely(Dtype dtype, F&& work) {
-  return dtype == Dtype::fp64 ? work(double{}) : work(float{});
+// body(Acc{}) with the accumulator type Acc of dtype.
+template <class Body>
+auto with_accumulator(Dtype dtype, Body&& body) {
+  return dtype == Dtype::fp64 ? body(double{}) : body(float{});
 }
 
-// One an operator (or family), in its folder's bindings.cpp.
+// One per operator or family of operators, in its folder's bindings.cpp.
 void bind_chain(nanobind::module_&);
 void bind_dropout(nanobind::module_&);
 void bind_fma_ceiling(nanobind::module_&);

@@ -1,4 +1,4 @@
-// How much of this machine's caches a kernel may count on.
+// Cache sizes that kernels block for.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,10 @@
 
 namespace glimodern {
 
-// Static: every instruction set compiles its own. Half of a core's first (data) or second cache: one operand stays
-// there while another passes through. Where the system does not tell, half of 32 KB and of 512 KB.
-static inline int64_t half_level1() {
+// Half of a core's L1 data cache or L2 cache in bytes: one operand stays in it while another streams through the other
+// half. Half of 32 KB and of 512 KB where the system does not report sizes. Static: every instruction set compiles its
+// own copy.
+static inline int64_t half_l1_bytes() {
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   static const int64_t bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
   if (bytes > 0) return bytes / 2;
@@ -19,7 +20,7 @@ static inline int64_t half_level1() {
   return 16 << 10;
 }
 
-static inline int64_t half_level2() {
+static inline int64_t half_l2_bytes() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
   static const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
   if (bytes > 0) return bytes / 2;

@@ -1,13 +1,13 @@
-// CALL_ISA(isa, T, kernel, ...) calls kernel_scalar, kernel_avx2 or kernel_avx512; fp64 has only the scalar kernels.
+// Dispatch by instruction set and by dtype.
 #pragma once
 
 #include <type_traits>
 
 #include "bf16.h"
 #include "glimodern/dtype.h"
-
 #include "glimodern/isa.h"
 
+// CALL_ISA(isa, T, kernel, ...) calls kernel_scalar, kernel_avx2 or kernel_avx512; fp64 has scalar kernels only.
 #if defined(GLIMODERN_X86)
 #define CALL_ISA(isa, T, kernel, ...)          \
   do {                                         \

@@ -23,37 +23,38 @@
 namespace glimodern {
 namespace {
 
-constexpr int64_t kBetweenLooks = 100'000'000;  // ns
-constexpr int64_t kLeastWork = 10'000'000;      // ns of running and waiting, to judge by
-constexpr int64_t kWorkPerLook = 200;           // a look takes 15 us a thread: to the next, so many times as long
+constexpr int64_t kReadInterval = 100'000'000;  // ns
+constexpr int64_t kMinSample = 10'000'000;      // ns of running and waiting needed for a judgement
+// A reading takes 15 us per thread; the interval is at least this many times as long.
+constexpr int64_t kIntervalPerReadTime = 200;
 
 int64_t now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
-// Whether so many more threads can be made. libgomp ends the process where one of a team cannot.
+// Whether `threads` more threads can be started. libgomp aborts the process if it cannot start a thread of a team.
 bool can_start(int threads) {
-  std::mutex held;
+  std::mutex gate;
   std::vector<std::thread> tried;
   bool all = true;
   {
-    const std::lock_guard<std::mutex> lock(held);  // so that they exist at one time
+    const std::lock_guard<std::mutex> lock(gate);  // all threads exist at the same time
     try {
       tried.reserve(static_cast<size_t>(threads));
-      for (int n = 0; n < threads; ++n) tried.emplace_back([&held] { const std::lock_guard<std::mutex> wait(held); });
+      for (int n = 0; n < threads; ++n) tried.emplace_back([&gate] { const std::lock_guard<std::mutex> wait(gate); });
     } catch (const std::system_error&) {
       all = false;
     } catch (const std::bad_alloc&) {
       all = false;
     }
   }
-  for (std::thread& one : tried) one.join();
+  for (std::thread& thread : tried) thread.join();
   return all;
 }
 
-// A thread that holds an OpenMP team, until told to end. It belongs to itself and to whoever made it.
-struct Holder {
+// Keeps an OpenMP team alive in a detached thread until `end` is set. Shared by that thread and the State.
+struct TeamHolder {
   std::mutex mutex;
   std::condition_variable changed;
   bool ready = false, end = false;
@@ -63,7 +64,7 @@ struct Holder {
 #if defined(_OPENMP)
 #pragma omp parallel num_threads(team)
 #endif
-    started.fetch_add(1, std::memory_order_relaxed);  // without some work the region would be left out
+    started.fetch_add(1, std::memory_order_relaxed);  // the compiler removes an empty region
     std::unique_lock<std::mutex> lock(mutex);
     ready = true;
     changed.notify_all();
@@ -71,24 +72,24 @@ struct Holder {
   }
 };
 
-// Leaked: threads may ask until the process ends.
+// Never destroyed: threads may use it until the process ends.
 struct State {
   std::mutex mutex;
-  std::shared_ptr<Holder> holder;
+  std::shared_ptr<TeamHolder> holder;
   int64_t ran = 0, waited = 0;
-  bool seen = false;
+  bool sampled = false;
 };
 
 State& state();
 
-std::atomic<int64_t> next_look{0};
+std::atomic<int64_t> next_reading{0};
 std::atomic<bool> shortened{false};
 
 #if defined(__linux__)
-// In a forked child neither the holder nor its team exist, and the mutex may be held by a thread that does not either.
+// In a forked child neither the holder nor its team exists, and a thread that no longer exists may hold the mutex.
 void after_fork() {
   State* const old = &state();
-  new (old) State;  // the parent's holder is leaked with its mutex
+  new (old) State;  // leaks the parent's holder and mutex
   shortened.store(false);
 }
 #endif
@@ -103,7 +104,7 @@ State& state() {
   return *kept;
 }
 
-// What all threads of this process ran, and waited for a core, ns. False where the kernel does not tell.
+// The time (ns) that all threads of this process ran and waited for a core. False if the kernel does not report it.
 bool read_times(int64_t& ran, int64_t& waited) {
 #if defined(__linux__)
   DIR* const tasks = opendir("/proc/self/task");
@@ -147,11 +148,11 @@ bool set_short_waits(bool on, int threads) {
   State& kept = state();
   const std::lock_guard<std::mutex> lock(kept.mutex);
   if (on && kept.holder == nullptr) {
-    // The team that works has `threads` threads; with these, one more than there are CPUs.
-    const int cpus = omp_get_num_procs(), further = cpus >= threads ? cpus - threads + 1 : 1;
-    if (!can_start(further + 1)) return false;
-    auto holder = std::make_shared<Holder>();
-    std::thread([holder, further] { holder->hold(further + 1); }).detach();
+    // Together with the working team of `threads` threads: one thread more than CPUs.
+    const int cpus = omp_get_num_procs(), additional = cpus >= threads ? cpus - threads + 1 : 1;
+    if (!can_start(additional + 1)) return false;
+    auto holder = std::make_shared<TeamHolder>();
+    std::thread([holder, additional] { holder->hold(additional + 1); }).detach();
     std::unique_lock<std::mutex> wait(holder->mutex);
     holder->changed.wait(wait, [&] { return holder->ready; });
     kept.holder = holder;
@@ -173,28 +174,29 @@ bool set_short_waits(bool on, int threads) {
 
 void watch_contention(int threads) {
 #if defined(_OPENMP) && defined(__linux__)
-  static const bool chosen_by_user = is_set("OMP_WAIT_POLICY") || is_set("GOMP_SPINCOUNT");
-  if (threads < 2 || chosen_by_user) return;
+  static const bool set_by_user = is_set("OMP_WAIT_POLICY") || is_set("GOMP_SPINCOUNT");
+  if (threads < 2 || set_by_user) return;
   const int64_t time = now();
-  int64_t due = next_look.load(std::memory_order_relaxed);
-  if (time < due || !next_look.compare_exchange_strong(due, time + kBetweenLooks)) return;
+  int64_t due = next_reading.load(std::memory_order_relaxed);
+  if (time < due || !next_reading.compare_exchange_strong(due, time + kReadInterval)) return;
   int64_t ran = 0, waited = 0;
   if (!read_times(ran, waited)) return;
   const int64_t read = now();
-  if ((read - time) * kWorkPerLook > kBetweenLooks) next_look.store(read + (read - time) * kWorkPerLook);
+  if ((read - time) * kIntervalPerReadTime > kReadInterval)
+    next_reading.store(read + (read - time) * kIntervalPerReadTime);
   State& kept = state();
-  int64_t more_ran = 0, more_waited = 0;
+  int64_t new_ran = 0, new_waited = 0;
   {
     const std::lock_guard<std::mutex> lock(kept.mutex);
-    more_ran = ran - kept.ran, more_waited = waited - kept.waited;
-    const bool usable = kept.seen && more_ran >= 0 && more_waited >= 0;  // less where threads have ended
-    if (usable && more_ran + more_waited < kLeastWork) return;
-    kept.ran = ran, kept.waited = waited, kept.seen = true;
+    new_ran = ran - kept.ran, new_waited = waited - kept.waited;
+    const bool usable = kept.sampled && new_ran >= 0 && new_waited >= 0;  // negative if threads have ended
+    if (usable && new_ran + new_waited < kMinSample) return;
+    kept.ran = ran, kept.waited = waited, kept.sampled = true;
     if (!usable) return;
   }
-  const bool before = short_waits(), shared = cores_are_shared(before, more_ran, more_waited);
+  const bool before = short_waits(), shared = cores_are_shared(before, new_ran, new_waited);
   if (shared != before && set_short_waits(shared, threads) != shared) {
-    next_look.store(now() + 100 * kBetweenLooks);  // no more threads are to be had: ask again in some seconds
+    next_reading.store(now() + 100 * kReadInterval);  // no more threads can be started: try again in 10 s
   }
 #else
   (void)threads;

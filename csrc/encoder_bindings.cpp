@@ -29,8 +29,9 @@ void bind_encoder(nb::module_& m) {
                                      int64_t rows, int64_t width, int threads) {
     nb::gil_scoped_release release;
     add_layer_norm_forward(dtype,
-                           {at<const void>(x), at<const void>(residual), at<const void>(weight), at<const void>(bias),
-                            eps, at<void>(normed), at<void>(sum), at<void>(mean), at<void>(rstd), rows, width},
+                           {at<const void>(x), at<const void>(residual), dtype == Dtype::fp64 ? dtype : Dtype::fp32,
+                            at<const void>(weight), at<const void>(bias), eps, at<void>(normed), at<void>(sum),
+                            at<void>(mean), at<void>(rstd), rows, width},
                            checked_threads(threads));
   });
   m.def("add_layer_norm_backward",

@@ -19,21 +19,21 @@ std::atomic<int> forced{-1};
 constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx};
 
 #if defined(GLIMODERN_AMX)
-// Linux gives a process the tiles' 8 KB of state when it asks: https://docs.kernel.org/arch/x86/xstate.html
-bool tiles_granted() {
+// Linux enables the 8 KB of tile state on request: https://docs.kernel.org/arch/x86/xstate.html
+bool request_tile_permission() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-// AMX's bits of CPUID leaf 7, which __builtin_cpu_supports does not know before GCC 13.
+// Reads AMX's bits of CPUID leaf 7, which __builtin_cpu_supports does not know before GCC 13.
 bool machine_has_amx() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kAll = kBf16 | kTile | kInt8;
-  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAll) == kAll && tiles_granted();
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAll) == kAll && request_tile_permission();
 }
 #endif
 
-// __builtin_cpu_supports also asks the operating system (XGETBV) whether the wide registers are saved.
+// __builtin_cpu_supports also checks by XGETBV that the operating system saves the vector registers.
 bool machine_has(Isa isa) {
   if (isa == Isa::scalar) return true;
 #if defined(GLIMODERN_X86)
@@ -61,14 +61,15 @@ bool machine_has(Isa isa) {
 }
 
 Isa parse(const std::string& name) {
-  std::string have;
+  std::string available;
   for (Isa isa : kIsas) {
     if (!machine_has(isa)) continue;
     if (name == isa_name(isa)) return isa;
-    have += have.empty() ? "" : ", ";
-    have += isa_name(isa);
+    available += available.empty() ? "" : ", ";
+    available += isa_name(isa);
   }
-  throw std::invalid_argument("GLIMODERN_ISA '" + name + "' cannot run here; this machine and build have: " + have);
+  throw std::invalid_argument("GLIMODERN_ISA: expected one of " + available +
+                              " (available on this machine and build), got '" + name + "'");
 }
 
 }  // namespace
@@ -88,7 +89,7 @@ std::vector<Isa> available_isas() {
 
 namespace {
 
-Isa wanted_isa() {
+Isa requested_isa() {
   const int force = forced.load(std::memory_order_relaxed);
   if (force >= 0) return static_cast<Isa>(force);
   const char* name = std::getenv("GLIMODERN_ISA");
@@ -99,7 +100,7 @@ Isa wanted_isa() {
 
 }  // namespace
 
-Isa current_isa(Isa most) { return std::min(wanted_isa(), most); }
+Isa current_isa(Isa max_isa) { return std::min(requested_isa(), max_isa); }
 
 void set_isa(const std::string& name) { forced.store(name.empty() ? -1 : static_cast<int>(parse(name))); }
 

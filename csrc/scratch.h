@@ -16,7 +16,7 @@ inline Scratch make_scratch(size_t floats) {
   return Scratch(static_cast<float*>(::operator new[](floats * sizeof(float), std::align_val_t(64))));
 }
 
-// Floats rounded up to whole 64-byte lines, so that threads' parts of one allocation share none.
+// Floats rounded up to whole cache lines: threads that share one allocation share no line.
 inline size_t whole_lines(size_t floats) { return (floats + 15) / 16 * 16; }
 
 }  // namespace glimodern

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "glimodern/isa.h"
+#include "integer_math.h"
 #include "scratch.h"
 #include "span_loss/kernels.h"
 #include "span_scores/kernels.h"
@@ -38,10 +39,10 @@ std::vector<WordBlock> word_blocks(const SpanInputs& in, int64_t words, int64_t 
     const int64_t first_type = in.cu_types[text], types = in.cu_types[text + 1] - first_type;
     const int64_t stride = (packed ? std::min(in.max_width, end - first) : in.max_width) * types;
     if (types == 0) continue;
-    const int64_t most =
+    const int64_t max_words =
         std::max<int64_t>(1, std::min(std::min(words, kBlockWords), values / std::max<int64_t>(1, stride)));
-    const int64_t parts = (end - first + most - 1) / most;  // of nearly equal size
-    const int64_t step = parts > 0 ? (end - first + parts - 1) / parts : 1;
+    const int64_t count = ceil_div(end - first, max_words);
+    const int64_t step = count > 0 ? ceil_div(end - first, count) : 1;  // blocks of nearly equal size
     for (int64_t word = first; word < end; word += step) {
       const int64_t offset = packed ? 0 : text_offset + (word - first) * stride;
       blocks.push_back({word, std::min(word + step, end), end, first_type, types, offset, stride});
@@ -53,38 +54,38 @@ std::vector<WordBlock> word_blocks(const SpanInputs& in, int64_t words, int64_t 
 
 namespace {
 
-// grad_c += sums of the blocks' values over spans.
-template <class W>
-void grad_bias(const SpanInputs& in, const WordBlock* blocks, int64_t count, const W* values, W* grad_c) {
+// grad_c += the sums over spans of the blocks' values.
+template <class Acc>
+void grad_bias(const SpanInputs& in, const WordBlock* blocks, int64_t count, const Acc* values, Acc* grad_c) {
   std::vector<double> sums;
   for (const WordBlock* block = blocks; block != blocks + count; ++block) {
     sums.assign(static_cast<size_t>(block->types), 0.0);
     for (int64_t i = block->first; i < block->last; ++i) {
-      const W* g = values + block->offset + (i - block->first) * block->stride;
+      const Acc* g = values + block->offset + (i - block->first) * block->stride;
       for (int64_t k = 0; k < block->widths(i, in.max_width); ++k, g += block->types) {
         for (int64_t t = 0; t < block->types; ++t) sums[t] += g[t];
       }
     }
-    for (int64_t t = 0; t < block->types; ++t) grad_c[block->first_type + t] += static_cast<W>(sums[t]);
+    for (int64_t t = 0; t < block->types; ++t) grad_c[block->first_type + t] += static_cast<Acc>(sums[t]);
   }
 }
 
 }  // namespace
 
-template <class W>
+template <class Acc>
 void span_gradients(const SpanInputs& in, const std::vector<WordBlock>& blocks, size_t begin, size_t end,
-                    const W* values, const SpanGradsOf<W>& grads, float* scratch, int threads) {
-  const SpanKernelsOf<W>& kernels = span_kernels(W{});
+                    const Acc* values, const SpanGradsOf<Acc>& grads, float* scratch, int threads) {
+  const SpanKernelsOf<Acc>& kernels = span_kernels(Acc{});
   const size_t stride = whole_lines(kernels.scratch_floats);
   const int64_t count = static_cast<int64_t>(end - begin);
-  const int64_t slices = (in.hidden + kSliceColumns - 1) / kSliceColumns;
+  const int64_t slices = ceil_div(in.hidden, kSliceColumns);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t slice = 0; slice <= slices; ++slice) {
-    float* mine = scratch + stride * static_cast<size_t>(thread_index());
+    float* own = scratch + stride * static_cast<size_t>(thread_index());
     if (slice == slices) {
       grad_bias(in, blocks.data() + begin, count, values, grads.c);
     } else {
-      kernels.grad_slice(in, blocks.data() + begin, count, values, slice * kSliceColumns, grads, mine);
+      kernels.grad_slice(in, blocks.data() + begin, count, values, slice * kSliceColumns, grads, own);
     }
   }
 }

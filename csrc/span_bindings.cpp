@@ -1,5 +1,5 @@
 #include "bindings.h"
-#include "dropout.h"
+#include "dropout_mask.h"
 
 #include "glimodern/span_entities.h"
 #include "glimodern/span_loss.h"
@@ -28,26 +28,24 @@ SpanInputs inputs(uintptr_t a, uintptr_t b, uintptr_t u, uintptr_t c, uintptr_t 
   in.types = types;
   in.hidden = hidden;
   in.max_width = max_width;
-  in.dropout = dropout_p > 0.0;
-  in.drop_below = dropout_threshold(dropout_p);
-  in.keep_scale = 1.0 / (1.0 - dropout_p);
-  in.seed = static_cast<uint32_t>(seed);
+  in.dropout = make_dropout(dropout_p, seed);
   return in;
 }
 
-template <class W>
-SpanGradsOf<W> grads(uintptr_t da, uintptr_t db, uintptr_t du, uintptr_t dc) {
-  return {at<W>(da), at<W>(db), at<W>(du), at<W>(dc)};
+template <class Acc>
+SpanGradsOf<Acc> grads(uintptr_t da, uintptr_t db, uintptr_t du, uintptr_t dc) {
+  return {at<Acc>(da), at<Acc>(db), at<Acc>(du), at<Acc>(dc)};
 }
 
-template <class W>
+template <class Acc>
 void bind_entities(nb::module_& m, const char* name) {
-  using Found = SpanEntities<W>;
-  nb::class_<Found>(m, name)
-      .def("__len__", &Found::count)
-      .def("copy_to", [](const Found& found, uintptr_t word, uintptr_t width, uintptr_t type, uintptr_t logit) {
-        found.copy_to(at<int64_t>(word), at<int64_t>(width), at<int64_t>(type), at<W>(logit));
-      });
+  using Entities = SpanEntities<Acc>;
+  nb::class_<Entities>(m, name)
+      .def("__len__", &Entities::count)
+      .def("copy_to",
+           [](const Entities& entities, uintptr_t word, uintptr_t width, uintptr_t type_id, uintptr_t logit) {
+             entities.copy_to(at<int64_t>(word), at<int64_t>(width), at<int64_t>(type_id), at<Acc>(logit));
+           });
 }
 
 }  // namespace
@@ -60,16 +58,16 @@ void bind_entities(nb::module_& m, const char* name) {
 void bind_span(nb::module_& m) {
   m.def("span_scores_forward", [](SPAN_PARAMETERS, uintptr_t logits, int threads) {
     nb::gil_scoped_release release;
-    widely(dtype, [&](auto wide) {
-      span_scores_forward(inputs(SPAN_ARGUMENTS), at<decltype(wide)>(logits), checked_threads(threads));
+    with_accumulator(dtype, [&](auto acc) {
+      span_scores_forward(inputs(SPAN_ARGUMENTS), at<decltype(acc)>(logits), checked_threads(threads));
     });
   });
   m.def("span_scores_backward", [](SPAN_PARAMETERS, uintptr_t grad_logits, uintptr_t da, uintptr_t db, uintptr_t du,
                                    uintptr_t dc, int threads) {
     nb::gil_scoped_release release;
-    widely(dtype, [&](auto wide) {
-      using W = decltype(wide);
-      span_scores_backward(inputs(SPAN_ARGUMENTS), at<const W>(grad_logits), grads<W>(da, db, du, dc),
+    with_accumulator(dtype, [&](auto acc) {
+      using Acc = decltype(acc);
+      span_scores_backward(inputs(SPAN_ARGUMENTS), at<const Acc>(grad_logits), grads<Acc>(da, db, du, dc),
                            checked_threads(threads));
     });
   });
@@ -77,8 +75,8 @@ void bind_span(nb::module_& m) {
                         double negative_weight, bool with_grads, uintptr_t da, uintptr_t db, uintptr_t du, uintptr_t dc,
                         int threads) {
     nb::gil_scoped_release release;
-    return widely(dtype, [&](auto wide) {
-      const auto out = grads<decltype(wide)>(da, db, du, dc);
+    return with_accumulator(dtype, [&](auto acc) {
+      const auto out = grads<decltype(acc)>(da, db, du, dc);
       return span_loss(inputs(SPAN_ARGUMENTS), at<const int64_t>(positives), count,
                        {gamma, positive_weight, negative_weight}, with_grads ? &out : nullptr,
                        checked_threads(threads));
@@ -86,15 +84,15 @@ void bind_span(nb::module_& m) {
   });
   bind_entities<float>(m, "SpanEntities");
   bind_entities<double>(m, "SpanEntities64");
-  m.def("span_entities", [](SPAN_PARAMETERS, uintptr_t bounds, int threads) {
-    return widely(dtype, [&](auto wide) {
-      using W = decltype(wide);
-      SpanEntities<W> found;
+  m.def("span_entities", [](SPAN_PARAMETERS, uintptr_t thresholds, int threads) {
+    return with_accumulator(dtype, [&](auto acc) {
+      using Acc = decltype(acc);
+      SpanEntities<Acc> entities;
       {
         nb::gil_scoped_release release;
-        found = span_entities(inputs(SPAN_ARGUMENTS), at<const W>(bounds), checked_threads(threads));
+        entities = span_entities(inputs(SPAN_ARGUMENTS), at<const Acc>(thresholds), checked_threads(threads));
       }
-      return nb::cast(std::move(found));
+      return nb::cast(std::move(entities));
     });
   });
 }

@@ -17,14 +17,14 @@ inline int thread_index() {
 #endif
 }
 
-// body(begin, end) over all rows, one run of rows a thread; with fewer threads where one would get under 16,384
-// numbers.
+// Calls body(begin, end) on one contiguous range of rows per thread. Uses fewer threads if a range would hold fewer
+// than 16,384 elements.
 template <class Body>
 void parallel_rows(int64_t rows, int64_t width, int threads, Body body) {
-  const int64_t most = rows * width / 16384 + 1;
-  const int64_t parts = most < threads ? most : threads;
-#pragma omp parallel for schedule(static) num_threads(static_cast<int>(parts))
-  for (int64_t part = 0; part < parts; ++part) body(rows * part / parts, rows * (part + 1) / parts);
+  const int64_t max_ranges = rows * width / 16384 + 1;
+  const int64_t ranges = max_ranges < threads ? max_ranges : threads;
+#pragma omp parallel for schedule(static) num_threads(static_cast<int>(ranges))
+  for (int64_t n = 0; n < ranges; ++n) body(rows * n / ranges, rows * (n + 1) / ranges);
 }
 
 }  // namespace glimodern

@@ -1,6 +1,7 @@
 """glimodern: zero-shot named entity recognition, GLiNER's span model on ModernBERT, packed and fused.
 
-Nothing heavy is imported here; `GLiModern`, `accelerate_gliner` and `ops` load when first asked for.
+Importing this package imports no torch. `GLiModern`, `LabelVectors`, `accelerate_gliner` and `ops` are imported on
+first access.
 """
 
 from typing import TYPE_CHECKING, Any

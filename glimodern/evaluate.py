@@ -1,7 +1,7 @@
 """Exact-match evaluation of a model on data sets: `python -m glimodern.evaluate MODEL --data SOURCE ...`.
 
-`data.asked_types` chooses the labels that are asked of a sentence. Gold spans that the model cannot give (wider than
-max_width, or cut off) stay in the gold and count as missed.
+`data.asked_types` chooses the labels asked of a sentence. Gold spans that the model cannot find, because they are wider
+than max_width or beyond the part of a text that is read, stay in the gold and count as missed.
 """
 
 import logging
@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(model: GLiModern, dataset: Dataset, *, threshold: float = 0.5, batch_tokens: int | str = "auto") -> Scores:
-    """Flat prediction at one threshold, scored by exact match (see metrics.score); groups are reported apart."""
+    """Predict flat entities at one threshold and score them by exact match (see `data.metrics.score`).
+
+    Groups of the data set are also scored separately. batch_tokens: see `GLiModern.predict`.
+    """
     predicted = predict_gold_labels(
         model, dataset, asked_types(dataset), threshold=threshold, batch_tokens=batch_tokens
     )
@@ -36,28 +39,28 @@ def evaluate(model: GLiModern, dataset: Dataset, *, threshold: float = 0.5, batc
 def predict_gold_labels(
     model: GLiModern,
     dataset: Dataset,
-    asked: Sequence[Sequence[str]],
+    label_sets: Sequence[Sequence[str]],
     *,
     threshold: float,
     batch_tokens: int | str = "auto",
 ) -> list[list[Entity]]:
-    """The entities (first word, last word, label) found in each sentence, asked[i] its labels."""
+    """Find the entities (first word, last word, label) of each sentence. label_sets: the labels of each sentence."""
     words = (example.words for example in dataset)
-    found = model.predict_words(words, asked, threshold=threshold, batch_tokens=batch_tokens)
-    return [[(start, end, label) for start, end, label, _ in text.entities] for text in found]
+    results = model.predict_words(words, label_sets, threshold=threshold, batch_tokens=batch_tokens)
+    return [[(start, end, label) for start, end, label, _ in result.entities] for result in results]
 
 
 def score_dataset(dataset: Dataset, predicted: Sequence[Sequence[Entity]]) -> Scores:
-    """Scores of predictions, one list a sentence, against the data set's gold."""
+    """Score predicted entities, one list per sentence, against the data set's gold."""
     groups = [example.group for example in dataset]
     gold = [example.entities for example in dataset]
     return score(gold, predicted, groups=groups if any(groups) else None)
 
 
 def check_evaluation(setting: str, dataset: Dataset, packer: Packer) -> None:
-    """ValueError, naming the sentence, if the labels asked of one do not fit the encoder beside no text at all.
+    """Raise ValueError, with the sentence, if the labels of a sentence do not fit the encoder even without its text.
 
-    Warns where there is no gold, so that F1 is 0 whatever is found.
+    setting: the data set's name in messages. Warns if the data set has no gold entity, so that F1 is always 0.
     """
     fitting: set[tuple[str, ...]] = set()
     for number, (example, labels) in enumerate(zip(dataset, asked_types(dataset), strict=True)):
@@ -69,7 +72,7 @@ def check_evaluation(setting: str, dataset: Dataset, packer: Packer) -> None:
             raise ValueError(f"{setting}: {dataset.name}, sentence {example.id or number}: {error}") from error
         fitting.add(tuple(labels))
     if not any(example.entities for example in dataset):
-        logger.warning("%s: %s has no gold entity, so F1 is 0 whatever a model finds", setting, dataset.name)
+        logger.warning("%s: %s has no gold entity, so F1 is 0 for every model", setting, dataset.name)
 
 
 @dataclass(frozen=True)
@@ -83,26 +86,26 @@ class EvaluateConfig:
     split: str | None = "test"
     """Split to read from folders that have splits."""
     threshold: Annotated[float, PROBABILITY] = 0.5
-    """Least probability of an entity."""
+    """Minimum probability of an entity, exclusive."""
     max_sentences: Annotated[int | None, AT_LEAST_ONE] = None
-    """Only the first so many sentences of each data set, and of each group in it."""
+    """Maximum number of sentences of each data set, or of each of its groups. The first ones are used."""
     dtype: Literal["fp32", "bf16", "fp16", "int8", "auto"] = "auto"
-    """Arithmetic of the model."""
+    """Dtype of the model; auto: bf16 on hardware that multiplies it natively, else fp32."""
     device: str = "cpu"
-    """Device to run on."""
+    """Device to run on: cpu, cuda, cuda:N, auto, or another of PyTorch's names."""
     batch_tokens: Annotated[int, AT_LEAST_ONE] | Literal["auto"] = "auto"
-    """Tokens in a batch; auto: what suits the device."""
+    """Maximum tokens in a batch; auto: chosen for the device."""
     skip_bad_rows: bool = False
     """Count and skip rows that cannot be read, instead of stopping."""
     json: str | None = None
-    """Write the scores to this file; its folder is made."""
+    """File to write the scores to, as JSON. Its folder is created."""
 
     def __post_init__(self) -> None:
         check_settings(self)
 
 
 def first_sentences(dataset: Dataset, count: int) -> Dataset:
-    """The first `count` sentences of each group (of the whole where there are no groups); `types` stay as they are."""
+    """Keep the first `count` sentences of each group, or of a data set without groups. Their `types` do not change."""
     seen: dict[str | None, int] = {}
     kept = []
     for example in dataset:
@@ -136,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for source, dataset in datasets.items():
         try:
             scores = evaluate(model, dataset, threshold=config.threshold, batch_tokens=config.batch_tokens)
-        except Exception as error:  # the other data sets are still worth their scores
+        except Exception as error:  # the other data sets are still evaluated
             logger.exception("%s was not evaluated", source)
             failed[source] = f"{type(error).__name__}: {error}"
             continue

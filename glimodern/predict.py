@@ -1,11 +1,13 @@
-"""Entities of texts on the command line: `python -m glimodern.predict MODEL --labels a,b "text" ...`.
+"""Prediction on the command line: `python -m glimodern.predict MODEL --labels a,b "text" ...`.
 
-Texts come as arguments, else from --input or standard input, one a line. A file named .jsonl or .json (or any input
-with --jsonl) holds objects with a "text", as JSON lines or as an array; their other fields come back as they are.
-Files may be compressed. Output is one JSON object a line, in order, UTF-8: an empty line of text has a result too.
+Texts are given as arguments, or read from --input or standard input, one per line. A file named .jsonl or .json, or any
+input with --jsonl, contains objects with a "text", as JSON lines or as an array. Their other fields are copied to the
+output. Files may be compressed. The output is one JSON object per line, in the order of the input, in UTF-8. An empty
+line of text has a result too.
 
-An answer is written when CHUNK texts are read, or when the input has nothing more at the moment. A bad row ends the
-program, after the answers to the rows before it; with --skip-bad-rows it has no answer, and is counted at the end.
+Results are written after every CHUNK texts, and whenever the input has no more data at the moment. A bad row ends the
+program after the results of all earlier rows. With --skip-bad-rows it has no result and is counted in a warning at the
+end.
 """
 
 import contextlib
@@ -28,9 +30,9 @@ from glimodern.inference.request import check_threshold
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 1024  # texts per call
-LINE_ENDS = "\x85\u2028\u2029"  # to some readers; written as escapes
-PATIENCE = 0.5  # seconds after which a text that waits for others is answered
+CHUNK = 1024  # maximum texts per call of the model
+LINE_ENDS = "\x85\u2028\u2029"  # line ends for some readers, so they are written as JSON escapes
+PATIENCE = 0.5  # maximum seconds that a text waits for others
 
 
 @dataclass(frozen=True)
@@ -40,35 +42,37 @@ class PredictConfig:
     model: tyro.conf.Positional[str]
     """Folder or hub name of a checkpoint."""
     texts: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Texts to read."""
+    """Texts to predict."""
     asked: cli.LabelOptions = field(default_factory=cli.LabelOptions)
     input: str | None = None
-    """File of texts, one a line; .jsonl, .json: objects with a "text". "-": standard input, as without texts."""
+    """File of texts, one per line, or of objects with a "text" (.jsonl, .json). "-": standard input, which is also the
+    default without texts."""
     jsonl: bool = False
-    """Standard input (or the input file) holds JSON objects, whatever its name."""
+    """Read JSON objects from standard input or from the input file, whatever its name."""
     result_field: str = "entities"
-    """Name of the field with the entities. (A text that is too long for the model has a field "words_cut" too, or
-    "NAME_words_cut" for another name.)"""
+    """Name of the output field with the entities. A text that is too long for the model also has the field "words_cut",
+    or "NAME_words_cut" for another name."""
     skip_bad_rows: bool = False
     """Count and skip rows that cannot be read, instead of stopping."""
     threshold: float = 0.5
-    """Least probability of an entity."""
+    """Minimum probability of an entity, exclusive."""
     flat: bool = True
-    """No overlapping entities (else nested ones are allowed)."""
+    """Find no overlapping entities; otherwise nested entities are allowed."""
     multi_label: bool = False
     """Allow several labels for one span."""
     dtype: Literal["fp32", "bf16", "fp16", "int8", "auto"] = "auto"
-    """Arithmetic of the model."""
+    """Dtype of the model; auto: bf16 on hardware that multiplies it natively, else fp32."""
     device: str = "cpu"
-    """Device to run on."""
+    """Device to run on: cpu, cuda, cuda:N, auto, or another of PyTorch's names."""
 
     @property
     def cut_field(self) -> str:
+        """Name of the output field with the number of words that were not read."""
         return "words_cut" if self.result_field == "entities" else f"{self.result_field}_words_cut"
 
 
 def check_config(config: PredictConfig) -> None:
-    """ValueError for settings that contradict each other."""
+    """Raise ValueError for settings that contradict each other."""
     if config.texts and (config.input is not None or config.jsonl):
         option = "--input" if config.input is not None else "--jsonl"
         raise ValueError(f"{option}: expected texts as arguments or an input, got both; leave one out")
@@ -76,24 +80,27 @@ def check_config(config: PredictConfig) -> None:
         raise ValueError("--labels-file: expected a file, got - beside texts on standard input; name a file for one")
     name = config.result_field
     if name in ("", "text", "words_cut"):
-        raise ValueError(f"--result-field: expected a name other than text and words_cut, got {name!r}")
+        raise ValueError(f"--result-field: expected a name other than text and words_cut, got {name!r}; choose another")
     cli.check_unicode(name, "--result-field")
 
 
 class Request(NamedTuple):
-    """A text, and the JSON of the row it came in, without its closing brace."""
+    """A text, and the JSON of its input row without the closing brace."""
 
     text: str
     head: bytes
 
 
 def read_requests(config: PredictConfig, stream: BinaryIO | None, on_idle: Callable[[], None]) -> Iterator[Row]:
-    """Rows whose value is a Request; of the arguments, if there is no stream. on_idle: see read_lines."""
-    own = (config.result_field, config.cut_field)
+    """Yield rows whose value is a Request, from the stream, or from the arguments if stream is None.
+
+    on_idle: see `data.lines.read_lines`.
+    """
+    output_fields = (config.result_field, config.cut_field)
     for row in _rows(config, stream, on_idle):
         fault, head = row.fault, b""
         if fault is None:
-            fault, head = _head(row.value, own)
+            fault, head = _head(row.value, output_fields)
         yield Row(row.place, None if fault else Request(row.value["text"], head), fault)
 
 
@@ -107,13 +114,13 @@ def _rows(config: PredictConfig, stream: BinaryIO | None, on_idle: Callable[[], 
     return (Row(f"{name}:{line.number}", {"text": line.text}, line.fault) for line in lines)
 
 
-def _head(row: Any, own: tuple[str, ...]) -> tuple[str | None, bytes]:
-    """(what is wrong with a row, or None; its JSON without the closing brace)."""
+def _head(row: Any, output_fields: tuple[str, ...]) -> tuple[str | None, bytes]:
+    """Return (error message or None, the row's JSON without the closing brace). output_fields: names not allowed."""
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         return f'expected an object with a string "text", got {show(row)}', b""
-    for name in own:
+    for name in output_fields:
         if name in row:
-            return f'the row has a field "{name}" of its own; give the results another name by --result-field', b""
+            return f'expected a row without the output field "{name}", got one; choose another by --result-field', b""
     try:
         return None, json.dumps(row, ensure_ascii=False, allow_nan=False)[:-1].encode()
     except UnicodeEncodeError:
@@ -137,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream = open_input(config.input)
             if config.input not in (None, "-"):
                 stack.enter_context(stream)
-        # Here, so that a slip in the arguments costs neither the seconds of this import nor a model.
+        # Imported here, so that wrong arguments fail before this import, which takes seconds.
         from glimodern.model.glimodern import GLiModern
 
         model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
@@ -145,13 +152,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def answer_all(model: Any, config: PredictConfig, labels: dict[str, str], stream: BinaryIO | None) -> None:
-    """Read every row and write its answer to standard output."""
+    """Read all rows and write their results to standard output.
+
+    Raises ValueError for a bad row, unless bad rows are skipped, and if no row can be read.
+    """
     pending: list[Request] = []
-    since = 0.0
+    waiting_since = 0.0
     answered = skipped = 0
     first_fault = ""
 
     def answer() -> None:
+        """Predict the pending requests and write their results."""
         nonlocal answered
         if not pending:
             return
@@ -161,10 +172,10 @@ def answer_all(model: Any, config: PredictConfig, labels: dict[str, str], stream
         results = model.predict(texts, labels, config.threshold, config.flat, config.multi_label)
         lines = []
         for request, entities in zip(requests, results, strict=True):
-            own = {config.result_field: list(entities)}
+            fields = {config.result_field: list(entities)}
             if entities.truncated:
-                own[config.cut_field] = entities.words_cut
-            lines.append(request.head + b", " + json.dumps(own, ensure_ascii=False)[1:].encode() + b"\n")
+                fields[config.cut_field] = entities.words_cut
+            lines.append(request.head + b", " + json.dumps(fields, ensure_ascii=False)[1:].encode() + b"\n")
         output = b"".join(lines)
         for character in LINE_ENDS:
             output = output.replace(character.encode(), b"\\u%04x" % ord(character))
@@ -181,16 +192,16 @@ def answer_all(model: Any, config: PredictConfig, labels: dict[str, str], stream
                 skipped += 1
                 continue
             if not pending:
-                since = time.monotonic()
+                waiting_since = time.monotonic()
             pending.append(request)
-            if len(pending) == CHUNK or time.monotonic() - since > PATIENCE:
+            if len(pending) == CHUNK or time.monotonic() - waiting_since > PATIENCE:
                 answer()
     except (ValueError, OSError, ImportError):
-        answer()  # a bad row does not take the good ones before it along
+        answer()  # rows before a bad row have results
         raise
     answer()
     if skipped and not answered:
-        raise ValueError(f"none of the {skipped} rows can be read; the first: {first_fault}")
+        raise ValueError(f"input: expected at least one row that reads, got {skipped} bad, the first: {first_fault}")
     if skipped:
         logger.warning("left out %d bad rows of %d; the first: %s", skipped, skipped + answered, first_fault)
 

@@ -1,7 +1,7 @@
-"""What a setting may hold, declared beside the field and checked in one place.
+"""Type and range checks for settings dataclasses.
 
-A settings class is a frozen dataclass whose numbers carry their range, as in `lr: Annotated[float, POSITIVE]`, and
-whose `__post_init__` calls `check_settings`. Values from Python, from a command line and from YAML meet the same check.
+A settings class is a frozen dataclass that annotates its numbers with a range, as in `lr: Annotated[float, POSITIVE]`,
+and calls `check_settings` in `__post_init__`. Values from Python, command lines and YAML pass the same check.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from least to most; an open end is excluded. remedy: what to do about a number outside."""
+    """Interval [least, most] of finite numbers.
+
+    open_least, open_most: exclude that end of the interval.
+    remedy: advice that an error message gives for a number outside.
+    """
 
     least: float = -math.inf
     most: float = math.inf
@@ -30,7 +34,7 @@ class Range:
     def __contains__(self, number: float) -> bool:
         above = number > self.least if self.open_least else number >= self.least
         below = number < self.most if self.open_most else number <= self.most
-        return above and below and abs(number) <= sys.float_info.max  # a whole number may be larger, in Python
+        return above and below and abs(number) <= sys.float_info.max  # a Python int may be larger
 
     def __str__(self) -> str:
         bounds = []
@@ -50,16 +54,19 @@ AT_LEAST_ONE = Range(1)
 NOT_NEGATIVE = Range(0)
 PROBABILITY = Range(0, 1)
 SHARE = Range(0, 1, open_most=True)
-WIDTH = Range(1, 2**16)  # of a head; the weights of a wider one do not fit the memory
-MOST_COUNTED = 2**31 - 1  # what libraries that are given a whole number take for one
+WIDTH = Range(1, 2**16)  # head width; the weights of a wider head do not fit into memory
+MAX_INT = 2**31 - 1  # int32, which libraries use for counts
 
 
 class SettingError(ValueError):
-    """A setting that holds what it may not; the message names it."""
+    """Invalid value of a setting; the message names the setting."""
 
 
 def refuse_repeated(given: Sequence[str], flags: Iterable[str], values: str = "A B") -> None:
-    """SettingError for a flag with a list of values that is given twice, of which a parser would keep the last."""
+    """Raise SettingError if a flag that takes a list is given more than once; a parser would keep only the last list.
+
+    given: command-line arguments. flags: names of the flags that take a list. values: example values for the message.
+    """
     counts = Counter(argument.split("=", 1)[0].replace("_", "-") for argument in given if argument.startswith("--"))
     for flag in sorted(flags):
         if counts[flag] > 1:
@@ -67,13 +74,13 @@ def refuse_repeated(given: Sequence[str], flags: Iterable[str], values: str = "A
 
 
 def check_settings(settings: Any) -> None:
-    """SettingError for the first field of a settings dataclass whose value has another type or lies outside its range.
+    """Raise SettingError for the first field of a settings dataclass with a wrong type or a value out of range.
 
-    Numbers must be finite. Text must not be empty, unless the default is. Fields that are settings themselves have
-    been checked when they were made.
+    Numbers must be finite. Text must not be empty unless the default is empty. Nested settings are not checked here;
+    each one checks itself in its own `__post_init__`.
     """
-    kind: Any = type(settings)
-    hints = field_hints(kind)
+    cls: Any = type(settings)
+    hints = field_hints(cls)
     for field in fields(settings):
         value = getattr(settings, field.name)
         empty_is_default = field.default == ""
@@ -81,18 +88,18 @@ def check_settings(settings: Any) -> None:
 
 
 def check_value(name: str, hint: Any, value: Any, *, allow_empty: bool = False) -> None:
-    """SettingError, in one line, unless the value has the type that the hint declares and lies in its Range."""
+    """Raise a one-line SettingError unless the value has the type that the hint declares and lies in its Range."""
     ranges = [part for part in _flatten(hint) if isinstance(part, Range)]
     options = plain_types(hint)
     if not any(_is_a(value, option) for option in options):
-        raise SettingError(f"{name}: expected {_describe(options, ranges)}, got {_shown(value)}")
+        raise SettingError(f"{name}: expected {_describe(options, ranges)}, got {_describe_value(value)}")
     if _is_number(value):
         for allowed in ranges or [Range()]:
             if value not in allowed:
                 remedy = f"; {allowed.remedy}" if allowed.remedy else ""
                 raise SettingError(f"{name}: expected {_describe(options, ranges or [allowed])}, got {value!r}{remedy}")
-        if float not in options and all(allowed.most == math.inf for allowed in ranges) and value > MOST_COUNTED:
-            raise SettingError(f"{name}: expected a whole number <= {MOST_COUNTED}, got {value!r}")
+        if float not in options and all(allowed.most == math.inf for allowed in ranges) and value > MAX_INT:
+            raise SettingError(f"{name}: expected a whole number <= {MAX_INT}, got {value!r}")
     texts = value if isinstance(value, (tuple, list)) else [value]
     if not allow_empty and any(isinstance(text, str) and not text.strip() for text in texts):
         raise SettingError(f"{name}: expected text, got an empty string; leave the setting out")
@@ -100,31 +107,31 @@ def check_value(name: str, hint: Any, value: Any, *, allow_empty: bool = False) 
 
 @cache
 def field_hints(settings: Hashable) -> dict[str, Any]:
-    """The declared type of each field, with its Range."""
+    """Return the declared type of each field, with its Range."""
     declared: Any = settings
     hints = get_type_hints(declared, include_extras=True)
     return {field.name: hints[field.name] for field in fields(declared)}
 
 
 def default_of(settings: type, name: str) -> Any:
-    """The default of a field."""
+    """Return the default of a field."""
     (field,) = (field for field in fields(settings) if field.name == name)
     return field.default
 
 
 def _flatten(hint: Any) -> list[Any]:
-    """The plain types, literals and ranges in a hint: Annotated and unions taken apart."""
+    """Return the plain types, literals and ranges in a hint; Annotated and unions are expanded."""
     origin = get_origin(hint)
     if origin is Annotated:
-        inner, *notes = get_args(hint)
-        return _flatten(inner) + [note for note in notes if isinstance(note, Range)]
+        inner, *metadata = get_args(hint)
+        return _flatten(inner) + [item for item in metadata if isinstance(item, Range)]
     if origin in (Union, types.UnionType):
         return [part for option in get_args(hint) for part in _flatten(option)]
     return [hint]
 
 
 def plain_types(hint: Any) -> list[Any]:
-    """The types and literals that a declared type allows, without its Range."""
+    """Return the types and literals that a declared type allows, without its Range."""
     return [part for part in _flatten(hint) if not isinstance(part, Range)]
 
 
@@ -147,6 +154,7 @@ def _is_a(value: Any, hint: Any) -> bool:
 
 
 def _describe(options: list[Any], ranges: list[Range]) -> str:
+    """Return the allowed types and ranges in words, such as "a whole number >= 1 or nothing"."""
     described = []
     for option in options:
         if get_origin(option) is Literal:
@@ -163,5 +171,5 @@ def _describe(options: list[Any], ranges: list[Range]) -> str:
     return " or ".join(described)
 
 
-def _shown(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     return "nothing" if value is None else f"{value!r} ({type(value).__name__})"

@@ -29,9 +29,7 @@ class FakeHub:
         self.tokens: set[str | None] = set()
         self.created: list[dict[str, object]] = []
 
-    def commit(
-        self, name: str, branch: str, files: Files, message: str = "", deleted: Collection[str] = ()
-    ) -> str:
+    def commit(self, name: str, branch: str, files: Files, message: str = "", deleted: Collection[str] = ()) -> str:
         before = self.repositories.setdefault(name, {}).get(branch, {})
         content = {**{path: data for path, data in before.items() if path not in deleted}, **files}
         sha = hashlib.sha1(repr((sorted(content.items()), len(self.commits))).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """add_layer_norm: every backend against the fp64 reference, both directions; the contract of the public function."""
 
+import naive
 import pytest
 import torch
 from accuracy import assert_accurate
@@ -35,15 +36,17 @@ def normed_alone(*arguments):
     return ops.add_layer_norm(*arguments, return_sum=False)
 
 
-def oracle_alone(*arguments):
-    return reference.add_layer_norm(*arguments)[0]
+def alone_by(function):
+    return lambda *arguments: function(*arguments)[0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_kernels_are_as_accurate_as_eager(backend, shape, dtype):
-    assert_matches(backend, ops.add_layer_norm, reference.add_layer_norm, inputs(shape, dtype), [EPS])
+    assert_matches(
+        backend, ops.add_layer_norm, reference.add_layer_norm, naive.add_layer_norm, inputs(shape, dtype), [EPS]
+    )
 
 
 @pytest.mark.parametrize("residual", [True, False], ids=["residual", "no residual"])
@@ -51,7 +54,9 @@ def test_kernels_are_as_accurate_as_eager(backend, shape, dtype):
 @pytest.mark.parametrize("alone", [True, False], ids=["normed alone", "normed and sum"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_options(backend, residual, bias, alone):
-    functions = (normed_alone, oracle_alone) if alone else (ops.add_layer_norm, reference.add_layer_norm)
+    functions = (ops.add_layer_norm, reference.add_layer_norm, naive.add_layer_norm)
+    if alone:
+        functions = (normed_alone, alone_by(reference.add_layer_norm), alone_by(naive.add_layer_norm))
     assert_matches(backend, *functions, inputs((6, 40), residual=residual, bias=bias), [EPS])
 
 
@@ -60,7 +65,7 @@ def test_options(backend, residual, bias, alone):
 def test_tiny_and_huge_values(backend, scale):
     x, residual, weight, bias = inputs((6, 40))
     floats = [scale * x, scale * residual, weight, bias]
-    assert_matches(backend, ops.add_layer_norm, reference.add_layer_norm, floats, [1e-12])
+    assert_matches(backend, ops.add_layer_norm, reference.add_layer_norm, naive.add_layer_norm, floats, [1e-12])
 
 
 @pytest.mark.parametrize("where", ["x", "residual", "weight", "bias"])
@@ -104,7 +109,7 @@ def test_a_row_that_begins_unlike_its_mean(backend, dtype):
     floats = inputs((6, 200), dtype)
     floats[0][:, :32] += 1000.0
     floats[0][3:, 32:] = 7.0
-    assert_matches(backend, ops.add_layer_norm, reference.add_layer_norm, floats, [EPS])
+    assert_matches(backend, ops.add_layer_norm, reference.add_layer_norm, naive.add_layer_norm, floats, [EPS])
 
 
 @pytest.mark.parametrize("backend", CPP)
@@ -112,7 +117,7 @@ def test_a_row_that_begins_unlike_its_mean(backend, dtype):
 @given(rows=st.integers(0, 60), width=st.integers(2, 150), bf16=st.booleans(), residual=st.booleans())
 def test_ragged_shapes(backend, rows, width, bf16, residual):
     floats = inputs((rows, width), torch.bfloat16 if bf16 else torch.float32, residual=residual, seed=3)
-    assert_matches(backend, ops.add_layer_norm, reference.add_layer_norm, floats, [EPS])
+    assert_matches(backend, ops.add_layer_norm, reference.add_layer_norm, naive.add_layer_norm, floats, [EPS])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -141,11 +146,10 @@ def test_a_gradient_of_one_result_alone(backend, which):
     (upstream,) = draw((6, 40), seed=1)
     doubles = [x.double().requires_grad_() for x in floats]
     eager = [x.clone().requires_grad_() for x in floats]
+    definition = naive.add_layer_norm if backend == "reference" else reference.add_layer_norm
     expected = [
-        torch.autograd.grad(
-            reference.add_layer_norm(*leaves, EPS)[which], leaves, upstream.to(leaves[0]), materialize_grads=True
-        )
-        for leaves in (doubles, eager)
+        torch.autograd.grad(function(*leaves, EPS)[which], leaves, upstream.to(leaves[0]), materialize_grads=True)
+        for function, leaves in ((definition, doubles), (reference.add_layer_norm, eager))
     ]
     with running(backend) as device:
         mine = [x.to(device).requires_grad_() for x in floats]

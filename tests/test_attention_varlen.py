@@ -6,6 +6,7 @@ import mmap
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import naive
 import pytest
 import torch
 from accuracy import assert_accurate
@@ -242,7 +243,7 @@ def test_gradcheck_in_fp64(backend, window, short, monkeypatch):
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return ops.attention_varlen(q, k, v, inputs.cu_seqlens, 7, window=window, dropout_p=0.3, seed=2)
 
-    expected = reference.attention_varlen(q, k, v, inputs.cu_seqlens, window, None, 0.3, 2)
+    expected = naive.attention_varlen(q, k, v, inputs.cu_seqlens, window, None, 0.3, 2)
     with running(backend):
         torch.testing.assert_close(attend(q, k, v), expected)
         assert torch.autograd.gradcheck(attend, (q, k, v), nondet_tol=0.0)
@@ -327,8 +328,8 @@ def test_same_bits_for_every_number_of_threads(backend, case, dtype):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("window", [None, 9])
-def test_the_mask_is_the_references(backend, window):
-    """All scores 0, v the identity: out is keep / (1 - p) / keys, as reference.attention_keep says."""
+def test_the_mask_is_the_hash_of_query_head_key_and_seed(backend, window):
+    """All scores 0, v the identity: out is keep / (1 - p) / keys, as naive.keep says."""
     heads, tokens, p, seed = 3, 24, 0.3, 123456789012
     q, v = torch.zeros(5 + tokens, heads, tokens), torch.zeros(5 + tokens, heads, tokens)
     v[5:] = torch.eye(tokens)[:, None]
@@ -337,7 +338,10 @@ def test_the_mask_is_the_references(backend, window):
             q, q, v, bounds_of((5, tokens)), tokens, window=window, dropout_p=p, seed=seed, scale=1.0
         )
     places = torch.arange(tokens)
-    keep = reference.attention_keep(heads, 5 + places, places, p, seed)
+    rows = [
+        [naive.keep((5 + query) * heads + head, tokens, p, seed) for query in range(tokens)] for head in range(heads)
+    ]
+    keep = torch.stack([torch.stack(row) for row in rows])
     seen = (places[:, None] - places).abs() <= (tokens if window is None else window)
     expected = (keep & seen) / (1.0 - p) / seen.sum(-1, keepdim=True)
     torch.testing.assert_close(out[5:].transpose(0, 1), expected)

@@ -111,7 +111,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights cut at once": (cut(WEIGHTS, 3), rf"{WEIGHTS}: not a whole safetensors file: expected \d+ bytes .*got 3 "),
     "weights are something else": (
         lambda folder: (folder / WEIGHTS).write_bytes(struct.pack("<Q", 4) + b"oops" * 5),
-        rf"{WEIGHTS}: .*expected a header of tensor names and places, got 28 bytes of something else",
+        rf"{WEIGHTS}: .*expected a header of tensor names and offsets, got 28 bytes",
     ),
     "shape": (
         tensors(lambda state: state.update({SPAN_BIAS: torch.zeros(3)})),
@@ -127,9 +127,9 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "LSTM in the config only": (
         fields(num_rnn_layers=1),
-        rf"{WEIGHTS}: .*8 missing \['rnn.lstm.* num_rnn_layers in {CONFIG} decides",
+        rf"{WEIGHTS}: .*8 missing \['rnn.lstm.* num_rnn_layers in {CONFIG} sets",
     ),
-    "tokenizer cut": (cut("tokenizer.json", 0.5), r"tokenizer.json: expected a tokenizer, got files .*half written\?"),
+    "tokenizer cut": (cut("tokenizer.json", 0.5), r"tokenizer.json: expected a tokenizer, .*may be incomplete"),
     "tokenizer is something else": (write("tokenizer.json", "{}"), r"tokenizer.json: expected a tokenizer, got files"),
     "tokenizer of another model": (of_another_model, r"tokenizer.json: ent_token: expected '<<ENT>>' in .*, got \d+ "),
     "config cut": (cut(CONFIG, 0.5), rf"{CONFIG}: not valid JSON: expected an object of fields, got \d+ bytes"),
@@ -167,7 +167,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "pickle is something else": (
         lambda folder: ((folder / WEIGHTS).unlink(), (folder / PICKLE).write_bytes(b"oops")),
-        rf"{PICKLE}: refused: expected tensors .*, got 4 bytes that it refuses",
+        rf"{PICKLE}: refused: expected tensors .*, got 4 bytes that torch refuses",
     ),
 }  # fmt: skip
 

@@ -190,7 +190,7 @@ def test_ctrl_c_lets_the_run_write_its_checkpoint(data, tmp_path, monkeypatch, c
     with pytest.raises(SystemExit) as ended:
         compare.main(["--encoders", "demo", "--output-dir", str(tmp_path / "out"), *budget(data)])
     assert ended.value.code == 130 and got == ["waited", signal.SIGTERM]
-    assert "stopped after 0 of 1 encoders; the same command goes on" in capsys.readouterr().err
+    assert "stopped after 0 of 1 encoders; go on with the same command" in capsys.readouterr().err
 
 
 FINISHED = dict(

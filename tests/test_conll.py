@@ -106,7 +106,7 @@ def test_other_columns_of_tags_are_named(tmp_path: Path, caplog: pytest.LogCaptu
         read(tmp_path, "EU NNP B-NP B-ORG\nx VBZ O O\n")  # chunks are no entities
         assert not caplog.records
         assert pairs(read(tmp_path, "1\tBonner\tB-LOCderiv\tB-ORG\n2\tx\tO\tO\n"))[0][1] == [(0, 0, "organization")]
-    assert "column 3 holds tags too (of the types LOCderiv)" in caplog.text
+    assert "column 3 holds tags too (types LOCderiv)" in caplog.text
 
 
 def chunks(tags: list[str]) -> list[tuple[int, int, str]]:

@@ -25,10 +25,9 @@ from glimodern.network import cuda_graphs as graphs
 from glimodern.network.cuda_graphs import Bucket, StaticBatch, bucket_of
 from glimodern.ops import dispatch
 from tests.backends import poisoned, skip_unless_runs
-from tests.conftest import WORDS, make_tiny_model
-from tests.test_graphs import calling, serve, synthetic
+from tests.conftest import make_tiny_model
+from tests.recorder import calling, pack, serve, synthetic
 
-LABELS = ["person", "place", "machine"]
 META = torch.device("meta")
 
 
@@ -96,10 +95,6 @@ def models(minilm):
         "modernbert": make_tiny_model(dropout=0.0, hidden_size=48, max_width=6),
         "bert": GLiModern.from_encoder(minilm, hidden_size=64).eval(),
     }
-
-
-def pack(model, *lengths):
-    return model.packer.pack([(WORDS * 9)[:n] for n in lengths], [LABELS] * len(lengths))
 
 
 # nothing is read on the host
@@ -187,12 +182,12 @@ def test_the_cuda_path_in_bf16_with_and_without_graphs(models, monkeypatch):
     with torch.no_grad():
         exact = [model.head.factors(*model.encode(batch)) for batch in batches]
     model.to(torch.bfloat16)
-    cache = calling(model)
+    cache, calls = calling()
     with as_on_cuda(monkeypatch), poisoned(), torch.no_grad():
         alone = [model.head.factors(*model.encode(batch)) for batch in batches]
-        serve(model, batches[0])
-        padded = [serve(model, batch) for batch in batches]
-    assert cache._recorder.replayed == 2
+        serve(cache, model, batches[0])
+        padded = [serve(cache, model, batch) for batch in batches]
+    assert calls.replayed == 2
     for ours, same, truth in zip(padded, alone, exact, strict=True):
         for got, wanted, sure in zip(ours, same, truth, strict=True):
             assert (got - wanted).abs().max() <= 2**-6 * wanted.abs().max()

@@ -46,7 +46,7 @@ def test_output_file(tmp_path):
     assert path.read_text(encoding="utf-8") == "é\\udc80"
     with pytest.raises(ValueError, match="--json: expected a file to write, got the folder"):
         check_output_file("--json", tmp_path)
-    with pytest.raises(ValueError, match="c.json is no folder, so nothing can be written there"):
+    with pytest.raises(ValueError, match="expected a folder, got .*c.json, which is no folder"):
         check_output_file("--json", path / "d.json")
     (tmp_path / "link").symlink_to(path)
     for read in (path, path.parent, tmp_path / "link", tmp_path / "a" / ".." / "a"):

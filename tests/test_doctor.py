@@ -96,13 +96,13 @@ BROKEN = {
     "a missing tensor": (lambda f: edit_state(f, **{BIAS: None}), {"shapes": "missing"}),
     "a strange tensor": (lambda f: edit_state(f, strange=torch.zeros(3)), {"shapes": "strange"}),
     "a width of another model": (lambda f: edit_json(f / CONFIG, hidden_size=16), {"shapes": "expected"}),
-    "half a tokenizer": (lambda f: halve(f / TOKENIZER), {"tokenizer": "do not read"}),
+    "half a tokenizer": (lambda f: halve(f / TOKENIZER), {"tokenizer": "cannot be read"}),
     "no tokenizer": (without_tokenizer, {"tokenizer": "got neither"}),
     "a tokenizer of another model": (
         lambda f: edit_json(f / CONFIG, class_token_index=5),
         {"vocabulary": "class_token_index: expected the id"},
     ),
-    "a token without a row": (add_token, {"vocabulary": "vocab_size: expected a row"}),
+    "a token without a row": (add_token, {"vocabulary": "vocab_size: expected an embedding row"}),
     "no prompt token": (without_prompt_tokens, {"vocabulary": "prompt tokens"}),
     "a NaN": (
         lambda f: edit_state(f, **{BIAS: torch.full((128,), torch.nan)}),
@@ -156,7 +156,7 @@ def test_whole_checkpoint(saved, healthy, capsys):
     (saved / "[red]notes.txt").write_text("not read as markup")
     command.main([str(saved), "--json", str(saved.parent / "report.json")])  # no SystemExit: status 0
     printed = capsys.readouterr().out
-    assert "all is well" in printed and "[red]notes.txt" in printed
+    assert "no check failed" in printed and "[red]notes.txt" in printed
     data = json.loads((saved.parent / "report.json").read_text())
     assert data["ok"] and len(data["checks"]) == 12
     assert data["machine"]["versions"]["torch"] == torch.__version__
@@ -229,7 +229,7 @@ def test_machine_without_extension(monkeypatch):
 def test_machine_whose_kernels_are_wrong(monkeypatch):
     span_scores = reference.span_scores
     monkeypatch.setattr(reference, "span_scores", lambda *arguments: 1.5 * span_scores(*arguments))
-    assert "expected plain PyTorch's numbers" in failures(examine())["operators"].detail
+    assert "expected plain PyTorch's values" in failures(examine())["operators"].detail
 
 
 def test_machine_with_too_many_threads(monkeypatch):

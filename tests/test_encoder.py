@@ -186,9 +186,9 @@ def test_groups_of_like_length() -> None:
     groups = group_texts(Packing.of(torch.tensor([0, *lengths]).cumsum(0).int(), 20, sum(lengths)))
     assert [(group.texts, group.length) for group in groups.groups] == [(1, 20), (3, 10), (1, 5)]
     alone, padded, _ = groups.groups
-    assert alone.rows == slice(34, 54) and alone.unseen is None
+    assert alone.rows == slice(34, 54) and alone.padded is None
     assert isinstance(padded.rows, torch.Tensor) and padded.rows.tolist() == [*range(29), 28]
-    assert padded.unseen is not None and padded.unseen.flatten().tolist() == [False] * 29 + [True]
+    assert padded.padded is not None and padded.padded.flatten().tolist() == [False] * 29 + [True]
     assert groups.order is not None
     seen = [*range(34, 54), *range(29), 28, *range(29, 34)]
     assert [seen[place] for place in groups.order.tolist()] == list(range(54))
@@ -264,7 +264,7 @@ def test_resize_token_embeddings(kind: str, size: int) -> None:
     assert after.shape == (size, 64) and encoder.config.vocab_size == size
     torch.testing.assert_close(after[:90], before[:90], rtol=0, atol=0)
     assert (after[90:].abs().amax(1) > 0).all()
-    with pytest.raises(ValueError, match="size must be"):
+    with pytest.raises(ValueError, match="size: expected a positive number"):
         encoder.resize_token_embeddings(0)
 
 
@@ -353,30 +353,30 @@ def test_bad_batches_are_named() -> None:
     encoder = build_encoder(tiny_config("bert"))
     ids, cu_seqlens, longest = packed_ids([3, 4])
     for arguments, message in [
-        ((ids[None], cu_seqlens, longest), "input_ids must be int64"),
-        ((ids.float(), cu_seqlens, longest), "input_ids must be int64"),
+        ((ids[None], cu_seqlens, longest), "input_ids: expected int64"),
+        ((ids.float(), cu_seqlens, longest), "input_ids: expected int64"),
         ((ids, cu_seqlens.long(), longest), "cu_seqlens: expected int32"),
         ((ids[:-1], cu_seqlens, longest), "number of tokens"),
         ((ids, torch.tensor([0, 9, 7], dtype=torch.int32), 9), "falling in between"),
-        ((ids, cu_seqlens, 3), "max_seqlen: expected at least .*, got 3"),
+        ((ids, cu_seqlens, 3), "max_seqlen: expected at least 4, .* got 3"),
     ]:
         with pytest.raises(ValueError, match=message):
             encoder(*arguments)
-    with pytest.raises(ValueError, match="positions end at 200"):
+    with pytest.raises(ValueError, match="input_ids: expected at most 200 tokens a text"):
         encoder(*packed_ids([201]))
-    with pytest.raises(ValueError, match="called outside its encoder"):
+    with pytest.raises(ValueError, match="model: expected a call by its encoder"):
         build_encoder(tiny_config("albert")).model(input_ids=ids[None])
 
 
 def test_bad_configs_are_named() -> None:
     with pytest.raises(ValueError, match="model_type"):
         build_encoder({"hidden_size": 8})
-    with pytest.raises(TypeError, match="config must be"):
+    with pytest.raises(TypeError, match="config: expected a dict"):
         build_encoder("bert")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="multiple of 2"):
         build_encoder(modernbert_config(num_attention_heads=64))
     linear = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
-    with pytest.raises(ValueError, match="rope_type 'linear'"):
+    with pytest.raises(ValueError, match="expected rope_type .default., got .linear."):
         build_encoder(modernbert_config(rope_parameters={"full_attention": linear, "sliding_attention": linear}))
     with pytest.raises(ValueError, match="encoder-decoder"):
         build_encoder({"model_type": "bart"})

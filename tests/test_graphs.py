@@ -3,7 +3,6 @@
 What only a GPU can show (the capture itself, its memory, other streams) is in the tests marked `gpu`.
 """
 
-import contextlib
 import copy
 import logging
 import threading
@@ -13,97 +12,36 @@ import pytest
 import torch
 
 from glimodern import GLiModern
-from glimodern.inputs.batch import PackedBatch
 from glimodern.network import cuda_graphs as graphs
+from glimodern.network import span_network
 from glimodern.network.cuda_graphs import SIZES, Bucket, GraphCache, StaticBatch, bucket_of
 from tests.conftest import WORDS, make_tiny_model
+from tests.recorder import LABELS, assert_as_eager, calling, eager, pack, serve, synthetic
 
-LABELS = ["person", "place", "machine"]
 CPU = torch.device("cpu")
 
 
-class Calls:
-    """Records by keeping the function, replays by calling it; as a graph does, into outputs that stay."""
-
-    def __init__(self, device):
-        self.recorded = self.replayed = self.turns = 0
-        self.inside = False
-        self.error = None
-
-    def problem(self, model):
-        return ""
-
-    def record(self, run):
-        assert self.inside and not torch.is_grad_enabled()
-        if self.error:
-            raise self.error
-        self.recorded += 1
-        return Call(self, run)
-
-    @contextlib.contextmanager
-    def turn(self):
-        assert not self.inside
-        self.inside = True
-        self.turns += 1
-        yield
-        self.inside = False
-
-    def finish(self):
-        assert not self.inside
-
-
-class Call:
-    def __init__(self, recorder, run):
-        self.recorder, self.run, self.outputs = recorder, run, run()
-
-    def replay(self):
-        assert self.recorder.inside
-        self.recorder.replayed += 1
-        for old, new in zip(self.outputs, self.run(), strict=True):
-            old.copy_(new)
-
-
-def calling(model):
-    """The model's graphs, made of calls."""
-    model._graphs = GraphCache(Calls, "cpu")
-    return model._graphs
-
-
-def serve(model, batch):
-    """The factors by a graph, or None."""
-    return model._graphs.factors(model, batch, model.device)
+@pytest.fixture
+def recorded(monkeypatch):
+    """The cache of the models that a test makes, of graphs on the CPU that are made of calls, and its recorder."""
+    cache, calls = calling()
+    monkeypatch.setattr(span_network, "GraphCache", lambda: cache)
+    return cache, calls
 
 
 @pytest.fixture
-def model():
+def cache(recorded):
+    return recorded[0]
+
+
+@pytest.fixture
+def calls(recorded):
+    return recorded[1]
+
+
+@pytest.fixture
+def model(recorded):
     return make_tiny_model(dropout=0.0, max_width=6)
-
-
-def pack(model, *lengths, labels=LABELS):
-    return model.packer.pack([(WORDS * 9)[:n] for n in lengths], [labels] * len(lengths))
-
-
-def synthetic(*lengths):
-    """Texts of so many tokens: the first two are prompts of types, all others words."""
-    generator = torch.Generator().manual_seed(sum(lengths))
-    cu = torch.tensor([0, *lengths]).cumsum(0)
-    place = torch.cat([torch.arange(n) for n in lengths])
-    counts = [[max(n - 2, 0) for n in lengths], [min(n, 2) for n in lengths]]
-    cu_words, cu_types = (torch.tensor([0, *n]).cumsum(0).to(torch.int32) for n in counts)
-    ids = torch.randint(4, 300, (sum(lengths),), generator=generator)
-    words, types = (place >= 2).nonzero()[:, 0], (place < 2).nonzero()[:, 0]
-    positives = torch.empty(0, 3, dtype=torch.int32)
-    return PackedBatch(ids, cu.to(torch.int32), max(lengths), words, cu_words, types, cu_types, positives)
-
-
-def eager(model, batch):
-    with torch.no_grad():
-        return model.head.factors(*model.encode(batch))
-
-
-def assert_as_eager(model, batch, factors):
-    for got, wanted in zip(factors, eager(model, batch), strict=True):
-        assert (got - wanted).abs().max() <= 1e-6 * max(1.0, wanted.abs().max())
 
 
 # buckets
@@ -166,64 +104,62 @@ def test_padded_results_are_those_of_the_batch_alone(kind, minilm):
         model = GLiModern.from_encoder(minilm, hidden_size=64).eval()
     else:
         model = make_tiny_model(hidden_size=48 if kind == "projection" else None)
-    cache = calling(model)
+    cache, _ = calling()
     buckets = set()
     for lengths in ([1], [7, 3], [2, 0, 5, 1, 4], [40, 3], [17] * 6):
         batch = pack(model, *lengths)
         if bucket_of(batch, model.encoder.max_length) not in buckets:
-            assert serve(model, batch) is None  # a size that is seen once is not recorded
+            assert serve(cache, model, batch) is None  # a size that is seen once is not recorded
         buckets.add(bucket_of(batch, model.encoder.max_length))
         for _ in range(2):
-            assert_as_eager(model, batch, serve(model, batch))
+            assert_as_eager(model, batch, serve(cache, model, batch))
     assert 3 <= len(cache) == len(buckets)
 
 
-def test_a_shorter_batch_after_a_longer_one_sees_nothing_of_it(model):
-    cache = calling(model)
+def test_a_shorter_batch_after_a_longer_one_sees_nothing_of_it(model, cache, calls):
     batches = [synthetic(*lengths) for lengths in ([40, 40, 46], [20, 20, 21, 20, 17, 16], [60, 61], [113, 2])]
     assert {bucket_of(batch, 128) for batch in batches} == {Bucket(128, 8, 128)}
-    serve(model, batches[0])
-    kept = [(batch, serve(model, batch)) for batch in batches * 2]
-    assert len(cache) == 1 and cache._recorder.recorded == 1 and cache._recorder.replayed == 8
+    serve(cache, model, batches[0])
+    kept = [(batch, serve(cache, model, batch)) for batch in batches * 2]
+    assert len(cache) == 1 and calls.recorded == 1 and calls.replayed == 8
     for batch, factors in kept:  # after all: no result lies in a buffer that later calls wrote
         assert_as_eager(model, batch, factors)
 
 
-def test_words_that_are_no_tokens(model):
-    calling(model)
+def test_words_that_are_no_tokens_have_no_vector(model, cache):
     batch = model.packer.pack([[*WORDS[:3], "\u200b", "", *WORDS[3:5]]], [LABELS])
     if not batch.has_missing_words:
         batch = replace(batch, word_index=batch.word_index.clone().index_fill_(0, torch.tensor([2]), -1))
         batch = replace(batch, has_missing_words=True)
-    serve(model, batch)
-    assert_as_eager(model, batch, serve(model, batch))
+    serve(cache, model, batch)
+    assert_as_eager(model, batch, serve(cache, model, batch))
 
 
-def test_predict_finds_the_same_with_graphs(model):
+def test_predict_finds_the_same_with_graphs(model, calls):
     texts = [" ".join((WORDS * 4)[:n]) for n in (1, 5, 0, 18, 40, 7)]
+    model.cuda_graphs = False
     wanted = [model.predict(text, LABELS, 0.5)[0] for text in texts]
-    assert sum(map(len, wanted)) > 10
-    cache = calling(model)
+    assert sum(map(len, wanted)) > 10 and calls.replayed == 0
+    model.cuda_graphs = True
     for _ in range(3):
         for text, entities in zip(texts, wanted, strict=True):
             (found,) = model.predict(text, LABELS, 0.5)
             assert [{**e, "score": pytest.approx(e["score"], abs=1e-5)} for e in entities] == found
-    assert cache._recorder.replayed >= 10
-    before = cache._recorder.replayed
+    assert calls.replayed >= 10
+    before = calls.replayed
     model.cuda_graphs = False
     model.predict(texts, LABELS, 0.5)
-    assert cache._recorder.replayed == before
+    assert calls.replayed == before
 
 
-def test_two_threads_take_turns(model):
-    calling(model)
+def test_threads_take_turns(model, cache):
     batches = [synthetic(*lengths) for lengths in ([40, 40, 46], [20, 20, 21, 20, 17, 16], [60, 61], [9], [128, 3])]
     for batch in batches * 2:
-        serve(model, batch)
+        serve(cache, model, batch)
     results = {}
 
     def run(name):
-        results[name] = [(batch, serve(model, batch)) for batch in batches[name:] * 10]
+        results[name] = [(batch, serve(cache, model, batch)) for batch in batches[name:] * 10]
 
     threads = [threading.Thread(target=run, args=(name,)) for name in range(3)]
     for thread in threads:
@@ -238,25 +174,25 @@ def test_two_threads_take_turns(model):
 # bookkeeping
 
 
-def ready(model):
-    """A model with one graph, of the batch returned."""
-    cache, batch = calling(model), pack(model, 9)
-    serve(model, batch)
-    assert serve(model, batch) is not None
-    return cache, batch
+@pytest.fixture
+def batch(model, cache):
+    """A batch for which the model has a graph, its only one."""
+    batch = pack(model, 9)
+    assert serve(cache, model, batch) is None and serve(cache, model, batch) is not None
+    assert len(cache) == 1
+    return batch
 
 
-def test_the_graph_that_was_not_used_for_longest_goes_first(model, monkeypatch):
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
-    cache, first = ready(model)
-    second, third = synthetic(100), synthetic(70, 80)
-    for batch in (second, second, first, third, third):
-        serve(model, batch)
-    assert len(cache) == 2
-    assert list(cache._graphs) == [bucket_of(batch, 128) for batch in (first, third)]
-    recorded = cache._recorder.recorded
-    assert_as_eager(model, second, serve(model, second))
-    assert cache._recorder.recorded == recorded + 1
+def test_the_graph_that_was_not_used_for_longest_goes_first(model, batch, cache, calls, monkeypatch):
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 2)
+    first, second, third = batch, synthetic(100), synthetic(70, 80)
+    for other in (second, second, first, third, third):
+        serve(cache, model, other)
+    assert len(cache) == 2 and calls.recorded == 3 and calls.finished == 1
+    assert all(serve(cache, model, other) is not None for other in (first, third))
+    assert calls.recorded == 3
+    assert_as_eager(model, second, serve(cache, model, second))
+    assert calls.recorded == 4 and len(cache) == 2
 
 
 def moved(model):
@@ -292,56 +228,53 @@ def given_other_data(model):
 @pytest.mark.parametrize(
     "change", [moved, moved_in_part, trained, reassigned, replaced, resized, given_other_data], ids=lambda f: f.__name__
 )
-def test_graphs_go_when_the_weights_are_elsewhere(model, change):
-    cache, batch = ready(model)
+def test_graphs_go_when_the_weights_are_elsewhere(model, batch, cache, calls, change):
     change(model)
-    assert serve(model, batch) is None
-    assert len(cache) == 0
-    assert_as_eager(model, batch, serve(model, batch))
+    assert serve(cache, model, batch) is None
+    assert len(cache) == 0 and calls.finished == 1  # nothing runs on memory that is given back
+    assert_as_eager(model, batch, serve(cache, model, batch))
+    assert calls.recorded == 2
 
 
-def test_weights_changed_in_place_are_read(model):
-    cache, batch = ready(model)
+def test_weights_changed_in_place_are_read(model, batch, cache, calls):
     model.load_state_dict({name: 2 * x for name, x in model.state_dict().items()})
     assert len(cache) == 1
-    assert_as_eager(model, batch, serve(model, batch))
+    assert_as_eager(model, batch, serve(cache, model, batch))
+    assert calls.recorded == 1
 
 
-def test_no_graphs_in_training_or_autocast(model):
-    cache, batch = ready(model)
+def test_no_graphs_in_training_or_autocast(model, batch, cache):
     with torch.autocast("cpu", torch.bfloat16):
-        assert serve(model, batch) is None
-    assert serve(model, batch) is not None
+        assert serve(cache, model, batch) is None
+    assert serve(cache, model, batch) is not None
     model.head.train()
-    assert serve(model, batch) is None and serve(model, batch) is None
+    assert serve(cache, model, batch) is None and serve(cache, model, batch) is None
     model.train()
     model.predict(" ".join(WORDS), LABELS)
     assert len(cache) == 0
 
 
-def test_hooks_are_called(model):
+def test_hooks_are_called(model, batch, cache):
     """A replay would not call them."""
-    cache, batch = ready(model)
     called = []
     hook = model.head.prompt.register_forward_hook(lambda *arguments: called.append(1))
-    assert [serve(model, batch) for _ in range(3)] == [None] * 3
+    assert [serve(cache, model, batch) for _ in range(3)] == [None] * 3
     called.clear()
     model.predict(" ".join(WORDS[:9]), LABELS)
     assert called == [1]
     hook.remove()
-    assert serve(model, batch) is None and len(cache) == 0
-    assert_as_eager(model, batch, serve(model, batch))
+    assert serve(cache, model, batch) is None and len(cache) == 0
+    assert_as_eager(model, batch, serve(cache, model, batch))
 
 
-def test_a_capture_that_fails_is_said_once_and_all_goes_on(model, caplog):
-    cache = calling(model)
+def test_a_capture_that_fails_is_said_once_and_all_goes_on(model, cache, calls, caplog):
     batch = pack(model, 9)
-    serve(model, batch)
-    cache._recorder.error = RuntimeError("operation not permitted when stream is capturing (test)")
+    serve(cache, model, batch)
+    calls.error = RuntimeError("operation not permitted when stream is capturing (test)")
     with caplog.at_level(logging.WARNING, "glimodern"):
         assert model.predict(" ".join(WORDS[:9]), LABELS, 0.5) == model.predict(" ".join(WORDS[:9]), LABELS, 0.5)
         cache.clear()
-        assert serve(model, batch) is None and serve(model, batch) is None
+        assert serve(cache, model, batch) is None and serve(cache, model, batch) is None
     assert [r.message for r in caplog.records if "recording one failed" in r.message] == [
         "no CUDA graphs for small batches, which run slower: recording one failed: operation not permitted when stream "
         "is capturing (test)"
@@ -358,25 +291,33 @@ def test_models_that_cannot_be_recorded_say_why(model, caplog):
     config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     padded = GLiModern.from_encoder_config(config, tokenizer).eval()
     for other, why in ((with_lstm, "the LSTM"), (padded, "t5 runs by transformers' own forward pass")):
-        calling(other)
+        cache, calls = calling()
         with caplog.at_level(logging.INFO, "glimodern"):
-            assert [serve(other, pack(other, 3)) for _ in range(3)] == [None] * 3
+            assert [serve(cache, other, pack(other, 3)) for _ in range(3)] == [None] * 3
+        assert calls.recorded == 0
         assert [why in record.message for record in caplog.records] == [True]
         caplog.clear()
 
 
-def test_a_copy_of_a_model_has_graphs_of_its_own(model):
-    cache, batch = ready(model)
+def test_a_copy_of_a_model_has_graphs_of_its_own(model, batch, cache, calls):
     twin = copy.deepcopy(model)
-    assert twin._graphs is not cache and len(twin._graphs) == 0
-    serve(twin, batch)
-    assert_as_eager(twin, batch, serve(twin, batch))
+    with torch.no_grad():
+        twin.head.prompt[0].weight.mul_(3.0)
+    text = " ".join(WORDS[:9])
+    wanted = twin.predict(text, LABELS, 0.3)
+    assert wanted[0] and wanted != model.predict(text, LABELS, 0.3)
+    assert calls.recorded == 1  # the copy saw the size once, the model replays
+    assert twin.predict(text, LABELS, 0.3) == wanted and calls.recorded == 2
+    assert len(cache) == 1
+    assert_as_eager(model, batch, serve(cache, model, batch))
+    assert calls.recorded == 2
 
 
-def test_models_on_a_cpu_have_none(model):
-    batch = pack(model, 9)
-    assert [serve(model, batch) for _ in range(3)] == [None] * 3
-    assert model._graphs._weights is None
+def test_models_on_a_cpu_have_none():
+    made = []
+    cache, model = GraphCache(made.append), make_tiny_model()
+    assert [serve(cache, model, pack(model, 9)) for _ in range(3)] == [None] * 3
+    assert made == [] and len(cache) == 0
 
 
 def test_the_switch(model, tmp_path):
@@ -385,9 +326,7 @@ def test_the_switch(model, tmp_path):
     assert not GLiModern.from_pretrained(tmp_path / "model", cuda_graphs=False).cuda_graphs
 
 
-def test_out_of_memory_gives_the_graphs_memory_back(model, monkeypatch):
-    cache, _ = ready(model)
-
+def test_out_of_memory_gives_the_graphs_memory_back(model, batch, cache, monkeypatch):
     def cramped(*arguments):
         raise torch.OutOfMemoryError
 
@@ -404,7 +343,15 @@ on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA dev
 
 
 @pytest.fixture
-def on_cuda():
+def cuda_cache(monkeypatch):
+    """The cache of the models that a test makes."""
+    cache = GraphCache()
+    monkeypatch.setattr(span_network, "GraphCache", lambda: cache)
+    return cache
+
+
+@pytest.fixture
+def on_cuda(cuda_cache):
     """A model in bf16 on the GPU, whose attention FlashAttention takes."""
     model = make_tiny_model(dropout=0.0, max_width=6).to("cuda", torch.bfloat16)
     if problem := graphs.CudaRecorder(model.device).problem(model):
@@ -419,13 +366,12 @@ def assert_as_eager_on_cuda(model, batch, factors):
 
 @pytest.mark.gpu
 @on_a_gpu
-def test_replays_of_all_sizes_are_the_eager_results(on_cuda):
+def test_replays_of_all_sizes_are_the_eager_results(on_cuda, cuda_cache):
     batches = [synthetic(*lengths) for lengths in ([40, 40, 46], [20, 20, 21, 20, 17, 16], [9], [128, 3], [100] * 15)]
-    cache = on_cuda._graphs
     for batch in batches:
-        serve(on_cuda, batch)
-    kept = [(batch, serve(on_cuda, batch)) for _ in range(5) for batch in (*batches, *batches[::-1])]
-    assert len(cache) == len({bucket_of(batch, 128) for batch in batches})
+        serve(cuda_cache, on_cuda, batch)
+    kept = [(batch, serve(cuda_cache, on_cuda, batch)) for _ in range(5) for batch in (*batches, *batches[::-1])]
+    assert len(cuda_cache) == len({bucket_of(batch, 128) for batch in batches})
     for batch, factors in kept:
         assert_as_eager_on_cuda(on_cuda, batch, factors)
 
@@ -436,7 +382,7 @@ def spans(entities):
 
 @pytest.mark.gpu
 @on_a_gpu
-def test_predict_on_a_gpu_is_the_same_with_graphs_and_in_two_threads(on_cuda):
+def test_predict_on_a_gpu_is_the_same_with_graphs_and_in_two_threads(on_cuda, cuda_cache):
     texts = [" ".join((WORDS * 4)[:n]) for n in (1, 5, 18, 40, 7)] * 12
 
     def predict():
@@ -456,7 +402,7 @@ def test_predict_on_a_gpu_is_the_same_with_graphs_and_in_two_threads(on_cuda):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(on_cuda._graphs) > 1 and len(results) == 2
+    assert len(cuda_cache) > 1 and len(results) == 2
     for found in results.values():
         for one, other in zip(found, wanted, strict=True):
             assert all(abs(one[key] - other[key]) < 0.02 for key in one.keys() & other.keys())
@@ -465,13 +411,13 @@ def test_predict_on_a_gpu_is_the_same_with_graphs_and_in_two_threads(on_cuda):
 
 @pytest.mark.gpu
 @on_a_gpu
-def test_graphs_take_no_more_memory_with_time_and_give_it_back(on_cuda, monkeypatch):
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
+def test_graphs_take_no_more_memory_with_time_and_give_it_back(on_cuda, cuda_cache, monkeypatch):
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 3)
     batches = [synthetic(*lengths) for lengths in ([9], [128, 3], [70, 70], [100] * 5, [100] * 15)]
 
     def allocated_after(rounds):
         for batch in batches * 2 * rounds:
-            serve(on_cuda, batch)
+            serve(cuda_cache, on_cuda, batch)
         torch.cuda.synchronize()
         return torch.cuda.memory_allocated()
 
@@ -479,15 +425,15 @@ def test_graphs_take_no_more_memory_with_time_and_give_it_back(on_cuda, monkeypa
     allocated_after(2)
     first = allocated_after(2)
     assert allocated_after(20) <= first + (1 << 20)
-    assert len(on_cuda._graphs) == 3
-    on_cuda._graphs.clear()
+    assert len(cuda_cache) == 3
+    cuda_cache.clear()
     torch.cuda.empty_cache()
     assert torch.cuda.memory_allocated() <= before + (64 << 20)  # cuBLAS keeps workspaces
 
 
 @pytest.mark.gpu
 @on_a_gpu
-def test_a_failing_capture_leaves_the_gpu_as_it_was(on_cuda, monkeypatch, caplog):
+def test_a_failing_capture_leaves_the_gpu_as_it_was(on_cuda, cuda_cache, monkeypatch, caplog):
     whole = GLiModern.encode
 
     def reading(model, batch, packing=None):
@@ -497,7 +443,7 @@ def test_a_failing_capture_leaves_the_gpu_as_it_was(on_cuda, monkeypatch, caplog
     stream = torch.cuda.current_stream()
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "glimodern"):
         patch.setattr(GLiModern, "encode", reading)
-        assert [serve(on_cuda, synthetic(9)) for _ in range(3)] == [None] * 3
+        assert [serve(cuda_cache, on_cuda, synthetic(9)) for _ in range(3)] == [None] * 3
     assert any("recording one failed" in record.message for record in caplog.records)
     assert torch.cuda.current_stream() == stream
     assert on_cuda.predict("Ada met Charles", LABELS, 0.0)[0]

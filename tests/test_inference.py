@@ -237,7 +237,7 @@ STREAMS = {
     "a surrogate": (lambda: itertools.chain(TEXTS * 25, ["\ud800"]), lambda: LABELS, ValueError, r"texts\[150\]"),
     "the texts' own error": (lambda: broken_after(150, TEXTS), lambda: LABELS, BrokenError, "^$"),
     "the labels' own error": (lambda: iter(TEXTS * 40), lambda: broken_after(150, [LABELS]), BrokenError, "^$"),
-    "labels that end": (lambda: iter(TEXTS * 40), lambda: [LABELS] * 150, ValueError, "per text, got 150 and more"),
+    "labels that end": (lambda: iter(TEXTS * 40), lambda: [LABELS] * 150, ValueError, "per text, got 150 label"),
     "labels too many": (lambda: iter(TEXTS * 40), lambda: too_many_after(150), ValueError, r"labels\[150\]: 60 lab"),
     "an empty label": (
         lambda: iter(TEXTS * 40), lambda: itertools.chain([LABELS] * 150, [["a", ""]]), ValueError,
@@ -311,7 +311,7 @@ def test_labels_that_do_not_fit_say_how_many_would(tiny_model):
 
 
 def test_one_long_label_is_named(tiny_model):
-    with pytest.raises(ValueError, match=r"'xxx.*\.\.\.' \(number 1\) alone is \d+ tokens long; shorten it"):
+    with pytest.raises(ValueError, match=r"'xxx.*\.\.\. \(index 1\) alone has \d+ tokens; shorten it"):
         tiny_model.predict(TEXT, ["person", "x" * 5000])
     with pytest.raises(ValueError, match="1 label does not fit the prompt"):
         tiny_model.predict(TEXT, ["x" * 5000])
@@ -328,7 +328,7 @@ def test_the_warning_says_whether_text_or_labels_are_too_long(tiny_model):
     text, labels = (str(warning.message) for warning in caught)
     assert text.startswith("1 of 3 texts are longer than the model takes")
     assert re.match(
-        r"labels: 1 of 3 texts .* 2 labels take \d+ of 128 tokens, the longest, 'zz9.*\.\.\.' \(number 1\)", labels
+        r"labels: 1 of 3 texts .* 2 labels take \d+ of 128 tokens; the longest is 'zz9.*\.\.\. \(index 1\)", labels
     )
 
 
@@ -406,6 +406,6 @@ def test_a_replica_shares_parameters_and_hooks(tiny_model):
     handle.remove()
     assert len(calls) == 1
     model.head.start.forward = lambda x: x
-    with pytest.raises(ValueError, match=r"its forward is not its class's own.*call model\.eval\(\)"):
+    with pytest.raises(ValueError, match=r"a forward that is not its class's own, .*call model\.eval\(\)"):
         model.predict("Ada met", LABELS)
     assert model.eval().predict("Ada met", LABELS) is not None

@@ -13,13 +13,12 @@ from torch import nn
 
 from glimodern import GLiModern, LabelVectors, accelerate_gliner, ops
 from glimodern.layers.chained import Chained
-from glimodern.network.cuda_graphs import GraphCache
 from glimodern.ops import PackedWeight
 from glimodern.runtime.ambient import lasting
 from tests.bi_encoder_rows import encoder_config, save_encoder
 from tests.conftest import WORDS, make_tiny_model
+from tests.recorder import assert_as_eager, calling, pack, serve
 from tests.test_bi_encoder import make_bi
-from tests.test_graphs import Calls, assert_as_eager, pack, serve
 
 LABELS = ["person", "place", "machine"]
 TEXT = " ".join(WORDS)
@@ -78,37 +77,37 @@ def test_tensors_of_a_lasting_block_are_ordinary_and_the_mode_comes_back():
 
 @ORDERS
 @pytest.mark.parametrize("seen_first", [False, True])
-def test_graphs(first, then, seen_first):
+def test_graphs_of_one_mode_serve_the_other(first, then, seen_first):
     """Their buffer, their outputs; the size seen in one mode and recorded in the other too."""
     model = make_tiny_model(dropout=0.0)
-    model._graphs = GraphCache(Calls, "cpu")
+    cache, calls = calling()
     batch, other = pack(model, 9), pack(model, 4, 3)
     if seen_first:
         with then():
-            serve(model, batch)
+            serve(cache, model, batch)
     with first():
-        assert seen_first or serve(model, batch) is None
-        assert serve(model, batch) is not None
+        assert seen_first or serve(cache, model, batch) is None
+        assert serve(cache, model, batch) is not None
     for again in (batch, other, batch):
         with then():
-            serve(model, again)
-            factors = serve(model, again)
+            serve(cache, model, again)
+            factors = serve(cache, model, again)
         assert_as_eager(model, again, factors)
-    assert model._graphs._recorder.replayed >= 4
+    assert calls.replayed >= 4
     assert train_step(model) > 0
     with first():
-        serve(model, batch)
-        assert_as_eager(model, batch, serve(model, batch))
+        serve(cache, model, batch)
+        assert_as_eager(model, batch, serve(cache, model, batch))
 
 
 @ORDERS
 def test_factors_of_a_graph_belong_to_the_callers_mode(first, then):
     model = make_tiny_model(dropout=0.0)
-    model._graphs = GraphCache(Calls, "cpu")
+    cache, _ = calling()
     batch = pack(model, 9)
     for mode in (first, then, first, then):
         with mode():
-            factors = serve(model, batch)
+            factors = serve(cache, model, batch)
     assert factors.a.is_inference() == (then is torch.inference_mode)
 
 

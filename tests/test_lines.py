@@ -96,7 +96,7 @@ def test_archives_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None
         list(read_lines(io.BytesIO(b"PK\x03\x04..."), "x"))
     if sys.version_info < (3, 14):
         monkeypatch.setitem(sys.modules, "zstandard", None)
-        with pytest.raises(ImportError, match=r"x: is compressed by zstd.*pip install 'glimodern\[zstd\]'"):
+        with pytest.raises(ImportError, match=r"x: is compressed with zstd.*pip install 'glimodern\[zstd\]'"):
             list(read_lines(io.BytesIO(b"\x28\xb5\x2f\xfd..."), "x"))
 
 
@@ -119,7 +119,7 @@ def test_compressed_data_sets(tmp_path: Path, suffix: str, name: str, text: str,
     assert load_dataset(folder, split="train").name == "set-train"
     assert load_dataset(folder / (name + suffix.upper())).name == "set-train"
     (folder / name).write_text(text)
-    with pytest.raises(ValueError, match=r"holds train\..* and train\..*, one file twice"):
+    with pytest.raises(ValueError, match=r"expected each file once, got train\..* and train\..*; remove one"):
         load_dataset(folder)
 
 
@@ -179,7 +179,7 @@ def test_json_faults_name_their_line() -> None:
     (first, second, third) = rows('{"a": 1\n{"a": 2}\n{"a": 3, "b": {"k": 1, "k": 1}}')
     assert first[0] == "x:1" and "expected one JSON object a line, got '{\"a\": 1'" in str(first[1])
     assert second == ("x:2", {"a": 2})
-    assert third[0] == "x:3" and "the key 'k' stands twice" in str(third[1])
+    assert third[0] == "x:3" and "the key 'k' occurs twice" in str(third[1])
     for text, line in (("[\n{},\n}\n]", 3), ('{\n"a": 1,\n"a": 2}', 1), ("[" * 100_000, 1), ('{"a": 1}\n{', 0)):
         if line:
             with pytest.raises(ValueError, match=rf"x:{line}: expected a JSON array of rows, or JSON objects"):

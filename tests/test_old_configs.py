@@ -1,14 +1,20 @@
-"""What old versions of the public package wrote is read as it was meant, with a warning where that is a choice."""
+"""Defaults of configs, and configs of old versions of the public package, with a warning if there is a choice."""
 
+import ast
+import inspect
 import json
+import re
 import warnings
+from dataclasses import fields
 
 import pytest
 import torch
 
 from glimodern import GLiModern
-from glimodern.checkpoint.config import read_config
-from glimodern.checkpoint.legacy import settle_old_fields
+from glimodern.checkpoint.config import PUBLIC_DEFAULTS, HeadConfig, HeadOptions, read_config
+from glimodern.checkpoint.legacy import upgrade_fields
+from glimodern.model.glimodern import MAX_LEN
+from glimodern.train.config import DataConfig, EncoderConfig
 from tests.conftest import WORDS, make_tiny_model
 
 LABELS = ["person", "place"]
@@ -31,6 +37,40 @@ def quietly(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return read_config(folder)
+
+
+def help_texts(settings):
+    """The text under each field of a settings class."""
+    (definition,) = ast.parse(inspect.getsource(settings)).body
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in zip(definition.body, definition.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def test_the_help_of_training_states_the_defaults_of_a_fresh_head():
+    texts = help_texts(EncoderConfig)
+    shared = {field.name: field.default for field in fields(HeadConfig) if field.name in texts}
+    assert shared.keys() == {field.name for field in fields(HeadConfig)} - {"max_types"}
+    for name, default in shared.items():
+        (stated,) = re.findall(r"Default: ([^\s,]+)", texts[name])
+        if default is None:
+            assert not stated[0].isdigit(), name
+        else:
+            assert stated.lower() == str(default).lower(), name
+    for settings in (EncoderConfig, HeadConfig):
+        assert f"at most {MAX_LEN:,}" in help_texts(settings)["max_len"]
+    assert DataConfig().max_types == HeadConfig().max_types
+
+
+def test_head_options_are_the_fields_of_a_head_config():
+    assert list(HeadOptions.__annotations__) == [field.name for field in fields(HeadConfig)]
+
+
+def test_public_defaults_are_those_of_the_public_package():
+    public = pytest.importorskip("gliner.config").BiEncoderSpanConfig()
+    assert {name: getattr(public, name) for name in PUBLIC_DEFAULTS} == PUBLIC_DEFAULTS
 
 
 def test_what_is_saved_here_warns_of_nothing(saved):
@@ -86,7 +126,7 @@ def test_token_splitter(saved):
 
 def test_pooling_of_before_it_was_read(saved):
     change(saved, subtoken_pooling="mean", span_encoder_config=...)
-    with pytest.warns(UserWarning, match=r"subtoken_pooling = 'mean' is followed, .*before 0.2.28.*the first"):
+    with pytest.warns(UserWarning, match=r"subtoken_pooling = 'mean' is applied, .*before 0.2.28.*the first"):
         assert read_config(saved).subtoken_pooling == "mean"
     change(saved, span_encoder_config=None)
     assert quietly(saved).subtoken_pooling == "mean"
@@ -94,7 +134,7 @@ def test_pooling_of_before_it_was_read(saved):
 
 def test_an_encoder_without_a_name_is_deberta(saved, tmp_path):
     stored = json.loads((saved / "gliner_config.json").read_text())["encoder_config"]
-    fields = settle_old_fields(saved, {"encoder_config": {k: v for k, v in stored.items() if k != "model_type"}})
+    fields = upgrade_fields(saved, {"encoder_config": {k: v for k, v in stored.items() if k != "model_type"}})
     assert fields["encoder_config"]["model_type"] == "deberta-v2"
 
 

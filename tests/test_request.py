@@ -178,7 +178,7 @@ def test_what_is_no_text(texts, message):
         ({"a": ["x", "y"]}, TypeError, r"labels\['a'\]: expected a string, got list"),
         ({3: "a"}, TypeError, "labels: key 0: expected a string, got int 3"),
         ({"a": ""}, ValueError, r"labels\['a'\]: expected a name"),
-        ({"a": "x", "b": "x"}, ValueError, r"labels: expected a description of its own.*'x' for \['a', 'b'\]"),
+        ({"a": "x", "b": "x"}, ValueError, r"labels: expected a different description.*'x' for \['a', 'b'\]"),
         ([["a"], "b", ["c"]], TypeError, r"labels\[1\]: expected .*, got the string 'b'"),
         ([["a"], None, ["c"]], TypeError, r"labels\[1\]: expected .*, got NoneType"),
         ([["a"], ["b", 3], ["c"]], TypeError, r"labels\[1\]\[1\]: expected a string, got int 3"),
@@ -190,7 +190,7 @@ def test_what_is_no_text(texts, message):
             ValueError,
             r"labels\[1\]: expected Unicode text, got a lone surrogate '\\ud800' at char.* 0",
         ),
-        (iter([["a"]]), ValueError, "labels: expected one label set per text, got 1 and more texts"),
+        (iter([["a"]]), ValueError, "labels: expected one label set per text, got 1 label sets and more texts"),
         (iter([["a"]] * 4), ValueError, r"labels: expected one label set per text \(3\), got more"),
     ],
 )
@@ -361,5 +361,5 @@ def test_a_comparison_needs_a_text(tiny_model, tmp_path):
 
 
 def test_an_option_of_gliners_may_be_an_array(tiny_model):
-    with pytest.raises(ValueError, match="input_spans: glimodern does not have this option of gliner"):
+    with pytest.raises(ValueError, match="input_spans: expected no value, because glimodern lacks this option"):
         tiny_model.inference("Ada", ["person"], input_spans=np.array([1, 2]))

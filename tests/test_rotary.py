@@ -1,5 +1,6 @@
 """rotary: every backend against the fp64 reference, forward and backward; the contract of the public function."""
 
+import naive
 import pytest
 import torch
 from backends import BACKENDS, CPP, running
@@ -32,7 +33,9 @@ def angles(n, half):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_kernels_are_as_accurate_as_eager(backend, shape, dtype):
-    assert_matches(backend, ops.rotary, reference.rotary, draw(shape, dtype=dtype), angles(shape[0], shape[-1] // 2))
+    assert_matches(
+        backend, ops.rotary, reference.rotary, naive.rotary, draw(shape, dtype=dtype), angles(shape[0], shape[-1] // 2)
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -42,10 +45,10 @@ def test_the_fused_projection_is_read_in_place(backend):
     def turn(qkv, cos, sin, rotate=ops.rotary):
         return rotate(qkv[:, :2], cos, sin)
 
-    def oracle(*arguments):
-        return turn(*arguments, rotate=reference.rotary)
+    def by(rotate):
+        return lambda *arguments: turn(*arguments, rotate=rotate)
 
-    assert_matches(backend, turn, oracle, draw((7, 3, 4, 32)), angles(7, 16))
+    assert_matches(backend, turn, by(reference.rotary), by(naive.rotary), draw((7, 3, 4, 32)), angles(7, 16))
 
 
 @pytest.mark.parametrize("where", ["x", "cos", "sin"])
@@ -66,7 +69,7 @@ def test_nan_and_infinity_are_eagers(backend, where):
 @given(tokens=st.integers(0, 40), heads=st.integers(1, 5), half=st.integers(1, 40), bf16=st.booleans())
 def test_ragged_shapes(backend, tokens, heads, half, bf16):
     x = draw((tokens, 2, heads, 2 * half), seed=3, dtype=torch.bfloat16 if bf16 else torch.float32)
-    assert_matches(backend, ops.rotary, reference.rotary, x, angles(tokens, half))
+    assert_matches(backend, ops.rotary, reference.rotary, naive.rotary, x, angles(tokens, half))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

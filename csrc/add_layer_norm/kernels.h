@@ -1,4 +1,4 @@
-// The kernels of each instruction set, on rows [begin, end); add_layer_norm.cpp chooses.
+// The kernels of each instruction set, on rows [begin, end); add_layer_norm.cpp selects one.
 #pragma once
 
 #include "bf16.h"
@@ -7,30 +7,31 @@
 namespace glimodern {
 
 template <class T>
-struct NormForward {  // as AddLayerNormForward
+struct NormForward {  // see AddLayerNormForward
   const T *x, *residual;
-  const Wide<T>*weight, *bias;
+  Dtype weight_dtype;
+  const void *weight, *bias;
   double eps;
   T *normed, *sum;
-  Wide<T>*mean, *rstd;
+  Accumulator<T>*mean, *rstd;
   int64_t width;
 };
 
 template <class T>
-struct NormBackward {  // as AddLayerNormBackward
+struct NormBackward {  // see AddLayerNormBackward
   const T *grad_normed, *grad_sum, *sum;
-  const Wide<T>*weight, *mean, *rstd;
+  const Accumulator<T>*weight, *mean, *rstd;
   T* grad_x;
   int64_t width;
 };
 
-// scratch: 3 rows (forward) or one (backward) of stride numbers, `width` rounded up to a multiple of 32. grad_weight
-// and grad_bias (or null): such a row each; must be zeros, and get the rows' share.
-#define GLIMODERN_DECLARE_ADD_LAYER_NORM(isa, T)                                                               \
-  void add_layer_norm_forward_##isa(const NormForward<T>&, int64_t begin, int64_t end, Wide<T>* scratch,       \
-                                    int64_t stride);                                                           \
-  void add_layer_norm_backward_##isa(const NormBackward<T>&, int64_t begin, int64_t end, Wide<T>* grad_weight, \
-                                     Wide<T>* grad_bias, Wide<T>* scratch);
+// scratch: rows of `stride` elements, `width` rounded up to a multiple of 32; 3 forward, 1 backward. grad_weight and
+// grad_bias (or null): one such row each, zeroed by the caller, set to the sums over these rows.
+#define GLIMODERN_DECLARE_ADD_LAYER_NORM(isa, T)                                                                      \
+  void add_layer_norm_forward_##isa(const NormForward<T>&, int64_t begin, int64_t end, Accumulator<T>* scratch,       \
+                                    int64_t stride);                                                                  \
+  void add_layer_norm_backward_##isa(const NormBackward<T>&, int64_t begin, int64_t end, Accumulator<T>* grad_weight, \
+                                     Accumulator<T>* grad_bias, Accumulator<T>* scratch);
 
 GLIMODERN_DECLARE_ADD_LAYER_NORM(scalar, float)
 GLIMODERN_DECLARE_ADD_LAYER_NORM(scalar, Bf16)

@@ -12,8 +12,9 @@
 namespace glimodern {
 namespace {
 
-// Longest texts first, so that dynamic scheduling ends evenly; each text's heads together, as they share lines.
-std::vector<AttentionTask> tasks_of(const AttentionInputs& in, int64_t queries) {
+// Longest texts first, so that dynamic scheduling ends evenly. A text's heads are consecutive, since they share cache
+// lines.
+std::vector<AttentionTask> make_tasks(const AttentionInputs& in, int64_t queries) {
   std::vector<int64_t> order(static_cast<size_t>(in.texts));
   std::iota(order.begin(), order.end(), int64_t{0});
   const auto length = [&in](int64_t text) { return in.cu_seqlens[text + 1] - in.cu_seqlens[text]; };
@@ -22,9 +23,9 @@ std::vector<AttentionTask> tasks_of(const AttentionInputs& in, int64_t queries) 
   for (int64_t text : order) {
     const int64_t start = in.cu_seqlens[text], end = in.cu_seqlens[text + 1];
     if (start == end) break;
-    const int64_t parts = (end - start - 1) / queries + 1;
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t q0 = start + (end - start) * part / parts, q1 = start + (end - start) * (part + 1) / parts;
+    const int64_t blocks = (end - start - 1) / queries + 1;
+    for (int64_t n = 0; n < blocks; ++n) {
+      const int64_t q0 = start + (end - start) * n / blocks, q1 = start + (end - start) * (n + 1) / blocks;
       for (int64_t head = 0; head < in.heads; ++head) tasks.push_back({start, end, q0, q1, head});
     }
   }
@@ -38,7 +39,7 @@ void run_tasks(const std::vector<AttentionTask>& tasks, int64_t heads, size_t sc
   threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
   const size_t stride = whole_lines(scratch_floats);
   const Scratch scratch = make_scratch(stride * static_cast<size_t>(threads));
-  // Heads of one text follow one another in one thread, which fetches the next while it works (tiles.h).
+  // A thread takes consecutive heads of a text and prefetches the next head while it works (pack.h).
   const int chunk = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(heads, count / (8 * threads))));
 #pragma omp parallel for schedule(dynamic, chunk) num_threads(threads)
   for (int64_t n = 0; n < count; ++n) {
@@ -46,7 +47,7 @@ void run_tasks(const std::vector<AttentionTask>& tasks, int64_t heads, size_t sc
   }
 }
 
-int64_t longest_of(const std::vector<AttentionTask>& tasks) { return tasks.front().end - tasks.front().start; }
+int64_t max_seqlen(const std::vector<AttentionTask>& tasks) { return tasks.front().end - tasks.front().start; }
 
 }  // namespace
 
@@ -69,7 +70,7 @@ const AttentionKernels& attention_kernels(Dtype dtype) {
 #endif
 #if defined(GLIMODERN_AMX)
   static const AttentionKernels amx{attention_forward_amx, attention_backward_avx512, attention_forward_scratch_amx,
-                                    attention_backward_scratch_avx512, kTileTaskQueries};
+                                    attention_backward_scratch_avx512, kAmxTaskQueries};
   if (isa == Isa::amx) return amx;
 #endif
   if (isa == Isa::avx512) return avx512;
@@ -80,17 +81,17 @@ const AttentionKernels& attention_kernels(Dtype dtype) {
 
 void attention_varlen_forward(const AttentionInputs& in, void* out, void* lse, int threads) {
   const AttentionKernels& kernels = attention_kernels(in.dtype);
-  const auto tasks = tasks_of(in, kernels.task_queries);
+  const auto tasks = make_tasks(in, kernels.task_queries);
   if (tasks.empty()) return;
-  run_tasks(tasks, in.heads, kernels.forward_scratch(in, longest_of(tasks)), threads,
+  run_tasks(tasks, in.heads, kernels.forward_scratch(in, max_seqlen(tasks)), threads,
             [&](const AttentionTask& task, float* scratch) { kernels.forward(in, task, out, lse, scratch); });
 }
 
 void attention_varlen_backward(const AttentionInputs& in, const AttentionGrads& grads, int threads) {
   const AttentionKernels& kernels = attention_kernels(in.dtype);
-  const auto tasks = tasks_of(in, in.tokens() + 1);
+  const auto tasks = make_tasks(in, in.tokens() + 1);
   if (tasks.empty()) return;
-  run_tasks(tasks, in.heads, kernels.backward_scratch(in, longest_of(tasks)), threads,
+  run_tasks(tasks, in.heads, kernels.backward_scratch(in, max_seqlen(tasks)), threads,
             [&](const AttentionTask& task, float* scratch) { kernels.backward(in, task, grads, scratch); });
 }
 

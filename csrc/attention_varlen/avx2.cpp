@@ -1,6 +1,7 @@
 #include "simd/avx2.h"
 
-#include "attention_varlen/tiles.h"
+#include "attention_varlen/backward.h"
+#include "attention_varlen/forward.h"
 
 namespace glimodern {
 
@@ -17,12 +18,12 @@ void attention_backward_avx2(const AttentionInputs& in, const AttentionTask& tas
   attention_backward<Avx2, float>(in, task, grads, scratch);
 }
 
-size_t attention_forward_scratch_avx2(const AttentionInputs& in, int64_t longest) {
-  return forward_scratch<Avx2>(in, longest);
+size_t attention_forward_scratch_avx2(const AttentionInputs& in, int64_t max_seqlen) {
+  return forward_scratch<Avx2>(in, max_seqlen);
 }
 
-size_t attention_backward_scratch_avx2(const AttentionInputs& in, int64_t longest) {
-  return backward_scratch<Avx2>(in, longest);
+size_t attention_backward_scratch_avx2(const AttentionInputs& in, int64_t max_seqlen) {
+  return backward_scratch<Avx2>(in, max_seqlen);
 }
 
 }  // namespace glimodern

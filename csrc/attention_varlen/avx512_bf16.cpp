@@ -1,12 +1,12 @@
 #include "simd/avx512_bf16.h"
 
-#include "attention_varlen/tiles.h"
+#include "attention_varlen/forward.h"
 
 namespace glimodern {
 
 void attention_forward_avx512_bf16(const AttentionInputs& in, const AttentionTask& task, void* out, void* lse,
                                    float* scratch) {
-  if (!in_pairs(in)) return attention_forward_avx512(in, task, out, lse, scratch);
+  if (!readable_as_pairs(in)) return attention_forward_avx512(in, task, out, lse, scratch);
   attention_forward<Avx512, Bf16, Avx512Bf16Pairs>(in, task, static_cast<Bf16*>(out), static_cast<float*>(lse),
                                                    scratch);
 }

@@ -1,8 +1,8 @@
 #include "bindings.h"
-#include "dropout.h"
 
 #include <limits>
 
+#include "dropout_mask.h"
 #include "glimodern/attention_varlen.h"
 
 namespace nb = nanobind;
@@ -24,16 +24,13 @@ AttentionInputs inputs(AttentionRows q, AttentionRows k, AttentionRows v, Dtype 
   in.head_dim = head_dim;
   in.window = window < 0 ? std::numeric_limits<int32_t>::max() : window;
   in.scale = scale;
-  in.dropout = dropout_p > 0.0;
-  in.drop_below = dropout_threshold(dropout_p);
-  in.keep_scale = 1.0 / (1.0 - dropout_p);
-  in.seed = static_cast<uint32_t>(seed);
+  in.dropout = make_dropout(dropout_p, seed);
   return in;
 }
 
 }  // namespace
 
-// Each [tokens, heads, head_dim]: address, strides of tokens and heads in elements. window -1: none.
+// Each [tokens, heads, head_dim] is an address and the strides of tokens and heads in elements. window -1: none.
 #define ROWS_PARAMETERS(x) uintptr_t x, int64_t x##_row, int64_t x##_head
 #define ROWS(x) (AttentionRows{at<const void>(x), x##_row, x##_head})
 #define ATTENTION_PARAMETERS                                                                                    \

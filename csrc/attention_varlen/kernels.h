@@ -5,21 +5,27 @@
 
 namespace glimodern {
 
-constexpr int64_t kTaskQueries = 256;      // of a forward task at most
-constexpr int64_t kTileTaskQueries = 512;  // with AMX, where packing keys weighs more
+constexpr int64_t kTaskQueries = 256;     // of a forward task at most
+constexpr int64_t kAmxTaskQueries = 512;  // with AMX, where packing the keys costs relatively more
 
 #define GLIMODERN_DECLARE_ATTENTION(isa)                                                                              \
   void attention_forward_##isa(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);   \
   void attention_backward_##isa(const AttentionInputs&, const AttentionTask&, const AttentionGrads&, float* scratch); \
-  size_t attention_forward_scratch_##isa(const AttentionInputs&, int64_t longest);                                    \
-  size_t attention_backward_scratch_##isa(const AttentionInputs&, int64_t longest);
+  size_t attention_forward_scratch_##isa(const AttentionInputs&, int64_t max_seqlen);                                 \
+  size_t attention_backward_scratch_##isa(const AttentionInputs&, int64_t max_seqlen);
 
 GLIMODERN_DECLARE_ATTENTION(scalar)
 GLIMODERN_DECLARE_ATTENTION(avx2)
 GLIMODERN_DECLARE_ATTENTION(avx512)
 void attention_forward_avx512_bf16(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);
 void attention_forward_amx(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);
-size_t attention_forward_scratch_amx(const AttentionInputs&, int64_t longest);
+size_t attention_forward_scratch_amx(const AttentionInputs&, int64_t max_seqlen);
 #undef GLIMODERN_DECLARE_ATTENTION
+
+// Static: every instruction set compiles its own copy.
+template <class T>
+static inline const T* row_of(const AttentionRows& rows, int64_t token, int64_t head) {
+  return static_cast<const T*>(rows.data) + token * rows.row + head * rows.head;
+}
 
 }  // namespace glimodern

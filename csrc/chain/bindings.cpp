@@ -31,9 +31,9 @@ void bind_chain(nb::module_& m) {
            })
       .def("rotary", &Chain::rotary)
       .def("attention",
-           [](Chain& chain, int q, int64_t q_column, int k, int64_t k_column, int v, int64_t v_column, int dst,
+           [](Chain& chain, int q, int64_t q_first, int k, int64_t k_first, int v, int64_t v_first, int dst,
               int64_t heads, int64_t head_dim, int64_t window, double scale) {
-             chain.attention({q, q_column}, {k, k_column}, {v, v_column}, dst, heads, head_dim, window, scale);
+             chain.attention({q, q_first}, {k, k_first}, {v, v_first}, dst, heads, head_dim, window, scale);
            })
       .def("keep", &Chain::keep)
       .def("kept_from_here", &Chain::kept_from_here)

@@ -6,7 +6,6 @@
 #include <limits>
 #include <utility>
 
-#include "bf16.h"
 #include "contention.h"
 #include "glimodern/add_layer_norm.h"
 #include "glimodern/rotary.h"
@@ -16,20 +15,20 @@
 namespace glimodern {
 namespace {
 
-constexpr int64_t kPartsPerThread = 8, kLeastPartRows = 64;  // of run_by_texts
+constexpr int64_t kGroupsPerThread = 8, kMinGroupRows = 64;  // of run_by_texts
 
 int64_t itemsize(Dtype dtype) { return dtype == Dtype::bf16 ? 2 : 4; }
 
-// Whole lines, an odd number of them, so that buffers do not fall on the same lines of the caches.
+// An odd number of whole cache lines, so that the rows of different buffers do not map to the same cache sets.
 int64_t buffer_bytes(int64_t rows, int64_t width, Dtype dtype) {
   return ((rows * width * itemsize(dtype) / 64 + 1) | 1) * 64;
 }
 
 }  // namespace
 
-struct Chain::State {
-  std::vector<char*> buffers;
-  char* at(int buffer) const { return buffers[static_cast<size_t>(buffer)]; }
+struct Chain::Buffers {
+  std::vector<char*> addresses;
+  char* at(int buffer) const { return addresses[static_cast<size_t>(buffer)]; }
 };
 
 int Chain::buffer(int64_t width) {
@@ -44,28 +43,20 @@ void Chain::add(int dst, Step step) {
 
 void Chain::linear(int src, int dst, LinearPacked layer) {
   layer.x_dtype = layer.y_dtype = dtype_;
-  add(dst, [=](const State& state, const ChainCall& call, int64_t rows) {
+  add(dst, [=](const Buffers& buffers, const ChainCall& call, int64_t rows) {
     LinearPacked in = layer;
-    in.x = state.at(src), in.y = state.at(dst), in.rows = rows;
+    in.x = buffers.at(src), in.y = buffers.at(dst), in.rows = rows;
     linear_packed(in, call.threads);
   });
 }
 
 void Chain::add_layer_norm(int x, int residual, int dst, int sum, NormWeights norm) {
   const int64_t width = widths_[static_cast<size_t>(x)];
-  add(dst, [=, dtype = dtype_](const State& state, const ChainCall& call, int64_t rows) {
-    std::vector<float> copies;
-    copies.reserve(2 * static_cast<size_t>(width));
-    const auto wide = [&](const void* numbers) -> const void* {
-      if (norm.dtype == Dtype::fp32 || numbers == nullptr) return numbers;
-      const size_t first = copies.size();
-      for (int64_t n = 0; n < width; ++n) copies.push_back(widen(static_cast<const Bf16*>(numbers)[n]));
-      return copies.data() + first;
-    };
+  add(dst, [=, dtype = dtype_](const Buffers& buffers, const ChainCall& call, int64_t rows) {
     add_layer_norm_forward(
         dtype,
-        {state.at(x), residual < 0 ? nullptr : state.at(residual), wide(norm.weight), wide(norm.bias), norm.eps,
-         state.at(dst), sum < 0 ? nullptr : state.at(sum), nullptr, nullptr, rows, width},
+        {buffers.at(x), residual < 0 ? nullptr : buffers.at(residual), norm.dtype, norm.weight, norm.bias, norm.eps,
+         buffers.at(dst), sum < 0 ? nullptr : buffers.at(sum), nullptr, nullptr, rows, width},
         call.threads);
   });
 }
@@ -74,19 +65,20 @@ void Chain::rotary(int src, int dst, int table, int64_t heads, int64_t half) {
   const int64_t width = 2 * heads * half;
   if (table_widths_.size() <= static_cast<size_t>(table)) table_widths_.resize(static_cast<size_t>(table) + 1);
   table_widths_[static_cast<size_t>(table)] = half;
-  add(dst, [=, dtype = dtype_](const State& state, const ChainCall& call, int64_t rows) {
+  add(dst, [=, dtype = dtype_](const Buffers& buffers, const ChainCall& call, int64_t rows) {
     const size_t cos = 2 * static_cast<size_t>(table);
-    glimodern::rotary(dtype, state.at(src), call.tables[cos], call.tables[cos + 1], state.at(dst),
+    glimodern::rotary(dtype, buffers.at(src), call.tables[cos], call.tables[cos + 1], buffers.at(dst),
                       {rows, 2, heads, half, 3 * width, width, 2 * half, false}, call.threads);
   });
 }
 
-void Chain::attention(Part q, Part k, Part v, int dst, int64_t heads, int64_t head_dim, int64_t window, double scale) {
-  const auto width = [this](const Part& part) { return widths_[static_cast<size_t>(part.buffer)]; };
+void Chain::attention(Columns q, Columns k, Columns v, int dst, int64_t heads, int64_t head_dim, int64_t window,
+                      double scale) {
+  const auto width = [this](const Columns& columns) { return widths_[static_cast<size_t>(columns.buffer)]; };
   const int64_t q_row = width(q), k_row = width(k), v_row = width(v);
-  add(dst, [=, dtype = dtype_](const State& state, const ChainCall& call, int64_t) {
-    const auto rows_of = [&](const Part& part, int64_t row) {
-      return AttentionRows{state.at(part.buffer) + part.column * itemsize(dtype), row, head_dim};
+  add(dst, [=, dtype = dtype_](const Buffers& buffers, const ChainCall& call, int64_t) {
+    const auto rows_of = [&](const Columns& columns, int64_t row) {
+      return AttentionRows{buffers.at(columns.buffer) + columns.first * itemsize(dtype), row, head_dim};
     };
     AttentionInputs in{};
     in.q = rows_of(q, q_row), in.k = rows_of(k, k_row), in.v = rows_of(v, v_row);
@@ -95,16 +87,16 @@ void Chain::attention(Part q, Part k, Part v, int dst, int64_t heads, int64_t he
     in.texts = call.texts, in.heads = heads, in.head_dim = head_dim;
     in.window = window < 0 ? std::numeric_limits<int32_t>::max() : window;
     in.scale = scale;
-    in.keep_scale = 1.0;
-    attention_varlen_forward(in, state.at(dst), nullptr, call.threads);
+    in.dropout.keep_scale = 1.0;
+    attention_varlen_forward(in, buffers.at(dst), nullptr, call.threads);
   });
 }
 
 void Chain::keep(int src, int dst) {
   const int64_t bytes = widths_[static_cast<size_t>(src)] * itemsize(dtype_);
-  add(dst, [=](const State& state, const ChainCall& call, int64_t) {
-    const char* from = state.at(src);
-    char* to = state.at(dst);
+  add(dst, [=](const Buffers& buffers, const ChainCall& call, int64_t) {
+    const char* from = buffers.at(src);
+    char* to = buffers.at(dst);
     for (int64_t r = 0; r < call.kept_rows; ++r, to += bytes) std::memcpy(to, from + call.kept[r] * bytes, bytes);
   });
 }
@@ -122,7 +114,7 @@ void Chain::run(const ChainCall& call) const {
   for (int64_t n = 0; n < call.texts; ++n) {
     longest = std::max<int64_t>(longest, call.cu_seqlens[n + 1] - call.cu_seqlens[n]);
   }
-  // A text is one thread's: where it has more than twice a fair share of the rows, the others would wait for it.
+  // run_by_texts gives each text to one thread. The others would wait for a text of more than twice the mean share.
   if (call.threads > 1 && call.texts > 1 && longest * call.threads <= 2 * call.rows && short_waits()) {
     run_by_texts(call);
   } else {
@@ -131,83 +123,83 @@ void Chain::run(const ChainCall& call) const {
 }
 
 void Chain::run_by_texts(const ChainCall& call) const {
-  struct Part {
+  struct Group {  // consecutive texts that one thread takes through all steps
     int64_t first_text, texts;
     std::vector<int32_t> cu_seqlens;
-    std::vector<int64_t> kept, places;  // rows of the part, and where they go in the output
+    std::vector<int64_t> kept, output_rows;  // rows of the group, and their rows in the output
   };
   const bool keeps = all_rows_steps_ < steps_.size();
-  const int64_t share = std::max(call.rows / (kPartsPerThread * call.threads), kLeastPartRows);
-  std::vector<Part> parts;
-  std::vector<int64_t> ends;  // rows before the end of each part
-  int64_t most = 0;
+  const int64_t min_rows = std::max(call.rows / (kGroupsPerThread * call.threads), kMinGroupRows);
+  std::vector<Group> groups;
+  std::vector<int64_t> ends;  // rows before the end of each group
+  int64_t max_rows = 0;
   for (int64_t text = 0, first = 0; text < call.texts; first = text) {
     const int32_t start = call.cu_seqlens[first];
-    Part part{first, 0, {0}, {}, {}};
+    Group group{first, 0, {0}, {}, {}};
     do {
-      part.cu_seqlens.push_back(call.cu_seqlens[++text] - start);
-    } while (text < call.texts && part.cu_seqlens.back() < share);
-    part.texts = text - first;
-    most = std::max<int64_t>(most, part.cu_seqlens.back());
+      group.cu_seqlens.push_back(call.cu_seqlens[++text] - start);
+    } while (text < call.texts && group.cu_seqlens.back() < min_rows);
+    group.texts = text - first;
+    max_rows = std::max<int64_t>(max_rows, group.cu_seqlens.back());
     ends.push_back(call.cu_seqlens[text]);
-    parts.push_back(std::move(part));
+    groups.push_back(std::move(group));
   }
   for (int64_t n = 0; keeps && n < call.kept_rows; ++n) {
     const auto end = std::upper_bound(ends.begin(), ends.end(), call.kept[n]);
-    Part& part = parts[static_cast<size_t>(end - ends.begin())];
-    part.kept.push_back(call.kept[n] - call.cu_seqlens[part.first_text]);
-    part.places.push_back(n);
-    most = std::max<int64_t>(most, static_cast<int64_t>(part.kept.size()));
+    Group& group = groups[static_cast<size_t>(end - ends.begin())];
+    group.kept.push_back(call.kept[n] - call.cu_seqlens[group.first_text]);
+    group.output_rows.push_back(n);
+    max_rows = std::max<int64_t>(max_rows, static_cast<int64_t>(group.kept.size()));
   }
   const int64_t in_bytes = widths_.front() * itemsize(dtype_);
   const int64_t out_bytes = widths_[static_cast<size_t>(last_)] * itemsize(dtype_);
   const auto floats = [](int64_t bytes) { return whole_lines(static_cast<size_t>(bytes) / sizeof(float) + 1); };
-  const size_t workspace = floats(workspace_bytes(most)), output = keeps ? floats(most * out_bytes) : 0;
-  const int threads = static_cast<int>(std::min<size_t>(static_cast<size_t>(call.threads), parts.size()));
+  const size_t workspace = floats(workspace_bytes(max_rows)), output = keeps ? floats(max_rows * out_bytes) : 0;
+  const int threads = static_cast<int>(std::min<size_t>(static_cast<size_t>(call.threads), groups.size()));
   const Scratch scratch = make_scratch((workspace + output) * static_cast<size_t>(threads));
   std::exception_ptr error;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (size_t n = 0; n < parts.size(); ++n) {
-    const Part& part = parts[n];
-    const int64_t first = call.cu_seqlens[part.first_text];
-    float* const own = scratch.get() + (workspace + output) * static_cast<size_t>(thread_index());
-    ChainCall mine = call;
-    mine.input = static_cast<const char*>(call.input) + first * in_bytes;
-    mine.workspace = own;
-    mine.rows = part.cu_seqlens.back();
-    mine.cu_seqlens = part.cu_seqlens.data();
-    mine.texts = part.texts;
-    for (size_t t = 0; t < mine.tables.size(); ++t) mine.tables[t] += first * table_widths_[t / 2];
-    mine.kept = part.kept.data();
-    mine.kept_rows = static_cast<int64_t>(part.kept.size());
+  for (size_t n = 0; n < groups.size(); ++n) {
+    const Group& group = groups[n];
+    const int64_t first = call.cu_seqlens[group.first_text];
+    float* const group_scratch = scratch.get() + (workspace + output) * static_cast<size_t>(thread_index());
+    ChainCall group_call = call;
+    group_call.input = static_cast<const char*>(call.input) + first * in_bytes;
+    group_call.workspace = group_scratch;
+    group_call.rows = group.cu_seqlens.back();
+    group_call.cu_seqlens = group.cu_seqlens.data();
+    group_call.texts = group.texts;
+    for (size_t t = 0; t < group_call.tables.size(); ++t) group_call.tables[t] += first * table_widths_[t / 2];
+    group_call.kept = group.kept.data();
+    group_call.kept_rows = static_cast<int64_t>(group.kept.size());
     char* const whole = static_cast<char*>(call.output);
-    char* const out = keeps ? reinterpret_cast<char*>(own + workspace) : whole + first * out_bytes;
-    mine.output = out;
-    mine.threads = 1;
+    char* const out = keeps ? reinterpret_cast<char*>(group_scratch + workspace) : whole + first * out_bytes;
+    group_call.output = out;
+    group_call.threads = 1;
     try {
-      run_rows(mine);
+      run_rows(group_call);
     } catch (...) {
 #pragma omp critical(chain_error)
       error = std::current_exception();
     }
-    for (size_t k = 0; k < part.places.size(); ++k) {
+    for (size_t k = 0; k < group.output_rows.size(); ++k) {
       const size_t row = static_cast<size_t>(out_bytes);
-      std::memcpy(whole + static_cast<size_t>(part.places[k]) * row, out + k * row, row);
+      std::memcpy(whole + static_cast<size_t>(group.output_rows[k]) * row, out + k * row, row);
     }
   }
   if (error) std::rethrow_exception(error);
 }
 
 void Chain::run_rows(const ChainCall& call) const {
-  State state;
+  Buffers buffers;
   char* next = static_cast<char*>(call.workspace);
   for (int64_t width : widths_) {
-    state.buffers.push_back(next);
+    buffers.addresses.push_back(next);
     next += buffer_bytes(std::max(call.rows, call.kept_rows), width, dtype_);
   }
-  state.buffers.front() = static_cast<char*>(const_cast<void*>(call.input));
-  state.buffers[static_cast<size_t>(last_)] = static_cast<char*>(call.output);
-  for (size_t n = 0; n < steps_.size(); ++n) steps_[n](state, call, n < all_rows_steps_ ? call.rows : call.kept_rows);
+  buffers.addresses.front() = static_cast<char*>(const_cast<void*>(call.input));
+  buffers.addresses[static_cast<size_t>(last_)] = static_cast<char*>(call.output);
+  for (size_t n = 0; n < steps_.size(); ++n) steps_[n](buffers, call, n < all_rows_steps_ ? call.rows : call.kept_rows);
 }
 
 }  // namespace glimodern

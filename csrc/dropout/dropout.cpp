@@ -4,11 +4,12 @@
 
 #include "dropout/kernels.h"
 #include "glimodern/isa.h"
+#include "integer_math.h"
 
 namespace glimodern {
 namespace {
 
-constexpr int64_t kTaskElements = 16384;  // 64 KB: below, a second thread costs more than it brings
+constexpr int64_t kTaskElements = 16384;  // 64 KB: starting a thread costs more than a smaller task
 
 auto kernel() {
 #if defined(GLIMODERN_X86)
@@ -24,7 +25,7 @@ auto kernel() {
 void dropout_rows(const DropoutRows& in, int threads) {
   const auto run = kernel();
   const int64_t step = std::max<int64_t>(1, kTaskElements / std::max<int64_t>(1, in.columns));
-  const int64_t tasks = (in.rows + step - 1) / step;
+  const int64_t tasks = ceil_div(in.rows, step);
   threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, tasks)));
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t n = 0; n < tasks; ++n) run(in, n * step, std::min(in.rows, (n + 1) * step));

@@ -1,4 +1,4 @@
-// The kernels of each instruction set: rows [first, last).
+// The kernels of each instruction set, on rows [first, last).
 #pragma once
 
 #include "glimodern/dropout.h"

@@ -7,7 +7,7 @@
 namespace glimodern {
 
 void bind_fma_ceiling(nanobind::module_& m) {
-  // FLOPs of `steps` steps of the current instruction set's loop on each of `threads` threads; 0 where there is none.
+  // Runs `steps` steps of the current instruction set's loop on each thread; returns their FLOPs, 0 for scalar.
   m.def("fma_loop", [](int64_t steps, int threads) {
     nanobind::gil_scoped_release release;
     double flops = 0.0;

@@ -1,4 +1,4 @@
-// The kernels of each instruction set, on rows [begin, end); geglu.cpp chooses.
+// The kernels of each instruction set, on rows [begin, end); geglu.cpp selects one.
 #pragma once
 
 #include <cstdint>

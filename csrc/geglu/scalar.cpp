@@ -2,37 +2,36 @@
 
 #include "geglu/kernels.h"
 #include "glimodern/dtype.h"
+#include "normal_cdf.h"
 
 namespace glimodern {
 namespace {
-
-double normal_cdf(double a) { return 0.5 * std::erfc(a * -0.70710678118654752); }
 
 double normal_density(double a) { return 0.39894228040143268 * std::exp(-0.5 * a * a); }
 
 template <class T>
 void forward(const Geglu<T>& in, int64_t begin, int64_t end) {
-  using F = Wide<T>;
+  using Acc = Accumulator<T>;
   for (int64_t row = begin; row < end; ++row) {
     const T* x = in.x + row * 2 * in.width;
     for (int64_t j = 0; j < in.width; ++j) {
       const double a = widen(x[j]), b = widen(x[in.width + j]);
-      narrow(static_cast<F>(a * normal_cdf(a) * b), in.out + row * in.width + j);
+      narrow(static_cast<Acc>(a * normal_cdf(a) * b), in.out + row * in.width + j);
     }
   }
 }
 
 template <class T>
 void backward(const Geglu<T>& in, int64_t begin, int64_t end) {
-  using F = Wide<T>;
+  using Acc = Accumulator<T>;
   for (int64_t row = begin; row < end; ++row) {
     const T* x = in.x + row * 2 * in.width;
     T* dx = in.out + row * 2 * in.width;
     for (int64_t j = 0; j < in.width; ++j) {
       const double a = widen(x[j]), b = widen(x[in.width + j]), dy = widen(in.dy[row * in.width + j]);
       const double cdf = normal_cdf(a);
-      narrow(static_cast<F>(dy * b * (cdf + a * normal_density(a))), dx + j);
-      narrow(static_cast<F>(dy * a * cdf), dx + in.width + j);
+      narrow(static_cast<Acc>(dy * b * (cdf + a * normal_density(a))), dx + j);
+      narrow(static_cast<Acc>(dy * a * cdf), dx + in.width + j);
     }
   }
 }

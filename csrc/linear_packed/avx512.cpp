@@ -6,7 +6,7 @@ namespace {
 struct Int8 : Int8Avx512 {
   static W products(W x, W w) { return _mm512_maddubs_epi16(x, w); }
   static W plus16(W x, W y) { return _mm512_add_epi16(x, y); }
-  static A widened(W x) { return _mm512_madd_epi16(x, _mm512_set1_epi16(1)); }
+  static A widen(W x) { return _mm512_madd_epi16(x, _mm512_set1_epi16(1)); }
   template <int R, int N>
   static void step(const char* x, int64_t stride, const char* w, int64_t panel, A* sum) {
     step_by_two_groups<Int8, Avx512, R, N>(x, stride, w, panel, sum);

@@ -14,8 +14,8 @@ struct Int8 : Int8Avx512 {
 }  // namespace
 
 const LinearKernels& linear_kernels_avx512vnni() {
-  static constexpr LinearKernels bytes = int8_kernels<Int8, Avx512>();
-  return bytes;
+  static constexpr LinearKernels kernels = int8_kernels<Int8, Avx512>();
+  return kernels;
 }
 
 }  // namespace glimodern

@@ -1,84 +1,80 @@
-// The kernels of each instruction set; linear_packed.cpp chooses.
+// The kernels of each instruction set; linear_packed.cpp selects one.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "caches.h"
 #include "glimodern/linear_packed.h"
+#include "integer_math.h"
 
 namespace glimodern {
 
-constexpr int64_t kLine = 64;       // bytes of a group of inputs in a panel
-constexpr int64_t kGroupBytes = 4;  // of an output in a line
+constexpr int64_t kLineBytes = 64;  // a group of inputs in a panel
+constexpr int64_t kGroupBytes = 4;  // one output's part of a line
 
-constexpr float kSteps = 255.0f;          // of a quantised row, from its smallest number, or 0, to its largest, or 0
-constexpr float kLeastRowRange = 1e-30f;  // these count as so far apart at least: 255 / it is finite
+constexpr float kQuantSteps = 255.0f;   // of a quantised row, from min(0, minimum) to max(0, maximum)
+constexpr float kMinRowRange = 1e-30f;  // shorter ranges count as this long: 255 / range stays finite
 
+// Functions of this header are static: every instruction set compiles its own copy.
 static inline int64_t group_inputs(WeightDtype dtype) {
   return dtype == WeightDtype::int8 ? 4 : dtype == WeightDtype::bf16 ? 2 : 1;
 }
 
+// Groups of inputs in a packed panel.
 static inline int64_t packed_groups(const LinearPacked& in) {
-  const int64_t inputs = in.inputs > 0 ? in.inputs : 1, together = 2 * group_inputs(in.weight_dtype);
-  return (inputs + together - 1) / together * 2;
-}
-
-// The same in a row that a kernel reads `unit` groups at a time.
-static inline int64_t padded_groups(const LinearPacked& in, int64_t unit) {
-  return (packed_groups(in) + unit - 1) / unit * unit;
+  return ceil_div(max(in.inputs, 1), 2 * group_inputs(in.weight_dtype)) * 2;
 }
 
 static inline int64_t panel_outputs(Activation activation) {
   return activation == Activation::geglu ? kPanelColumns / 2 : kPanelColumns;
 }
 
-static inline int64_t panel_count(const LinearPacked& in) {
-  const int64_t outputs = panel_outputs(in.activation);
-  return (in.outputs + outputs - 1) / outputs;
-}
+static inline int64_t panel_count(const LinearPacked& in) { return ceil_div(in.outputs, panel_outputs(in.activation)); }
 
-// Rows of x as the kernels multiply them: bf16 or fp32 with zeros behind x's own, or uint8 q with anything, which meets
-// weights of 0.
+// Rows of x as the kernels read them: bf16 or fp32, zero-padded, or quantised to uint8. The padding of uint8 rows is
+// arbitrary, since it meets weights of 0.
 struct PreparedRows {
   char* data;
-  int64_t stride;  // bytes
-  int64_t groups;  // of inputs in a row
-  bool as_is;      // these are x's own; else rows are readable up to a multiple of LinearKernels::row_unit
-  float* scale;    // [rows], int8 only
-  int32_t* zero;   // [rows] the q that stands for 0, int8 only
+  int64_t stride;       // bytes
+  int64_t groups;       // of inputs in a row
+  bool in_place;        // data is x itself; else rows are readable up to a multiple of LinearKernels::row_unit
+  float* scale;         // int8 only: [rows]
+  int32_t* zero_point;  // int8 only: [rows], the q that represents 0
 };
 
 struct LinearKernels {
-  int64_t tile_rows, tile_panels;
-  int64_t group_unit;  // groups of inputs that are read at a time
-  int64_t row_unit;    // rows that are read at a time
-  int64_t x_bytes;     // of a group in a prepared row
-  int64_t x_itemsize;  // of an input in a prepared row
-  Dtype as_is;         // rows of x in this dtype without padding are multiplied where they lie; fp64: none are
-  // Row `row` of x -> row `to` of the prepared ones.
+  int64_t tile_rows, tile_panels;  // of a register tile
+  int64_t group_unit;              // groups of inputs read at a time
+  int64_t row_unit;                // rows read at a time
+  int64_t x_bytes;                 // of a group in a prepared row
+  int64_t x_itemsize;              // of an input in a prepared row
+  // The kernel reads rows of x of this dtype in place if they need no padding; none: it always prepares them.
+  std::optional<Dtype> in_place_dtype;
+  // Prepares row `row` of x as row `to`.
   void (*prepare)(const LinearPacked&, int64_t row, const PreparedRows&, int64_t to);
-  // y of rows [begin, end), prepared as rows from `from` on, and panels [panel, last). scratch: block_rows rows of
-  // tile_panels panels, and if row_unit > 1 tile_rows rows of x.
+  // y of rows [begin, end) and panels [panel, last). Prepared rows start at row `from` of x. scratch: accumulators of
+  // block_rows rows and tile_panels panels; if row_unit > 1, also tile_rows rows of x.
   void (*multiply)(const LinearPacked&, const PreparedRows&, int64_t from, int64_t begin, int64_t end, int64_t panel,
                    int64_t last, float* scratch);
 };
 
-struct RowRange {
-  float scale, factor;  // what a step stands for, steps a unit
-  int32_t zero;
+struct RowQuantisation {
+  float scale, inverse_scale;  // scale: of one step
+  int32_t zero_point;
 };
 
-// low, high >= 0: how far a row reaches below and above 0. Static: every instruction set compiles its own.
-static inline RowRange row_range(float low, float high) {
-  const float step = low / kSteps + high / kSteps, least = kLeastRowRange / kSteps;  // low + high may overflow
-  const float scale = step < least ? least : step, factor = 1.0f / scale;
-  return {scale, factor, static_cast<int32_t>(__builtin_nearbyintf(low * factor))};
+// low, high >= 0: the row's values lie in [-low, high].
+static inline RowQuantisation row_quantisation(float low, float high) {
+  const float step = low / kQuantSteps + high / kQuantSteps, min_step = kMinRowRange / kQuantSteps;  // no overflow
+  const float scale = step < min_step ? min_step : step, inverse_scale = 1.0f / scale;
+  return {scale, inverse_scale, static_cast<int32_t>(__builtin_nearbyintf(low * inverse_scale))};
 }
 
-// How many rows of x meet a panel one after the other: whole tiles, which stay in the second cache.
+// Rows of x that pass through one panel after another: whole register tiles that stay in L2.
 static inline int64_t block_rows(int64_t stride, int64_t tile_rows) {
-  const int64_t rows = half_level2() / stride, least = 2 * tile_rows;
-  return (rows < least ? least : rows > 384 ? 384 : rows) / tile_rows * tile_rows;
+  const int64_t rows = min(max(half_l2_bytes() / stride, 2 * tile_rows), 384);
+  return rows / tile_rows * tile_rows;
 }
 
 const LinearKernels& linear_kernels_scalar(WeightDtype);

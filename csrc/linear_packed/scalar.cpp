@@ -1,20 +1,22 @@
+// The reference implementation: one loop per symbol, sums in fp64.
 #include <cmath>
 #include <limits>
 
 #include "bf16.h"
 #include "linear_packed/kernels.h"
+#include "normal_cdf.h"
 
 namespace glimodern {
 namespace {
 
-float x_at(const LinearPacked& in, int64_t row, int64_t k) {
-  const int64_t place = row * in.inputs + k;
-  const float value =
-      in.x_dtype == Dtype::fp32 ? static_cast<const float*>(in.x)[place] : widen(static_cast<const Bf16*>(in.x)[place]);
-  return in.input_scale == nullptr ? value : value * in.input_scale[k];
+float element(const LinearPacked& in, int64_t row, int64_t k) {
+  const int64_t at = row * in.inputs + k;
+  const float x =
+      in.x_dtype == Dtype::fp32 ? static_cast<const float*>(in.x)[at] : widen(static_cast<const Bf16*>(in.x)[at]);
+  return in.input_scale == nullptr ? x : x * in.input_scale[k];
 }
 
-float rounded(float x) {
+float round_to_bf16(float x) {
   Bf16 y;
   narrow(x, &y);
   return widen(y);
@@ -23,28 +25,28 @@ float rounded(float x) {
 void prepare(const LinearPacked& in, int64_t row, const PreparedRows& prepared, int64_t to) {
   char* out = prepared.data + to * prepared.stride;
   if (in.weight_dtype != WeightDtype::int8) {
-    float* values = reinterpret_cast<float*>(out);
+    float* floats = reinterpret_cast<float*>(out);
     for (int64_t k = 0; k < prepared.groups * group_inputs(in.weight_dtype); ++k) {
-      const float value = k < in.inputs ? x_at(in, row, k) : 0.0f;
-      values[k] = in.weight_dtype == WeightDtype::bf16 ? rounded(value) : value;
+      const float x = k < in.inputs ? element(in, row, k) : 0.0f;
+      floats[k] = in.weight_dtype == WeightDtype::bf16 ? round_to_bf16(x) : x;
     }
     return;
   }
   float low = 0.0f, high = 0.0f;
   bool finite = true;
   for (int64_t k = 0; k < in.inputs; ++k) {
-    const float value = x_at(in, row, k);
-    finite = finite && std::isfinite(value);
-    low = -value > low ? -value : low;
-    high = value > high ? value : high;
+    const float x = element(in, row, k);
+    finite = finite && std::isfinite(x);
+    low = -x > low ? -x : low;
+    high = x > high ? x : high;
   }
-  const RowRange range = row_range(low, high);
+  const RowQuantisation range = row_quantisation(low, high);
   prepared.scale[to] = finite ? range.scale : std::numeric_limits<float>::quiet_NaN();
-  prepared.zero[to] = finite ? range.zero : 0;
+  prepared.zero_point[to] = finite ? range.zero_point : 0;
   uint8_t* q = reinterpret_cast<uint8_t*>(out);
   for (int64_t k = 0; k < prepared.groups * kGroupBytes; ++k) {
-    const float value = finite && k < in.inputs ? std::nearbyint(x_at(in, row, k) * range.factor) : 0.0f;
-    const int shifted = static_cast<int>(value) + prepared.zero[to];
+    const float steps = finite && k < in.inputs ? std::nearbyint(element(in, row, k) * range.inverse_scale) : 0.0f;
+    const int shifted = static_cast<int>(steps) + prepared.zero_point[to];
     q[k] = static_cast<uint8_t>(shifted > 255 ? 255 : shifted);
   }
 }
@@ -52,50 +54,50 @@ void prepare(const LinearPacked& in, int64_t row, const PreparedRows& prepared, 
 float product(const LinearPacked& in, const PreparedRows& prepared, int64_t row, int64_t output) {
   const int64_t groups = packed_groups(in);
   const char* x = prepared.data + row * prepared.stride;
-  const char* w = static_cast<const char*>(in.weight) + output / kPanelColumns * groups * kLine +
+  const char* w = static_cast<const char*>(in.weight) + output / kPanelColumns * groups * kLineBytes +
                   output % kPanelColumns * kGroupBytes;
   if (in.weight_dtype != WeightDtype::int8) {
-    const float* values = reinterpret_cast<const float*>(x);
+    const float* floats = reinterpret_cast<const float*>(x);
     double sum = 0.0;
     for (int64_t k = 0; k < groups; ++k) {
-      const char* line = w + k * kLine;
+      const char* line = w + k * kLineBytes;
       if (in.weight_dtype == WeightDtype::fp32) {
-        sum += double{values[k]} * *reinterpret_cast<const float*>(line);
+        sum += double{floats[k]} * *reinterpret_cast<const float*>(line);
       } else {
         const Bf16* pair = reinterpret_cast<const Bf16*>(line);
-        sum += double{values[2 * k]} * widen(pair[0]) + double{values[2 * k + 1]} * widen(pair[1]);
+        sum += double{floats[2 * k]} * widen(pair[0]) + double{floats[2 * k + 1]} * widen(pair[1]);
       }
     }
     return static_cast<float>(sum);
   }
   int32_t sum = 0;
   for (int64_t k = 0; k < groups * kGroupBytes; ++k) {
-    const int q = static_cast<uint8_t>(x[k]) - prepared.zero[row];
-    sum += q * reinterpret_cast<const int8_t*>(w)[k / kGroupBytes * kLine + k % kGroupBytes];
+    const int q = static_cast<uint8_t>(x[k]) - prepared.zero_point[row];
+    sum += q * reinterpret_cast<const int8_t*>(w)[k / kGroupBytes * kLineBytes + k % kGroupBytes];
   }
   return static_cast<float>(sum) * (prepared.scale[row] * in.scale[output]);
 }
 
-float activated(float value, Activation activation) {
-  if (activation == Activation::relu) return value < 0.0f ? 0.0f : value;
-  if (activation != Activation::none) return static_cast<float>(value * 0.5 * std::erfc(value * -0.70710678118654752));
-  return value;
+float activate(float x, Activation activation) {
+  if (activation == Activation::relu) return x < 0.0f ? 0.0f : x;
+  if (activation != Activation::none) return static_cast<float>(x * normal_cdf(x));
+  return x;
 }
 
 void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from, int64_t begin, int64_t end,
               int64_t panel, int64_t last, float*) {
-  const int64_t of_panel = panel_outputs(in.activation);
-  const int64_t outputs = last * of_panel < in.outputs ? last * of_panel : in.outputs;
+  const int64_t per_panel = panel_outputs(in.activation);
+  const int64_t outputs = min(last * per_panel, in.outputs);
   for (int64_t row = begin; row < end; ++row) {
-    for (int64_t output = panel * of_panel; output < outputs; ++output) {
-      const int64_t n = output / of_panel * kPanelColumns + output % of_panel;
-      float value = activated(product(in, prepared, row - from, n) + in.bias[n], in.activation);
-      if (in.activation == Activation::geglu) value *= product(in, prepared, row - from, n + 8) + in.bias[n + 8];
-      const int64_t place = row * in.outputs + output;
+    for (int64_t output = panel * per_panel; output < outputs; ++output) {
+      const int64_t n = output / per_panel * kPanelColumns + output % per_panel;
+      float y = activate(product(in, prepared, row - from, n) + in.bias[n], in.activation);
+      if (in.activation == Activation::geglu) y *= product(in, prepared, row - from, n + 8) + in.bias[n + 8];
+      const int64_t at = row * in.outputs + output;
       if (in.y_dtype == Dtype::fp32) {
-        narrow(value, static_cast<float*>(in.y) + place);
+        narrow(y, static_cast<float*>(in.y) + at);
       } else {
-        narrow(value, static_cast<Bf16*>(in.y) + place);
+        narrow(y, static_cast<Bf16*>(in.y) + at);
       }
     }
   }
@@ -105,7 +107,7 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
 
 const LinearKernels& linear_kernels_scalar(WeightDtype dtype) {
   static constexpr LinearKernels fp32{1, 1, 2, 1, 4, 4, Dtype::fp32, prepare, multiply},
-      bf16{1, 1, 2, 1, 8, 4, Dtype::fp64, prepare, multiply}, int8{1, 1, 2, 1, 4, 1, Dtype::fp64, prepare, multiply};
+      bf16{1, 1, 2, 1, 8, 4, std::nullopt, prepare, multiply}, int8{1, 1, 2, 1, 4, 1, std::nullopt, prepare, multiply};
   return dtype == WeightDtype::int8 ? int8 : dtype == WeightDtype::bf16 ? bf16 : fp32;
 }
 

@@ -4,7 +4,7 @@
 
 namespace glimodern {
 
-void rotary_avx512(const Rotary<float>& in, int64_t begin, int64_t end) { turn<Pair<Avx512>>(in, begin, end); }
-void rotary_avx512(const Rotary<Bf16>& in, int64_t begin, int64_t end) { turn<EvenOdd<Avx512>>(in, begin, end); }
+void rotary_avx512(const Rotary<float>& in, int64_t begin, int64_t end) { rotate<Pair<Avx512>>(in, begin, end); }
+void rotary_avx512(const Rotary<Bf16>& in, int64_t begin, int64_t end) { rotate<EvenOdd<Avx512>>(in, begin, end); }
 
 }  // namespace glimodern

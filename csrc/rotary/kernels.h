@@ -1,4 +1,4 @@
-// The kernels of each instruction set, on tokens [begin, end); rotary.cpp chooses.
+// The kernels of each instruction set, on tokens [begin, end); rotary.cpp selects one.
 #pragma once
 
 #include "bf16.h"
@@ -9,8 +9,8 @@ namespace glimodern {
 template <class T>
 struct Rotary {
   const T* x;
-  const Wide<T>* cos;
-  const Wide<T>* sin;
+  const Accumulator<T>* cos;
+  const Accumulator<T>* sin;
   T* y;
   RotaryShape shape;
 };

@@ -1,19 +1,21 @@
-// Matrix products of tiles: AMX. A tile holds 16 rows of 64 bytes; tiles 0 to 3 are sums, 4 and 5 rows of the left
-// side, 6 and 7 lines of the right.
+// AMX: matrix products of tiles of 16 rows of 64 bytes. Tiles 0 to 3 accumulate, tiles 4 and 5 hold A, tiles 6 and 7 B.
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstdint>
 
+// Compiler barrier. The intrinsics do not tell the compiler that tile loads and stores access memory.
+#define GLIMODERN_TILE_BARRIER __asm__ volatile("" ::: "memory")
+
 namespace {
 
 constexpr int64_t kTileRows = 16, kTileBytes = 1024;
 
-// While it lives, the thread's tiles are whole ones. (Their state would slow down every switch of threads.)
-struct WholeTiles {
-  WholeTiles() {
-    // Static: GCC's intrinsic tells the compiler of its first bytes alone.
+// Configures eight full tiles for the thread during its lifetime. Live tile state would slow down context switches.
+struct TileConfig {
+  TileConfig() {
+    // Static: GCC's intrinsic declares only the first bytes as read.
     static constexpr struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -21,12 +23,12 @@ struct WholeTiles {
     } config{};
     _tile_loadconfig(&config);
   }
-  ~WholeTiles() { _tile_release(); }
-  WholeTiles(const WholeTiles&) = delete;
-  WholeTiles& operator=(const WholeTiles&) = delete;
+  ~TileConfig() { _tile_release(); }
+  TileConfig(const TileConfig&) = delete;
+  TileConfig& operator=(const TileConfig&) = delete;
 };
 
-// Products of tiles: tile C += A B, numbers of 4 bytes of A's row with those of B's column.
+// Tile products C += A B: groups of 4 bytes in a row of A with those in a column of B.
 struct Bf16Tiles {
 #define GLIMODERN_MULTIPLY_TILES(product)                                               \
   static inline __attribute__((always_inline)) void multiply_00() { product(0, 4, 6); } \
@@ -41,18 +43,17 @@ struct Int8Tiles {  // uint8 in A, int8 in B
 #undef GLIMODERN_MULTIPLY_TILES
 };
 
-// c [16 M rows, 16 N columns], rows c_stride bytes apart, <- products of `steps` tiles of a, rows a_stride bytes apart
-// and the next tile 64 bytes on, and of b, whose tiles lie one after the other and the second column of tiles b_panel
-// bytes on; more: onto what c holds. M, N: 1 or 2. between() is called once a tile, for other work while its products
-// are under way.
-template <class T, int M, int N, class Between>
+// c [16 M rows, 16 N columns] <- A B, or += if accumulate; M and N are 1 or 2; strides in bytes. The next of a's
+// `depth` tiles lies 64 bytes on, the next of b's one tile on; b's second column of tiles lies b_panel on. overlap() is
+// called once per depth step, for other work in the shadow of the products.
+template <class T, int M, int N, class Overlap>
 inline __attribute__((always_inline)) void multiply_tiles(const char* a, int64_t a_stride, const char* b,
-                                                          int64_t b_panel, int64_t steps, float* c, int64_t c_stride,
-                                                          bool more, Between between) {
+                                                          int64_t b_panel, int64_t depth, float* c, int64_t c_stride,
+                                                          bool accumulate, Overlap overlap) {
   char* const c00 = reinterpret_cast<char*>(c);
   char* const c10 = c00 + kTileRows * c_stride;
-  __asm__ volatile("" ::: "memory");  // what was stored is there: the intrinsics do not say that they load
-  if (more) {
+  GLIMODERN_TILE_BARRIER;
+  if (accumulate) {
     _tile_loadd(0, c00, c_stride);
     if constexpr (N == 2) _tile_loadd(1, c00 + 64, c_stride);
     if constexpr (M == 2) _tile_loadd(2, c10, c_stride);
@@ -63,7 +64,7 @@ inline __attribute__((always_inline)) void multiply_tiles(const char* a, int64_t
     if constexpr (M == 2) _tile_zero(2);
     if constexpr (M == 2 && N == 2) _tile_zero(3);
   }
-  for (int64_t k = 0; k < steps; ++k, a += 64, b += kTileBytes) {
+  for (int64_t k = 0; k < depth; ++k, a += 64, b += kTileBytes) {
     _tile_loadd(6, b, 64);
     _tile_loadd(4, a, a_stride);
     T::multiply_00();
@@ -76,36 +77,36 @@ inline __attribute__((always_inline)) void multiply_tiles(const char* a, int64_t
       T::multiply_10();
       if constexpr (N == 2) T::multiply_11();
     }
-    between();
+    overlap();
   }
   _tile_stored(0, c00, c_stride);
   if constexpr (N == 2) _tile_stored(1, c00 + 64, c_stride);
   if constexpr (M == 2) _tile_stored(2, c10, c_stride);
   if constexpr (M == 2 && N == 2) _tile_stored(3, c10 + 64, c_stride);
-  __asm__ volatile("" ::: "memory");  // nor that they store
+  GLIMODERN_TILE_BARRIER;
 }
 
-// c, N tiles one after the other <- products of `steps` tiles of one row of a, its next tile a_step bytes on, and of N
-// columns of b, whose next tile lies b_step bytes on and the next column b_column; more: onto what c holds. Five tiles
-// and more of sums leave too few for a and b: N is 2 or 4.
+// One row of N tiles of c, contiguous <- A B in bf16, or += if accumulate; N is 2 or 4, since more accumulators leave
+// too few tiles for A and B; strides in bytes. The next of a's `depth` tiles lies a_step on, the next of b's b_step on;
+// b's next column of tiles lies b_column on.
 template <int N>
 inline __attribute__((always_inline)) void multiply_row_of_tiles(const char* a, int64_t a_stride, int64_t a_step,
                                                                  const char* b, int64_t b_step, int64_t b_column,
-                                                                 int64_t steps, float* sums, bool more) {
-  char* const c = reinterpret_cast<char*>(sums);
-  __asm__ volatile("" ::: "memory");
-  if (more) {
-    _tile_loadd(0, c, 64);
-    _tile_loadd(1, c + kTileBytes, 64);
-    if constexpr (N == 4) _tile_loadd(2, c + 2 * kTileBytes, 64);
-    if constexpr (N == 4) _tile_loadd(3, c + 3 * kTileBytes, 64);
+                                                                 int64_t depth, float* c, bool accumulate) {
+  char* const c0 = reinterpret_cast<char*>(c);
+  GLIMODERN_TILE_BARRIER;
+  if (accumulate) {
+    _tile_loadd(0, c0, 64);
+    _tile_loadd(1, c0 + kTileBytes, 64);
+    if constexpr (N == 4) _tile_loadd(2, c0 + 2 * kTileBytes, 64);
+    if constexpr (N == 4) _tile_loadd(3, c0 + 3 * kTileBytes, 64);
   } else {
     _tile_zero(0);
     _tile_zero(1);
     if constexpr (N == 4) _tile_zero(2);
     if constexpr (N == 4) _tile_zero(3);
   }
-  for (int64_t k = 0; k < steps; ++k, a += a_step, b += b_step) {
+  for (int64_t k = 0; k < depth; ++k, a += a_step, b += b_step) {
     _tile_loadd(4, a, a_stride);
     _tile_loadd(5, b, 64);
     _tile_dpbf16ps(0, 4, 5);
@@ -118,11 +119,11 @@ inline __attribute__((always_inline)) void multiply_row_of_tiles(const char* a, 
       _tile_dpbf16ps(3, 4, 5);
     }
   }
-  _tile_stored(0, c, 64);
-  _tile_stored(1, c + kTileBytes, 64);
-  if constexpr (N == 4) _tile_stored(2, c + 2 * kTileBytes, 64);
-  if constexpr (N == 4) _tile_stored(3, c + 3 * kTileBytes, 64);
-  __asm__ volatile("" ::: "memory");  // nor that they store
+  _tile_stored(0, c0, 64);
+  _tile_stored(1, c0 + kTileBytes, 64);
+  if constexpr (N == 4) _tile_stored(2, c0 + 2 * kTileBytes, 64);
+  if constexpr (N == 4) _tile_stored(3, c0 + 3 * kTileBytes, 64);
+  GLIMODERN_TILE_BARRIER;
 }
 
 }  // namespace

@@ -13,12 +13,13 @@ struct Avx2 {
   using F = __m256;   // floats
   using I = __m256i;  // uint32 lanes
   static constexpr int width = 8;
-  // Spans that a tile takes, by the number of its types: spans * types accumulators, the shorter side, one vector of
-  // the longer side and a zero fit 16 registers, and at least 8 accumulators hide the latency of 2 FMAs a cycle.
+  // Register tile of the span scores: spans by number of types. spans * types accumulators, the shorter side, one
+  // vector of the longer side and a zero fit 16 registers. At least 8 accumulators hide the latency of 2 FMAs per
+  // cycle.
   static constexpr int max_tile_types = 5;
-  static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 6, 3, 2, 2};
+  static constexpr int tile_spans[max_tile_types + 1] = {0, 8, 6, 3, 2, 2};
   static constexpr int grad_rows = 6, grad_vectors = 2;
-  static constexpr int product_rows = 6, product_vectors = 2;  // accumulators of a matrix product's tile
+  static constexpr int gemm_rows = 6, gemm_vectors = 2;  // register tile of simd/gemm.h
 
   static F load(const float* p) { return _mm256_load_ps(p); }
   static F loadu(const float* p) { return _mm256_loadu_ps(p); }
@@ -29,7 +30,7 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
   }
   static void storeu(Bf16* p, F x) {
-    const I bits = _mm256_srli_epi32(nearest_bf16(plain_nan(x)), 16);
+    const I bits = _mm256_srli_epi32(nearest_bf16(canonical_nan(x)), 16);
     const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
   }
@@ -37,9 +38,9 @@ struct Avx2 {
   static void storeu2(T* p, F x, F y) {
     storeu(p, x), storeu(p + width, y);
   }
-  static void split8(F x, F y, F* first, F* second) { *first = x, *second = y; }  // 8 lanes are a block
-  // The 16 numbers from p on by even and odd places: one operation a vector, where loadu and storeu of neighbours take
-  // two and more. A NaN that is stored or rounded must have a lower half of zeros.
+  static void split8(F x, F y, F* first, F* second) { *first = x, *second = y; }  // a vector is one block of 8
+  // Elements p[0 .. 16) by even and odd index. One operation per vector; loadu and storeu in memory order take two or
+  // more. A NaN that is stored or rounded must have a lower half of zeros.
   static void load_even_odd(const Bf16* p, F* even, F* odd) {
     const I bits = _mm256_loadu_si256(reinterpret_cast<const I*>(p));
     *even = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
@@ -49,11 +50,11 @@ struct Avx2 {
     const I low = _mm256_srli_epi32(nearest_bf16(even), 16);
     _mm256_storeu_si256(reinterpret_cast<I*>(p), _mm256_blend_epi16(low, nearest_bf16(odd), 0xAA));
   }
-  static void store_even_odd_exact(Bf16* p, F even, F odd) {  // numbers that bf16 holds
+  static void store_even_odd_exact(Bf16* p, F even, F odd) {  // values that bf16 represents
     const I low = _mm256_srli_epi32(_mm256_castps_si256(even), 16);
     _mm256_storeu_si256(reinterpret_cast<I*>(p), _mm256_blend_epi16(low, _mm256_castps_si256(odd), 0xAA));
   }
-  static F rounded(F x) { return upper_half(nearest_bf16(x)); }  // as a store in bf16 and a load would
+  static F round_to_bf16(F x) { return upper_half(nearest_bf16(x)); }
   static void load_even_odd(const float* p, F* even, F* odd) {
     const F x = loadu(p), y = loadu(p + width);
     *even = in_order(_mm256_shuffle_ps(x, y, 0x88));
@@ -63,12 +64,12 @@ struct Avx2 {
     const F x = _mm256_unpacklo_ps(even, odd), y = _mm256_unpackhi_ps(even, odd);
     storeu(p, _mm256_permute2f128_ps(x, y, 0x20)), storeu(p + width, _mm256_permute2f128_ps(x, y, 0x31));
   }
-  static F plain_nan(F x) {  // any NaN becomes the one with a lower half of zeros
+  static F canonical_nan(F x) {  // any NaN -> the quiet NaN with a lower half of zeros
     return _mm256_blendv_ps(x, set1(__builtin_nanf("")), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   }
   static F set1(float x) { return _mm256_set1_ps(x); }
   static F zero() { return _mm256_setzero_ps(); }
-  static F local_zero() {  // one that compilers do not keep in a register across a loop's steps
+  static F local_zero() {  // the compiler holds it in no register across the steps of a loop
     F x = _mm256_setzero_ps();
     __asm__ volatile("" : "+x"(x));
     return x;
@@ -86,8 +87,10 @@ struct Avx2 {
   static F neg_abs(F x) { return _mm256_or_ps(x, _mm256_set1_ps(-0.0f)); }
   static F where_negative(F x, F yes, F no) { return _mm256_blendv_ps(no, yes, x); }
   static F where_less(F x, F y, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, y, _CMP_LT_OQ)); }
-  static F where_positive(F x, F y) { return _mm256_and_ps(_mm256_cmp_ps(x, zero(), _CMP_GT_OQ), y); }  // else 0
-  static F times_power_of_two(F x, F n) {  // n integral, the product a normal number
+  static F where_positive(F x, F y) {  // x > 0 ? y : 0
+    return _mm256_and_ps(_mm256_cmp_ps(x, zero(), _CMP_GT_OQ), y);
+  }
+  static F times_power_of_two(F x, F n) {  // n integral, the product a normal value
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
   }
 
@@ -103,11 +106,11 @@ struct Avx2 {
     return _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(x, bound), x)), y);
   }
 
-  static __m128 sum4(F x0, F x1, F x2, F x3) {  // the four sums over lanes
+  static __m128 reduce_add4(F x0, F x1, F x2, F x3) {  // the four sums over lanes
     const F y = _mm256_hadd_ps(_mm256_hadd_ps(x0, x1), _mm256_hadd_ps(x2, x3));
     return _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
   }
-  static double sum(F x) {  // over lanes, in fp64
+  static double reduce_add(F x) {  // over lanes, in fp64
     const __m256d y =
         _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
     const __m128d z = _mm_add_pd(_mm256_castpd256_pd128(y), _mm256_extractf128_pd(y, 1));
@@ -117,12 +120,12 @@ struct Avx2 {
   static F where_below(I x, I bound, F yes, F no) {  // unsigned x < bound ? yes : no
     return _mm256_blendv_ps(yes, no, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(x, bound), x)));
   }
-  static float largest(F x) {  // over lanes
+  static float reduce_max(F x) {  // over lanes
     const __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     const __m128 z = _mm_max_ps(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
   }
-  static void transpose(F* x) {  // of width rows, in place
+  static void transpose(F* x) {  // of `width` rows, in place
     F y[8], z[8];
 #pragma GCC unroll 4
     for (int n = 0; n < 8; n += 2) {

@@ -13,12 +13,12 @@ struct Avx512 {
   using F = __m512;   // floats
   using I = __m512i;  // uint32 lanes
   static constexpr int width = 16;
-  // Spans that a tile takes, by the number of its types: spans * types accumulators, the shorter side, one vector of
-  // the longer side and a zero fit 32 registers.
+  // Register tile of the span scores: spans by number of types. spans * types accumulators, the shorter side, one
+  // vector of the longer side and a zero fit 32 registers.
   static constexpr int max_tile_types = 9;
-  static constexpr int tile_rows[max_tile_types + 1] = {0, 8, 8, 8, 6, 4, 4, 3, 3, 3};
+  static constexpr int tile_spans[max_tile_types + 1] = {0, 8, 8, 8, 6, 4, 4, 3, 3, 3};
   static constexpr int grad_rows = 6, grad_vectors = 4;
-  static constexpr int product_rows = 12, product_vectors = 2;  // accumulators of a matrix product's tile
+  static constexpr int gemm_rows = 12, gemm_vectors = 2;  // register tile of simd/gemm.h
 
   static F load(const float* p) { return _mm512_load_ps(p); }
   static F loadu(const float* p) { return _mm512_loadu_ps(p); }
@@ -29,19 +29,19 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
   }
   static void storeu(Bf16* p, F x) {
-    const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32(nearest_bf16(plain_nan(x)), 16));
+    const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32(nearest_bf16(canonical_nan(x)), 16));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
   }
   template <class T>
   static void storeu2(T* p, F x, F y) {
     storeu(p, x), storeu(p + width, y);
   }
-  // Lanes of x and y by blocks of 8: the first and the second block of each.
+  // x and y are each two blocks of 8 lanes: *first gets the first blocks, *second the second ones.
   static void split8(F x, F y, F* first, F* second) {
     *first = _mm512_shuffle_f32x4(x, y, 0x44), *second = _mm512_shuffle_f32x4(x, y, 0xEE);
   }
-  // The 32 numbers from p on by even and odd places: one operation a vector, where loadu and storeu of neighbours take
-  // two and more. A NaN that is stored or rounded must have a lower half of zeros.
+  // Elements p[0 .. 32) by even and odd index. One operation per vector; loadu and storeu in memory order take two or
+  // more. A NaN that is stored or rounded must have a lower half of zeros.
   static void load_even_odd(const Bf16* p, F* even, F* odd) {
     const I bits = _mm512_loadu_si512(p);
     *even = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
@@ -51,33 +51,33 @@ struct Avx512 {
     const I low = _mm512_srli_epi32(nearest_bf16(even), 16);
     _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xAAAAAAAA, low, nearest_bf16(odd)));
   }
-  static void store_even_odd_exact(Bf16* p, F even, F odd) {  // numbers that bf16 holds
+  static void store_even_odd_exact(Bf16* p, F even, F odd) {  // values that bf16 represents
     const I low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
     _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xAAAAAAAA, low, _mm512_castps_si512(odd)));
   }
-  static F rounded(F x) { return upper_half(nearest_bf16(x)); }  // as a store in bf16 and a load would
+  static F round_to_bf16(F x) { return upper_half(nearest_bf16(x)); }
   static void load_even_odd(const float* p, F* even, F* odd) {
-    const I places = _mm512_slli_epi32(lanes(), 1);
+    const I indices = _mm512_slli_epi32(lanes(), 1);
     const F x = loadu(p), y = loadu(p + width);
-    *even = _mm512_permutex2var_ps(x, places, y);
-    *odd = _mm512_permutex2var_ps(x, _mm512_or_si512(places, _mm512_set1_epi32(1)), y);
+    *even = _mm512_permutex2var_ps(x, indices, y);
+    *odd = _mm512_permutex2var_ps(x, _mm512_or_si512(indices, _mm512_set1_epi32(1)), y);
   }
   static void store_even_odd(float* p, F even, F odd) {
     const F x = _mm512_unpacklo_ps(even, odd), y = _mm512_unpackhi_ps(even, odd);  // of each 128 bits
     const F low = _mm512_shuffle_f32x4(x, y, 0x44), high = _mm512_shuffle_f32x4(x, y, 0xEE);
     storeu(p, _mm512_shuffle_f32x4(low, low, 0xD8)), storeu(p + width, _mm512_shuffle_f32x4(high, high, 0xD8));
   }
-  static F interleave(const Bf16* first, const Bf16* second) {  // lanes of pairs, first's in the lower half
+  static F interleave(const Bf16* first, const Bf16* second) {  // pairs of bf16, first in the lower half of a lane
     const I low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
     const I high = _mm512_castps_si512(loadu(second));
     return _mm512_castsi512_ps(_mm512_or_si512(low, high));
   }
-  static F plain_nan(F x) {  // any NaN becomes the one with a lower half of zeros
+  static F canonical_nan(F x) {  // any NaN -> the quiet NaN with a lower half of zeros
     return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), set1(__builtin_nanf("")));
   }
   static F set1(float x) { return _mm512_set1_ps(x); }
   static F zero() { return _mm512_setzero_ps(); }
-  static F local_zero() {  // one that compilers do not keep in a register across a loop's steps
+  static F local_zero() {  // the compiler holds it in no register across the steps of a loop
     F x = _mm512_setzero_ps();
     __asm__ volatile("" : "+v"(x));
     return x;
@@ -99,10 +99,10 @@ struct Avx512 {
   static F where_less(F x, F y, F yes, F no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), no, yes);
   }
-  static F where_positive(F x, F y) {
+  static F where_positive(F x, F y) {  // x > 0 ? y : 0
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, zero(), _CMP_GT_OQ), y);
-  }  // else 0
-  static F times_power_of_two(F x, F n) {  // n integral, the product a normal number
+  }
+  static F times_power_of_two(F x, F n) {  // n integral, the product a normal value
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
   }
 
@@ -118,12 +118,13 @@ struct Avx512 {
     return _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(x, bound), y);
   }
 
-  static __m256 halves(F x) { return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)); }
-  static __m128 sum4(F x0, F x1, F x2, F x3) {  // the four sums over lanes
-    const __m256 y = _mm256_hadd_ps(_mm256_hadd_ps(halves(x0), halves(x1)), _mm256_hadd_ps(halves(x2), halves(x3)));
+  static __m256 add_halves(F x) { return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)); }
+  static __m128 reduce_add4(F x0, F x1, F x2, F x3) {  // the four sums over lanes
+    const __m256 y =
+        _mm256_hadd_ps(_mm256_hadd_ps(add_halves(x0), add_halves(x1)), _mm256_hadd_ps(add_halves(x2), add_halves(x3)));
     return _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
   }
-  static double sum(F x) {  // over lanes, in fp64
+  static double reduce_add(F x) {  // over lanes, in fp64
     return _mm512_reduce_add_pd(
         _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))));
   }
@@ -131,8 +132,8 @@ struct Avx512 {
   static F where_below(I x, I bound, F yes, F no) {  // unsigned x < bound ? yes : no
     return _mm512_mask_blend_ps(_mm512_cmplt_epu32_mask(x, bound), no, yes);
   }
-  static float largest(F x) { return _mm512_reduce_max_ps(x); }  // over lanes
-  static void transpose(F* x) {                                  // of width rows, in place
+  static float reduce_max(F x) { return _mm512_reduce_max_ps(x); }  // over lanes
+  static void transpose(F* x) {                                     // of `width` rows, in place
     F y[16], z[16];
 #pragma GCC unroll 8
     for (int n = 0; n < 16; n += 2) {
@@ -148,13 +149,13 @@ struct Avx512 {
     }
 #pragma GCC unroll 8
     for (int c = 0; c < 4; ++c) {
-      const F even = _mm512_shuffle_f32x4(z[c], z[c + 4], 0x88), odd = _mm512_shuffle_f32x4(z[c], z[c + 4], 0xDD);
-      const F more = _mm512_shuffle_f32x4(z[c + 8], z[c + 12], 0x88);
-      const F most = _mm512_shuffle_f32x4(z[c + 8], z[c + 12], 0xDD);
-      x[c] = _mm512_shuffle_f32x4(even, more, 0x88);
-      x[c + 4] = _mm512_shuffle_f32x4(odd, most, 0x88);
-      x[c + 8] = _mm512_shuffle_f32x4(even, more, 0xDD);
-      x[c + 12] = _mm512_shuffle_f32x4(odd, most, 0xDD);
+      const F even0 = _mm512_shuffle_f32x4(z[c], z[c + 4], 0x88), odd0 = _mm512_shuffle_f32x4(z[c], z[c + 4], 0xDD);
+      const F even1 = _mm512_shuffle_f32x4(z[c + 8], z[c + 12], 0x88);
+      const F odd1 = _mm512_shuffle_f32x4(z[c + 8], z[c + 12], 0xDD);
+      x[c] = _mm512_shuffle_f32x4(even0, even1, 0x88);
+      x[c + 4] = _mm512_shuffle_f32x4(odd0, odd1, 0x88);
+      x[c + 8] = _mm512_shuffle_f32x4(even0, even1, 0xDD);
+      x[c + 12] = _mm512_shuffle_f32x4(odd0, odd1, 0xDD);
     }
   }
 

@@ -1,11 +1,11 @@
-// Products of bf16 pairs: AVX-512 BF16.
+// AVX-512 BF16: dot products of bf16 pairs, and rounding to bf16.
 #pragma once
 
 #include "simd/avx512.h"
 
 namespace {
 
-// Rounds to bf16 in one instruction, which takes numbers below 2^-126 for 0.
+// Rounds to bf16 by one instruction, which treats values below 2^-126 as 0.
 struct Avx512Bf16 : Avx512 {
   using Avx512::storeu;
   static void storeu(Bf16* p, F x) {
@@ -19,7 +19,7 @@ struct Avx512Bf16 : Avx512 {
   using Avx512::storeu2;
 };
 
-// Lanes of x and y hold two bf16 numbers each; csrc/simd/product.h works with such "floats" as with any.
+// Lanes of fma's x and y hold two bf16 values each, so that csrc/simd/gemm.h multiplies pairs as it multiplies floats.
 struct Avx512Bf16Pairs : Avx512Bf16 {
   static F fma(F x, F y, F z) { return _mm512_dpbf16_ps(z, pairs(x), pairs(y)); }  // x0 y0 + x1 y1 + z
 

@@ -1,5 +1,5 @@
-// Two vectors of class V side by side, for chains of dependent operations: two chains in flight hide each other's
-// latency where the processor's scheduler is too short to find the next vector's by itself.
+// Two vectors of class V side by side. Two dependency chains in flight hide each other's latency where the processor's
+// scheduler is too short to overlap successive vectors.
 #pragma once
 
 #include "bf16.h"
@@ -15,16 +15,19 @@ struct Pair {
 
   static F load(const float* p) { return {V::load(p), V::load(p + V::width)}; }
   static void store(float* p, F a) { V::store(p, a.x), V::store(p + V::width, a.y); }
-  static F loadu(const float* p) { return {V::loadu(p), V::loadu(p + V::width)}; }
+  template <class T>
+  static F loadu(const T* p) {
+    return {V::loadu(p), V::loadu(p + V::width)};
+  }
   static void storeu(float* p, F a) { V::storeu(p, a.x), V::storeu(p + V::width, a.y); }
-  static void storeu_exact(float* p, F a) { storeu(p, a); }  // a number that is rounded already
-  static F rounded(F a) { return a; }                        // as a store and a load would
+  static void storeu_exact(float* p, F a) { storeu(p, a); }  // a is already rounded to the storage type
+  static F round_to_storage(F a) { return a; }
   static F set1(float a) { return {V::set1(a), V::set1(a)}; }
   static F zero() { return {V::zero(), V::zero()}; }
   static F add(F a, F b) { return {V::add(a.x, b.x), V::add(a.y, b.y)}; }
   static F sub(F a, F b) { return {V::sub(a.x, b.x), V::sub(a.y, b.y)}; }
   static F mul(F a, F b) { return {V::mul(a.x, b.x), V::mul(a.y, b.y)}; }
-  static double sum(F a) { return V::sum(V::add(a.x, a.y)); }
+  static double reduce_add(F a) { return V::reduce_add(V::add(a.x, a.y)); }
   static F div(F a, F b) { return {V::div(a.x, b.x), V::div(a.y, b.y)}; }
   static F fma(F a, F b, F c) { return {V::fma(a.x, b.x, c.x), V::fma(a.y, b.y, c.y)}; }
   static F fms(F a, F b, F c) { return {V::fms(a.x, b.x, c.x), V::fms(a.y, b.y, c.y)}; }
@@ -38,12 +41,12 @@ struct Pair {
   static F times_power_of_two(F a, F n) { return {V::times_power_of_two(a.x, n.x), V::times_power_of_two(a.y, n.y)}; }
 };
 
-// Pair for storage in bf16: x has the numbers at even places, y those at odd places, which takes the fewest operations
-// to load and to store. load and store are of scratch in that order; loadu and storeu are of memory in its own.
+// Pair for bf16 storage: x has the elements of even index, y those of odd index. This lane order takes the fewest
+// operations to load and to store. load and store access scratch in lane order; loadu and storeu access memory order.
 //
-// Rounding adds to a number's bits and would make infinity or zero of a NaN whose lower half is not zeros. There are
-// none here: NaN of bf16 and of arithmetic have none, arithmetic passes the bits of its operand's NaN on, and what is
-// loaded from fp32 loses them.
+// Rounding adds to the bits of a value. It would turn a NaN whose lower half is not zero into infinity or zero. No such
+// NaN occurs: a bf16 NaN and the NaN of an operation have a lower half of zeros, operations pass on the bits of their
+// operand's NaN, and loadu from fp32 replaces NaN by the canonical one.
 template <class V>
 struct EvenOdd : Pair<V> {
   using F = typename Pair<V>::F;
@@ -56,7 +59,7 @@ struct EvenOdd : Pair<V> {
   static F loadu(const float* p) {
     F a;
     V::load_even_odd(p, &a.x, &a.y);
-    return {V::plain_nan(a.x), V::plain_nan(a.y)};
+    return {V::canonical_nan(a.x), V::canonical_nan(a.y)};
   }
   template <class T>
   static void storeu(T* p, F a) {
@@ -64,7 +67,7 @@ struct EvenOdd : Pair<V> {
   }
   static void storeu_exact(Bf16* p, F a) { V::store_even_odd_exact(p, a.x, a.y); }
   static F set1(float a) { return Pair<V>::set1(a == a ? a : __builtin_nanf("")); }
-  static F rounded(F a) { return {V::rounded(a.x), V::rounded(a.y)}; }
+  static F round_to_storage(F a) { return {V::round_to_bf16(a.x), V::round_to_bf16(a.y)}; }
 };
 
 }  // namespace

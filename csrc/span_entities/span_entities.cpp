@@ -1,5 +1,5 @@
-// The scan for logits above their bounds is one comparison where scoring a logit costs H multiply-adds, so it is
-// written once, for the compiler's baseline vectors; scoring is the instruction sets' score_block.
+// The scan for logits above their thresholds takes one comparison where scoring a logit takes H FMAs. So the scan is
+// written once, for the compiler's baseline vectors. Scoring is score_block of the instruction set.
 #include "glimodern/span_entities.h"
 
 #include <algorithm>
@@ -12,28 +12,29 @@
 namespace glimodern {
 namespace {
 
-constexpr int64_t kBlockValues = int64_t{1} << 20;  // logits of one block at most (a single word may exceed it)
+constexpr int64_t kBlockValues = int64_t{1} << 20;  // logits of a block at most; a single word may exceed it
 constexpr int64_t kScan = 16;                       // logits that are tested together
 
-template <class W>
-bool passes(W logit, W bound) {
-  return !(logit <= bound);
+template <class Acc>
+bool passes(Acc logit, Acc threshold) {
+  return !(logit <= threshold);
 }
 
-// One word's logits [widths, types] -> list; bounds has the types' bounds once a width.
-template <class W>
-void scan_word(const WordBlock& block, int64_t word, int64_t widths, const W* z, const W* bounds,
-               std::vector<SpanEntity<W>>& list) {
+// Appends the entities among one word's logits z [widths, types] to list. thresholds [widths, types]: the types'
+// thresholds repeated for each width.
+template <class Acc>
+void scan_word(const WordBlock& block, int64_t word, int64_t widths, const Acc* z, const Acc* thresholds,
+               std::vector<SpanEntity<Acc>>& list) {
   const int64_t n = widths * block.types;
   for (int64_t j = 0; j < n; j += kScan) {
     const int64_t end = std::min(j + kScan, n);
     if (end == j + kScan) {
       int any = 0;
-      for (int64_t s = 0; s < kScan; ++s) any |= passes(z[j + s], bounds[j + s]);
+      for (int64_t s = 0; s < kScan; ++s) any |= passes(z[j + s], thresholds[j + s]);
       if (any == 0) continue;
     }
     for (int64_t s = j; s < end; ++s) {
-      if (!passes(z[s], bounds[s])) continue;
+      if (!passes(z[s], thresholds[s])) continue;
       list.push_back({static_cast<int32_t>(word), static_cast<int32_t>(s / block.types),
                       static_cast<int32_t>(block.first_type + s % block.types), z[s]});
     }
@@ -42,56 +43,57 @@ void scan_word(const WordBlock& block, int64_t word, int64_t widths, const W* z,
 
 }  // namespace
 
-template <class W>
-size_t SpanEntities<W>::count() const {
+template <class Acc>
+size_t SpanEntities<Acc>::count() const {
   size_t total = 0;
   for (const auto& list : blocks) total += list.size();
   return total;
 }
 
-template <class W>
-void SpanEntities<W>::copy_to(int64_t* word, int64_t* width, int64_t* type, W* logit) const {
+template <class Acc>
+void SpanEntities<Acc>::copy_to(int64_t* word, int64_t* width, int64_t* type_id, Acc* logit) const {
   for (const auto& list : blocks) {
-    for (const SpanEntity<W>& entity : list) {
+    for (const SpanEntity<Acc>& entity : list) {
       *word++ = entity.word;
       *width++ = entity.width;
-      *type++ = entity.type;
+      *type_id++ = entity.type_id;
       *logit++ = entity.logit;
     }
   }
 }
 
-template <class W>
-SpanEntities<W> span_entities(const SpanInputs& in, const W* bounds, int threads) {
-  const SpanKernelsOf<W>& kernels = span_kernels(W{});
-  const int64_t share = in.words / (4 * threads) + 1;  // as span_scores: a logit's bits do not depend on the blocks
-  const auto blocks = word_blocks(in, std::max<int64_t>(share, 4), kBlockValues, true);
+template <class Acc>
+SpanEntities<Acc> span_entities(const SpanInputs& in, const Acc* thresholds, int threads) {
+  const SpanKernelsOf<Acc>& kernels = span_kernels(Acc{});
+  const int64_t words =
+      std::max<int64_t>(in.words / (4 * threads) + 1, 4);  // a logit's bits do not depend on its block
+  const auto blocks = word_blocks(in, words, kBlockValues, true);
   const int64_t count = static_cast<int64_t>(blocks.size());
   threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
 
-  int64_t most_values = 0, most_bounds = 0;
+  int64_t max_values = 0, max_stride = 0;
   for (const WordBlock& block : blocks) {
-    most_values = std::max(most_values, (block.last - block.first) * block.stride);
-    most_bounds = std::max(most_bounds, block.stride);
+    max_values = std::max(max_values, (block.last - block.first) * block.stride);
+    max_stride = std::max(max_stride, block.stride);
   }
   const size_t values_at = whole_lines(kernels.scratch_floats);
-  constexpr size_t kFloats = sizeof(W) / sizeof(float);
-  const size_t bounds_at = values_at + whole_lines(kFloats * static_cast<size_t>(most_values));
-  const size_t stride = bounds_at + whole_lines(kFloats * static_cast<size_t>(most_bounds));
+  constexpr size_t kFloats = sizeof(Acc) / sizeof(float);
+  const size_t thresholds_at = values_at + whole_lines(kFloats * static_cast<size_t>(max_values));
+  const size_t stride = thresholds_at + whole_lines(kFloats * static_cast<size_t>(max_stride));
   const Scratch scratch = make_scratch(stride * static_cast<size_t>(threads));
 
-  SpanEntities<W> out;
+  SpanEntities<Acc> out;
   out.blocks.resize(blocks.size());
-  std::atomic<bool> out_of_memory{false};  // no exception may leave a thread
+  std::atomic<bool> out_of_memory{false};  // no exception may leave the parallel region
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t n = 0; n < count; ++n) {
     const WordBlock& block = blocks[static_cast<size_t>(n)];
-    float* mine = scratch.get() + stride * static_cast<size_t>(thread_index());
-    W* values = reinterpret_cast<W*>(mine + values_at);
-    W* row = reinterpret_cast<W*>(mine + bounds_at);
-    kernels.score_block(in, block, values, mine);
+    float* own = scratch.get() + stride * static_cast<size_t>(thread_index());
+    Acc* values = reinterpret_cast<Acc*>(own + values_at);
+    Acc* row = reinterpret_cast<Acc*>(own + thresholds_at);
+    kernels.score_block(in, block, values, own);
     for (int64_t j = 0; j < block.stride; j += block.types) {
-      std::copy(bounds + block.first_type, bounds + block.first_type + block.types, row + j);
+      std::copy(thresholds + block.first_type, thresholds + block.first_type + block.types, row + j);
     }
     try {
       for (int64_t i = block.first; i < block.last; ++i) {

@@ -1,4 +1,4 @@
-// The focal loss of many negatives, for every vector class V (csrc/simd/). See focal_point() for the formulas.
+// The focal loss of negatives, for every vector class V (csrc/simd/). Formulas: focal_point() in scalar.cpp.
 #pragma once
 
 #include "glimodern/span.h"
@@ -49,19 +49,19 @@ double focal_row(float* z, int64_t n, const glimodern::FocalParams& params, bool
   double total = 0.0;
   int64_t j = 0;
   while (j + V::width <= n) {
-    F partial = V::zero();  // of at most 16 vectors, so that few fp32 additions meet
+    F partial = V::zero();  // of at most 16 vectors: short fp32 sums, added up in fp64
     for (int step = 0; step < 16 && j + V::width <= n; ++step, j += V::width) {
       F slope;
       partial = V::add(partial, focal_vector<V, kPower>(V::loadu(z + j), gamma, &slope));
       if (with_grad) V::storeu(z + j, V::mul(weight, slope));
     }
-    total += V::sum(partial);
+    total += V::reduce_add(partial);
   }
   if (j < n) {
     alignas(64) float rest[V::width];
     for (int lane = 0; lane < V::width; ++lane) rest[lane] = j + lane < n ? z[j + lane] : -__builtin_inff();
     F slope;
-    total += V::sum(focal_vector<V, kPower>(V::load(rest), gamma, &slope));
+    total += V::reduce_add(focal_vector<V, kPower>(V::load(rest), gamma, &slope));
     V::store(rest, V::mul(weight, slope));
     for (int lane = 0; with_grad && j + lane < n; ++lane) z[j + lane] = rest[lane];
   }

@@ -5,17 +5,18 @@
 
 namespace glimodern {
 
-template <class W>
-double focal_negatives_scalar(W* z, int64_t n, const FocalParams&, bool with_grad);
+template <class Acc>
+double focal_negatives_scalar(Acc* z, int64_t n, const FocalParams&, bool with_grad);
 double focal_negatives_avx2(float* z, int64_t n, const FocalParams&, bool with_grad);
 double focal_negatives_avx512(float* z, int64_t n, const FocalParams&, bool with_grad);
 
-// x = the logit of a negative, minus the logit of a positive -> unweighted loss, and its derivative after x.
-template <class W>
+// The unweighted loss at x, and its derivative with respect to x. x: the logit of a negative, minus the logit of a
+// positive.
+template <class Acc>
 struct FocalPoint {
-  W loss, slope;
+  Acc loss, slope;
 };
-template <class W>
-FocalPoint<W> focal_point(W x, double gamma);
+template <class Acc>
+FocalPoint<Acc> focal_point(Acc x, double gamma);
 
 }  // namespace glimodern

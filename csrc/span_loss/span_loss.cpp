@@ -12,16 +12,16 @@
 namespace glimodern {
 namespace {
 
-constexpr int64_t kBlockValues = int64_t{1} << 18;  // logits of one block at most: 1 MB (a single word may exceed it)
-constexpr int64_t kPanelValues = int64_t{1} << 21;  // logits in scratch at a time: 8 MB
+constexpr int64_t kBlockValues = int64_t{1} << 18;  // logits of a block at most: 1 MB; a single word may exceed it
+constexpr int64_t kBatchValues = int64_t{1} << 21;  // logits in scratch at a time: 8 MB
 
 struct Positive {
-  int64_t k, type;
-  bool operator<(const Positive& other) const { return k != other.k ? k < other.k : type < other.type; }
-  bool operator==(const Positive& other) const { return k == other.k && type == other.type; }
+  int64_t k, type_id;
+  bool operator<(const Positive& other) const { return k != other.k ? k < other.k : type_id < other.type_id; }
+  bool operator==(const Positive& other) const { return k == other.k && type_id == other.type_id; }
 };
 
-// The distinct positives of each word: of word i, list[starts[i] .. starts[i + 1]), type counted inside the text.
+// The distinct positives, by word: those of word i are list[starts[i] .. starts[i + 1]).
 struct Positives {
   std::vector<int64_t> starts;
   std::vector<Positive> list;
@@ -48,65 +48,66 @@ Positives sort_positives(const SpanInputs& in, const int64_t* rows, int64_t coun
   return out;
 }
 
-// z [widths, types] of one word -> its loss; with_grad: z <- d loss / d z. Positives are taken out before the
-// negatives' pass (the loss and slope of a negative with logit -inf are 0) and put back after it.
-template <class W>
-double word_loss(const SpanKernelsOf<W>& kernels, const WordBlock& block, int64_t widths, const Positive* begin,
-                 const Positive* end, const FocalParams& params, bool with_grad, W* z, std::vector<W>& slopes) {
+// The loss of one word with logits z [widths, types]; with_grad: z <- d loss / d z. For the pass over the negatives,
+// positives get logit -inf, where loss and slope of a negative are 0.
+template <class Acc>
+double word_loss(const SpanKernelsOf<Acc>& kernels, const WordBlock& block, int64_t widths, const Positive* begin,
+                 const Positive* end, const FocalParams& params, bool with_grad, Acc* z, std::vector<Acc>& slopes) {
   double loss = 0.0;
   slopes.clear();
   for (const Positive* p = begin; p != end; ++p) {
-    W& logit = z[p->k * block.types + p->type - block.first_type];
-    const FocalPoint<W> point = focal_point(-logit, params.gamma);
+    Acc& logit = z[p->k * block.types + p->type_id - block.first_type];
+    const FocalPoint<Acc> point = focal_point(-logit, params.gamma);
     loss += params.positive_weight * point.loss;
-    slopes.push_back(static_cast<W>(-params.positive_weight * point.slope));
-    logit = -std::numeric_limits<W>::infinity();
+    slopes.push_back(static_cast<Acc>(-params.positive_weight * point.slope));
+    logit = -std::numeric_limits<Acc>::infinity();
   }
   loss += kernels.focal_negatives(z, widths * block.types, params, with_grad);
   for (const Positive* p = begin; with_grad && p != end; ++p) {
-    z[p->k * block.types + p->type - block.first_type] = slopes[static_cast<size_t>(p - begin)];
+    z[p->k * block.types + p->type_id - block.first_type] = slopes[static_cast<size_t>(p - begin)];
   }
   return loss;
 }
 
 }  // namespace
 
-template <class W>
+template <class Acc>
 double span_loss(const SpanInputs& in, const int64_t* rows, int64_t count, const FocalParams& params,
-                 const SpanGradsOf<W>* grads, int threads) {
-  const SpanKernelsOf<W>& kernels = span_kernels(W{});
+                 const SpanGradsOf<Acc>* grads, int threads) {
+  const SpanKernelsOf<Acc>& kernels = span_kernels(Acc{});
   const Positives positives = sort_positives(in, rows, count);
   std::vector<WordBlock> blocks = word_blocks(in, kBlockWords, kBlockValues, true);
 
-  // Panels: runs of blocks whose logits fit the scratch together.
-  std::vector<size_t> panels{0};
-  int64_t used = 0, most = 0;
+  // Batches: consecutive blocks whose logits fit the scratch together.
+  std::vector<size_t> batches{0};
+  int64_t used = 0, max_used = 0;
   for (size_t n = 0; n < blocks.size(); ++n) {
     const int64_t size = (blocks[n].last - blocks[n].first) * blocks[n].stride;
-    if (used > 0 && used + size > kPanelValues) {
-      panels.push_back(n);
+    if (used > 0 && used + size > kBatchValues) {
+      batches.push_back(n);
       used = 0;
     }
     blocks[n].offset = used;
     used += size;
-    most = std::max(most, used);
+    max_used = std::max(max_used, used);
   }
-  panels.push_back(blocks.size());
+  batches.push_back(blocks.size());
 
-  std::unique_ptr<W[]> values(new W[static_cast<size_t>(most)]);
+  std::unique_ptr<Acc[]> values(new Acc[static_cast<size_t>(max_used)]);
   const size_t stride = whole_lines(kernels.scratch_floats);
   const Scratch scratch = make_scratch(stride * static_cast<size_t>(threads));
-  std::vector<std::vector<W>> slopes(static_cast<size_t>(threads));
-  int64_t most_positives = 0;
+  std::vector<std::vector<Acc>> slopes(static_cast<size_t>(threads));
+  int64_t max_positives = 0;
   for (int64_t i = 0; i < in.words; ++i) {
-    most_positives = std::max(most_positives,
-                              positives.starts[static_cast<size_t>(i) + 1] - positives.starts[static_cast<size_t>(i)]);
+    max_positives = std::max(max_positives,
+                             positives.starts[static_cast<size_t>(i) + 1] - positives.starts[static_cast<size_t>(i)]);
   }
-  for (auto& list : slopes) list.reserve(static_cast<size_t>(most_positives));  // nothing may throw inside the threads
+  for (auto& list : slopes)
+    list.reserve(static_cast<size_t>(max_positives));  // no exception may leave the parallel region
   std::vector<double> losses(static_cast<size_t>(in.words), 0.0);
 
-  for (size_t panel = 0; panel + 1 < panels.size(); ++panel) {
-    const int64_t begin = static_cast<int64_t>(panels[panel]), end = static_cast<int64_t>(panels[panel + 1]);
+  for (size_t batch = 0; batch + 1 < batches.size(); ++batch) {
+    const int64_t begin = static_cast<int64_t>(batches[batch]), end = static_cast<int64_t>(batches[batch + 1]);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t n = begin; n < end; ++n) {
       const WordBlock& block = blocks[static_cast<size_t>(n)];
@@ -121,7 +122,7 @@ double span_loss(const SpanInputs& in, const int64_t* rows, int64_t count, const
       }
     }
     if (grads != nullptr) {
-      span_gradients(in, blocks, panels[panel], panels[panel + 1], values.get(), *grads, scratch.get(), threads);
+      span_gradients(in, blocks, batches[batch], batches[batch + 1], values.get(), *grads, scratch.get(), threads);
     }
   }
   double total = 0.0;

@@ -1,7 +1,8 @@
 #include "simd/avx2.h"
 
+#include "span_scores/backward.h"
+#include "span_scores/forward.h"
 #include "span_scores/kernels.h"
-#include "span_scores/tiles.h"
 
 namespace glimodern {
 

@@ -11,11 +11,11 @@ namespace glimodern {
                         int64_t column, const SpanGrads& grads, float* scratch);                        \
   size_t span_scratch_floats_##isa();
 
-template <class W>
-void score_block_scalar(const SpanInputs&, const WordBlock&, W* values, float* scratch);
-template <class W>
-void grad_slice_scalar(const SpanInputs&, const WordBlock* blocks, int64_t count, const W* values, int64_t column,
-                       const SpanGradsOf<W>& grads, float* scratch);
+template <class Acc>
+void score_block_scalar(const SpanInputs&, const WordBlock&, Acc* values, float* scratch);
+template <class Acc>
+void grad_slice_scalar(const SpanInputs&, const WordBlock* blocks, int64_t count, const Acc* values, int64_t column,
+                       const SpanGradsOf<Acc>& grads, float* scratch);
 GLIMODERN_DECLARE_SPAN_SCORES(avx2)
 GLIMODERN_DECLARE_SPAN_SCORES(avx512)
 #undef GLIMODERN_DECLARE_SPAN_SCORES

@@ -8,11 +8,12 @@
 
 namespace glimodern {
 
-template <class W>
-void span_scores_forward(const SpanInputs& in, W* logits, int threads) {
-  const SpanKernelsOf<W>& kernels = span_kernels(W{});
-  const int64_t share = in.words / (4 * threads) + 1;  // a logit's bits do not depend on the blocks it is computed in
-  const auto blocks = word_blocks(in, std::max<int64_t>(share, 4), std::numeric_limits<int64_t>::max(), false);
+template <class Acc>
+void span_scores_forward(const SpanInputs& in, Acc* logits, int threads) {
+  const SpanKernelsOf<Acc>& kernels = span_kernels(Acc{});
+  const int64_t words =
+      std::max<int64_t>(in.words / (4 * threads) + 1, 4);  // a logit's bits do not depend on its block
+  const auto blocks = word_blocks(in, words, std::numeric_limits<int64_t>::max(), false);
   const int64_t count = static_cast<int64_t>(blocks.size());
   threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
   const size_t stride = whole_lines(kernels.scratch_floats);
@@ -21,18 +22,18 @@ void span_scores_forward(const SpanInputs& in, W* logits, int threads) {
   for (int64_t n = 0; n < count; ++n) {
     const WordBlock& block = blocks[static_cast<size_t>(n)];
     for (int64_t i = block.first; i < block.last; ++i) {
-      W* row = logits + block.offset + (i - block.first) * block.stride;
+      Acc* row = logits + block.offset + (i - block.first) * block.stride;
       std::fill(row + block.widths(i, in.max_width) * block.types, row + block.stride,
-                -std::numeric_limits<W>::infinity());
+                -std::numeric_limits<Acc>::infinity());
     }
     kernels.score_block(in, block, logits, scratch.get() + stride * static_cast<size_t>(thread_index()));
   }
 }
 
-template <class W>
-void span_scores_backward(const SpanInputs& in, const W* grad_logits, const SpanGradsOf<W>& grads, int threads) {
+template <class Acc>
+void span_scores_backward(const SpanInputs& in, const Acc* grad_logits, const SpanGradsOf<Acc>& grads, int threads) {
   const auto blocks = word_blocks(in, kBlockWords, std::numeric_limits<int64_t>::max(), false);
-  const Scratch scratch = make_scratch(whole_lines(span_kernels(W{}).scratch_floats) * static_cast<size_t>(threads));
+  const Scratch scratch = make_scratch(whole_lines(span_kernels(Acc{}).scratch_floats) * static_cast<size_t>(threads));
   span_gradients(in, blocks, 0, blocks.size(), grad_logits, grads, scratch.get(), threads);
 }
 

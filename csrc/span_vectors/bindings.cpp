@@ -1,5 +1,5 @@
 #include "bindings.h"
-#include "dropout.h"
+#include "dropout_mask.h"
 
 #include "glimodern/span_vectors.h"
 
@@ -19,10 +19,7 @@ SpanRows rows_of(uintptr_t a, uintptr_t b, uintptr_t start, uintptr_t end, int64
   in.rows = rows;
   in.hidden = hidden;
   in.max_width = max_width;
-  in.dropout = dropout_p > 0.0;
-  in.drop_below = dropout_threshold(dropout_p);
-  in.keep_scale = 1.0 / (1.0 - dropout_p);
-  in.seed = static_cast<uint32_t>(seed);
+  in.dropout = make_dropout(dropout_p, seed);
   return in;
 }
 
@@ -32,8 +29,8 @@ void bind_span_vectors(nb::module_& m) {
   m.def("span_hidden", [](uintptr_t a, uintptr_t b, uintptr_t start, uintptr_t end, int64_t rows, int64_t hidden,
                           int64_t max_width, double dropout_p, uint64_t seed, Dtype dtype, uintptr_t x, int threads) {
     nb::gil_scoped_release release;
-    widely(dtype, [&](auto wide) {
-      span_hidden(rows_of(a, b, start, end, rows, hidden, max_width, dropout_p, seed, dtype), at<decltype(wide)>(x),
+    with_accumulator(dtype, [&](auto acc) {
+      span_hidden(rows_of(a, b, start, end, rows, hidden, max_width, dropout_p, seed, dtype), at<decltype(acc)>(x),
                   checked_threads(threads));
     });
   });
@@ -41,10 +38,10 @@ void bind_span_vectors(nb::module_& m) {
                                    int64_t hidden, int64_t max_width, double dropout_p, uint64_t seed, Dtype dtype,
                                    uintptr_t x, uintptr_t dx, uintptr_t da, uintptr_t db, int threads) {
     nb::gil_scoped_release release;
-    widely(dtype, [&](auto wide) {
-      using W = decltype(wide);
-      span_hidden_backward(rows_of(a, b, start, end, rows, hidden, max_width, dropout_p, seed, dtype), at<const W>(x),
-                           at<const W>(dx), at<W>(da), at<W>(db), checked_threads(threads));
+    with_accumulator(dtype, [&](auto acc) {
+      using Acc = decltype(acc);
+      span_hidden_backward(rows_of(a, b, start, end, rows, hidden, max_width, dropout_p, seed, dtype), at<const Acc>(x),
+                           at<const Acc>(dx), at<Acc>(da), at<Acc>(db), checked_threads(threads));
     });
   });
 }

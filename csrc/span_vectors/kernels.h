@@ -10,11 +10,11 @@ namespace glimodern {
   void hidden_slice_backward_##isa(const SpanRows&, const float* x, const float* dx, int64_t column, int64_t columns, \
                                    float* da, float* db);
 
-template <class W>
-void hidden_row_scalar(const SpanRows&, int64_t row, W* x);
-template <class W>
-void hidden_slice_backward_scalar(const SpanRows&, const W* x, const W* dx, int64_t column, int64_t columns, W* da,
-                                  W* db);
+template <class Acc>
+void hidden_row_scalar(const SpanRows&, int64_t row, Acc* x);
+template <class Acc>
+void hidden_slice_backward_scalar(const SpanRows&, const Acc* x, const Acc* dx, int64_t column, int64_t columns,
+                                  Acc* da, Acc* db);
 GLIMODERN_DECLARE_SPAN_VECTORS(avx2)
 GLIMODERN_DECLARE_SPAN_VECTORS(avx512)
 #undef GLIMODERN_DECLARE_SPAN_VECTORS

@@ -1,10 +1,9 @@
-// The row kernels, written once for every vector class V (csrc/simd/); everything in an unnamed namespace: each
-// instruction set's file compiles its own copy. No row is aligned: a, b and x are PyTorch's memory, of any width. T:
-// how a and b are stored.
+// The row kernels, for every vector class V (csrc/simd/) and storage type T of a and b. No row is aligned: a, b and x
+// are PyTorch's memory, of any width. Unnamed namespace: each instruction set's file compiles its own copy.
 #pragma once
 
 #include "bf16.h"
-#include "dropout.h"
+#include "dropout_mask.h"
 #include "glimodern/span_vectors.h"
 
 namespace {
@@ -22,17 +21,17 @@ void hidden_row(const SpanRows& in, int64_t row, float* x) {
   }
   const T* a = static_cast<const T*>(in.a) + start * in.hidden;
   const T* b = static_cast<const T*>(in.b) + end * in.hidden;
-  const float keep_scale = static_cast<float>(in.keep_scale);
-  const uint32_t key = dropout_key(static_cast<uint64_t>(start * in.max_width + end - start), in.seed);
-  if (in.dropout) {
+  const float keep_scale = static_cast<float>(in.dropout.keep_scale);
+  const uint32_t key = dropout_key(static_cast<uint64_t>(start * in.max_width + end - start), in.dropout.seed);
+  if (in.dropout.enabled) {
     using I = typename V::I;
     I counter = column_counters<V>(key, 0);
     const I step = V::set1(static_cast<uint32_t>(V::width) * kGolden);
-    const I bound = V::set1(in.drop_below);
+    const I threshold = V::set1(in.dropout.threshold);
     const auto scale = V::set1(keep_scale);
     for (; h + V::width <= in.hidden; h += V::width) {
       const auto kept = V::mul(scale, V::max(V::zero(), V::add(V::loadu(a + h), V::loadu(b + h))));
-      V::storeu(x + h, V::where_at_least(mix32_lanes<V>(counter), bound, kept));
+      V::storeu(x + h, V::where_at_least(mix32_lanes<V>(counter), threshold, kept));
       counter = V::add(counter, step);
     }
   } else {
@@ -43,9 +42,7 @@ void hidden_row(const SpanRows& in, int64_t row, float* x) {
   for (; h < in.hidden; ++h) {
     float value = widen(a[h]) + widen(b[h]);
     value = value < 0.0f ? 0.0f : value;  // keeps NaN
-    if (in.dropout) {
-      value = mix32(key + static_cast<uint32_t>(h) * kGolden) >= in.drop_below ? value * keep_scale : 0.0f;
-    }
+    if (in.dropout.enabled) value = dropout_keeps(key, h, in.dropout.threshold) ? value * keep_scale : 0.0f;
     x[h] = value;
   }
 }
@@ -59,7 +56,7 @@ void hidden_row(const SpanRows& in, int64_t row, float* x) {
 template <class V>
 void hidden_slice_backward(const SpanRows& in, const float* x, const float* dx, int64_t column, int64_t columns,
                            float* da, float* db) {
-  const float scale = in.dropout ? static_cast<float>(in.keep_scale) : 1.0f;
+  const float scale = in.dropout.enabled ? static_cast<float>(in.dropout.keep_scale) : 1.0f;
   const auto factor = V::set1(scale);
   for (int64_t row = 0; row < in.rows; ++row) {
     if (in.end[row] < 0) continue;

@@ -3,17 +3,19 @@
 #include <algorithm>
 
 #include "glimodern/isa.h"
+#include "integer_math.h"
 #include "span_vectors/kernels.h"
 
 namespace glimodern {
 namespace {
 
-constexpr int64_t kColumns = 256;  // of da and db that one task owns: 1 KB a row, whole cache lines
+constexpr int64_t kColumns = 256;  // of da and db that one task owns: 1 KB per row, whole cache lines
 
-template <class W>
+template <class Acc>
 struct Kernels {
-  void (*hidden_row)(const SpanRows&, int64_t row, W* x);
-  void (*slice_backward)(const SpanRows&, const W* x, const W* dx, int64_t column, int64_t columns, W* da, W* db);
+  void (*hidden_row)(const SpanRows&, int64_t row, Acc* x);
+  void (*slice_backward)(const SpanRows&, const Acc* x, const Acc* dx, int64_t column, int64_t columns, Acc* da,
+                         Acc* db);
 };
 
 Kernels<float> kernels(float) {
@@ -29,17 +31,17 @@ Kernels<double> kernels(double) { return {hidden_row_scalar<double>, hidden_slic
 
 }  // namespace
 
-template <class W>
-void span_hidden(const SpanRows& in, W* x, int threads) {
-  const Kernels<W> run = kernels(W{});
+template <class Acc>
+void span_hidden(const SpanRows& in, Acc* x, int threads) {
+  const Kernels<Acc> run = kernels(Acc{});
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < in.rows; ++row) run.hidden_row(in, row, x + row * in.hidden);
 }
 
-template <class W>
-void span_hidden_backward(const SpanRows& in, const W* x, const W* dx, W* da, W* db, int threads) {
-  const Kernels<W> run = kernels(W{});
-  const int64_t slices = (in.hidden + kColumns - 1) / kColumns;
+template <class Acc>
+void span_hidden_backward(const SpanRows& in, const Acc* x, const Acc* dx, Acc* da, Acc* db, int threads) {
+  const Kernels<Acc> run = kernels(Acc{});
+  const int64_t slices = ceil_div(in.hidden, kColumns);
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t slice = 0; slice < slices; ++slice) {
     const int64_t column = slice * kColumns;

@@ -1,4 +1,4 @@
-"""`gliner_config.json`: what a checkpoint says of its model, and the one home of every default."""
+"""Model configuration: the fields of `gliner_config.json` and all their defaults."""
 
 from dataclasses import MISSING, dataclass, fields, replace
 from os import PathLike
@@ -9,7 +9,7 @@ from glimodern.display import first_line
 from glimodern.files.hub import HubAccess
 from glimodern.settings import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, WIDTH, check_settings
 
-from .legacy import read_fields, refuse_other_kinds, settle_old_fields
+from .legacy import check_supported, read_fields, upgrade_fields
 
 CONFIG_FILE = "gliner_config.json"
 ENT_TOKEN, SEP_TOKEN = "<<ENT>>", "<<SEP>>"
@@ -22,26 +22,26 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """Options of a span model on any encoder, with the defaults of a fresh one."""
+    """Options of a span model on any encoder, with the defaults of a new model."""
 
     hidden_size: Annotated[int | None, WIDTH] = None
-    """Head width d; None: the encoder's width. An encoder of another width is projected."""
+    """Head width d; None: the encoder's width. An encoder with another width gets a projection."""
     span_mode: SpanMode = "markerV0"
     """Span head: "markerV0" of public checkpoints, "marker" of the oldest ones, "ffn" of the paper's equation 3."""
     subtoken_pooling: Pooling = "first"
-    """Sub-tokens that make a word's vector."""
+    """Which sub-tokens make a word's vector."""
     max_width: Annotated[int, AT_LEAST_ONE] = 12
-    """Longest span in words, K."""
+    """Maximum span width in words, K."""
     max_len: Annotated[int | None, AT_LEAST_ONE] = None
-    """Words read of a text; None: as many as the encoder takes tokens, at most 8,192."""
+    """Maximum words of a text; later words are cut. None: the encoder's maximum number of tokens, at most 8,192."""
     max_types: Annotated[int, AT_LEAST_ONE] = 25
-    """Most entity types asked of a sentence in training."""
+    """Maximum entity types per sentence in training."""
     dropout: Annotated[float, SHARE] = 0.4
-    """Dropout of the head."""
+    """Dropout probability of the head."""
     labels_encoder: str | None = None
-    """Folder or hub name of a sentence encoder for the labels (a bi-encoder); None: the labels stand in the text."""
+    """Folder or hub name of a sentence encoder for the labels (a bi-encoder); None: the labels are in the prompt."""
     embed_ent_token: bool = True
-    """Whether a type's vector is read at the <<ENT>> token before its label, or at the label's first token."""
+    """True: a type's vector is read at the <<ENT>> token before its label; False: at the label's first token."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -63,10 +63,15 @@ class HeadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(HeadConfig):
-    """What a checkpoint's `gliner_config.json` says of the model, under the public names.
+    """The fields of a checkpoint's `gliner_config.json`, under the public names.
 
-    encoder_config: the encoder's transformers config as a dict. class_token_index: the id of ent_token. vocab_size:
-    rows of the token embedding. labels_encoder_config: the config of a bi-encoder's label encoder, else None.
+    encoder_config: the encoder's transformers config as a dict.
+    class_token_index: id of ent_token.
+    vocab_size: rows of the token embedding.
+    model_name: folder or hub name of the encoder.
+    num_rnn_layers: layers of the bidirectional LSTM over word vectors; 0: none.
+    labels_encoder_config: config of a bi-encoder's label encoder as a dict, else None.
+    words_splitter_type: see `glimodern.inputs.words.word_splitter`.
     """
 
     hidden_size: Annotated[int, WIDTH]
@@ -82,7 +87,7 @@ class ModelConfig(HeadConfig):
     words_splitter_type: str = "whitespace"
 
 
-# field of gliner_config.json -> the values this package runs; anything else is a kind of model it does not have.
+# field of gliner_config.json -> supported values; another value means a model architecture that is not supported
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "model_type": (None, "gliner", "gliner_uni_encoder_span", "gliner_bi_encoder", "gliner_bi_encoder_span"),
     "span_mode": SPAN_MODES,
@@ -95,8 +100,8 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "precomputed_prompts_mode": (False, None),
 }
 
-# What the public package assumes for a field that an old file lacks; elsewhere its defaults are the ones above
-# (tests/test_old_configs.py compares them with the package's own).
+# The public package's defaults for fields that an old file lacks. They equal the defaults above except where listed
+# (tests/test_old_configs.py compares them with the package).
 PUBLIC_DEFAULTS: dict[str, Any] = {
     **{field.name: field.default for field in fields(ModelConfig) if field.default is not MISSING},
     "hidden_size": 512,
@@ -110,16 +115,18 @@ PUBLIC_DEFAULTS: dict[str, Any] = {
 
 
 def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
-    """`gliner_config.json` of a folder; ValueError for a kind of model that is not supported, saying which field.
+    """Read `gliner_config.json` of a folder.
 
-    A class_token_index of -1 says that the prompt tokens are still to be added to tokenizer and embedding. hub: how to
-    look up the encoder of a file without encoder_config; None: without a network.
+    A class_token_index of -1 means that the prompt tokens must still be added to tokenizer and embedding.
+
+    hub: how to look up the encoder for a file without encoder_config; None: without network access.
+    Raises ValueError, with the name of the field, for an unsupported architecture or an invalid value.
     """
     file = folder / CONFIG_FILE
-    stated = read_fields(file)
-    refuse_other_kinds(file, stated, SUPPORTED)
-    stated = settle_old_fields(file, stated)
-    known = {**PUBLIC_DEFAULTS, **{name: stated[name] for name in PUBLIC_DEFAULTS if name in stated}}
+    stored = read_fields(file)
+    check_supported(file, stored, SUPPORTED)
+    stored = upgrade_fields(file, stored)
+    known = {**PUBLIC_DEFAULTS, **{name: stored[name] for name in PUBLIC_DEFAULTS if name in stored}}
     encoders = {"encoder_config": "model_name"}
     if known["labels_encoder"] is not None:
         encoders["labels_encoder_config"] = "labels_encoder"
@@ -129,7 +136,7 @@ def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
         if not isinstance(known[field], dict):
             raise ValueError(f"{file}: {field}: expected an object of fields, got {known[field]!r}")
     if known["labels_encoder"] is not None:
-        # texts hold no prompt, and the public package neither grows the embedding nor reads these
+        # texts have no prompt; the public package neither resizes the embedding nor reads these two fields
         known.update(vocab_size=known["encoder_config"].get("vocab_size"), class_token_index=-1)
     elif -1 in (known["class_token_index"], known["vocab_size"]):
         rows = known["encoder_config"].get("vocab_size") if known["vocab_size"] == -1 else known["vocab_size"]
@@ -141,7 +148,10 @@ def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
 
 
 def encoder_lookup(hub: HubAccess | None) -> dict[str, Any]:
-    """How to look up an encoder that a checkpoint names: without a network where the checkpoint is a local folder."""
+    """Return the hub options for the encoder that a checkpoint names.
+
+    hub: the lookup of the checkpoint, without its revision; None: the checkpoint is a local folder, no network access.
+    """
     return (HubAccess(local_files_only=True) if hub is None else replace(hub, revision=None)).options()
 
 
@@ -152,7 +162,7 @@ def _encoder_config(file: Path, field: str, name_field: str, name: str, hub: Hub
         config: dict[str, Any] = AutoConfig.from_pretrained(name, **encoder_lookup(hub)).to_dict()
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{file}: {field}: expected the encoder's config, got none, and that of {name_field} {name!r} could not be "
-            f"loaded ({first_line(error)}); add its config.json there"
+            f"{file}: {field}: expected the encoder's config, got none, and the config of {name_field} {name!r} could "
+            f"not be loaded ({first_line(error)}); add its config.json as {field}"
         ) from error
     return config

@@ -1,8 +1,8 @@
-"""Files of the public GLiNER checkpoint format, read and written; knows files, not modules.
+"""Reading and writing of checkpoints in the public GLiNER format; knows files, not modules.
 
-A folder holds `gliner_config.json`, `model.safetensors` (or `pytorch_model.bin`, read with `weights_only=True`, or an
-index and the shards of either) and the tokenizer's files. A local folder never touches the network; a name that is no
-path is taken from the hub.
+A folder holds `gliner_config.json`, the weights and the tokenizer's files. The weights are in `model.safetensors`, in
+`pytorch_model.bin` (read with `weights_only=True`), or in shards of either with an index. Reading a local folder uses
+no network. A name that is not a local path is loaded from the hub.
 """
 
 import json
@@ -26,8 +26,8 @@ from glimodern.files.weights import WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_
 from .config import CONFIG_FILE, ModelConfig, encoder_lookup, read_config
 
 LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
-# What transformers writes and reads for any tokenizer. Vocabularies (vocab.txt, spiece.model) it reads only where there
-# is no tokenizer.json, which a checkpoint that is written here has.
+# The files that transformers writes and reads for any tokenizer. It reads vocabularies (vocab.txt, spiece.model) only
+# without a tokenizer.json, and `write_checkpoint` always writes one.
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -44,9 +44,9 @@ FILE_PATTERNS = (
 )
 """The files of a checkpoint beside its config, as glob patterns."""
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)", re.ASCII)  # as transformers names them
-_READS = 4  # of a folder that is written to meanwhile
+_MAX_READS = 4  # attempts to read a folder that another process writes to
 
-# (our prefix, the public one): the same parameters under the house's shorter names.
+# (prefix in this package, prefix in the public package) of the same parameters
 PREFIXES = (
     ("encoder.model.", "token_rep_layer.bert_layer.model."),
     ("projection.", "token_rep_layer.projection."),
@@ -62,9 +62,12 @@ PREFIXES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read whole: config, tensors under the house's names, tokenizer, and the tensors' file.
+    """A checkpoint in memory.
 
-    folder: where it lies on this machine.
+    state: the tensors under this package's names.
+    weights: the file of the tensors, or their index of shards.
+    folder: the local folder, absolute.
+    labels_tokenizer: a bi-encoder's second tokenizer, else None.
     """
 
     config: ModelConfig
@@ -78,13 +81,14 @@ class Checkpoint:
 def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None = None) -> Checkpoint:
     """Read config, tensors and tokenizer of a local folder or hub repository.
 
-    A checkpoint that is replaced meanwhile (by `write_checkpoint`) is read again, so that all parts are of one.
+    If `write_checkpoint` replaces the checkpoint meanwhile, it is read again, so that all parts belong together.
+    Raises FileNotFoundError or ValueError for a missing or broken part, and OSError if the folder keeps changing.
     """
     hub = hub or HubAccess()
     folder = resolve_folder(path_or_hub_id, hub)
     if folder != user_path(path_or_hub_id, "path_or_hub_id"):
         return _read_folder(folder, folder, (os.fspath(path_or_hub_id), hub))
-    for _ in range(_READS):
+    for _ in range(_MAX_READS):
         before = _stamp(folder)
         try:
             stored = _read_folder(folder, current_files(folder))
@@ -94,18 +98,22 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | Non
         else:
             if _stamp(folder) == before:
                 return stored
-    raise OSError(f"{folder}: expected a checkpoint that stays as it is while it is read, got one that keeps changing")
+    raise OSError(
+        f"{folder}: expected a checkpoint that does not change during reading, got one that keeps changing; wait until "
+        "it is written"
+    )
 
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
-    """Tells whether a checkpoint's files were replaced: the name, place and time of each."""
-    own = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, *(f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES))
-    files = [current_files(folder) / name for name in own]
+    """Return name, inode and modification time of each file of a checkpoint; they differ after a replacement."""
+    names = [CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES]
+    names += [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
+    files = [current_files(folder) / name for name in names]
     return [(os.fspath(file), file.stat().st_ino, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
 def _read_folder(folder: Path, files: Path, source: tuple[str, HubAccess] | None = None) -> Checkpoint:
-    """files: where the folder's files are. source: of a hub repository, its name and how it is looked up."""
+    """Read a checkpoint. files: the folder with its current files. source: name and lookup of a hub repository."""
     hub = None if source is None else source[1]
     config = read_config(files, hub)
     weights = weights_file(files)
@@ -126,8 +134,10 @@ def _read_folder(folder: Path, files: Path, source: tuple[str, HubAccess] | None
 
 
 def _read_tokenizer(folder: Path, encoder: str, hub: HubAccess | None) -> Any:
-    """The tokenizer of a checkpoint's folder, or of its encoder if the checkpoint has none, as old ones. One line of
-    error for a missing or half-written one."""
+    """Load the tokenizer of a checkpoint's folder, or of its encoder if the folder has none (old checkpoints).
+
+    Raises ValueError for a broken tokenizer, and FileNotFoundError for a missing one.
+    """
     own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
     try:
         return (
@@ -135,21 +145,21 @@ def _read_tokenizer(folder: Path, encoder: str, hub: HubAccess | None) -> Any:
             if own
             else load_tokenizer(encoder, **encoder_lookup(hub))
         )
-    except Exception as error:  # the tokenizers library raises its bare class for a file it cannot read
-        said = f"{type(error).__name__}: {first_line(error)}"
+    except Exception as error:  # the tokenizers library raises a bare Exception for a file it cannot read
+        cause = f"{type(error).__name__}: {first_line(error)}"
         if own:
             raise ValueError(
-                f"{folder / 'tokenizer.json'}: expected a tokenizer, got files that transformers does not read "
-                f"({said}); half written? Copy the tokenizer that was saved with these weights"
+                f"{folder / 'tokenizer.json'}: expected a tokenizer, got files that transformers cannot read "
+                f"({cause}); they may be incomplete, copy the tokenizer that was saved with these weights"
             ) from error
         raise FileNotFoundError(
-            f"{folder}: no tokenizer: expected tokenizer.json and tokenizer_config.json, got neither, and that of "
-            f"model_name {encoder!r} could not be loaded ({said}); copy it into the folder"
+            f"{folder}: no tokenizer: expected tokenizer.json and tokenizer_config.json, got neither, and the "
+            f"tokenizer of model_name {encoder!r} could not be loaded ({cause}); copy it into the folder"
         ) from error
 
 
 def _check_vocabulary(folder: Path, config: ModelConfig, tokenizer: Any) -> None:
-    """ValueError unless tokenizer and config are of one model."""
+    """Raise ValueError unless the tokenizer's prompt tokens and size match the config."""
     for name in ("ent_token", "sep_token"):
         token = getattr(config, name)
         index = tokenizer.convert_tokens_to_ids(token)
@@ -161,25 +171,25 @@ def _check_vocabulary(folder: Path, config: ModelConfig, tokenizer: Any) -> None
         if name == "ent_token" and index != config.class_token_index:
             raise ValueError(
                 f"{folder / CONFIG_FILE}: class_token_index: expected the id of {token!r} in the tokenizer ({index}), "
-                f"got {config.class_token_index}; tokenizer and weights are not of one model"
+                f"got {config.class_token_index}; the tokenizer is of another model, copy the one of these weights"
             )
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"{folder / CONFIG_FILE}: vocab_size: expected at least the {len(tokenizer)} tokens of the tokenizer, "
-            f"got {config.vocab_size}; tokenizer and weights are not of one model"
+            f"got {config.vocab_size}; the tokenizer is of another model, copy the one of these weights"
         )
 
 
 def _labels_tokenizer(folder: Path, name: str, hub: HubAccess | None) -> Any:
-    """A bi-encoder's second tokenizer: of its own folder, else (older files) of the label encoder it is named after."""
+    """Load a bi-encoder's second tokenizer from its sub-folder, else (older checkpoints) from label encoder `name`."""
     if (folder / LABELS_TOKENIZER / "tokenizer_config.json").is_file():
         return load_tokenizer(str(folder / LABELS_TOKENIZER), add_bos_eos=False)
     try:
         return load_tokenizer(name, add_bos_eos=False, **encoder_lookup(hub))
     except OSError as error:
         raise FileNotFoundError(
-            f"{folder}: no folder {LABELS_TOKENIZER}, and the tokenizer of the label encoder {name!r} is not on this "
-            f"machine; copy it to {folder / LABELS_TOKENIZER}"
+            f"{folder}: no folder {LABELS_TOKENIZER}, and the tokenizer of labels_encoder {name!r} could not be "
+            f"loaded; copy it to {folder / LABELS_TOKENIZER}"
         ) from error
 
 
@@ -190,16 +200,16 @@ def write_checkpoint(
     tokenizer: Any,
     labels_tokenizer: Any = None,
 ) -> None:
-    """Write a checkpoint that appears whole or not at all (`replace_files`); an older one in its place is replaced.
+    """Write a checkpoint atomically (`replace_files`), in place of an older one in the same folder.
 
-    What else the folder holds stays, a README.md too. Of an older checkpoint what is not written anew goes: weights in
-    another form, an index and its shards, the tokenizer's other files, labels_tokenizer.
+    All other files of the folder are kept, such as README.md. The files of an older checkpoint that are not written
+    again are deleted: weights in another format, an index and its shards, other tokenizer files, labels_tokenizer.
 
-    Tensors that share memory are stored once, and the metadata names the copies, as the public package does. The public
-    package does not know span_mode "ffn": saving one warns that only this package loads it.
+    Tensors that share memory are stored once, and the metadata names the copies, as in the public package. Warns for
+    span_mode "ffn", which the public package does not know: only this package loads such a checkpoint.
 
-    Raises ValueError for a folder that has files of these names but no gliner_config.json: they are another model's.
-    Raises NotADirectoryError for a path that is a file, and PermissionError for files that may not be written.
+    Raises ValueError for a folder that has files with these names but no gliner_config.json, because they belong to
+    another model. Raises NotADirectoryError if `folder` is a file, and PermissionError for read-only files.
     """
     from safetensors.torch import save_file
 
@@ -227,7 +237,7 @@ def write_checkpoint(
 
 
 def _refuse_another_model(folder: Path) -> None:
-    """ValueError for files that a checkpoint would replace or be read with, unless they are of a checkpoint."""
+    """Raise ValueError if the folder has files with a checkpoint's names but no gliner_config.json."""
     if (folder / CONFIG_FILE).is_file():
         return
     names = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, LABELS_TOKENIZER)
@@ -239,22 +249,22 @@ def _refuse_another_model(folder: Path) -> None:
 
 
 def _stale(folder: Path, written: set[str]) -> list[str]:
-    """The files of an older checkpoint that a new one of these names leaves behind."""
+    """Return the files of an older checkpoint to delete. written: the files of the new checkpoint."""
     shards: list[str] = []
     for index in WEIGHTS_FILES:
         if is_index(folder / index) and (folder / index).is_file():
             try:
                 shards += read_index(folder / index)
-            except ValueError:  # what it was an index of cannot be told
+            except ValueError:  # a broken index, whose shards are unknown
                 continue
-    shards = [shard for shard in shards if _SHARD.fullmatch(shard)]  # by whatever other names, it may be anything
+    shards = [shard for shard in shards if _SHARD.fullmatch(shard)]  # a file with another name may not be a shard
     labels = [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
     own = [*shards, *WEIGHTS_FILES, *_TOKENIZER_FILES, *labels]  # an index after its shards
     return [name for name in own if name not in written and (folder / name).is_file()]
 
 
 def to_public(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the public package's names."""
+    """Return the tensors under the public package's names."""
     return {_rename(name, to_public=True): tensor for name, tensor in state.items()}
 
 
@@ -267,10 +277,10 @@ def _rename(name: str, *, to_public: bool) -> str:
 
 
 def _public_fields(config: ModelConfig) -> dict[str, Any]:
-    """gliner_config.json with every field that the public package reads back."""
+    """Return the content of gliner_config.json, with every field that the public package reads."""
     fields = asdict(config)
     if config.labels_encoder is not None:
-        fields["vocab_size"] = -1  # as the public package writes it, which checks the tokenizer against it otherwise
+        fields["vocab_size"] = -1  # as in the public package, which compares any other value with the tokenizer
     return {
         **fields,
         "model_type": None,
@@ -284,40 +294,40 @@ def _public_fields(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-# Parameters that public checkpoints may lack or hold in excess without any effect on the scores.
+# Parameters that a public checkpoint may lack or have in addition, without effect on the scores.
 _IGNORED = (".pooler.", ".position_ids", ".inv_freq")
 _HEAD_WIDTH = "prompt_rep_layer.3.bias"  # [hidden_size], in every span model
 
 
-def check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], file: Path, vocab_size: int) -> None:
-    """ValueError unless a file's tensors are those of a model: the same names and shapes."""
-    for name in (_HEAD_WIDTH, *wanted):
-        if name not in wanted or name not in got or wanted[name].shape == got[name].shape:
+def check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], file: Path, vocab_size: int) -> None:
+    """Raise ValueError unless a file's tensors have the names and shapes of a model's.
+
+    expected: the model's tensors. got: the file's tensors. Both under the public package's names.
+    """
+    for name in (_HEAD_WIDTH, *expected):
+        if name not in expected or name not in got or expected[name].shape == got[name].shape:
             continue
-        ours, theirs = tuple(wanted[name].shape), tuple(got[name].shape)
+        shape, got_shape = tuple(expected[name].shape), tuple(got[name].shape)
         if name == _HEAD_WIDTH:
             raise ValueError(
-                f"{file}: hidden_size: expected a head of width {ours[0]} (gliner_config.json), got {theirs[0]}; "
+                f"{file}: hidden_size: expected a head of width {shape[0]} (gliner_config.json), got {got_shape[0]}; "
                 "config and weights are not of one model"
             )
-        if len(ours) == 2 == len(theirs) and ours[1] == theirs[1] and ours[0] == vocab_size:
+        if len(shape) == 2 == len(got_shape) and shape[1] == got_shape[1] and shape[0] == vocab_size:
             raise ValueError(
-                f"{file}: vocab_size: expected {ours[0]} rows of {name} (gliner_config.json), got {theirs[0]}; "
+                f"{file}: vocab_size: expected {shape[0]} rows of {name} (gliner_config.json), got {got_shape[0]}; "
                 "config, tokenizer and weights must be of one model"
             )
         raise ValueError(
-            f"{file}: tensor {name}: expected shape {ours} by the config, got {theirs}; "
+            f"{file}: tensor {name}: expected shape {shape} by the config, got {got_shape}; "
             "config and weights are not of one model"
         )
-    missing = [name for name in wanted if name not in got and not any(part in name for part in _IGNORED)]
-    extra = [name for name in got if name not in wanted and not any(part in name for part in _IGNORED)]
+    missing = [name for name in expected if name not in got and not any(part in name for part in _IGNORED)]
+    extra = [name for name in got if name not in expected and not any(part in name for part in _IGNORED)]
     if missing or extra:
-        hint = "; num_rnn_layers in gliner_config.json decides on rnn.*" if _rnn(missing + extra) else ""
+        rnn = any(name.startswith("rnn.") for name in missing + extra)
+        hint = "; num_rnn_layers in gliner_config.json sets the number of rnn.* tensors" if rnn else ""
         raise ValueError(
-            f"{file}: expected the {len(wanted)} tensors of the config, got {len(missing)} missing {missing[:4]} and "
+            f"{file}: expected the {len(expected)} tensors of the config, got {len(missing)} missing {missing[:4]} and "
             f"{len(extra)} unknown {extra[:4]}; config and weights are not of one model{hint}"
         )
-
-
-def _rnn(names: list[str]) -> bool:
-    return any(name.startswith("rnn.") for name in names)

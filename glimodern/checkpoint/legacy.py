@@ -1,7 +1,7 @@
-"""`gliner_config.json` as its writers meant it: kinds of model that are not here, fields of old versions.
+"""Reading of `gliner_config.json` files of all versions: unsupported architectures and old fields.
 
-What each version of the public package wrote and read was looked up in its releases 0.1.14 to 0.2.29
-(https://pypi.org/project/gliner/#history). No version says in the file which one it is; the fields tell.
+Source: the fields that releases 0.1.14 to 0.2.29 of the public package write and read
+(https://pypi.org/project/gliner/#history). The file does not store its version; the fields identify it.
 """
 
 import json
@@ -16,7 +16,7 @@ _TOKEN_LEVEL = "a token-level model tags words and has no span head"
 _DECODER = "it writes labels with a decoder, and this package only scores the labels it is given"
 _RELATIONS = "it scores relations between entities, and this package scores entities only"
 
-# field, or field and value -> why a model that says so cannot be run
+# field, or (field, value) -> why such a model is not supported
 _REASONS: dict[str | tuple[str, str], str] = {
     ("span_mode", "token_level"): _TOKEN_LEVEL,
     ("span_mode", "token-level"): _TOKEN_LEVEL,
@@ -41,64 +41,65 @@ _REASONS: dict[str | tuple[str, str], str] = {
 
 
 def read_fields(file: Path) -> dict[str, Any]:
-    """The fields of a `gliner_config.json`, as they stand there."""
+    """Read the fields of a `gliner_config.json` unchanged. Raises FileNotFoundError and ValueError."""
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file.parent}: no {file.name}: expected a folder in the public GLiNER format, got one without"
+            f"{file.parent}: no {file.name}: expected a folder in the public GLiNER format, got one without it"
         )
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{file}: not valid JSON: expected an object of fields, got {file.stat().st_size} bytes that break off or "
-            f"are none ({error}); is the file half written?"
+            f"{file}: not valid JSON: expected an object of fields, got {file.stat().st_size} bytes ({error}); the "
+            "file may be incomplete, download or save it again"
         ) from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{file}: expected a JSON object, got {type(fields).__name__}")
+        raise ValueError(f"{file}: expected a JSON object, got {type(fields).__name__}; download or save it again")
     return fields
 
 
-def refuse_other_kinds(file: Path, fields: Mapping[str, Any], supported: Mapping[str, tuple[Any, ...]]) -> None:
-    """ValueError for a field whose value names a kind of model that this package does not have, saying why."""
+def check_supported(file: Path, fields: Mapping[str, Any], supported: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise ValueError, with the reason, for a field whose value is not in `supported`; None is always supported."""
     for name, allowed in supported.items():
         value = fields.get(name)
         if value in allowed or value is None:
             continue
-        wanted = " or ".join(repr(one) for one in allowed if one is not None) or "none"
+        expected = " or ".join(repr(choice) for choice in allowed if choice is not None) or "none"
         reason = _REASONS.get((name, str(value)), _REASONS[name])
         raise ValueError(
-            f"{file}: {name}: expected {wanted}, got {short(value)}: not supported, because {reason}; "
+            f"{file}: {name}: expected {expected}, got {short(value)}: not supported, because {reason}; "
             "run it with the gliner package"
         )
 
 
-def settle_old_fields(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with those of old versions under today's names.
+def upgrade_fields(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields under their current names, without those that are None.
 
-    Where gliner 0.2.29 reads a file otherwise than the version that wrote it, so that two answers are possible, a
-    warning says which one was taken.
+    Warns, with the reading chosen, if gliner 0.2.29 reads a field differently from the version that wrote the file.
     """
-    settled = {name: value for name, value in fields.items() if value is not None}
-    if "has_rnn" in settled and "num_rnn_layers" not in settled:  # 0.2.1 until num_rnn_layers came, which 0.2.26 has
-        settled["num_rnn_layers"] = int(bool(settled["has_rnn"]))
-        if not settled["has_rnn"]:
+    upgraded = {name: value for name, value in fields.items() if value is not None}
+    # has_rnn: from 0.2.1 until num_rnn_layers replaced it, in 0.2.26 at the latest
+    if "has_rnn" in upgraded and "num_rnn_layers" not in upgraded:
+        upgraded["num_rnn_layers"] = int(bool(upgraded["has_rnn"]))
+        if not upgraded["has_rnn"]:
             _warn(file, "has_rnn = false means num_rnn_layers = 0 here; gliner 0.2.29 adds an untrained LSTM")
-    splitter = settled.get("token_splitter")  # up to 0.2.0, which had no words_splitter_type
-    if splitter is not None and "words_splitter_type" not in settled:
-        settled["words_splitter_type"] = {"mecab-ko": "mecab"}.get(splitter, splitter)
+    splitter = upgraded.get("token_splitter")  # up to 0.2.0, before words_splitter_type
+    if splitter is not None and "words_splitter_type" not in upgraded:
+        upgraded["words_splitter_type"] = {"mecab-ko": "mecab"}.get(splitter, splitter)
         if splitter != "whitespace":
             _warn(file, f"token_splitter = {splitter!r} splits the words here; gliner 0.2.29 splits at white space")
-    pooling = settled.get("subtoken_pooling", "first")
-    if pooling != "first" and "span_encoder_config" not in fields:  # both are read since 0.2.28
+    pooling = upgraded.get("subtoken_pooling", "first")
+    if pooling != "first" and "span_encoder_config" not in fields:  # both fields are read since 0.2.28
         _warn(
             file,
-            f"subtoken_pooling = {pooling!r} is followed, as by gliner 0.2.29; the file is of a version before "
-            '0.2.28, which took the first sub-token whatever it said: if the model was trained so, set it to "first"',
+            f"subtoken_pooling = {pooling!r} is applied, as in gliner 0.2.29; the file is from a version before "
+            "0.2.28, which ignored the field and took the first sub-token: if the model was trained with such a "
+            'version, set it to "first"',
         )
-    encoder = settled.get("encoder_config")
+    encoder = upgraded.get("encoder_config")
     if isinstance(encoder, dict) and encoder.get("model_type") is None:
-        settled["encoder_config"] = {**encoder, "model_type": "deberta-v2"}  # as every version assumes
-    return settled
+        upgraded["encoder_config"] = {**encoder, "model_type": "deberta-v2"}  # the default of every version
+    return upgraded
 
 
 def _warn(file: Path, choice: str) -> None:

@@ -1,4 +1,4 @@
-"""What the command lines share: how a user names labels, and how a program ends."""
+"""Shared parts of the command lines: label options, error output and exit statuses."""
 
 from __future__ import annotations
 
@@ -12,41 +12,42 @@ from typing import Annotated, Any
 
 import tyro
 
-from glimodern.data.json_rows import parse_json, show
+from glimodern.data.json_rows import parse_json
 from glimodern.data.lines import open_input, read_lines
+from glimodern.display import short
 
-ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # exit statuses; the last two are a shell's for SIGINT and SIGPIPE
+ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # exit statuses; the last two are 128 + SIGINT and 128 + SIGPIPE
 
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """The entity types asked on a command line."""
+    """Entity types given on a command line."""
 
     labels: Annotated[Repeated, tyro.conf.arg(metavar="A,B")] = ()
-    """Types to find, separated by commas; double quotes keep a comma: 'person,"city, town or village"'. May be given
-    several times."""
+    """Types to find, separated by commas; put double quotes around a type that contains a comma:
+    'person,"city, town or village"'. May be given several times."""
     label: Annotated[Repeated, tyro.conf.arg(metavar="TYPE")] = ()
-    """One type to find, taken as it is, with its commas. May be given several times."""
+    """One type to find; commas are part of it. May be given several times."""
     labels_file: str | None = None
-    """File of types to find: one a line, or JSON: a list, or an object {"type": "description"}, where the description
-    is asked and the type answered."""
+    """File of types to find: one type per line, a JSON list, or a JSON object {"type": "description"}: the model reads
+    the description, the output shows the type."""
 
     def read(self) -> dict[str, str]:
-        """Each type with what is asked for it (mostly itself), in the order given. ValueError if there is none."""
-        found: dict[str, str] = {}
-        for value in self.labels:
-            found.update(dict.fromkeys(_split(value)))  # type: ignore[arg-type]
-        names = [name.strip() for name in (*found, *self.label) if name.strip()]
-        found = {name: name for name in names}
+        """Return {type: description}, in the order given; a type without a description maps to itself.
+
+        Raises ValueError if there is no type.
+        """
+        split = dict.fromkeys(name for value in self.labels for name in _split(value))
+        labels = {name.strip(): name.strip() for name in (*split, *self.label) if name.strip()}
         if self.labels_file is not None:
-            found.update(_read_labels(self.labels_file))
-        for name in found:
+            labels.update(_read_labels(self.labels_file))
+        for name in labels:
             check_unicode(name, "--labels")
-        if not found:
+        if not labels:
             raise ValueError('--labels: expected at least one type, such as --labels "person,city", got none')
-        return found
+        return labels
 
 
 def _split(value: str) -> Iterable[str]:
@@ -54,7 +55,8 @@ def _split(value: str) -> Iterable[str]:
         return next(csv.reader([value], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
         raise ValueError(
-            f"--labels: expected types separated by commas, got {show(value)} ({error}); --label takes a type as it is"
+            f"--labels: expected types separated by commas, got {short(value)} ({error}); use --label for a type with "
+            "commas or quotes"
         ) from error
 
 
@@ -62,7 +64,7 @@ def _read_labels(name: str) -> dict[str, str]:
     shown = "standard input" if name == "-" else name
     with contextlib.ExitStack() as stack:
         stream = open_input(name)
-        if name != "-":  # standard input is not ours to close
+        if name != "-":  # sys.stdin stays open for other readers
             stack.enter_context(stream)
         lines = list(read_lines(stream, shown))
     for line in lines:
@@ -76,27 +78,29 @@ def _read_labels(name: str) -> dict[str, str]:
     except ValueError as error:
         raise ValueError(f"{shown}: expected a JSON list or object of types, got broken JSON ({error})") from error
     labels = list(value.items()) if isinstance(value, dict) else [(label, label) for label in value]
-    for label, asked in labels:
-        if not isinstance(asked, str) or not label.strip() or not asked.strip():
-            raise ValueError(f"{shown}: expected types, or types with descriptions, as strings, got {show(asked)}")
-        check_unicode(label + asked, shown)
+    for label, description in labels:
+        if not isinstance(description, str) or not label.strip() or not description.strip():
+            raise ValueError(
+                f"{shown}: expected types, or types with descriptions, as strings, got {short(description)}"
+            )
+        check_unicode(label + description, shown)
     return dict(labels)
 
 
 def check_unicode(text: str, where: str) -> None:
-    """ValueError for an argument that is no UTF-8, which Python gives as lone surrogates."""
+    """Raise ValueError for an argument that is not UTF-8; Python decodes such bytes to lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: expected UTF-8, got {show(text)}") from error
+        raise ValueError(f"{where}: expected UTF-8, got {short(text)}") from error
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a command line, and end the process as other Unix tools do: `if __name__ == "__main__": cli.run(main)`.
+    """Run a command line and exit with a Unix status: `if __name__ == "__main__": cli.run(main)`.
 
-    An error that this package raises, or of the operating system, is one line on standard error and exit status 2; the
-    environment variable GLIMODERN_TRACEBACK=1 shows where it was raised. Ctrl-C ends with 130, a reader that has gone
-    away (`| head -1`) with 141, both without a word. Any other error is a fault of ours and keeps its traceback.
+    An error raised by this package or by the operating system prints one line on standard error and exits with
+    status 2; the environment variable GLIMODERN_TRACEBACK=1 prints the traceback. Ctrl-C exits with 130 and a closed
+    output pipe (`| head -1`) with 141, both silently. Any other error is a bug in this package and keeps its traceback.
     """
     status = 0
     try:
@@ -110,7 +114,7 @@ def run(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Exception as error:
-        if os.environ.get("GLIMODERN_TRACEBACK") or not _is_told(error):
+        if os.environ.get("GLIMODERN_TRACEBACK") or not _is_user_error(error):
             raise
         status = ERROR
         print(f"error: {_one_line(error)}", file=sys.stderr)
@@ -119,8 +123,8 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(status)
 
 
-def _is_told(error: Exception) -> bool:
-    """Whether an error's message is meant for users: the system's, or raised by a line of this package."""
+def _is_user_error(error: Exception) -> bool:
+    """Return whether an error's message is meant for users: an OSError, or raised by a line of this package."""
     if isinstance(error, OSError):
         return True
     if not isinstance(error, (ValueError, ImportError, RuntimeError, ArithmeticError)):
@@ -139,7 +143,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _drop_output() -> None:
-    """Send what is left in standard output's buffer nowhere: at its end the interpreter would fail on it again."""
+    """Redirect standard output to /dev/null if it cannot be flushed; the interpreter would fail on it again at exit."""
     try:
         sys.stdout.flush()
     except (AttributeError, OSError, ValueError):
@@ -147,5 +151,5 @@ def _drop_output() -> None:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, sys.stdout.fileno())
             os.close(null)
-        except (AttributeError, OSError, ValueError):  # closed, or no file at all
+        except (AttributeError, OSError, ValueError):  # stdout is closed or has no file descriptor
             pass

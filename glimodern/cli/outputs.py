@@ -1,4 +1,4 @@
-"""Where a command writes: checked before it computes anything, and never one of the files that it reads."""
+"""Checks of output paths, made before a command computes anything; an output never replaces an input."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 
 from glimodern.files.atomic import atomic_file, user_path
 
-_OF_A_CHECKPOINT = ("*config.json", "tokenizer*", "special_tokens_map.json", "*.safetensors*", "*.bin*", "vocab*")
+_CHECKPOINT_PATTERNS = ("*config.json", "tokenizer*", "special_tokens_map.json", "*.safetensors*", "*.bin*", "vocab*")
 
 
 def check_output_file(argument: str, file: str | os.PathLike[str], reads: Iterable[str] = ()) -> Path:
-    """The path of a file to write, its folder made. ValueError where it cannot be written, or is among what is read.
+    """Return the path of an output file and create its parent folder.
 
-    reads: files and folders, by name or path; what is no path on this machine (a hub name) is passed over.
+    reads: files and folders that the command reads; names that do not exist locally (hub names) are skipped.
+    Raises ValueError if the file cannot be written, or is one of `reads` or inside one of them.
     """
     path = user_path(file, argument)
     if path.is_dir():
@@ -34,13 +35,16 @@ def check_output_file(argument: str, file: str | os.PathLike[str], reads: Iterab
 
 
 def checkpoint_files(model: str) -> list[str]:
-    """The files of a checkpoint's folder that are read, not what else lies in it; none of a hub name."""
+    """Return the files of a checkpoint folder that loading reads; an empty list for a hub name."""
     folder = user_path(model, "model")
-    return [str(file) for pattern in _OF_A_CHECKPOINT for file in folder.glob(pattern)] if folder.is_dir() else []
+    return [str(file) for pattern in _CHECKPOINT_PATTERNS for file in folder.glob(pattern)] if folder.is_dir() else []
 
 
 def check_output_folder(argument: str, folder: str | os.PathLike[str]) -> Path:
-    """The path of a folder to write into, which need not exist yet and is not made. ValueError where it cannot be."""
+    """Return the path of an output folder; it need not exist and is not created.
+
+    Raises ValueError if it could not be created or written to, or if its path is not UTF-8.
+    """
     path = user_path(folder, argument)
     try:
         str(path).encode()
@@ -55,16 +59,16 @@ def check_output_folder(argument: str, folder: str | os.PathLike[str]) -> Path:
 def _check_folder(argument: str, folder: Path) -> None:
     existing = next(path for path in [folder, *folder.absolute().parents] if path.exists() or path.is_symlink())
     if not existing.is_dir():
-        raise ValueError(f"{argument}: {existing} is no folder, so nothing can be written there; name another place")
+        raise ValueError(f"{argument}: expected a folder, got {existing}, which is no folder; name another path")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"{argument}: the folder {existing} cannot be written; name another place")
+        raise ValueError(f"{argument}: the folder {existing} cannot be written; name another folder")
 
 
 def check_not_read(argument: str, writes: Iterable[Path], reads: Mapping[str, Iterable[str]]) -> None:
-    """ValueError if a run reads from what it replaces.
+    """Raise ValueError if a run reads a file that it replaces.
 
-    writes: the files and folders that a run writes or deletes. reads: by setting, the paths that it reads; those that
-    do not exist (hub names, no value) are passed over. Links, relative paths and other names of one file count.
+    writes: files and folders that the run writes or deletes. reads: {setting: paths that the run reads}; paths that do
+    not exist (hub names, empty values) are skipped. Links, relative paths and other names of the same file count.
     """
     for setting, names in reads.items():
         for name in names:
@@ -72,29 +76,29 @@ def check_not_read(argument: str, writes: Iterable[Path], reads: Mapping[str, It
             for target in writes:
                 if _is_inside(source, target):
                     raise ValueError(
-                        f"{argument}: {setting} reads {name}, which lies in {target}, and this run replaces that; "
+                        f"{argument}: {setting} reads {name}, which lies in {target}, and this run replaces {target}; "
                         f"choose another {argument}, or copy {name} first"
                     )
 
 
 def _is_inside(path: Path, folder: Path) -> bool:
-    """Whether path is the file or folder `folder`, or lies in it, by whatever name."""
+    """Return whether `path` is `folder` or lies inside it, under any name; `folder` may be a file."""
     if not path.exists() or not folder.exists():
         return False
-    whole = path.resolve()
-    # a pipe behind /dev/stdout has no path: what its link resolves to is not there
-    return any(part.exists() and os.path.samefile(part, folder) for part in (whole, *whole.parents))
+    resolved = path.resolve()
+    # the pipe behind /dev/stdout has no path: its link resolves to a name that does not exist
+    return any(part.exists() and os.path.samefile(part, folder) for part in (resolved, *resolved.parents))
 
 
 def write_report(path: Path, content: Any) -> None:
-    """One JSON value, as write_text writes."""
+    """Write a JSON value with `write_text`."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file appears whole or not at all, and a link to one stays a link; a pipe or device is written to.
+    """Write a text file atomically; a symbolic link stays a link, and a pipe or device is written directly.
 
-    Lone surrogates, which UTF-8 has no form for, are written as escapes.
+    Lone surrogates, which UTF-8 cannot encode, are written as escapes.
     """
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8", errors="backslashreplace")

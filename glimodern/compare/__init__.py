@@ -1,1 +1,1 @@
-"""Encoders compared under one budget: `python -m glimodern.compare` (see `glimodern.compare.loop`)."""
+"""Comparison of encoders under one budget: `python -m glimodern.compare` (see `glimodern.compare.loop`)."""

@@ -1,4 +1,4 @@
-"""One phase of one encoder's row in a comparison, in a process of its own; `glimodern.compare.loop` writes the job."""
+"""The process of one phase of one encoder in a comparison. `glimodern.compare.loop` writes its job file."""
 
 import itertools
 import json
@@ -28,12 +28,12 @@ from glimodern.train.setup import build_model, load_data, optimizer_groups, trai
 
 from .config import TRAINING_FIELDS
 
-_WARM_UP, _MEASURED = 2, 6  # steps that tell how many fit into a number of seconds
-_PASSES = 3
+_WARM_UP, _MEASURED = 2, 6  # training steps whose durations estimate the steps in a number of seconds
+_PASSES = 3  # timed passes of prediction
 
 
 def read_config(fields: dict[str, Any]) -> TrainConfig:
-    """What dataclasses.asdict made of a TrainConfig, after JSON."""
+    """Build a TrainConfig from the result of `dataclasses.asdict`, after JSON."""
 
     def part(name: str) -> dict[str, Any]:
         return {key: tuple(value) if isinstance(value, list) else value for key, value in fields[name].items()}
@@ -43,7 +43,7 @@ def read_config(fields: dict[str, Any]) -> TrainConfig:
 
 
 def count_steps(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """How many training steps fit into the time that each encoder has, by a few on a model that is thrown away."""
+    """Estimate the training steps that fit into the time budget, by a few steps on a model that is then discarded."""
     dtype = training_dtype(config.run.dtype, this_device())
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(dtype, dtype))
     train_set, _, _ = load_data(config.data, config.run.seed)
@@ -68,10 +68,11 @@ def count_steps(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
 
 
 def run_training(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Train, or go on from the checkpoint of a run with these settings that was stopped."""
+    """Train, or continue from the checkpoint of a stopped run with the same settings."""
     run = config.run
     resume = job["resume"] and newest(Path(run.output_dir) / "checkpoints") is not None
-    report = train(replace(config, run=replace(run, resume=resume, overwrite=not resume)))  # the folder is our own
+    # Overwriting is safe, because the folder belongs to the comparison.
+    report = train(replace(config, run=replace(run, resume=resume, overwrite=not resume)))
     model = GLiModern.from_pretrained(Path(config.run.output_dir) / "model", trainable=True)
     return {
         **{ours: report[theirs] for theirs, ours in TRAINING_FIELDS},
@@ -83,16 +84,16 @@ def run_training(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
 
 
 def run_prediction(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Time prediction with the trained model, loaded as a user loads it: the median of some passes, after one."""
+    """Time prediction with the trained model, loaded for inference: the median of _PASSES passes after a warm-up."""
     _, _, test_sets = load_data(config.data, config.run.seed)
     model = GLiModern.from_pretrained(Path(config.run.output_dir) / "model", dtype=job["predict_dtype"], device="auto")
     count = job["predict_sentences"]
     texts = [example.words for dataset in test_sets for example in dataset.examples[:count]]
-    types = [asked for dataset in test_sets for asked in asked_types(dataset)[:count]]
+    label_sets = [labels for dataset in test_sets for labels in asked_types(dataset)[:count]]
     seconds = []
     for _ in range(1 + _PASSES):
         began = time.perf_counter()
-        for _ in model.predict_words(texts, types, threshold=config.run.threshold):
+        for _ in model.predict_words(texts, label_sets, threshold=config.run.threshold):
             pass
         seconds.append(time.perf_counter() - began)
     encoder = model.encoder
@@ -111,9 +112,8 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     config = read_config(job["train"])
     keep_freed_memory()
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal's Ctrl-C comes here too; glimodern.compare.loop sends SIGTERM
+    # A terminal sends SIGINT (Ctrl-C) to this process too. glimodern.compare.loop ends it by SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     run = {"steps": count_steps, "train": run_training, "predict": run_prediction}[job["phase"]]
     try:
         write_json(Path(job["result"]), {"settings": job["settings"], "row": run(job, config)})

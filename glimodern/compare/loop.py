@@ -1,10 +1,11 @@
-"""Encoders side by side: `python -m glimodern.compare --encoders a,b,c` trains each under one budget and measures it.
+"""Comparison of encoders: `python -m glimodern.compare --encoders a,b,c` trains each under one budget and measures it.
 
-All get the same data in the same order, the same recipe and as many steps, or as many seconds. Each is trained, and
-then predicts, in a process of its own, so that its memory is its own and its failure nobody else's. What is done stays:
-the command called again goes on where it was stopped (but with --overwrite, which configs/demo.yaml sets, from the
-start), and encoders named later join the table. Ctrl-C and SIGTERM let the run at hand write its checkpoint. The output
-folder holds `compare.json`, the plot `compare.png` (extra `plots`) and a folder with log and model for each encoder.
+All encoders get the same data in the same order, the same recipe, and the same number of steps or seconds. Each is
+trained in one process and predicts in another, so that memory is measured separately and one failure does not affect
+the others. Finished results are kept: the same command continues where it stopped, and encoders that are added later
+join the table. With --overwrite, which configs/demo.yaml sets, it starts again. On SIGINT and SIGTERM the current run
+writes its checkpoint. The output folder contains `compare.json`, the plot `compare.png` (extra `plots`), and a folder
+with log and model for each encoder.
 """
 
 import hashlib
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 
 
 def folder_of(output: Path, encoder: str) -> Path:
-    """Of an encoder: its name, and for a path or hub name, whose signs cannot all stand in a file's name, a digest."""
+    """Return an encoder's folder in the output folder.
+
+    A path or hub name, whose characters cannot all stand in a file name, is replaced by a readable part and a digest.
+    """
     readable = re.sub(r"[^\w.-]+", "-", encoder).strip("-.")
     return output / (
         readable if readable == encoder else f"{readable}-{hashlib.sha1(encoder.encode()).hexdigest()[:6]}"
@@ -44,9 +48,10 @@ def folder_of(output: Path, encoder: str) -> Path:
 
 
 def check_inputs(config: CompareConfig) -> Path:
-    """The output folder, once all data have been read. Nothing is written or deleted before this has passed.
+    """Check the inputs and return the output folder. Nothing is written or deleted before this check has passed.
 
-    ValueError for data that do not read, an output that cannot be written, and input that the comparison would replace.
+    Raises ValueError for data that cannot be read, an output folder that cannot be written, and inputs that the
+    comparison would replace.
     """
     data, model, run = config.train.data, config.train.model, config.train.run
     output = check_output_folder("output_dir", run.output_dir)
@@ -54,7 +59,10 @@ def check_inputs(config: CompareConfig) -> Path:
         import torch
 
         if torch.cuda.is_available():
-            raise ValueError("predict_dtype: int8 is for CPUs, and this machine predicts on its GPU; choose another")
+            raise ValueError(
+                "predict_dtype: expected fp32, bf16 or auto on this machine, which predicts on its GPU, got int8, "
+                "which is for CPUs; choose another"
+            )
     splits = {"train_data": "train", "dev_data": "dev", "eval_data": data.eval_split}
     writes = [output / name for name in ("settings.json", "compare.json", "compare.png")]
     writes += [folder_of(output, encoder) for encoder in config.names]
@@ -71,7 +79,7 @@ def check_inputs(config: CompareConfig) -> Path:
 
 
 def remember_settings(config: CompareConfig, output: Path) -> None:
-    """Write the settings into output; ValueError where it holds a comparison with others."""
+    """Write the settings to the output folder. Raises ValueError if it holds a comparison with other settings."""
     path, settings = output / "settings.json", config.settings()
     if path.is_file() and not config.train.run.overwrite:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -82,17 +90,18 @@ def remember_settings(config: CompareConfig, output: Path) -> None:
         ]
         if changed:
             raise ValueError(
-                f"output_dir: {output} holds a comparison with other settings ({', '.join(changed)}); choose another "
-                "folder, or replace it with --overwrite"
+                f"output_dir: expected a comparison with the same settings, got {output} with other settings "
+                f"({', '.join(changed)}); choose another folder, or replace it with --overwrite"
             )
     output.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
 
 def measure(config: CompareConfig, encoder: str, output: Path) -> dict[str, Any]:
-    """One encoder's row: what is not done yet is run, each phase in its own process; a failure is the row's "error".
+    """Run the unfinished phases of one encoder, each in its own process, and return its row.
 
-    A result counts as done only with the settings it was made with, so what --overwrite replaces may stay until then.
+    A failure is the row's "error". A result is finished only if it has the same settings, so files that --overwrite
+    replaces may stay until then.
     """
     folder = folder_of(output, encoder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +112,7 @@ def measure(config: CompareConfig, encoder: str, output: Path) -> dict[str, Any]
             continue
         result = None if fresh else read_result(folder / f"{phase}.json", config)
         if result is None:
-            fresh = True  # what follows was made from another result of this phase
+            fresh = True  # later phases have to use the new result
             error = run_phase(config, encoder, phase, row.get("steps"), folder)
             if error is not None:
                 return {**row, "error": f"{phase}: {error}"}
@@ -113,7 +122,7 @@ def measure(config: CompareConfig, encoder: str, output: Path) -> dict[str, Any]
 
 
 def read_result(path: Path, config: CompareConfig) -> dict[str, Any] | None:
-    """What a phase has added to its row with these settings; None if it is not done with them."""
+    """Read a phase's part of the row; None if there is no result with these settings."""
     if not path.is_file():
         return None
     stored = json.loads(path.read_text(encoding="utf-8"))
@@ -121,24 +130,24 @@ def read_result(path: Path, config: CompareConfig) -> dict[str, Any] | None:
 
 
 def run_phase(config: CompareConfig, encoder: str, phase: str, steps: int | None, folder: Path) -> str | None:
-    """Run a phase in a process of its own, which writes {phase}.json; what went wrong, or None."""
+    """Run a phase in a new process, which writes {phase}.json. Returns an error message, or None."""
     run = replace(config.train.run, output_dir=str(folder / "run"))
     if steps is not None:
         run = replace(run, max_steps=steps)
     train = replace(config.train, run=run, model=replace(config.train.model, encoder=encoder))
-    job, log, result = (folder / f"{phase}.{kind}" for kind in ("job.json", "log", "json"))
-    own = {**asdict(config), "train": asdict(train)}
-    # a checkpoint there is of the last job, maybe of one with other settings that was to be overwritten
+    job, log, result = (folder / f"{phase}.{suffix}" for suffix in ("job.json", "log", "json"))
+    fields = {**asdict(config), "train": asdict(train)}
+    # A checkpoint in the folder belongs to the last job, whose settings may differ if it was to be overwritten.
     same = job.is_file() and json.loads(job.read_text(encoding="utf-8")).get("settings") == config.settings()
     resume = same and not config.train.run.overwrite
-    write_json(job, {**own, "settings": config.settings(), "phase": phase, "result": str(result), "resume": resume})
+    write_json(job, {**fields, "settings": config.settings(), "phase": phase, "result": str(result), "resume": resume})
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "glimodern.compare.job", str(job)], stdout=file, stderr=subprocess.STDOUT
         )
         try:
             code = process.wait()
-        except Stopped:  # the process leaves Ctrl-C to this one
+        except Stopped:  # the process ignores SIGINT
             process.send_signal(signal.SIGTERM)
             process.wait()
             raise
@@ -146,12 +155,12 @@ def run_phase(config: CompareConfig, encoder: str, phase: str, steps: int | None
         return None
     if code < 0:
         return f"ended by signal {-code}{' (out of memory?)' if code == -9 else ''}; see {log}"
-    said = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*", log.read_text("utf-8", "replace"), re.MULTILINE)
-    return f"{said[-1] if said else f'exit status {code}'}; see {log}"
+    errors = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*", log.read_text("utf-8", "replace"), re.MULTILINE)
+    return f"{errors[-1] if errors else f'exit status {code}'}; see {log}"
 
 
 def _heading(name: str) -> Any:
-    """A column's heading of two lines, of which the second may be a data set's name."""
+    """Build a column heading of one or two lines. The second line may be a data set's name."""
     from rich.text import Text
 
     first, second = name.split("\n", 1) if "\n" in name else (name, "")
@@ -159,11 +168,12 @@ def _heading(name: str) -> Any:
 
 
 def mean_f1(row: dict[str, Any]) -> float:
+    """Mean of the F1 of all evaluation sets."""
     return fmean(row["f1"].values())
 
 
 def make_table(rows: Sequence[dict[str, Any]], title: str) -> "Table":
-    """The rows as a rich table; of failed ones the name only."""
+    """Build a rich table of the rows. Rows that failed have the name only."""
     from rich.table import Table
 
     table = Table(title=cell(title))
@@ -196,7 +206,7 @@ def make_table(rows: Sequence[dict[str, Any]], title: str) -> "Table":
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Four bars an encoder: mean F1, seconds a training step, sentences a second, training memory."""
+    """Plot four bars per encoder: mean F1, seconds per training step, sentences per second, training memory."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -204,8 +214,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     panels = {
         "mean F1 (higher is better)": [100 * mean_f1(row) for row in rows],
-        "seconds a training step (lower)": [row["step_seconds"] or 0.0 for row in rows],
-        "sentences a second (higher)": [row["sentences_per_second"] for row in rows],
+        "seconds per training step (lower)": [row["step_seconds"] or 0.0 for row in rows],
+        "sentences per second (higher)": [row["sentences_per_second"] for row in rows],
         "training memory, MiB (lower)": [row["train_memory_bytes"] / 2**20 for row in rows],
     }
     size = (14, 1.4 + 0.4 * len(rows))
@@ -225,9 +235,10 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def compare(config: CompareConfig) -> list[dict[str, Any]]:
-    """Measure every encoder and write compare.json and compare.png; a row each, with "error" where it failed.
+    """Measure every encoder and write compare.json and compare.png.
 
-    On SIGINT or SIGTERM the run at hand writes its checkpoint, and Stopped, a KeyboardInterrupt, is raised.
+    Returns one row per encoder, with the key "error" if it failed. On SIGINT or SIGTERM the current run writes its
+    checkpoint, and Stopped, a KeyboardInterrupt, is raised.
     """
     from rich.text import Text
 
@@ -242,12 +253,12 @@ def compare(config: CompareConfig) -> list[dict[str, Any]]:
                 name = printable(encoder)
                 with shown.status(Text(f"{name}, {number} of {len(config.names)}; logs in {printable(str(where))}")):
                     rows.append(measure(config, encoder, output))
-                answer = rows[-1].get("error") or f"mean F1 {100 * mean_f1(rows[-1]):.1f}"
-                shown.print(printable(f"{encoder}: {answer}"))
+                outcome = rows[-1].get("error") or f"mean F1 {100 * mean_f1(rows[-1]):.1f}"
+                shown.print(printable(f"{encoder}: {outcome}"))
         except Stopped as stopped:
-            again = "the same command" + (" without --overwrite" if config.train.run.overwrite else "")
-            said = f"stopped after {len(rows)} of {len(config.names)} encoders; {again} goes on"
-            raise Stopped(stopped.number, said) from None
+            command = "the same command" + (" without --overwrite" if config.train.run.overwrite else "")
+            message = f"stopped after {len(rows)} of {len(config.names)} encoders; go on with {command}"
+            raise Stopped(stopped.number, message) from None
     write_json(output / "compare.json", {"settings": config.settings(), "rows": rows})
     shown.print(make_table(rows, f"{len(rows)} encoders, one budget"))
     done = [row for row in rows if "error" not in row]

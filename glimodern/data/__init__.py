@@ -1,4 +1,4 @@
-"""Annotated text: examples, the readers of four formats, a validation report, and sampling for training."""
+"""Annotated text: examples, readers of four formats, validation report, metrics, and sampling for training."""
 
 from glimodern.inputs.words import Entity
 

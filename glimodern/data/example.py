@@ -1,4 +1,4 @@
-"""One annotated text, and a named list of them: what every reader returns and every consumer takes."""
+"""Annotated texts (`Example`) and named lists of them (`Dataset`), which all readers return."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Example:
 
     words:    the words, in order; may be empty.
     entities: (first word, last word, label), both indices inclusive; in the file's order, duplicates and overlaps kept.
-    id:       where it came from, "file:line" (or "file[row]" in a JSON array).
+    id:       its source, "file:line" (or "file[row]" in a JSON array).
     text, offsets: the source string and each word's (start, end) in it, in characters, end exclusive; both or neither.
-    types:    the types to ask for in this text; None means the data set's types.
-    group:    results of equal groups are reported together, apart from the others (a domain, for one).
+    types:    the entity types to find in this text; None: the types of the data set.
+    group:    name under which results are reported separately, such as a domain.
     """
 
     words: list[str]
@@ -31,13 +31,12 @@ class Example:
 
 @dataclass(slots=True)
 class Dataset:
-    """Examples under one name.
+    """A named list of examples.
 
-    types:   every entity type that occurs, sorted: the labels of all entities and all `Example.types`; computed if not
-             given.
-    skipped: bad rows left out on request (`skip_bad_rows`); `skipped_out_of_range` of them had word or character
-             indices outside their text.
-    unmatched: answers of Pile-NER conversations found nowhere in their text.
+    types:   all entity types, sorted: the labels of all entities and all `Example.types`; computed if not given.
+    skipped: number of bad rows skipped (`skip_bad_rows`); `skipped_out_of_range` of them had word or character indices
+             outside their text.
+    unmatched: number of answers in Pile-NER conversations that do not occur in their text.
     """
 
     name: str
@@ -62,10 +61,10 @@ class Dataset:
 
 
 def entity_types(examples: list[Example]) -> list[str]:
-    """Sorted list of the types that occur as a label or in `Example.types`."""
-    found: set[str] = set()
+    """Return the sorted types that occur as a label or in `Example.types`."""
+    types: set[str] = set()
     for example in examples:
-        found.update(label for _, _, label in example.entities)
+        types.update(label for _, _, label in example.entities)
         if example.types is not None:
-            found.update(example.types)
-    return sorted(found)
+            types.update(example.types)
+    return sorted(types)

@@ -1,20 +1,20 @@
-"""Readers of the four training formats: the rows of one file (or of a hub data set) become examples.
+"""Readers of the four training formats: they convert the rows of a file or of a hub data set to examples.
 
     gliner    {"tokenized_text": [words], "ner": [[first word, last word, label], ...]}: indices inclusive; the label
-              may be a list of labels. Optional: "ner_labels" or "label" (the types to ask for), "ner_negatives" (types
-              known to be absent).
-    spans     {"text": ..., "entities": [{"start", "end", "label"} or [start, end, label], ...]}: characters, end
-              exclusive; the key may be "spans" or "label" too. Optional: "types" or "ner_labels"; an entity's "text" is
-              checked.
-    conll     one word a line, with its tag in another column; a blank line or -DOCSTART- ends a sentence, "# ..."
+              may be a list of labels. Optional: "ner_labels" or "label" (the entity types to find), "ner_negatives"
+              (types without an entity in the text).
+    spans     {"text": ..., "entities": [{"start", "end", "label"} or [start, end, label], ...]}: character offsets, end
+              exclusive; the key may also be "spans" or "label". Optional: "types" or "ner_labels" (the entity types to
+              find). If an entity has a "text", it is compared with the text at its offsets.
+    conll     one word per line, with its tag in another column; a blank line or -DOCSTART- ends a sentence, "# ..."
               without a tag is a comment. Columns and tagging schemes: see `conll`. As JSON: {"tokens": [words],
               "ner_tags": [tags]}.
     pile-ner  {"conversations": [...]} as in https://huggingface.co/datasets/Universal-NER/Pile-NER-type: every string
-              of an answer stands for all its occurrences on word boundaries, and the questions are the row's types (but
-              not one whose answers all occur nowhere).
+              of an answer marks all its occurrences on word boundaries. The questions name the row's types; a type is
+              left out if it has answers and none of them occurs in the text.
 
-JSON comes as lines, as one array, or as pretty-printed objects; a JSON row's format is told by its keys. Compression,
-encodings and line ends: see `lines`.
+JSON may be one object per line, one array, or pretty-printed objects; the keys of a JSON row determine its format.
+Compression, encodings and line ends: see `lines`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from glimodern.display import short
 from glimodern.inputs.words import Entity, split_words
 
 from . import conll
 from .example import Example
-from .json_rows import Row, json_rows, show
+from .json_rows import Row, json_rows
 from .lines import Line, open_input, read_lines, stem_and_suffix
 from .tags import natural_label
 
@@ -46,7 +47,7 @@ _JSON_START = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')
 
 
 class BadRowError(Exception):
-    """A row that cannot be read. `where` replaces the row's own place if the fault's place is known better."""
+    """A row that cannot be read. where: a more exact position than the row's, if known."""
 
     def __init__(self, reason: str, *, where: str | None = None, out_of_range: bool = False) -> None:
         super().__init__(reason)
@@ -57,10 +58,10 @@ class BadRowError(Exception):
 
 @dataclass(slots=True)
 class Rows:
-    """What was read: the examples, and counts of what is not among them.
+    """Examples read, and counts of skipped content.
 
-    skipped: bad rows; out_of_range: those of them with an index outside their text.
-    unmatched: answers of Pile-NER conversations that occur nowhere in their text on word boundaries.
+    skipped: bad rows. out_of_range: bad rows with an index outside their text.
+    unmatched: answers in Pile-NER conversations that do not occur in their text on word boundaries.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -77,7 +78,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How rows are read: format (one of FORMATS), group of the examples, and tag -> label names for conll."""
+    """Options for reading rows.
+
+    format: one of FORMATS. group: group of the examples. label_names: {tag: label} for conll.
+    """
 
     format: str = "auto"
     skip_bad_rows: bool = False
@@ -86,9 +90,9 @@ class ReadOptions:
 
 
 def read_file(path: Path, options: ReadOptions) -> Rows:
-    """The rows of one file, or of a pipe, read once. A bad row is a ValueError, or is counted (skip_bad_rows).
+    """Read the rows of a file or a pipe. A bad row raises ValueError, or is counted (skip_bad_rows).
 
-    The error names file and line ("file:7"), or file and element ("file[7]", from 0) in a JSON array.
+    The error gives file and line ("file:7"), or file and element ("file[7]", from 0) of a JSON array.
     """
     name = str(path)
     with open_input(path) as stream:
@@ -102,7 +106,7 @@ def read_file(path: Path, options: ReadOptions) -> Rows:
 
 
 def read_rows(source: str, raw: Iterable[Row], options: ReadOptions) -> Rows:
-    """The rows of JSON values, wherever they come from."""
+    """Read rows that are JSON values. source: its name in messages."""
     return _collect(source, raw, lambda row, where, rows: _json_row(row, where, rows, options), options)
 
 
@@ -122,7 +126,7 @@ def _collect(
         except BadRowError as bad:
             reason = f"{bad.where or place}: {bad.reason}"
             if not options.skip_bad_rows:
-                raise ValueError(f"{reason}. Correct the row, or leave bad rows out (skip_bad_rows)") from bad
+                raise ValueError(f"{reason}. Correct the row, or skip bad rows (skip_bad_rows)") from bad
             first_reason = first_reason or reason
             rows.skipped += 1
             rows.out_of_range += bad.out_of_range
@@ -130,7 +134,7 @@ def _collect(
         total = rows.skipped + len(rows.examples)
         if not rows.examples:
             raise ValueError(f"{source}: none of its {total} rows can be read; the first: {first_reason}")
-        logger.warning("%s: left out %d bad rows of %d; the first: %s", source, rows.skipped, total, first_reason)
+        logger.warning("%s: skipped %d bad rows of %d; the first: %s", source, rows.skipped, total, first_reason)
     elif not rows.examples:
         raise ValueError(f"{source}: expected at least one sentence, got none")
     return rows
@@ -149,13 +153,13 @@ def _is_json(path: Path, lines: Sequence[Line], format: str) -> bool:
 
 def _json_row(row: Any, where: str, rows: Rows, options: ReadOptions) -> Example:
     if not isinstance(row, dict):
-        raise BadRowError(f"expected a JSON object, got {show(row)}")
-    kind = _format_of(row, options.format)
-    if kind == "gliner":
+        raise BadRowError(f"expected a JSON object, got {short(row)}")
+    row_format = _format_of(row, options.format)
+    if row_format == "gliner":
         example = _gliner(row, where, options)
-    elif kind == "spans":
+    elif row_format == "spans":
         example = _spans(row, where, options)
-    elif kind == "conll":
+    elif row_format == "conll":
         words = _words(row, "tokens")
         example = _tagged(words, _tags(row, len(words)), where, options)
     else:
@@ -164,26 +168,27 @@ def _json_row(row: Any, where: str, rows: Rows, options: ReadOptions) -> Example
 
 
 def _format_of(row: dict[str, Any], format: str) -> str:
+    """Return a row's format by its keys. Raises BadRowError for unknown keys or another format than requested."""
     if "tokenized_text" in row:
-        found = "gliner"
+        detected = "gliner"
     elif "conversations" in row:
-        found = "pile-ner"
+        detected = "pile-ner"
     elif "tokens" in row and ("ner_tags" in row or "tags" in row):
-        found = "conll"
+        detected = "conll"
     elif "text" in row:
-        found = "spans"
+        detected = "spans"
     else:
-        found = "none"
-    if found == "none" or format not in ("auto", found):
+        detected = "none"
+    if detected == "none" or format not in ("auto", detected):
         keys = {
             "gliner": '"tokenized_text" and "ner"',
             "spans": '"text" and "entities"',
             "conll": '"tokens" and "ner_tags"',
             "pile-ner": '"conversations"',
         }
-        wish = " or ".join(keys.values()) if format == "auto" else f"{keys[format]} (format={format!r})"
-        raise BadRowError(f"expected the keys {wish}, got {show(sorted(row))}")
-    return found
+        expected = " or ".join(keys.values()) if format == "auto" else f"{keys[format]} (format={format!r})"
+        raise BadRowError(f"expected the keys {expected}, got {short(sorted(row))}")
+    return detected
 
 
 def _gliner(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
@@ -191,19 +196,19 @@ def _gliner(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
     ner = row.get("ner")
     if not isinstance(ner, list):
         raise BadRowError(
-            f'"ner": expected a list of [first word, last word, label], [] for no entity, got {show(ner)}'
+            f'"ner": expected a list of [first word, last word, label], [] for no entity, got {short(ner)}'
         )
     count = len(words)
     entities: list[Entity] = []
     for entry in ner:
         if not isinstance(entry, (list, tuple)) or len(entry) != 3:
-            raise BadRowError(f'"ner": expected [first word, last word, label], got {show(entry)}')
+            raise BadRowError(f'"ner": expected [first word, last word, label], got {short(entry)}')
         start, end, labels = entry
         if type(start) is not int or type(end) is not int:
-            raise BadRowError(f'"ner": expected two whole word indices and a label, got {show(entry)}')
+            raise BadRowError(f'"ner": expected two whole word indices and a label, got {short(entry)}')
         if not 0 <= start <= end < count:
             raise BadRowError(
-                f'"ner": expected 0 <= first word <= last word < {count} (the number of words), got {show(entry)}',
+                f'"ner": expected 0 <= first word <= last word < {count} (the number of words), got {short(entry)}',
                 out_of_range=True,
             )
         for label in labels if isinstance(labels, list) and labels else (labels,):
@@ -223,7 +228,7 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
     spans = row.get(key)
     if not isinstance(spans, list):
         raise BadRowError(
-            f'"{key}": expected a list of {{"start", "end", "label"}}, [] for no entity, got {show(spans)}'
+            f'"{key}": expected a list of {{"start", "end", "label"}}, [] for no entity, got {short(spans)}'
         )
     words = split_words(text)
     starts = {word.start: index for index, word in enumerate(words)}
@@ -233,12 +238,12 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
         start, end, label = _span(entry, key)
         if not 0 <= start < end <= len(text):
             raise BadRowError(
-                f'"{key}": expected 0 <= start < end <= {len(text)} (characters in the text), got {show(entry)}',
+                f'"{key}": expected 0 <= start < end <= {len(text)} (characters in the text), got {short(entry)}',
                 out_of_range=True,
             )
         if isinstance(entry, dict) and entry.get("text", text[start:end]) != text[start:end]:
             raise BadRowError(
-                f'"{key}": the text of {show(entry)} is not what stands there, {show(text[start:end])};'
+                f'"{key}": expected the text at its offsets, {short(text[start:end])}, got {short(entry)};'
                 " offsets count characters (not bytes or UTF-16 units)"
             )
         while start < end and text[start].isspace():
@@ -246,14 +251,14 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
         while start < end and text[end - 1].isspace():
             end -= 1
         if start == end:
-            raise BadRowError(f'"{key}": expected a span with a word in it, got only white space, {show(entry)}')
+            raise BadRowError(f'"{key}": expected a span with a word in it, got only white space, {short(entry)}')
         first, last = starts.get(start), ends.get(end)
         if first is None or last is None:
-            at = start if first is None else end - 1
-            cut = words[bisect_right(words, at, key=lambda word: word.start) - 1]
+            offset = start if first is None else end - 1
+            split = words[bisect_right(words, offset, key=lambda word: word.start) - 1]
             raise BadRowError(
-                f'"{key}": expected a span of whole words, got characters {start} to {end}, {show(text[start:end])},'
-                f" which cuts the word {show(cut.text)} (characters {cut.start} to {cut.end}); move it to"
+                f'"{key}": expected a span of whole words, got characters {start} to {end}, {short(text[start:end])},'
+                f" which splits the word {short(split.text)} (characters {split.start} to {split.end}); move it to"
                 ' the word\'s edge, or give your own words as "tokenized_text"'
             )
         entities.append((first, last, label))
@@ -274,42 +279,42 @@ def _span(entry: Any, key: str) -> tuple[int, int, str]:
     elif isinstance(entry, (list, tuple)) and len(entry) == 3:
         start, end, label = entry
     else:
-        raise BadRowError(f'"{key}": expected {{"start", "end", "label"}} or [start, end, label], got {show(entry)}')
+        raise BadRowError(f'"{key}": expected {{"start", "end", "label"}} or [start, end, label], got {short(entry)}')
     if type(start) is not int or type(end) is not int:
-        raise BadRowError(f'"{key}": expected two whole character offsets and a label, got {show(entry)}')
+        raise BadRowError(f'"{key}": expected two whole character offsets and a label, got {short(entry)}')
     return start, end, _label(label, entry)
 
 
 def _pile_ner(row: dict[str, Any], where: str, rows: Rows, options: ReadOptions) -> Example:
     turns = row["conversations"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise BadRowError(f'"conversations": expected a list of {{"from", "value"}}, got {show(turns)}')
-    said = [_text(turn.get("value"), '"value"') for turn in turns]
-    if len(said) < 2 or len(said) % 2 or not said[0].startswith("Text:"):
+        raise BadRowError(f'"conversations": expected a list of {{"from", "value"}}, got {short(turns)}')
+    values = [_text(turn.get("value"), '"value"') for turn in turns]
+    if len(values) < 2 or len(values) % 2 or not values[0].startswith("Text:"):
         raise BadRowError(
             '"conversations": expected "Text: ...", a reply to it, then pairs of question and answer,'
-            f" got {len(said)} turns starting with {show(said[0] if said else None)}"
+            f" got {len(values)} turns starting with {short(values[0] if values else None)}"
         )
-    text = said[0].removeprefix("Text:").strip()
+    text = values[0].removeprefix("Text:").strip()
     words = split_words(text)
     starts = {word.start: index for index, word in enumerate(words)}
     ends = {word.end: index for index, word in enumerate(words)}
     entities: dict[Entity, None] = {}
     types: dict[str, None] = {}
     unmatched = 0
-    for question, answer in zip(said[2::2], said[3::2], strict=True):
-        asked = _QUESTION.fullmatch(question)
-        if asked is None:
-            raise BadRowError(f'"conversations": expected "What describes TYPE in the text?", got {show(question)}')
-        label = asked.group(1).strip()
+    for question, answer in zip(values[2::2], values[3::2], strict=True):
+        match = _QUESTION.fullmatch(question)
+        if match is None:
+            raise BadRowError(f'"conversations": expected "What describes TYPE in the text?", got {short(question)}')
+        label = match.group(1).strip()
         mentions = _answer(answer)
-        places = [_occurrences(mention, text, starts, ends) for mention in mentions]
-        found = [(first, last, label) for spans in places for first, last in spans]
-        lost = sum(1 for spans in places if not spans)
-        entities.update(dict.fromkeys(found))
-        unmatched += lost
-        # A type with answers of which none is in the text is neither present nor absent for sure: not asked.
-        if found or not lost:
+        occurrences = [_occurrences(mention, text, starts, ends) for mention in mentions]
+        matched = [(first, last, label) for spans in occurrences for first, last in spans]
+        missing = sum(1 for spans in occurrences if not spans)
+        entities.update(dict.fromkeys(matched))
+        unmatched += missing
+        # if no answer occurs in the text, the type is neither known present nor known absent
+        if matched or not missing:
             types[label] = None
     rows.unmatched += unmatched
     return Example(
@@ -327,22 +332,25 @@ def _answer(answer: str) -> list[str]:
     try:
         mentions = json.loads(answer)
     except (ValueError, RecursionError) as error:
-        raise BadRowError(f'"conversations": expected a JSON list of strings as answer, got {show(answer)}') from error
+        raise BadRowError(f'"conversations": expected a JSON list of strings as answer, got {short(answer)}') from error
     if not isinstance(mentions, list) or not all(isinstance(mention, str) for mention in mentions):
-        raise BadRowError(f'"conversations": expected a JSON list of strings as answer, got {show(answer)}')
+        raise BadRowError(f'"conversations": expected a JSON list of strings as answer, got {short(answer)}')
     return list(dict.fromkeys(mention.strip() for mention in mentions))
 
 
 def _occurrences(mention: str, text: str, starts: dict[int, int], ends: dict[int, int]) -> list[tuple[int, int]]:
-    """(first word, last word) of every place where `mention` stands in `text` and begins and ends with a word."""
-    found = []
-    at = text.find(mention) if mention else -1
-    while at >= 0:
-        first, last = starts.get(at), ends.get(at + len(mention))
+    """Return (first word, last word) of each occurrence of `mention` in `text` on word boundaries.
+
+    starts, ends: character offset -> index of the word that starts or ends there.
+    """
+    spans = []
+    offset = text.find(mention) if mention else -1
+    while offset >= 0:
+        first, last = starts.get(offset), ends.get(offset + len(mention))
         if first is not None and last is not None:
-            found.append((first, last))
-        at = text.find(mention, at + 1)
-    return found
+            spans.append((first, last))
+        offset = text.find(mention, offset + 1)
+    return spans
 
 
 # --- CoNLL -------------------------------------------------------------------------------------------------------
@@ -364,22 +372,22 @@ def _tagged(words: list[str], tags: Sequence[str], where: str, options: ReadOpti
 def _tags(row: dict[str, Any], count: int) -> list[str]:
     tags = row.get("ner_tags", row.get("tags"))
     if not isinstance(tags, list) or len(tags) != count:
-        got = f"{len(tags)}" if isinstance(tags, list) else show(tags)
+        got = f"{len(tags)}" if isinstance(tags, list) else short(tags)
         raise BadRowError(f'"ner_tags": expected one tag for each of the {count} words, got {got}')
     for tag in tags:
         if not conll.is_tag(tag):
-            raise BadRowError(f'"ner_tags": expected {conll.EXPECTED}, got {show(tag)}')
+            raise BadRowError(f'"ner_tags": expected {conll.EXPECTED}, got {short(tag)}')
         _text(tag, '"ner_tags"')
     return tags
 
 
-# --- pieces of a row ---------------------------------------------------------------------------------------------
+# --- fields of a row ---------------------------------------------------------------------------------------------
 
 
 def _words(row: dict[str, Any], key: str) -> list[str]:
     words = row[key]
     if not isinstance(words, list):
-        raise BadRowError(f'"{key}": expected a list of words, got {show(words)}')
+        raise BadRowError(f'"{key}": expected a list of words, got {short(words)}')
     for word in words:
         _text(word, f'a word of "{key}"')
     return words
@@ -387,16 +395,16 @@ def _words(row: dict[str, Any], key: str) -> list[str]:
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise BadRowError(f"{what}: expected a string, got {show(value)}")
-    # Half of a surrogate pair is legal in JSON ("\ud83d") but is no character: no tokenizer takes it.
+        raise BadRowError(f"{what}: expected a string, got {short(value)}")
+    # half of a surrogate pair is legal in JSON ("\ud83d"), but it is no character, and tokenizers refuse it
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadRowError(f"{what}: expected Unicode text, got half of a surrogate pair in {show(value)}")
+        raise BadRowError(f"{what}: expected Unicode text, got half of a surrogate pair in {short(value)}")
     return value
 
 
 def _label(label: Any, entry: Any) -> str:
     if not isinstance(label, str) or not label.strip():
-        raise BadRowError(f"label: expected a string that is not blank, got {show(label)} in {show(entry)}")
+        raise BadRowError(f"label: expected a string that is not blank, got {short(label)} in {short(entry)}")
     return _text(label, "label")
 
 
@@ -406,6 +414,6 @@ def _types(row: dict[str, Any], *keys: str) -> tuple[str, ...] | None:
         if value is None:
             continue
         if not isinstance(value, list):
-            raise BadRowError(f'"{key}": expected a list of entity types, got {show(value)}')
+            raise BadRowError(f'"{key}": expected a list of entity types, got {short(value)}')
         return tuple(dict.fromkeys(_label(label, value) for label in value))
     return None

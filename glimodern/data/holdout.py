@@ -1,4 +1,4 @@
-"""Choosing a checkpoint on types that training never sees (more training can lower zero-shot F1: watch for it)."""
+"""Held-out entity types for choosing a checkpoint by zero-shot F1, which more training can lower."""
 
 import logging
 import random
@@ -11,12 +11,13 @@ logger = logging.getLogger(__name__)
 
 
 def hold_out_types(dataset: Dataset, count: int, *, max_sentences: int = 500, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Split off `count` random types: (training sentences without them, dev sentences asked for them alone).
+    """Split off `count` random types; return (training sentences without them, dev sentences with only these types).
 
-    Types are drawn among those with at least five mentions (all, where there are too few). Every sentence with a held
-    out type, in whatever case it is written, leaves the training set, and no other sentence asks for one; at most
-    max_sentences of them form the dev set, each asked for all held-out types. Raises ValueError when no training
-    sentence would remain.
+    Types are drawn from those with at least five mentions, or from all types if there are too few. Every sentence with
+    an entity of a held-out type (compared without case) is removed from the training set, and held-out types are
+    removed from the `types` of the remaining sentences. At most `max_sentences` of the removed sentences form the dev
+    set; each has all held-out types as its `types`. Raises ValueError if there are not more than `count` types, or if
+    no training sentence would remain.
     """
     mentions = Counter(label for example in dataset for _, _, label in example.entities)
     candidates = sorted(label for label, number in mentions.items() if number >= 5)
@@ -24,12 +25,13 @@ def hold_out_types(dataset: Dataset, count: int, *, max_sentences: int = 500, se
         candidates = sorted(mentions)
     if len(candidates) <= count:
         raise ValueError(
-            f"held_out_types: expected fewer than the {len(candidates)} types of {dataset.name}, got {count}"
+            f"held_out_types: expected fewer than the {len(candidates)} types of {dataset.name}, got {count}; "
+            "hold out fewer"
         )
     rng = random.Random(seed)
     chosen = rng.sample(candidates, count)
     spelling = {label.casefold(): label for label in chosen}
-    asked = tuple(sorted(chosen))
+    dev_types = tuple(sorted(chosen))
     train: list[Example] = []
     dev: list[Example] = []
     for example in dataset:
@@ -38,16 +40,18 @@ def hold_out_types(dataset: Dataset, count: int, *, max_sentences: int = 500, se
             types = None if example.types is None else tuple(t for t in example.types if t.casefold() not in spelling)
             train.append(replace(example, types=types))
             continue
-        dev.append(replace(example, entities=kept, types=asked, group=None))
+        dev.append(replace(example, entities=kept, types=dev_types, group=None))
     if not train:
         raise ValueError(
-            f"held_out_types: every sentence of {dataset.name} has one of the {count} types held out; hold out fewer"
+            f"held_out_types: expected a sentence of {dataset.name} without the {count} types held out, got none; "
+            "hold out fewer"
         )
-    logger.info("held out for choosing the checkpoint: %s; %d sentences have one", ", ".join(asked), len(dev))
+    logger.info("held out for choosing the checkpoint: %s; %d sentences have one", ", ".join(dev_types), len(dev))
     if len(dev) > max_sentences:
         dev = rng.sample(dev, max_sentences)
     return replace(dataset, examples=train, types=[]), Dataset(f"{dataset.name}: held-out types", dev)
 
 
 def _keyed(example: Example) -> list[tuple[int, int, str]]:
+    """Return the example's entities with casefolded labels."""
     return [(start, end, label.casefold()) for start, end, label in example.entities]

@@ -1,4 +1,4 @@
-"""Lines of text become JSON values, each with its place: JSON lines, one array, or pretty-printed objects."""
+"""Readers of JSON values with their position: from JSON lines, one array, or pretty-printed objects."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from glimodern.display import short
+
 from .lines import Line
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class Row(NamedTuple):
-    """A value and its place: "file:7", or "file[7]" for an array's element, from 0. `fault`: why there is no value."""
+    """A JSON value. place: "file:7", or "file[7]" for an array element (from 0). fault: error if there is no value."""
 
     place: str
     value: Any
@@ -23,7 +25,7 @@ class Row(NamedTuple):
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. ValueError for broken JSON, for a key given twice, and for too deep a nesting."""
+    """Parse a JSON text. Raises ValueError for invalid JSON, duplicate keys and too deep nesting."""
     value, end = _value(text, _after_space(text, 0))
     if _after_space(text, end) < len(text):
         raise json.JSONDecodeError("Extra data", text, end)
@@ -31,9 +33,10 @@ def parse_json(text: str) -> Any:
 
 
 def json_rows(lines: Iterable[Line], name: str) -> Iterator[Row]:
-    """The rows of JSON lines, as they come; or of an array or pretty-printed objects, when all lines are read.
+    """Yield the rows of JSON lines lazily, or those of an array or of pretty-printed objects after reading all lines.
 
-    A bad line of JSON lines is a row with a `fault`. A broken array or object raises ValueError with its line.
+    A bad line in JSON lines yields a row with a `fault`. A broken array or object raises ValueError with its line.
+    name: the input's name in positions.
     """
     filled = (line for line in lines if line.fault is not None or not _blank(line.text))
     for first in itertools.islice(filled, 1):
@@ -43,7 +46,7 @@ def json_rows(lines: Iterable[Line], name: str) -> Iterator[Row]:
 
 
 def _look_ahead(first: Line, following: Iterator[Line]) -> tuple[list[Line], bool]:
-    """(lines read, whether they begin an array or an object of several lines). Reads on only if `first` is no row."""
+    """Return (lines read, whether they begin an array or a multi-line object). Reads one more line only if needed."""
     text = first.text.strip()
     if first.fault is not None or text[0] not in "[{":
         return [first], False
@@ -53,7 +56,7 @@ def _look_ahead(first: Line, following: Iterator[Line]) -> tuple[list[Line], boo
         parse_json(text)
     except ValueError:
         read = [first, *itertools.islice(following, 1)]
-        # A broken row is followed by another row. Inside an object, a line begins with a brace only after "[{:,".
+        # after a broken row comes another row; inside an object, a line begins with a brace only after one of "[{:,"
         document = len(read) == 2 and (text[-1] in "[{:," or not read[1].text.lstrip().startswith("{"))
         return read, document
     return [first], False
@@ -68,7 +71,7 @@ def _one_a_line(lines: Iterable[Line], name: str) -> Iterator[Row]:
         try:
             row = Row(place, parse_json(line.text))
         except ValueError as error:
-            row = Row(place, None, f"expected one JSON object a line, got {show(line.text)} ({error})")
+            row = Row(place, None, f"expected one JSON object a line, got {short(line.text)} ({error})")
         yield row
 
 
@@ -79,29 +82,29 @@ def _document(lines: list[Line], name: str) -> Iterator[Row]:
     text = "\n".join(line.text for line in lines)
     starts = list(itertools.accumulate((len(line.text) + 1 for line in lines[:-1]), initial=0))
 
-    def place(at: int) -> str:
-        return f"{name}:{lines[bisect_right(starts, at) - 1].number}"
+    def place(offset: int) -> str:
+        return f"{name}:{lines[bisect_right(starts, offset) - 1].number}"
 
-    index, at = 0, _after_space(text, 0)
-    while at < len(text):
+    index, offset = 0, _after_space(text, 0)
+    while offset < len(text):
         try:
-            value, end = _value(text, at)
+            value, end = _value(text, offset)
         except ValueError as error:
-            where = error.pos if isinstance(error, json.JSONDecodeError) else at
+            error_offset = error.pos if isinstance(error, json.JSONDecodeError) else offset
             raise ValueError(
-                f"{place(where)}: expected a JSON array of rows, or JSON objects, got broken JSON ({error})"
+                f"{place(error_offset)}: expected a JSON array of rows, or JSON objects, got broken JSON ({error})"
             ) from error
         elements = value if isinstance(value, list) else [value]
         for element in elements:
-            yield Row(f"{name}[{index}]" if elements is value else place(at), element)
+            yield Row(f"{name}[{index}]" if elements is value else place(offset), element)
             index += 1
-        at = _after_space(text, end)
+        offset = _after_space(text, end)
 
 
-def _value(text: str, at: int) -> tuple[Any, int]:
-    """(the JSON value that begins at `at`, where it ends)."""
+def _value(text: str, offset: int) -> tuple[Any, int]:
+    """Return (the JSON value at `offset`, its end offset)."""
     try:
-        return _DECODER.raw_decode(text, at)
+        return _DECODER.raw_decode(text, offset)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
@@ -110,17 +113,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {show(twice)} stands twice in one object")
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {short(duplicate)} occurs twice in one object")
     return result
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def _after_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
+def _after_space(text: str, offset: int) -> int:
+    match = _SPACE.match(text, offset)
+    return match.end() if match else offset
 
 
 def _blank(text: str) -> bool:
@@ -128,6 +131,5 @@ def _blank(text: str) -> bool:
 
 
 def show(value: Any) -> str:
-    """A value for an error message, in at most 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    """Return `short(value)`."""
+    return short(value)

@@ -1,10 +1,10 @@
-"""Bytes of a file, a pipe or standard input become numbered lines of text.
+"""Reading of numbered text lines from a file, a pipe or standard input.
 
-Every reader of the package takes its lines from `read_lines`, so that all agree on the following.
+All readers of the package use `read_lines`, with these rules:
 
-Compression (gzip, bzip2, xz, zstd) is told by the first bytes, not by the name. Pipes are read once and never sought.
+Compression (gzip, bzip2, xz, zstd) is detected by the first bytes, not by the name. Pipes are read once, without seek.
 Encoding: UTF-8, or UTF-16 or UTF-32 with a byte order mark. Byte order marks are removed, also between joined files.
-Line ends: "\\n", "\\r\\n" and "\\r". No other character ends a line: U+2028, U+0085, "\\x0b" and "\\x0c" may stand in
+Line ends: "\\n", "\\r\\n" and "\\r". No other character ends a line: U+2028, U+0085, "\\x0b" and "\\x0c" may occur in
 a word.
 """
 
@@ -25,15 +25,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
-_CHUNK = 1 << 16  # bytes: what a Linux pipe holds
-_IDLE_MS = 20  # a pipe that is silent for so long has nothing more at the moment
+_CHUNK = 1 << 16  # bytes; the capacity of a Linux pipe
+_IDLE_MS = 20  # a pipe without data for this long is idle
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _MAGIC |= {bytes([0x50 + i]) + b"\x2a\x4d\x18": "zstd" for i in range(16)}  # skippable frames, as pzstd writes first
 _MAGIC |= {b"BZh%d" % level + block: "bzip2" for level in range(1, 10) for block in (b"1AY&SY", b"\x17rE8P\x90")}
 _MAGIC |= {b"PK\x03\x04": "a zip archive", b"PAR1": "a Parquet file", b"7z\xbc\xaf\x27\x1c": "a 7z archive"}
-_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16's, with which it begins
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16's, which is a prefix of it
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
@@ -42,7 +42,7 @@ _LINE_END = re.compile(r"\r\n?|\n")
 
 
 class Line(NamedTuple):
-    """One line without its end, counted from 1. `fault` says why it is no text, None for a good line."""
+    """One line without its line end, numbered from 1. fault: the error if it is not valid text, else None."""
 
     number: int
     text: str
@@ -50,13 +50,13 @@ class Line(NamedTuple):
 
 
 def stem_and_suffix(path: Path) -> tuple[str, str]:
-    """("train", ".jsonl") of "train.JSONL.gz": the name and the ending, in lower case, of what is compressed."""
+    """Return stem and lower-case suffix without a compression suffix: ("train", ".jsonl") for "train.JSONL.gz"."""
     inner = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
     return inner.stem, inner.suffix.lower()
 
 
 def open_input(source: str | os.PathLike[str] | None) -> BinaryIO:
-    """A binary stream of a file or a pipe; None or "-": standard input. OSError if it cannot be opened."""
+    """Open a file or a pipe as a binary stream; None or "-": standard input. Raises OSError."""
     if source is not None and os.fspath(source) != "-":
         return open(Path(os.path.expanduser(source)), "rb", buffering=0)
     if sys.stdin is None:
@@ -65,16 +65,17 @@ def open_input(source: str | os.PathLike[str] | None) -> BinaryIO:
 
 
 def read_lines(stream: BinaryIO, name: str, on_idle: Callable[[], None] | None = None) -> Iterator[Line]:
-    """The lines of a binary stream; `name` stands in errors.
+    """Yield the lines of a binary stream. name: the stream's name in errors.
 
-    A line with bytes of another encoding, or with a NUL, has a `fault`; the lines after it are read. ValueError for
-    compressed data that are damaged or end early, and for an archive. ImportError for zstd without a package for it.
-    on_idle: called when lines have been given out and the stream has nothing more at the moment.
+    A line with bytes of another encoding, or with a NUL, has a `fault`; the lines after it are still read.
+    on_idle: called when all lines received so far have been yielded and the stream has no data at the moment.
+    Raises ValueError for compressed data that are damaged or truncated and for an archive, and ImportError for zstd
+    without a package for it.
     """
     chunks = _decompressed(_chunks(stream, on_idle), name)
-    head, chunks = _head(chunks, _MARKS)
-    encoding = next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), "utf-8")
-    # Bytes that are no UTF-8, and halves of surrogate pairs, become lone surrogates, which no good line holds.
+    head, chunks = _head(chunks, _BYTE_ORDER_MARKS)
+    encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8")
+    # invalid UTF-8 bytes and halves of surrogate pairs become lone surrogates, which `_line` reports as a fault
     errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass"
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     number, pending, after_cr = 1, [""], False
@@ -117,18 +118,18 @@ def _line(number: int, text: str, encoding: str) -> Line:
 
 
 def _chunks(stream: Any, on_idle: Callable[[], None] | None) -> Iterator[bytes]:
-    """What a stream holds, as it arrives."""
-    read = getattr(stream, "read1", stream.read)  # of a buffered stream: at most one system call
+    """Yield a stream's bytes as they arrive. on_idle: see `read_lines`."""
+    read = getattr(stream, "read1", stream.read)  # read1 of a buffered stream makes at most one system call
     try:
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLIN)
-    except (OSError, ValueError):  # a stream in memory: always ready
+    except (OSError, ValueError):  # an in-memory stream, which is always ready
         poll = None
     while True:
         if on_idle is not None and poll is not None and not poll.poll(_IDLE_MS):
             on_idle()
         chunk = read(_CHUNK)
-        if chunk is None:  # a pipe that another program has set to non-blocking
+        if chunk is None:  # a pipe that another program set to non-blocking
             if poll is not None:
                 poll.poll()
             continue
@@ -137,53 +138,54 @@ def _chunks(stream: Any, on_idle: Callable[[], None] | None) -> Iterator[bytes]:
         yield chunk
 
 
-def _head(chunks: Iterator[bytes], signs: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """As many first bytes as tell which of the signs the data begin with; and all the data. Waits for no byte more."""
+def _head(chunks: Iterator[bytes], prefixes: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """Return (the first bytes, all chunks); reads no more than it needs to decide with which prefix the data begin."""
     head = b""
     for chunk in chunks:
         head += chunk
-        if not any(len(head) < len(sign) and sign.startswith(head) for sign in signs):
+        if not any(len(head) < len(prefix) and prefix.startswith(head) for prefix in prefixes):
             break
     return head, itertools.chain([head], chunks)
 
 
 def _decompressed(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """Yield the decompressed data of gzip, bzip2, xz or zstd, and other data unchanged."""
     head, chunks = _head(chunks, _MAGIC)
-    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-    if kind is None:
+    format = next((format for magic, format in _MAGIC.items() if head.startswith(magic)), None)
+    if format is None:
         yield from chunks
         return
-    if kind.startswith("a "):
-        raise ValueError(f"{name}: expected text, got {kind}; unpack it, or convert it to JSON lines")
-    new, broken = _decompressor(kind, name)
-    running: Any = None  # the decompressor of the current member: joined compressed files are one stream
+    if format.startswith("a "):
+        raise ValueError(f"{name}: expected text, got {format}; unpack it, or convert it to JSON lines")
+    create, errors = _decompressor(format, name)
+    decompressor: Any = None  # of the current member: concatenated compressed files are one stream
     for chunk in chunks:
         while chunk:
             try:
-                if running is None:
-                    chunk = chunk.lstrip(b"\0")  # padding between members, as tapes and xz have it
+                if decompressor is None:
+                    chunk = chunk.lstrip(b"\0")  # padding between members, as written by tape drives and xz
                     if not chunk:
                         break
-                    running = new()
-                data = running.decompress(chunk)
-            except broken as error:
-                raise ValueError(f"{name}: damaged {kind} data ({error}); make the file again") from error
+                    decompressor = create()
+                data = decompressor.decompress(chunk)
+            except errors as error:
+                raise ValueError(f"{name}: damaged {format} data ({error}); create the file again") from error
             if data:
                 yield data
-            chunk = running.unused_data if running.eof else b""
-            if running.eof:
-                running = None
-    if running is not None:
-        raise ValueError(f"{name}: the {kind} data end early; the file is cut, make it again")
+            chunk = decompressor.unused_data if decompressor.eof else b""
+            if decompressor.eof:
+                decompressor = None
+    if decompressor is not None:
+        raise ValueError(f"{name}: the {format} data end early; the file is truncated, create it again")
 
 
-def _decompressor(kind: str, name: str) -> tuple[Callable[[], Any], type[Exception] | tuple[type[Exception], ...]]:
-    """(what makes a decompressor, the errors it raises)."""
-    if kind == "gzip":
+def _decompressor(format: str, name: str) -> tuple[Callable[[], Any], type[Exception] | tuple[type[Exception], ...]]:
+    """Return (a function that creates a decompressor, the errors that it raises)."""
+    if format == "gzip":
         return (lambda: zlib.decompressobj(wbits=31)), zlib.error
-    if kind == "bzip2":
+    if format == "bzip2":
         return bz2.BZ2Decompressor, (OSError, ValueError)
-    if kind == "xz":
+    if format == "xz":
         return lzma.LZMADecompressor, lzma.LZMAError
     if sys.version_info >= (3, 14):
         from compression import zstd
@@ -193,6 +195,6 @@ def _decompressor(kind: str, name: str) -> tuple[Callable[[], Any], type[Excepti
         import zstandard
     except ImportError as error:
         raise ImportError(
-            f"{name}: is compressed by zstd, which needs the package `zstandard`: pip install 'glimodern[zstd]'"
+            f"{name}: is compressed with zstd, which needs the package `zstandard`; pip install 'glimodern[zstd]'"
         ) from error
     return (lambda: zstandard.ZstdDecompressor().decompressobj()), zstandard.ZstdError

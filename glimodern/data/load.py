@@ -1,4 +1,4 @@
-"""Where data comes from: a file, a folder or a hub data set becomes one Dataset."""
+"""Loading of a file, a folder or a hub data set as one Dataset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _EXTENSIONS = (*JSON_SUFFIXES, ".txt", ".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes", ".tsv")
 _SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "test": "test"}
-_NO_DATA = ("readme", "license", "licence", "notice")
+_IGNORED_PREFIXES = ("readme", "license", "licence", "notice")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -31,21 +31,22 @@ def load_dataset(
     format: str = "auto",
     label_names: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Read a data set.
+    """Read a data set from a file, a folder or the hub.
 
-    source: a file or a pipe, also compressed (.gz, .bz2, .xz, .zst); or a folder with files named after splits
-        (train.txt, dev.jsonl, ...; valid, validation and val mean dev), with any other data files (each file's stem
-        becomes its examples' group), or with one such folder per domain (the folder's name becomes the group); or, only
-        if there is no such path, a hub name ("owner/name").
-    split: which split of a folder or hub data set (there "train" if not given). Undivided data is read whole.
-    skip_bad_rows: leave bad rows out, count them in `Dataset.skipped`, and log one warning a file with the first
-        reason.
+    source: one of
+        - a file or a pipe, also compressed (.gz, .bz2, .xz, .zst);
+        - a folder with files named after splits (train.txt, dev.jsonl, ...; valid, validation and val mean dev);
+        - a folder with other data files; each file's stem becomes the group of its examples;
+        - a folder with one such folder per domain, whose name becomes the group;
+        - if no such path exists, a hub name ("owner/name").
+    split: name of the split; None means "train" for a hub data set. Data without splits is read whole.
+    skip_bad_rows: skip bad rows, count them in `Dataset.skipped`, and log one warning per file with the first reason.
     format: "auto" (by content), "gliner", "spans", "conll" or "pile-ner"; see `glimodern.data.formats`.
-    label_names: labels for CoNLL tags, before the built-in ones of `glimodern.data.tags`.
+    label_names: labels for CoNLL tags; they take precedence over those of `glimodern.data.tags`.
 
-    The name is the file's stem or the folder's name, with the split ("ai-test" for ai/test.txt).
-    Errors: FileNotFoundError for a missing path or split; ValueError for a bad row (naming file and line), an ambiguous
-    or empty folder, or an empty file; ImportError for a hub name without the package `datasets`, and for a .zst file
+    The data set's name is the file's stem or the folder's name, with the split ("ai-test" for ai/test.txt).
+    Raises FileNotFoundError for a missing path, split or data file; ValueError for a bad row (with file and line), an
+    ambiguous folder or an empty file; ImportError for a hub name without the package `datasets`, and for a .zst file
     without `zstandard` (before Python 3.14).
     """
     if not isinstance(source, (str, os.PathLike)):
@@ -62,26 +63,27 @@ def load_dataset(
         own_split = _SPLITS.get(stem.lower())
         if split is not None and own_split not in (None, _canonical(split)):
             raise ValueError(
-                f"split: {path} is named after another split than {split!r}; leave split out, or name a folder"
+                f"split: expected {own_split!r}, after which {path} is named, got {split!r}; leave split out, or name "
+                "a folder"
             )
-        shown = stem if own_split is None else f"{path.resolve().parent.name}-{stem}"
-        return _dataset(shown, read_file(path, options))
+        dataset_name = stem if own_split is None else f"{path.resolve().parent.name}-{stem}"
+        return _dataset(dataset_name, read_file(path, options))
     if path.is_dir():
-        shown, rows = _folder(path, split, options)
-        return _dataset(shown, rows)
+        dataset_name, rows = _folder(path, split, options)
+        return _dataset(dataset_name, rows)
     if not _looks_like_hub_name(name):
         raise FileNotFoundError(f"{name}: no such file or folder (and not of the form owner/name of a hub data set)")
     return _dataset(name, _hub(name, split, options))
 
 
 def load_split(source: str, split: str | None, *, skip_bad_rows: bool = False) -> Dataset:
-    """load_dataset, where a file is taken as it is, whatever split it is named after."""
+    """Read a data set as `load_dataset` does, but ignore `split` for a file."""
     is_file = _is_file(Path(os.path.expanduser(source)))
     return load_dataset(source, split=None if is_file else split, skip_bad_rows=skip_bad_rows)
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a path can be read: a file, or a pipe such as /dev/stdin or a shell's <(...)."""
+    """Return whether a path is a file or a pipe, such as /dev/stdin or a shell's <(...)."""
     return path.exists() and not path.is_dir()
 
 
@@ -100,25 +102,28 @@ def _canonical(split: str) -> str:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    """The data files of a folder, sorted. ValueError for a file that is there compressed and not, or in two ways."""
+    """Return the sorted data files of a folder. Raises ValueError if two differ only in their compression suffix."""
     files = sorted(
         path
         for path in folder.iterdir()
         if path.is_file()
         and stem_and_suffix(path)[1] in _EXTENSIONS
         and not path.name.startswith(".")
-        and not path.name.lower().startswith(_NO_DATA)
+        and not path.name.lower().startswith(_IGNORED_PREFIXES)
     )
     names: dict[tuple[str, str], Path] = {}
     for path in files:
         twin = names.setdefault(stem_and_suffix(path), path)
         if twin is not path:
-            raise ValueError(f"{folder}: holds {twin.name} and {path.name}, one file twice; remove one, or name one")
+            raise ValueError(
+                f"{folder}: expected each file once, got {twin.name} and {path.name}; remove one, or name the one to "
+                "read"
+            )
     return files
 
 
 def _folder(folder: Path, split: str | None, options: ReadOptions) -> tuple[str, Rows]:
-    """(name, rows) of a folder with data files, or with folders of data files."""
+    """Return (name, rows) of a folder with data files, or with folders of data files."""
     name = folder.resolve().name
     files = _data_files(folder)
     parts = sorted(
@@ -126,15 +131,18 @@ def _folder(folder: Path, split: str | None, options: ReadOptions) -> tuple[str,
     )
     if files and parts:
         raise ValueError(
-            f"{folder}: holds data files ({files[0].name}, ...) and folders of data files ({parts[0].name}, ...);"
-            " name the one that is meant"
+            f"{folder}: expected data files or folders of data files, got both ({files[0].name}, ... and "
+            f"{parts[0].name}, ...); name the one to read"
         )
     if files:
         rows, divided = _files(folder, files, split, options)
     elif parts:
         named = [part.name for part in parts if part.name.lower() in _SPLITS]
         if named:
-            raise ValueError(f"{folder}: is divided into folders ({', '.join(named)}); name one of them")
+            raise ValueError(
+                f"{folder}: expected split files or a folder per domain, got folders of splits ({', '.join(named)}); "
+                "name one of them"
+            )
         rows, divided = Rows(), False
         for part in parts:
             more, part_divided = _files(part, _data_files(part), split, replace(options, group=part.name))
@@ -146,12 +154,12 @@ def _folder(folder: Path, split: str | None, options: ReadOptions) -> tuple[str,
 
 
 def _files(folder: Path, files: list[Path], split: str | None, options: ReadOptions) -> tuple[Rows, bool]:
-    """(rows of the files, or of the split's file; whether the folder is divided into splits)."""
+    """Return (rows of all files or of the split's file, whether the folder is divided into splits)."""
     splits = [path for path in files if stem_and_suffix(path)[0].lower() in _SPLITS]
     if not splits:
         rows = Rows()
         if split is not None:
-            logger.info("%s: not divided into splits, read whole (asked for %r)", folder, split)
+            logger.info("%s: not divided into splits, read whole (split %r requested)", folder, split)
         for path in files:
             group = options.group or (stem_and_suffix(path)[0] if len(files) > 1 else None)
             rows.extend(read_file(path, replace(options, group=group)))
@@ -163,10 +171,10 @@ def _files(folder: Path, files: list[Path], split: str | None, options: ReadOpti
         raise ValueError(f"{folder}: split: expected the name of one of its splits ({names}), got None")
     chosen = [path for path in files if _canonical(stem_and_suffix(path)[0]) == _canonical(split)]
     if not chosen:
-        raise FileNotFoundError(f"{folder}: no file for split {split!r}; it has {names}")
+        raise FileNotFoundError(f"{folder}: split: no file for {split!r}, got {names}; choose one of these splits")
     if len(chosen) > 1:
         raise ValueError(
-            f"{folder}: several files for split {split!r} ({', '.join(path.name for path in chosen)}); name one"
+            f"{folder}: expected one file for split {split!r}, got {', '.join(path.name for path in chosen)}; name one"
         )
     return read_file(chosen[0], options), True
 
@@ -174,7 +182,7 @@ def _files(folder: Path, files: list[Path], split: str | None, options: ReadOpti
 def _looks_like_hub_name(name: str) -> bool:
     if not _HUB_NAME.fullmatch(name) or name.lower().endswith((*_EXTENSIONS, *COMPRESSED)):
         return False
-    # "data/crossner" beside an existing folder data/ is a slip in a path, not a question to the hub.
+    # if the folder data/ exists, "data/crossner" is probably a mistyped path
     return not Path(name).parent.is_dir()
 
 
@@ -183,11 +191,10 @@ def _hub(name: str, split: str | None, options: ReadOptions) -> Rows:
         import datasets
     except ImportError as error:
         raise ImportError(
-            f"{name}: is no existing path, and to load it from the hub the package `datasets` is needed:"
-            " pip install datasets"
+            f"{name}: no such path, and loading it from the hub needs the package `datasets`; pip install datasets"
         ) from error
     split = split or "train"
-    if _canonical(split) != "train":  # "dev" is "validation" there
+    if _canonical(split) != "train":  # the hub's name for "dev" is usually "validation"
         offered = datasets.get_dataset_split_names(name)
         split = next((own for own in offered if _canonical(own) == _canonical(split)), split)
     table = datasets.load_dataset(name, split=split)
@@ -195,7 +202,7 @@ def _hub(name: str, split: str | None, options: ReadOptions) -> Rows:
 
 
 def _hub_rows(source: str, table: Any) -> Iterator[Row]:
-    """Rows with integer tags (the hub's ClassLabel) turned into their names."""
+    """Yield a table's rows with integer tags (ClassLabel of `datasets`) replaced by their names."""
     names: dict[str, list[str]] = {}
     for column in ("ner_tags", "tags"):
         inner = getattr((table.features or {}).get(column), "feature", None)

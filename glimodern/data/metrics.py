@@ -1,7 +1,7 @@
-"""Exact-match scores: an entity counts when its first word, last word and label all agree.
+"""Exact-match scores: a predicted entity is correct if its first word, last word and label equal a gold entity's.
 
-Entities of a sentence are a set: a duplicate, in the gold or in the prediction, counts once. A ratio with nothing below
-the line is 0, as in the public scorers; so a group without gold entities and without predictions has F1 0.
+The entities of a sentence form a set: a duplicate, in the gold or in the prediction, counts once. A ratio with
+denominator 0 is 0, as in the public scorers; a group without gold and predicted entities therefore has F1 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Numbers of entities: right ones, predicted ones, gold ones."""
+    """Number of correct, predicted and gold entities."""
 
     correct: int
     predicted: int
@@ -40,7 +40,7 @@ class Counts:
         return 2 * self.correct / total if total else 0.0
 
     def to_dict(self) -> dict[str, float | int]:
-        """Plain numbers, ready for JSON."""
+        """Return ratios and counts as a dict for JSON."""
         return {
             "precision": self.precision,
             "recall": self.recall,
@@ -53,13 +53,13 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What `score` returns. All ratios lie in [0, 1]."""
+    """Result of `score`. All ratios are in [0, 1]."""
 
     micro: Counts
     per_type: Mapping[str, Counts]
-    """By label, of every label in the gold or the predictions, sorted."""
+    """Counts of each label in the gold or the predictions, sorted by label."""
     per_group: Mapping[str, Counts]
-    """By group, in order of first appearance; empty when no groups were given."""
+    """Counts of each group, in order of first appearance; empty if no groups were given."""
     sentences: int
 
     @property
@@ -72,16 +72,16 @@ class Scores:
 
     @property
     def macro_f1(self) -> float:
-        """Mean of the F1 of all types, those that were only predicted included."""
+        """Mean F1 of all types, with types that were only predicted."""
         return _mean([counts.f1 for counts in self.per_type.values()])
 
     @property
     def group_average_f1(self) -> float | None:
-        """Mean of the groups' micro F1: with CrossNER's domains as groups, the "CrossNER average"."""
+        """Mean of the groups' micro F1; the "CrossNER average" if the groups are CrossNER's domains."""
         return _mean([counts.f1 for counts in self.per_group.values()]) if self.per_group else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts and numbers, ready for JSON."""
+        """Return all scores as nested dicts for JSON."""
         return {
             "sentences": self.sentences,
             "micro": self.micro.to_dict(),
@@ -92,9 +92,9 @@ class Scores:
         }
 
     def table(self, title: str | None = None, *, max_types: int = 60) -> Table:
-        """A rich table in percent: the types by falling gold count, the groups, then micro and macro.
+        """Return a rich table in percent: types by decreasing gold count, groups, micro and macro.
 
-        Of more than max_types types the rest is named as a number in one row.
+        Shows at most max_types types, and the number of the others in one row.
         """
         from rich.table import Table
 
@@ -132,11 +132,11 @@ def score(
     *,
     groups: Sequence[str | None] | None = None,
 ) -> Scores:
-    """Scores predictions against gold, sentence by sentence; entities are (first word, last word, label).
+    """Score predictions against gold entities (first word, last word, label).
 
-    gold, predicted: one sequence of entities a sentence, in the same order. groups: one name a sentence, for instance
-    its domain; a sentence whose group is None counts in everything but the groups. Labels are compared exactly.
-    Raises ValueError when the lengths differ or an entity has not three parts.
+    gold, predicted: one sequence of entities per sentence, in the same order. Labels are compared exactly.
+    groups: one name per sentence, such as its domain; a sentence with group None counts in all scores but the groups'.
+    Raises ValueError if the lengths differ or an entity does not have three parts.
     """
     if len(gold) != len(predicted):
         raise ValueError(
@@ -172,7 +172,7 @@ def score(
 
 
 class _Tally:
-    """Counters of `Counts`'s three numbers by name."""
+    """Counters of correct, predicted and gold entities by name."""
 
     def __init__(self) -> None:
         self.correct: Counter[str] = Counter()

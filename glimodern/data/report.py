@@ -1,4 +1,4 @@
-"""What is in a data set, and what in it is legal but costs accuracy: counted before training, never dropped."""
+"""Validation report of a data set: counts of its content, and of valid content that lowers accuracy."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 class ValidationReport:
     """Counts of one data set, for spans of at most `max_width` words.
 
-    entities, types:      gold entities, and distinct entity types as written (labels and asked types).
-    wider_than_max_width: entities of more than max_width words, which the model cannot find; `share_lost` of all.
-    overlapping:          distinct spans that share a word with another span of their sentence (nested ones too).
-    duplicate:            entities equal in span and type to an earlier one of their sentence.
-    conflicting:          spans with two or more types.
-    out_of_range:         entities (or skipped rows) with an index outside their sentence.
-    unasked:              entities whose type is not among their sentence's own `types`.
-    empty_sentences:      sentences without a word; zero_entity_sentences: without an entity (empty ones too).
-    blank_words:          words that are empty or only white space.
-    case_variants:        types equal but for case and outer white space, in groups.
-    skipped:              bad rows left out; unmatched: Pile-NER answers that their text does not hold.
+    entities, types:       gold entities, and distinct entity types as written (labels and `Example.types`).
+    wider_than_max_width:  entities of more than max_width words, which the model cannot find.
+    overlapping:           distinct spans that share a word with another span of their sentence, nested ones included.
+    duplicate:             entities equal in span and type to an earlier one of their sentence.
+    conflicting:           spans with two or more types.
+    out_of_range:          entities (or skipped rows) with an index outside their sentence.
+    unasked:               entities whose type is not among their sentence's own `types`.
+    empty_sentences:       sentences without a word.
+    zero_entity_sentences: sentences without an entity, empty ones included.
+    blank_words:           words that are empty or only white space.
+    case_variants:         groups of types that are equal up to case and outer white space.
+    skipped:               bad rows skipped.
+    unmatched:             Pile-NER answers that do not occur in their text.
     """
 
     name: str
@@ -51,18 +53,18 @@ class ValidationReport:
 
     @property
     def share_lost(self) -> float:
-        """Share of the gold entities, in [0, 1], that are wider than max_width; 0 without entities."""
+        """Fraction of the gold entities, in [0, 1], that are wider than max_width; 0 without entities."""
         return self.wider_than_max_width / self.entities if self.entities else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """All counts in one flat dict of JSON types, with `share_lost`."""
+        """Return all counts and `share_lost` as a flat dict for JSON."""
         counts = asdict(self)
         counts["case_variants"] = [list(group) for group in self.case_variants]
         counts["share_lost"] = self.share_lost
         return counts
 
     def table(self) -> Table:
-        """A rich table: count and meaning, in yellow what is not zero and costs accuracy."""
+        """Return a rich table of counts and their meaning; nonzero counts that lower accuracy are yellow."""
         from rich.table import Table
 
         from glimodern.display import cell
@@ -100,31 +102,31 @@ class ValidationReport:
 
 
 def validate(dataset: Dataset, max_width: int) -> ValidationReport:
-    """Count what `dataset` holds for a model whose spans have at most `max_width` words (K, >= 1)."""
+    """Count the content of a data set for a model with spans of at most `max_width` words (K, >= 1)."""
     if max_width < 1:
         raise ValueError(f"max_width: expected at least 1, got {max_width}")
-    wider = overlapping = duplicate = conflicting = unasked = entities = words = empty = without = blank = 0
+    wider = overlapping = duplicate = conflicting = unasked = entities = words = empty = no_entity = blank = 0
     out_of_range = dataset.skipped_out_of_range
     for example in dataset:
         count = len(example.words)
         words += count
         empty += count == 0
-        without += not example.entities
+        no_entity += not example.entities
         blank += sum(1 for word in example.words if not word or word.isspace())
         if not example.entities:
             continue
         entities += len(example.entities)
-        asked = None if example.types is None else set(example.types)
+        types = None if example.types is None else set(example.types)
         labels: dict[tuple[int, int], set[str]] = defaultdict(set)
         for start, end, label in example.entities:
             wider += end - start >= max_width
-            unasked += asked is not None and label not in asked
+            unasked += types is not None and label not in types
             if not 0 <= start <= end < count:
                 out_of_range += 1
                 continue
             duplicate += label in labels[start, end]
             labels[start, end].add(label)
-        conflicting += sum(1 for found in labels.values() if len(found) > 1)
+        conflicting += sum(1 for span_labels in labels.values() if len(span_labels) > 1)
         overlapping += _overlapping(labels)
     return ValidationReport(
         name=dataset.name,
@@ -140,7 +142,7 @@ def validate(dataset: Dataset, max_width: int) -> ValidationReport:
         out_of_range=out_of_range,
         unasked=unasked,
         empty_sentences=empty,
-        zero_entity_sentences=without,
+        zero_entity_sentences=no_entity,
         blank_words=blank,
         case_variants=_case_variants(dataset.types),
         skipped=dataset.skipped,
@@ -149,12 +151,12 @@ def validate(dataset: Dataset, max_width: int) -> ValidationReport:
 
 
 def _overlapping(spans: Iterable[tuple[int, int]]) -> int:
-    """How many of these distinct inclusive spans share a word with another one."""
+    """Count the distinct inclusive spans that share a word with another one."""
     ordered = sorted(spans)
     count = 0
     reach = -1
     for index, (start, end) in enumerate(ordered):
-        # Sorted by start: if any later span begins inside this one, the next one does.
+        # spans are sorted by start: if any later span begins inside this one, the next one does
         meets_next = index + 1 < len(ordered) and ordered[index + 1][0] <= end
         count += meets_next or start <= reach
         reach = max(reach, end)

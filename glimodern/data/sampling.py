@@ -1,4 +1,4 @@
-"""What a training step sees: the types asked of each sentence, and the sentences of each batch."""
+"""Sampling for training: the entity types of each sentence, and the sentences of each batch."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from .example import Dataset, Example
 
 
 def asked_types(dataset: Dataset) -> list[list[str]]:
-    """The labels to ask of each example: its own `types` and gold labels if it has `types`, else all types of its
-    group, or of the data set where it has no group (CrossNER's domains are groups, each asked for its own types)."""
+    """Return the labels to predict for each example.
+
+    They are the example's `types` and gold labels if it has `types`; otherwise all labels of its group (CrossNER's
+    domains are groups); otherwise, without a group, all types of the data set.
+    """
     by_group: dict[str, set[str]] = {}
     for example in dataset:
         if example.group is not None:
             by_group.setdefault(example.group, set()).update(label for _, _, label in example.entities)
     ordered = {group: sorted(types) for group, types in by_group.items()}
 
-    def asked(example: Example) -> list[str]:
+    def types_of(example: Example) -> list[str]:
         if example.types is not None:
             return list(dict.fromkeys([*example.types, *(label for _, _, label in example.entities)]))
         return dataset.types if example.group is None else ordered[example.group]
 
-    return [asked(example) for example in dataset]
+    return [types_of(example) for example in dataset]
 
 
 def with_asked_types(dataset: Dataset, limit: int | None = None) -> Dataset:
-    """The same examples with `types` filled in by asked_types, where they are at most `limit` (None: always)."""
+    """Set the `types` of each example to its `asked_types` if they are at most `limit` (None: always)."""
     examples = [
         replace(example, types=tuple(types)) if limit is None or len(types) <= limit else example
         for example, types in zip(dataset, asked_types(dataset), strict=True)
@@ -44,14 +47,16 @@ def sample_types(
     drop: float = 0.0,
     rng: random.Random,
 ) -> list[list[str]]:
-    """The types to ask of each example of a batch; seeded by `rng`.
+    """Sample the types of each example of a batch; all randomness comes from `rng`.
 
-    An example's list holds its gold labels, then its own `types`, then negatives: a random choice, its own for every
-    example, of negative_ratio x max(1, number of gold labels) types (rounded half up; fewer if the batch has fewer)
-    from the gold labels and `types` of the other examples. A type equal to one of its own but for case and outer white
-    space is never a negative. At most `max_types` remain, gold first; of more gold labels than that, a random choice.
-    Then each type is dropped with probability `drop` (its gold entities are not asked for), but never the last one, and
-    the list is shuffled. A list is empty only if there is no type to ask: no own one and none to sample.
+    The list of an example holds, in this order, its gold labels, its own `types` and its negatives. The negatives are
+    sampled for each example from the gold labels and `types` of the other examples. Their number is
+    negative_ratio x max(1, number of gold labels), rounded half up, or fewer if the batch has fewer. A type that equals
+    one of the example's own up to case and outer white space is never a negative.
+
+    The list is cut to `max_types`; gold labels have priority, and if there are more of them, a random subset is kept.
+    Then each type is dropped with probability `drop`, gold ones too, but never the last one, and the list is shuffled
+    (`shuffle`). A list is empty only if the example has no types and there is none to sample.
     """
     if max_types < 1:
         raise ValueError(f"max_types: expected at least 1, got {max_types}")
@@ -66,15 +71,15 @@ def sample_types(
         for label in labels:
             pool.setdefault(_key(label), label)
     candidates = list(pool.items())
-    asked = []
+    sampled = []
     for positives, extra in zip(gold, own, strict=True):
         known = set(positives)
         extra = [label for label in extra if label not in known]
-        taken = {_key(label) for label in (*positives, *extra)}
-        wanted = int(negative_ratio * max(1, len(positives)) + 0.5)
-        # A sample with room for every type that must not be in it leaves a fair sample of the others.
-        drawn = rng.sample(candidates, min(len(candidates), wanted + len(taken)))
-        negatives = [label for key, label in drawn if key not in taken][:wanted]
+        excluded = {_key(label) for label in (*positives, *extra)}
+        count = int(negative_ratio * max(1, len(positives)) + 0.5)
+        # larger by the number of excluded types: removing those leaves an unbiased sample of `count` others
+        drawn = rng.sample(candidates, min(len(candidates), count + len(excluded)))
+        negatives = [label for key, label in drawn if key not in excluded][:count]
         types = _cap(positives, max_types, rng)
         types += _cap(extra, max_types - len(types), rng)
         types += negatives[: max_types - len(types)]
@@ -83,8 +88,8 @@ def sample_types(
             types = kept or [rng.choice(types)]
         if shuffle:
             rng.shuffle(types)
-        asked.append(types)
-    return asked
+        sampled.append(types)
+    return sampled
 
 
 def _key(label: str) -> str:
@@ -92,6 +97,7 @@ def _key(label: str) -> str:
 
 
 def _cap(labels: list[str], limit: int, rng: random.Random) -> list[str]:
+    """Return the labels, or a random sample of `limit` of them if there are more."""
     return list(labels) if len(labels) <= limit else rng.sample(labels, limit)
 
 
@@ -102,14 +108,14 @@ def token_batches(
     batch_size: int | None,
     rng: random.Random | None = None,
 ) -> list[list[int]]:
-    """Indices into `lengths`, every one once, in batches.
+    """Split the indices of `lengths` into batches; every index is in exactly one.
 
-    A batch takes the next items, in order or in an order shuffled by `rng`, as long as their lengths sum to at most
-    `batch_tokens` and their number is at most `batch_size` (None: no such limit; one of the two is needed). An item
-    longer than `batch_tokens` is a batch of its own.
+    A batch takes consecutive items, in order or in an order shuffled by `rng`, while their lengths sum to at most
+    `batch_tokens` and their number is at most `batch_size` (None: no such limit; at least one is required). An item
+    longer than `batch_tokens` forms a batch of its own. Raises ValueError for a limit below 1 or a negative length.
     """
     if batch_tokens is None and batch_size is None:
-        raise ValueError("batch_tokens, batch_size: expected a limit in at least one, got None for both")
+        raise ValueError("batch_tokens, batch_size: expected a limit for at least one, got None for both; set one")
     for name, limit in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
         if limit is not None and limit < 1:
             raise ValueError(f"{name}: expected at least 1 or None, got {limit}")

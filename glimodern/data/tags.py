@@ -1,6 +1,6 @@
-"""From the tag of a CoNLL file to the words a person would use: "B-programlang" asks for "programming language".
+"""Natural-language labels for CoNLL tags: "B-programlang" becomes "programming language".
 
-A zero-shot model reads the label, so a glued or abbreviated tag costs accuracy.
+A zero-shot model reads the label, so a tag without spaces or an abbreviation lowers accuracy.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CROSSNER_LABELS: dict[str, str] = {
     "writer": "writer",
 }
 
-# Abbreviations of CoNLL-2003 and OntoNotes that no rule can expand; keys in lower case.
+# Abbreviations of CoNLL-2003 and OntoNotes; keys in lower case.
 _ABBREVIATIONS: dict[str, str] = {
     "per": "person",
     "pers": "person",
@@ -75,11 +75,11 @@ def _built_in(tag: str) -> str:
 
 
 def natural_label(tag: str, names: Mapping[str, str] | None = None) -> str:
-    """The natural label of a tag without its "B-" or "I-".
+    """Return the natural-language label of a tag without its prefix ("B-", "I-").
 
-    `names` (tag -> label, exact) comes first, then CrossNER's tags and the usual abbreviations in any case. Any other
-    tag is taken apart at "-", "_", "/" and inner capitals and put in lower case: "creative-work" and "CreativeWork"
-    give "creative work".
+    Looks the tag up in `names` (tag -> label, exact match), then, ignoring case, in CrossNER's tags and the common
+    abbreviations. Any other tag is split at "-", "_", "/" and inner capitals and lower-cased: "creative-work" and
+    "CreativeWork" give "creative work".
     """
     if names is not None and tag in names:
         return names[tag]

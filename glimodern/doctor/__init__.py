@@ -1,7 +1,7 @@
-"""Is this machine fit to run the package, and is that folder a whole checkpoint? Each failure with its remedy.
+"""Checks of this machine and of a checkpoint. Every failure is reported with its remedy.
 
-`examine(model)` gives a `Report`; `python -m glimodern.doctor [MODEL]` prints it. Nothing heavy is imported here, so
-that a package that is not there is a line of the report.
+`examine(model)` returns a `Report`; `python -m glimodern.doctor [MODEL]` prints it. Importing this package imports no
+third-party package, so that a missing one is a line of the report.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["Check", "CheckError", "Report", "examine"]
 
 
 def examine(model: str | None = None) -> Report:
-    """Check this machine, and the checkpoint (a folder or a hub name) if one is given."""
+    """Check this machine, and a checkpoint if one is given. model: folder or hub name."""
     from .checkpoint import check_checkpoint
     from .machine import check_machine, describe_machine
 

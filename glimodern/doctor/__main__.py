@@ -1,4 +1,4 @@
-"""`python -m glimodern.doctor [MODEL]`: exit status 0 if this machine and the checkpoint are well, else 1."""
+"""Command line of the doctor: `python -m glimodern.doctor [MODEL]`. The exit status is 1 if a check fails, else 0."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class DoctorConfig:
     """Settings of `python -m glimodern.doctor`."""
 
     model: tyro.conf.Positional[str | None] = None
-    """Folder or hub name of a checkpoint to examine; none: the machine only."""
+    """Folder or hub name of a checkpoint to check. Default: check the machine only."""
     json: str | None = None
-    """Write the report to this file, as data; its folder is made."""
+    """File to write the report to, as JSON. Its folder is created."""
 
 
 def render(report: Report) -> Any:
-    """The report for a terminal; what files and errors say is never read as markup."""
+    """Build the report for a terminal. Text from files and errors is never interpreted as markup."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -36,7 +36,7 @@ def render(report: Report) -> Any:
         if name == "backends":
             continue
         if isinstance(value, dict):
-            value = ", ".join(f"{key} {one}" for key, one in value.items())
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
         shown = ", ".join(value) if isinstance(value, list) else str(value)
         facts.add_row(cell(name, "bold"), cell(shown or "none"))
     backends = Table("device", "operator", "backend", "isa", "why", title="Operators", title_justify="left")
@@ -50,7 +50,7 @@ def render(report: Report) -> Any:
         if check.remedy:
             lines.append(cell(f"       remedy: {check.remedy}"))
     failed = sum(check.ok is False for check in report.checks)
-    verdict = "all is well" if report.ok else f"{failed} of {len(report.checks)} checks failed"
+    verdict = "no check failed" if report.ok else f"{failed} of {len(report.checks)} checks failed"
     return Group(facts, backends, *lines, Text(verdict, style="bold green" if report.ok else "bold red"))
 
 

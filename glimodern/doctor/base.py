@@ -1,4 +1,4 @@
-"""Checks, run one after the other, and the report of what they found."""
+"""Running checks, and the report of their results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class CheckError(Exception):
-    """What a check found wrong, and its remedy."""
+    """Raised by a check that fails, with the remedy."""
 
     def __init__(self, detail: str, remedy: str) -> None:
         super().__init__(detail)
@@ -17,7 +17,7 @@ class CheckError(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """One check. ok: None for one that could not run, because of one that failed; remedy: of a failure."""
+    """The result of one check. ok: None if it was not run, because a check that it needs failed."""
 
     name: str
     ok: bool | None
@@ -26,41 +26,50 @@ class Check:
 
 
 class Checks:
-    """Runs checks one after the other, whatever becomes of those before, and keeps what they find."""
+    """Runs checks and records their results. A check runs unless one that it needs has failed."""
 
     def __init__(self) -> None:
         self.done: list[Check] = []
         self._values: dict[str, Any] = {}
 
-    def run(self, name: str, look: Callable[..., tuple[Any, str]], remedy: str, needs: tuple[str, ...] = ()) -> None:
-        """look(*the values of the checks in `needs`) -> (value, detail). It raises CheckError, or whatever error the
-        thing it looks at raises, whose remedy is then `remedy`."""
-        lacking = [other for other in needs if other not in self._values]
-        if lacking:
-            self.done.append(Check(name, None, f"not run: it needs {' and '.join(lacking)}"))
+    def run(self, name: str, check: Callable[..., tuple[Any, str]], remedy: str, needs: tuple[str, ...] = ()) -> None:
+        """Run a check and record its result.
+
+        check: (values of the checks in `needs`) -> (value, detail). It may raise CheckError, or any error of the code
+        under test. remedy: of all errors but CheckError, which has its own. needs: names of earlier checks.
+        """
+        missing = [other for other in needs if other not in self._values]
+        if missing:
+            self.done.append(Check(name, None, f"not run: it needs {' and '.join(missing)}"))
             return
         try:
-            self._values[name], detail = look(*(self._values[other] for other in needs))
+            self._values[name], detail = check(*(self._values[other] for other in needs))
         except CheckError as failure:
             self.done.append(Check(name, False, str(failure), failure.remedy))
-        except Exception as error:  # a check is there to meet any error
-            said = " ".join(str(error).split())
-            known = isinstance(error, (ValueError, FileNotFoundError))  # of this package: they say it all
-            self.done.append(Check(name, False, said if known else f"{type(error).__name__}: {said}", remedy))
+        except Exception as error:  # the code under test may raise any error
+            message = " ".join(str(error).split())
+            own = isinstance(error, (ValueError, FileNotFoundError))  # this package's messages are complete
+            self.done.append(Check(name, False, message if own else f"{type(error).__name__}: {message}", remedy))
         else:
             self.done.append(Check(name, True, detail))
 
 
 @dataclass(frozen=True)
 class Report:
-    """machine: facts by name, versions of packages and operators' backends among them; checks in the order run."""
+    """The results of all checks.
+
+    machine: facts by name, with the versions of packages and the backends of operators. checks: in the order of
+    running.
+    """
 
     machine: dict[str, Any]
     checks: list[Check]
 
     @property
     def ok(self) -> bool:
+        """Whether all checks were run and passed."""
         return all(check.ok for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the report as data for JSON."""
         return {"ok": self.ok, "machine": self.machine, "checks": [asdict(check) for check in self.checks]}

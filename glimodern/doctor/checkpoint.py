@@ -1,4 +1,4 @@
-"""A checkpoint's files one by one, then all together: half-written files, parts of different models, broken weights."""
+"""Checks of a checkpoint: half-written files, parts of different models, broken weights, and wrong predictions."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from glimodern.model.glimodern import GLiModern
 
 _AGAIN = "download the checkpoint again, or save it again with save_pretrained"
-_ONE_MODEL = "take config, weights and tokenizer from one save_pretrained"
-_TRAIN = "take an earlier checkpoint, and train on from it with a smaller learning rate"
+_ONE_MODEL = "use config, weights and tokenizer of one save_pretrained"
+_TRAIN = "use an earlier checkpoint, and train on from it with a smaller learning rate"
 _COPY = "copy the tokenizer's files from where the model was trained"
 _REPORT = "send this report with a bug report"
-_TEXTS = 4  # of the canary
-_TOLERANCE = 1e-4  # of logits in fp32, as a part of the largest: another order of summation
+_TEXTS = 4  # canary sentences that are predicted
+_TOLERANCE = 1e-4  # of fp32 logits, relative to the largest one: the order of summation differs
 
 
 def check_checkpoint(checks: Checks, model: str) -> None:
-    """Checks of a folder or hub name; each part by itself, so that one that is broken does not hide another."""
+    """Check a checkpoint, part by part, so that one broken part does not hide another. model: folder or hub name."""
     checks.run("folder", lambda: _folder(model), "give the folder that holds gliner_config.json, or a hub name")
     hub = not user_path(model, "model").is_dir()
     checks.run("config", lambda folder: _config(folder, hub=hub), _AGAIN, needs=("folder",))
@@ -42,7 +42,7 @@ def check_checkpoint(checks: Checks, model: str) -> None:
     checks.run("packed", _packed, _REPORT, needs=("folder", "canary"))
 
 
-# the parts
+# The parts
 
 
 def _folder(model: str) -> tuple[Path, str]:
@@ -58,8 +58,8 @@ def _config(folder: Path, *, hub: bool) -> tuple[ModelConfig, str]:
     from glimodern.files.hub import HubAccess
 
     config = read_config(folder, HubAccess() if hub else None)
-    kind = config.encoder_config.get("model_type")
-    return config, f"{kind} encoder, {config.span_mode}, d {config.hidden_size}, K {config.max_width}"
+    model_type = config.encoder_config.get("model_type")
+    return config, f"{model_type} encoder, {config.span_mode}, d {config.hidden_size}, K {config.max_width}"
 
 
 def _weights(folder: Path) -> tuple[dict[str, Tensor], str]:
@@ -67,9 +67,9 @@ def _weights(folder: Path) -> tuple[dict[str, Tensor], str]:
     from glimodern.files.weights import weights_file
 
     state = read_tensors(weights_file(folder))
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
-    numbers = sum(tensor.numel() for tensor in state.values())
-    return state, f"{len(state)} tensors, {numbers:,} numbers in {', '.join(kinds)}"
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
+    elements = sum(tensor.numel() for tensor in state.values())
+    return state, f"{len(state)} tensors, {elements:,} elements in {', '.join(dtypes)}"
 
 
 def _finite(state: dict[str, Tensor]) -> tuple[None, str]:
@@ -78,14 +78,15 @@ def _finite(state: dict[str, Tensor]) -> tuple[None, str]:
     broken = [name for name, x in state.items() if x.is_floating_point() and not bool(torch.isfinite(x).all())]
     if broken:
         raise CheckError(
-            f"expected numbers, got NaN or infinity in {len(broken)} of {len(state)} tensors: {', '.join(broken[:4])}",
+            f"weights: expected finite values, got NaN or infinity in {len(broken)} of {len(state)} tensors: "
+            f"{', '.join(broken[:4])}",
             _TRAIN,
         )
     return None, "no NaN and no infinity"
 
 
 def _shapes(folder: Path, config: ModelConfig, state: dict[str, Tensor]) -> tuple[None, str]:
-    """The config's model on the meta device, which has shapes but no numbers, takes the tensors or says which not."""
+    """Compare the tensors' names and shapes with those of the config's model, built on the meta device."""
     import torch
 
     from glimodern.checkpoint.folder import check_fit, to_public
@@ -99,11 +100,11 @@ def _shapes(folder: Path, config: ModelConfig, state: dict[str, Tensor]) -> tupl
     with torch.device("meta"):
         model = GLiModern(config, encoder, _stand_in_tokenizer(config))
     check_fit(to_public(model.state_dict()), state, weights_file(folder), config.vocab_size)
-    return None, f"{len(state)} tensors are those of the config"
+    return None, f"{len(state)} tensors have the names and shapes of the config's model"
 
 
 def _stand_in_tokenizer(config: ModelConfig) -> Any:
-    """As much of a tokenizer as the model's parameters ask, so that a broken one does not hide broken weights."""
+    """Build a minimal tokenizer to construct the model with, so that a broken one does not hide broken weights."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
@@ -118,9 +119,9 @@ def _tokenizer(folder: Path) -> tuple[Any, str]:
         raise CheckError(f"{folder}: expected tokenizer.json and tokenizer_config.json, got neither", _COPY)
     try:
         tokenizer = load_tokenizer(str(folder), local_files_only=True)
-    except Exception as error:  # the tokenizers library raises its bare class for a file it cannot read
-        said = " ".join(str(error).split())
-        raise CheckError(f"{folder}: expected a tokenizer, got files that do not read ({said})", _COPY) from error
+    except Exception as error:  # the tokenizers library raises Exception itself for a file that it cannot read
+        message = " ".join(str(error).split())
+        raise CheckError(f"{folder}: expected a tokenizer, got files that cannot be read ({message})", _COPY) from error
     return tokenizer, f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"
 
 
@@ -131,19 +132,19 @@ def _vocabulary(config: ModelConfig, tokenizer: Any) -> tuple[None, str]:
     missing = [token for token in (config.ent_token, config.sep_token) if token not in known]
     if missing:
         raise CheckError(
-            f"expected the prompt tokens {missing} in the tokenizer, got {len(known):,} others", _ONE_MODEL
+            f"tokenizer: expected the prompt tokens {missing}, got {len(known):,} other tokens", _ONE_MODEL
         )
     index, last = known[config.ent_token], max(known.values())
     if config.class_token_index != index:
-        wanted = f"expected the id of {config.ent_token!r} in the tokenizer ({index})"
-        raise CheckError(f"class_token_index: {wanted}, got {config.class_token_index}", _ONE_MODEL)
+        expected = f"expected the id of {config.ent_token!r} in the tokenizer ({index})"
+        raise CheckError(f"class_token_index: {expected}, got {config.class_token_index}", _ONE_MODEL)
     if last >= config.vocab_size:
-        wanted = f"expected a row of the embedding for every id of the tokenizer, up to {last}"
-        raise CheckError(f"vocab_size: {wanted}, got {config.vocab_size} rows", _ONE_MODEL)
+        expected = f"expected an embedding row for every token id, up to {last}"
+        raise CheckError(f"vocab_size: {expected}, got {config.vocab_size} rows", _ONE_MODEL)
     return None, f"ids up to {last} for {config.vocab_size} rows; {config.ent_token} is {index}"
 
 
-# the whole
+# The whole model
 
 
 def _loads(folder: Path, *_: None) -> tuple[GLiModern, str]:
@@ -156,7 +157,10 @@ def _loads(folder: Path, *_: None) -> tuple[GLiModern, str]:
 
 
 def _logits(model: GLiModern, texts: int | slice) -> Tensor:
-    """fp32 [numbers], the canary's logits of all spans that lie in their texts."""
+    """Compute the canary's logits of all spans inside their texts, as one fp32 vector.
+
+    texts: one canary sentence, or several in one batch.
+    """
     import torch
 
     from glimodern.inputs.words import split_words
@@ -175,8 +179,8 @@ def _canary(model: GLiModern) -> tuple[Tensor, str]:
     logits = _logits(model, slice(None))
     if not bool(torch.isfinite(logits).all()):
         raise CheckError(
-            f"expected finite logits of {_TEXTS} sentences, got {int((~torch.isfinite(logits)).sum())} of "
-            f"{len(logits)} that are not",
+            f"logits: expected finite values for {_TEXTS} sentences, got {int((~torch.isfinite(logits)).sum())} of "
+            f"{len(logits)} that are not finite",
             _TRAIN,
         )
     return logits, f"{len(logits)} finite logits of {_TEXTS} sentences, {logits.min():.2f} to {logits.max():.2f}"
@@ -186,7 +190,7 @@ def _deterministic(model: GLiModern, logits: Tensor) -> tuple[None, str]:
     import torch
 
     if not torch.equal(_logits(model, slice(None)), logits):
-        raise CheckError("expected the same logits the second time, got others", _REPORT)
+        raise CheckError("logits: expected the same bits in a second run, got others", _REPORT)
     return None, "a second run gives the same bits"
 
 
@@ -206,10 +210,11 @@ def _packed(folder: Path, logits: Tensor) -> tuple[None, str]:
     return None, f"packed for inference and plain: {_compare(_logits(model, slice(None)), logits)}"
 
 
-def _compare(got: Tensor, wanted: Tensor) -> str:
-    off, largest = float((got - wanted).abs().max()), float(wanted.abs().max())
-    if not off <= _TOLERANCE * max(1.0, largest):
+def _compare(got: Tensor, expected: Tensor) -> str:
+    difference, largest = float((got - expected).abs().max()), float(expected.abs().max())
+    if not difference <= _TOLERANCE * max(1.0, largest):
         raise CheckError(
-            f"expected the same logits but for rounding, got them off by {off:.1e} of {largest:.1f}", _REPORT
+            f"logits: expected equal values up to rounding, got a difference of {difference:.1e} of {largest:.1f}",
+            _REPORT,
         )
-    return f"logits off by {off:.1e}"
+    return f"logits differ by {difference:.1e}"

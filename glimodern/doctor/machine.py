@@ -1,4 +1,4 @@
-"""What this machine is, what the package finds on it, and whether that fits together."""
+"""Facts about this machine, and checks of packages, extension, operators, threads and GPU."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from glimodern.version import __version__
 from .base import CheckError, Checks
 
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "gliner")
-VARIABLES = ("GLIMODERN_ISA", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TRITON_INTERPRET")  # that change what runs
+VARIABLES = ("GLIMODERN_ISA", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TRITON_INTERPRET")  # that affect computation
 REINSTALL = 'install a C++17 compiler ("apt-get install g++") and install glimodern again'
-_TOLERANCE = 1e-5  # between kernels and plain PyTorch in fp32, of sums of 32 numbers around 1
+_TOLERANCE = 1e-5  # relative, between kernels and plain PyTorch in fp32, for sums of 32 values around 1
 
 
 def version_of(package: str) -> str:
-    """The installed version; empty if it is not there."""
+    """Installed version of a package; empty if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -31,7 +31,7 @@ def version_of(package: str) -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -43,7 +43,7 @@ def _processor() -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Facts by name; "versions" and "backends" (device -> operator -> backend_info) are dicts."""
+    """Describe this machine as facts by name. "versions" and "backends" (device -> operator -> info) are dicts."""
     facts: dict[str, Any] = {
         "system": platform.platform(),
         "processor": _processor(),
@@ -72,42 +72,43 @@ def describe_machine() -> dict[str, Any]:
 
 
 def check_machine(checks: Checks) -> None:
+    """Check this machine."""
     checks.run("packages", _packages, "install glimodern again, with its requirements")
     checks.run("extension", _extension, REINSTALL)
     checks.run("operators", _operators, f"send this report with a bug report; {REINSTALL}")
     checks.run("threads", _threads, "unset OMP_NUM_THREADS, or call torch.set_num_threads")
-    checks.run("gpu", _gpu, "install a PyTorch and a Triton that are made for this GPU")
+    checks.run("gpu", _gpu, "install versions of PyTorch and Triton that support this GPU")
 
 
 def _packages() -> tuple[None, str]:
     from packaging.requirements import Requirement
 
-    wanted = [Requirement(line) for line in importlib.metadata.requires("glimodern") or ()]
-    wanted = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
-    bad = [one for one in wanted if not one.specifier.contains(version_of(one.name) or "0", prereleases=True)]
-    if bad:
-        said = (f"{one.name}: expected {one.specifier}, got {version_of(one.name) or 'none'}" for one in bad)
-        raise CheckError("; ".join(said), "pip install " + " ".join(f'"{one.name}{one.specifier}"' for one in bad))
-    return None, f"{len(wanted)} requirements are met, Python {sys.version.split()[0]}"
+    required = [Requirement(line) for line in importlib.metadata.requires("glimodern") or ()]
+    required = [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    unmet = [r for r in required if not r.specifier.contains(version_of(r.name) or "0", prereleases=True)]
+    if unmet:
+        messages = (f"{r.name}: expected {r.specifier}, got {version_of(r.name) or 'none'}" for r in unmet)
+        raise CheckError("; ".join(messages), "pip install " + " ".join(f'"{r.name}{r.specifier}"' for r in unmet))
+    return None, f"{len(required)} requirements are met, Python {sys.version.split()[0]}"
 
 
 def _extension() -> tuple[None, str]:
     from glimodern.ops import dispatch
 
     if dispatch.extension is None:
-        raise CheckError(f"{dispatch.EXTENSION_ERROR}; CPUs run plain PyTorch, slowly", REINSTALL)
+        raise CheckError(f"{dispatch.EXTENSION_ERROR}; operators on CPUs run in plain PyTorch, slowly", REINSTALL)
     isas, used = dispatch.extension.available_isas(), dispatch.extension.current_isa()
     openmp = "with OpenMP" if dispatch.extension.openmp() else "without OpenMP, so on one core"
     return None, f"built {openmp}; this CPU runs {', '.join(isas)}; {used} is used"
 
 
 def _operators() -> tuple[None, str]:
-    """Each device's kernels against plain PyTorch, on two small texts."""
+    """Compare each device's kernels with plain PyTorch, on two small texts."""
     import torch
 
     from glimodern import ops
 
-    told = []
+    details = []
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
         draw = torch.Generator().manual_seed(0)
         a, b, u = (torch.randn(rows, 32, generator=draw).to(device) for rows in (30, 30, 5))
@@ -115,17 +116,18 @@ def _operators() -> tuple[None, str]:
         score = functools.partial(ops.span_scores, a, b, u, u[:, 0], cu_words, cu_types, 6)
         got = score()
         with ops.use_backend("reference"):
-            wanted = score()
-        inside = torch.isfinite(wanted)
-        off = float((got - wanted)[inside].abs().max() / wanted[inside].abs().max())
+            expected = score()
+        inside = torch.isfinite(expected)
+        difference = float((got - expected)[inside].abs().max() / expected[inside].abs().max())
         name = ops.backend_info(device)["span_scores"]["backend"]
-        if not off <= _TOLERANCE:  # NaN is none
+        if not difference <= _TOLERANCE:  # also true for NaN
             raise CheckError(
-                f"span_scores by {name} on {device}: expected plain PyTorch's numbers, got them off by {off:.1e}",
+                f"span_scores by {name} on {device}: expected plain PyTorch's values, got a relative difference of "
+                f"{difference:.1e}",
                 f"send this report with a bug report; until then, glimodern.ops.use_backend('reference'); {REINSTALL}",
             )
-        told.append(f"{device}: {name} agrees with plain PyTorch")
-    return None, "; ".join(told)
+        details.append(f"{device}: {name} agrees with plain PyTorch")
+    return None, "; ".join(details)
 
 
 def _threads() -> tuple[None, str]:
@@ -134,7 +136,7 @@ def _threads() -> tuple[None, str]:
     threads = torch.get_num_threads()
     if threads > cores():
         raise CheckError(
-            f"expected at most a thread a core ({cores()}), got {threads} threads, which wait for each other",
+            f"threads: expected at most one per core ({cores()}), got {threads}, which wait for each other",
             f"unset OMP_NUM_THREADS, or torch.set_num_threads({cores()})",
         )
     return None, f"{threads} of {cores()} cores"
@@ -147,10 +149,10 @@ def _gpu() -> tuple[None, str]:
     if not torch.cuda.is_available():
         if driver:
             raise CheckError(
-                f"this machine has an NVIDIA driver, but PyTorch {torch.__version__} sees no GPU",
+                f"gpu: expected one, as this machine has an NVIDIA driver, got none from PyTorch {torch.__version__}",
                 "install a PyTorch built for CUDA (https://pytorch.org/get-started), or update the driver",
             )
         return None, "none; the CPU is used"
     if importlib.util.find_spec("triton") is None:
-        raise CheckError("PyTorch sees a GPU, but Triton is not installed", "pip install triton")
+        raise CheckError("triton: expected it beside a GPU, got none installed", "pip install triton")
     return None, ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))

@@ -1,10 +1,14 @@
 """Encoders: packed token ids in, packed hidden states out.
 
-`build_encoder(config)` makes one with random weights, `load_encoder(path_or_hub)` a pretrained one. ModernBERT is our
-own (`modernbert`); all others are transformers' modules, held by `adapter`: BERT, DeBERTa, T5, MPNet and their kin take
-our own pass through the layers (`bert`, `deberta`, `t5`, `mpnet`), the rest run as they are, packed or padded. `shadow`
-makes one of ours on a live model's parameters. Importing this package imports torch only. Attention, relative and
-rotary positions, dropout and packed linear layers have a file each.
+`build_encoder(config)` builds an encoder with random weights, `load_encoder(path_or_hub)` loads a pretrained one.
+
+- `modernbert` implements ModernBERT itself.
+- `adapter` wraps transformers' modules for all other architectures. BERT, DeBERTa, T5, MPNet and related models run a
+  packed forward pass of this package (`bert`, `deberta`, `t5`, `mpnet`). The rest run transformers' forward pass,
+  packed or padded.
+- `shadow` builds an encoder of this package on the parameters of a live transformers model.
+
+Importing this package imports torch only; transformers is imported on first use.
 """
 
 from __future__ import annotations
@@ -30,29 +34,31 @@ __all__ = ["Encoder", "build_encoder", "load_encoder"]
 
 
 def build_encoder(config: dict[str, Any] | PreTrainedConfig, *, values: bool = True) -> Encoder:
-    """An encoder with random fp32 weights, from a transformers config or its dict; never touches the network.
+    """Build an encoder with random fp32 weights from a transformers config or its dict, without network access.
 
-    The config is copied. values: False leaves the weights on the meta device, without memory and values
-    (`glimodern.layers.parameters` gives them some). Raises ValueError for a dict without a model_type that transformers
-    knows, and for an architecture with no encoder of its own.
+    config: copied, not modified. values: if False, the weights stay on the meta device, without memory and values,
+    until `glimodern.layers.parameters.take_tensors` provides them.
+
+    Raises TypeError if config is neither a dict nor a transformers config. Raises ValueError for a dict whose
+    model_type is missing or unknown to transformers, and for an architecture without a separate encoder.
     """
     from transformers import AutoConfig, PreTrainedConfig
 
     if isinstance(config, dict):
         fields = copy.deepcopy(config)
-        kind = fields.pop("model_type", None)
-        if not isinstance(kind, str):
-            raise ValueError(f"config must name its model_type (e.g. 'modernbert', 'bert'), got {kind!r}")
-        config = AutoConfig.for_model(kind, **fields)
+        model_type = fields.pop("model_type", None)
+        if not isinstance(model_type, str):
+            raise ValueError(f"config: expected a model_type such as 'modernbert' or 'bert', got {model_type!r}")
+        config = AutoConfig.for_model(model_type, **fields)
     elif isinstance(config, PreTrainedConfig):
         config = copy.deepcopy(config)
     else:
-        raise TypeError(f"config must be a dict or a transformers config, got {type(config).__name__}")
+        raise TypeError(f"config: expected a dict or a transformers config, got {type(config).__name__}")
     if values:
         with building():
             return _build(config)
-    known = config
-    return without_values(lambda: _build(known))
+    checked = config
+    return without_values(lambda: _build(checked))
 
 
 def _build(config: PreTrainedConfig) -> Encoder:
@@ -66,11 +72,13 @@ def _build(config: PreTrainedConfig) -> Encoder:
 
 
 def load_encoder(path_or_hub: str | os.PathLike[str], hub: HubAccess | None = None) -> Encoder:
-    """A pretrained encoder in fp32, from a local folder or a hub name; in evaluation mode, as transformers gives it.
+    """Load a pretrained encoder in fp32, in eval mode, from a local folder or a hub name.
 
-    A folder that exists is read without any network; only a name that is no path goes to the hub, as `hub` says. Code
-    from the hub is never run. Raises FileNotFoundError for a folder without config.json, for a path that does not exist
-    and for a name that the hub does not give, and ValueError for a revision of a folder.
+    An existing folder is read without network access. Only a name that is not a path is looked up on the hub, with the
+    options `hub`. Code from the hub is never run.
+
+    Raises FileNotFoundError for a folder without config.json, for a path that does not exist and for a name that is not
+    on the hub. Raises ValueError if `hub` has a revision and path_or_hub is a folder.
     """
     from transformers import AutoConfig
 
@@ -80,12 +88,15 @@ def load_encoder(path_or_hub: str | os.PathLike[str], hub: HubAccess | None = No
         hub.check_folder(folder)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
-                f"path_or_hub {name!r} is a folder without config.json, so no transformers model; "
-                "give the folder that save_pretrained wrote"
+                f"path_or_hub: expected a folder with a transformers model, got {name!r} without config.json; give the "
+                "folder that save_pretrained wrote"
             )
         name, hub = str(folder), HubAccess(local_files_only=True)
     elif not isinstance(path_or_hub, str) or folder.exists() or folder.is_absolute() or name.startswith(("~", ".")):
-        raise FileNotFoundError(f"path_or_hub {name!r} is not a folder; give a model's folder or a hub name")
+        raise FileNotFoundError(
+            f"path_or_hub: expected a folder or a hub name, got {name!r}, which is not a folder; give a model's folder "
+            "or a hub name"
+        )
     try:
         config = AutoConfig.from_pretrained(name, **hub.options())
     except OSError as error:
@@ -103,7 +114,7 @@ def load_encoder(path_or_hub: str | os.PathLike[str], hub: HubAccess | None = No
 
 
 def _loaded(model: PreTrainedModel) -> Encoder:
-    """An encoder with the weights of a transformers model that was read, in memory of their own."""
+    """Build an encoder from a loaded transformers model, with copies of its weights."""
     if model.config.model_type == "modernbert":
         encoder = without_values(lambda: _build(model.config))
         take_tensors(encoder.model, {name: tensor.clone() for name, tensor in model.state_dict().items()})
@@ -116,15 +127,15 @@ def _loaded(model: PreTrainedModel) -> Encoder:
 
 
 def _model_class(config: PreTrainedConfig) -> Any:
-    """AutoModel, or the class that loads the encoder half of an encoder-decoder model (T5 and its kin)."""
+    """Return AutoModel, or the class that loads the encoder half of an encoder-decoder model such as T5."""
     from transformers import AutoModel, AutoModelForTextEncoding
 
-    # an encoder half's own config says "no encoder-decoder" of itself; its class still says what AutoModel would build
+    # The config of an encoder half has is_encoder_decoder False. The default of its class shows what AutoModel builds.
     if not config.is_encoder_decoder and not type(config)().is_encoder_decoder:
         return AutoModel
     if type(config) in AutoModelForTextEncoding._model_mapping:
         return AutoModelForTextEncoding
     raise ValueError(
-        f"{config.model_type} is an encoder-decoder model and transformers has no class for its encoder alone; "
-        "choose an encoder (e.g. BERT, ModernBERT, DeBERTa, T5)"
+        f"model_type: expected an encoder, got {config.model_type!r}, an encoder-decoder model for which transformers "
+        "has no class for its encoder alone; choose an encoder (e.g. BERT, ModernBERT, DeBERTa, T5)"
     )

@@ -1,10 +1,10 @@
-"""Any encoder that transformers loads, on packed texts; the one place of this package that pads.
+"""Any transformers encoder on packed texts; the only module of this package that pads.
 
-A model whose only contact between tokens is attention, and whose positions can be given, runs packed: one row of N
-tokens, each text's positions counted from 0. `_PASSES` names the architectures that take a pass of our own through
-their layers, `_BY_INTERFACE` those that run as they are, with attention registered with transformers under `PACKED` so
-that every query stays in its text; that each equals its own padded run is tested. All others are padded, texts of like
-length together; where the model takes no mask (FNet), of one length.
+A model runs packed if attention is its only exchange between tokens and if it accepts position ids: one row of N
+tokens, with each text's positions counted from 0. `_PASSES` lists the architectures that run a forward pass of this
+package. `_BY_INTERFACE` lists those that run transformers' forward pass, with an attention function registered under
+`PACKED` that keeps every query inside its text. Tests compare each of them with its own padded run. All other
+architectures are padded, in groups of texts of similar length, or of equal length where the model takes no mask (FNet).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ PACKED = "glimodern_packed"
 
 
 Forward = Callable[[Any, Tensor, Tensor, Packing, Tensor | None], Tensor]
-"""Of a transformers model, input_ids and position_ids int64 [N], where the texts lie, and the rows asked for."""
+"""A packed forward pass: (transformers model, input_ids int64 [N], position_ids int64 [N], packing, rows int64 [r] or
+None for all) -> hidden states [r or N, hidden_size]."""
 
 _PASSES: dict[str, Forward] = {
     **dict.fromkeys(BERT_MODELS, bert_forward),
@@ -46,24 +47,25 @@ _PASSES: dict[str, Forward] = {
 }
 _BY_INTERFACE = ("albert", "distilbert", "eurobert", "nomic_bert", "xlm-roberta-xl")
 PACKED_MODELS = (*_PASSES, *_BY_INTERFACE)
-"""model_type of architectures that run packed."""
+"""model_type of every architecture that runs packed."""
 _RELATIVE = (*DEBERTA_MODELS, *T5_MODELS, "mpnet")
-_PADDED_THAT_PACK = ("deberta",)  # their linears
-# Where a model keeps the layers whose linears are packed for inference: not its pooler, which is not used.
+_PADDED_THAT_PACK = ("deberta",)  # texts are padded, but linear layers can be packed for inference
+# The submodule that holds a model's layers, whose linear layers are packed for inference. The pooler is not used, so it
+# is not packed. Default: "encoder".
 _LAYERS = {"distilbert": "transformer", "eurobert": "layers", "nomic_bert": "layers"}
-# Their positions count from pad_token_id + 1, packed or padded; MPNet's from 2, whatever its config says.
+# Positions start at pad_token_id + 1, packed or padded. MPNet's start at 2, whatever its config says.
 _POSITIONS_AFTER_PADDING = ("camembert", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
 
 def first_position(config: PreTrainedConfig) -> int:
-    """The position number of a text's first token: 0, but RoBERTa and its kin count from pad_token_id + 1."""
+    """Position id of a text's first token: 0, pad_token_id + 1 for RoBERTa and related models, 2 for MPNet."""
     if config.model_type in _POSITIONS_AFTER_PADDING:
         return int(config.pad_token_id) + 1
     return 2 if config.model_type == "mpnet" else 0
 
 
 def max_length(config: PreTrainedConfig) -> int | None:
-    """How many tokens of one text the model's positions allow; None where they are relative without a limit."""
+    """Maximum tokens of one text that the model's positions allow; None for relative positions without a limit."""
     if config.model_type in ("deberta", "deberta-v2") and not getattr(config, "position_biased_input", True):
         return None
     positions = getattr(config, "max_position_embeddings", None)
@@ -73,23 +75,24 @@ def max_length(config: PreTrainedConfig) -> int | None:
 
 
 def packed_reason(config: PreTrainedConfig) -> tuple[bool, str]:
-    """Whether a model of this config runs packed, and why or why not."""
-    kind = config.model_type
-    if kind not in PACKED_MODELS:
-        return False, f"padded: {kind} is not among the architectures that run packed"
+    """Return whether a model with this config runs packed, and the reason."""
+    model_type = config.model_type
+    if model_type not in PACKED_MODELS:
+        return False, f"padded: {model_type} is not among the architectures that run packed"
     if getattr(config, "is_decoder", False):
-        return False, f"padded: this {kind} is configured as a decoder (is_decoder), whose attention is causal"
+        return False, f"padded: this {model_type} is configured as a decoder (is_decoder), whose attention is causal"
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
         return False, f"padded: position_embedding_type {config.position_embedding_type!r} is not absolute"
-    if kind in _BY_INTERFACE:
-        return True, f"packed: {kind} takes position_ids, and its attention is ours"
-    if kind in _RELATIVE:
-        return True, f"packed: our own pass through {kind}, attention by groups of like length for its position bias"
-    return True, f"packed: our own pass through {kind}"
+    if model_type in _BY_INTERFACE:
+        return True, f"packed: {model_type} takes position_ids, and its attention is ours"
+    if model_type in _RELATIVE:
+        how = "attention by groups of like length for its position bias"
+        return True, f"packed: our own pass through {model_type}, {how}"
+    return True, f"packed: our own pass through {model_type}"
 
 
 class _Call:
-    """One forward pass, handed through the model to its attention layers, which count themselves."""
+    """State of one forward pass, passed through the model to its attention layers. layers: attention calls so far."""
 
     def __init__(self, packing: Packing) -> None:
         self.packing = packing
@@ -107,14 +110,19 @@ def _packed_attention_forward(
     glimodern_call: _Call | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [1, heads, N, head_dim] -> [1, N, heads, head_dim]."""
+    """Compute attention inside each text, as transformers' attention interface.
+
+    query [1, heads, N, head_dim] -> (output [1, N, heads, head_dim], None). Raises ValueError if the model was not
+    called by its `TransformersEncoder`.
+    """
     if glimodern_call is None:
         raise ValueError(
-            f"{type(module).__name__} was called outside its encoder, but its attention is {PACKED!r}; call the "
-            "encoder, or model.set_attn_implementation('sdpa') to run the transformers model by itself"
+            f"model: expected a call by its encoder, got {type(module).__name__} called directly with the attention "
+            f"{PACKED!r}; call the encoder, or model.set_attn_implementation('sdpa') to run the transformers model by "
+            "itself"
         )
     glimodern_call.layers += 1
-    repeats = query.shape[1] // key.shape[1]  # queries in a group share a key and a value
+    repeats = query.shape[1] // key.shape[1]  # grouped-query attention: a group of queries shares one key and value
     if repeats > 1:
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
@@ -126,10 +134,10 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
 
 
 class TransformersEncoder(Encoder):
-    """A transformers encoder; parameters are `model.<its own names>`.
+    """A transformers encoder. Parameter names are `model.<transformers' names>`.
 
-    Dropout layers are replaced by this package's (same module names, a cheaper mask on CPUs). A pooler is kept, because
-    checkpoints store it, but frozen: no gradient ever reaches it.
+    Dropout modules become `glimodern.layers.dropout.Dropout`, whose mask is cheaper on CPUs; module names stay. A
+    pooler is kept because checkpoints store it, and frozen because no gradient reaches it.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -158,7 +166,7 @@ class TransformersEncoder(Encoder):
             pooler.requires_grad_(False)
 
     def encode(self, input_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
-        """input_ids int64 [N], rows int64 [r] or None (all N) -> hidden [r, hidden_size]."""
+        """Encode packed tokens: input_ids int64 [N], rows int64 [r] or None for all N -> hidden [r, hidden_size]."""
         if input_ids.numel() == 0:
             return next(self.model.parameters()).new_empty(0, self.hidden_size)
         if self._pass is not None:
@@ -191,25 +199,26 @@ class TransformersEncoder(Encoder):
             inputs: dict[str, Tensor] = {}
             if self._takes_mask:
                 inputs["attention_mask"] = torch.ones_like(ids)
-            if group.unseen is not None:
-                unseen = group.unseen.view(shape)
-                ids = ids.masked_fill(unseen, 0 if padding is None else padding)
-                inputs["attention_mask"] = (~unseen).long()
+            if group.padded is not None:
+                padded = group.padded.view(shape)
+                ids = ids.masked_fill(padded, 0 if padding is None else padding)
+                inputs["attention_mask"] = (~padded).long()
             outs.append(self.model(input_ids=ids, **inputs).last_hidden_state.flatten(0, 1))
         hidden = torch.cat(outs)
         return hidden if groups.order is None else hidden.index_select(0, groups.order)
 
     def pack(self, dtype: str) -> bool:
-        if not self.packed and self.config.model_type not in _PADDED_THAT_PACK:  # others may read a layer's weight
+        # Other architectures may read a layer's weight, which a packed layer does not have.
+        if not self.packed and self.config.model_type not in _PADDED_THAT_PACK:
             return False
         pack_layers(self.model.get_submodule(_LAYERS.get(self.config.model_type, "encoder")), dtype)
-        project = getattr(self.model, "embeddings_project", None)  # of ELECTRA, before the layers
+        project = getattr(self.model, "embeddings_project", None)  # ELECTRA's projection between embeddings and layers
         if isinstance(project, nn.Linear):
             exact = "fp32" if dtype == "int8" else dtype
             self.model.embeddings_project = packed_linear(project, exact)
         return True
 
     def resize_token_embeddings(self, size: int) -> None:
-        """Make the vocabulary `size` tokens; new rows are drawn as the model draws its weights at the start."""
+        """Resize the vocabulary to `size` tokens; new rows are drawn like the model's initial weights."""
         self._check_size(size)
         self.model.resize_token_embeddings(size, mean_resizing=False)

@@ -1,4 +1,4 @@
-"""What every encoder is: packed token ids in, packed hidden states out."""
+"""The base class of encoders."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 
 class Encoder(nn.Module):
-    """Packed token ids in, packed hidden states out; subclasses fill in the attributes and `encode`.
+    """Base class: packed token ids in, packed hidden states out. Subclasses set the attributes and define `encode`.
 
-    config: transformers' config of the model.
+    config: the model's transformers config.
     model: the module that owns the parameters, so that state dict keys are `model.<transformers' names>`.
-    packed, packed_reason: whether the model itself runs without padding, and why (not), in words.
-    capturable: whether `encode` takes a Packing without offsets, asks nothing of the device and, but for attention,
-    launches the same kernels whatever the texts, so that a CUDA graph can record it.
-    hidden_size: width of the hidden states; max_length: tokens of one text that positions allow (None: no limit).
+    packed, packed_reason: whether the model runs without padding, and the reason as text.
+    capturable: whether a CUDA graph can record `encode`. It can if `encode` accepts a Packing without offsets, reads
+    nothing back from the device and, except for attention, launches the same kernels for all texts.
+    hidden_size: width of the hidden states.
+    max_length: maximum tokens of one text that the positions allow; None: no limit.
     """
 
     config: PreTrainedConfig
@@ -40,45 +41,48 @@ class Encoder(nn.Module):
         rows: Tensor | None = None,
         offsets: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """input_ids int64 [N], cu_seqlens int32 [texts + 1], max_seqlen tokens -> hidden [N, hidden_size].
+        """Encode packed tokens. Returns hidden states [N, hidden_size], or [r, hidden_size] with `rows`.
 
-        rows int64 [r]: the hidden states of these tokens only, in this order, [r, hidden_size] (an encoder of our own
-        spares the others the end of its last layer). offsets: cu_seqlens on the host; None: it is read, which waits
-        for the device.
+        input_ids: int64 [N]. cu_seqlens: int32 [texts + 1]. max_seqlen: tokens of the longest text, or more.
+        rows: int64 [r]; return the hidden states of these tokens only, in this order. This package's own forward passes
+        then skip the part of the last layer after attention for all other tokens.
+        offsets: cu_seqlens as host integers; None: cu_seqlens is read, which synchronises with the device.
 
         Raises ValueError for input of another shape or dtype, and for a text longer than `max_length`.
         """
         if input_ids.ndim != 1 or input_ids.dtype != torch.int64:
             raise ValueError(
-                f"input_ids must be int64 [tokens of all texts], got {input_ids.dtype} {list(input_ids.shape)}; "
+                f"input_ids: expected int64 [tokens of all texts], got {input_ids.dtype} {list(input_ids.shape)}; "
                 "concatenate the texts and give their ends as cu_seqlens"
             )
         packing = Packing.of(cu_seqlens, max_seqlen, input_ids.numel(), offsets)
         longest = max(packing.lengths, default=0)
         if self.max_length is not None and longest > self.max_length:
             raise ValueError(
-                f"a text has {longest} tokens, but this encoder's positions end at {self.max_length}; "
-                "cut or split the text"
+                f"input_ids: expected at most {self.max_length} tokens a text, where this encoder's positions end, got "
+                f"{longest}; cut or split the text"
             )
         return self.encode(input_ids, packing, rows)
 
     def encode(self, input_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
-        """`forward` on checked input."""
+        """Compute `forward` without checking the input."""
         raise NotImplementedError
 
     def resize_token_embeddings(self, size: int) -> None:
-        """Make the vocabulary `size` tokens; rows kept keep their values, new rows start as the config's weights do.
+        """Resize the vocabulary to `size` tokens. Kept rows keep their values.
 
-        (That is normal, or truncated normal for ModernBERT, with the config's initializer_range; transformers'
-        default, draws around the mean of the old rows, is not used.)
+        New rows are drawn like the initial weights: normal, or truncated normal for ModernBERT, with the config's
+        initializer_range. transformers' default (draws around the mean of the old rows) is not used.
         """
         raise NotImplementedError
 
     def pack(self, dtype: str) -> bool:
-        """Pack the linear layers for inference (`PackedLinear`, dtype "fp32", "bf16" or "int8"), if that is known to be
-        right for this architecture; returns whether."""
+        """Pack the linear layers for inference (`PackedLinear`, dtype "fp32", "bf16" or "int8").
+
+        Returns False, and packs nothing, if packing is not known to be correct for this architecture.
+        """
         return False
 
     def _check_size(self, size: int) -> None:
         if size <= 0:
-            raise ValueError(f"size must be a positive number of tokens, got {size}")
+            raise ValueError(f"size: expected a positive number of tokens, got {size}")

@@ -1,11 +1,11 @@
-"""BERT and its kin (RoBERTa, ELECTRA, ...) on packed texts: our own pass through transformers' modules.
+"""A packed forward pass for BERT and related models (RoBERTa, ELECTRA, ...), through transformers' modules.
 
-    x = embeddings(ids)                                     transformers' own module, positions counted in each text
+    x = embeddings(ids)                                     transformers' module, positions counted in each text
     x = norm(x + drop(Wo attention(Wq x, Wk x, Wv x)))
     x = norm(x + drop(W2 act(W1 x)))
 
-Only the tokens asked for go through what follows the last layer's attention. Parameters and modules stay those of
-transformers, so that whatever replaces one of them (an adapter, a quantised layer) is used.
+In the last layer, everything after attention is computed for the requested tokens only. Parameters and modules stay
+transformers' own, so a module that replaces one of them (an adapter, a quantised layer) is called.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.chained import Chained
 from glimodern.layers.packed_linear import PackedLinear, all_packed
 
-# model_type of architectures built of BERT's layer, each proved equal to its own padded run by tests/test_encoder.py.
+# model_type of architectures built from BERT's layer. tests/test_encoder.py compares each with its own padded run.
 BERT_MODELS = ("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta")
 
 
@@ -32,7 +32,10 @@ def bert_forward(
     rows: Tensor | None,
     chained: Chained | None = None,
 ) -> Tensor:
-    """input_ids and position_ids int64 [N], rows int64 [r] or None (all) -> hidden [r or N, hidden_size]."""
+    """Encode packed tokens: input_ids, position_ids int64 [N], rows int64 [r] or None -> hidden [r or N, hidden_size].
+
+    chained: the cache of the model's operator chain, if it may run as one.
+    """
     x: Tensor = model.embeddings(input_ids=input_ids[None], position_ids=position_ids[None])[0]
     if hasattr(model, "embeddings_project"):
         x = model.embeddings_project(x)
@@ -41,10 +44,10 @@ def bert_forward(
         return chain.run(x, packing.cu_seqlens, torch.arange(len(x), device=x.device) if rows is None else rows)
     layers = model.encoder.layer
     for number, layer in enumerate(layers):
-        mixed = _attention(layer.attention.self, x, packing)
+        context = _attention(layer.attention.self, x, packing)
         if rows is not None and number + 1 == len(layers):
-            mixed, x = mixed.index_select(0, rows), x.index_select(0, rows)
-        x = layer.attention.output(mixed, x)
+            context, x = context.index_select(0, rows), x.index_select(0, rows)
+        x = layer.attention.output(context, x)
         x = layer.output(layer.intermediate(x), x)
     return x if rows is None or len(layers) else x.index_select(0, rows)
 
@@ -57,7 +60,7 @@ def _attention(module: Any, x: Tensor, packing: Packing) -> Tensor:
 
 
 def _as_published(encoder: nn.Module) -> bool:
-    """Whether the layers hold transformers' own modules and ours alone: no adapter, no wrapper."""
+    """Whether the layers consist of transformers' and this package's modules only: no adapter, no wrapper."""
     leaves = (PackedLinear, nn.LayerNorm, nn.Identity, nn.Dropout)
     return all(_is_container(module) if module._modules else isinstance(module, leaves) for module in encoder.modules())
 
@@ -67,13 +70,16 @@ def _is_container(module: nn.Module) -> bool:
 
 
 def _linears(layer: Any) -> tuple[nn.Module, ...]:
-    own = layer.attention.self
+    attention = layer.attention.self
     dense = (layer.attention.output.dense, layer.intermediate.dense, layer.output.dense)
-    return (own.query, own.key, own.value, *dense)
+    return (attention.query, attention.key, attention.value, *dense)
 
 
 def bert_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
-    """The layers as a chain, once all their linear layers are packed."""
+    """Build the layers as one chain of operators; None if they cannot be one.
+
+    A chain needs published modules, packed linear layers with the GELU in their epilogue, and layers of equal widths.
+    """
     layers = list(model.encoder.layer)
     if not layers or not _as_published(model.encoder):
         return None
@@ -82,13 +88,13 @@ def bert_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
     if not fused or not all_packed(linears):
         return None
     d = layers[0].output.dense.out_features
-    wides = {layer.intermediate.dense.out_features for layer in layers}
+    intermediate_sizes = {layer.intermediate.dense.out_features for layer in layers}
     heads = [(layer.attention.self.query.out_features, layer.attention.self.num_attention_heads) for layer in layers]
-    if len(wides) > 1 or any(width != d or d % count for width, count in heads):
-        return None  # pruned
+    if len(intermediate_sizes) > 1 or any(width != d or d % count for width, count in heads):
+        return None  # heads or neurons were pruned
     chain, x = ops.Chain(dtype, d), 0
-    q, k, v, mixed, branch, middle, ends = (chain.buffer(d) for _ in range(7))
-    wide = chain.buffer(*wides)
+    q, k, v, context, branch, attended, output = (chain.buffer(d) for _ in range(7))
+    intermediate = chain.buffer(*intermediate_sizes)
 
     def linear(src: int, layer: Any, dst: int) -> None:
         chain.linear(src, layer.packed, dst, layer.activation)
@@ -97,16 +103,16 @@ def bert_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
         chain.add_layer_norm(branch, residual, dst, norm.weight, norm.bias, norm.eps)
 
     for number, layer in enumerate(layers):
-        own, last = layer.attention.self, number + 1 == len(layers)
-        for module, dst in ((own.query, q), (own.key, k), (own.value, v)):
+        attention, last = layer.attention.self, number + 1 == len(layers)
+        for module, dst in ((attention.query, q), (attention.key, k), (attention.value, v)):
             linear(x, module, dst)
-        chain.attention(ops.Columns(q), ops.Columns(k), ops.Columns(v), mixed, own.num_attention_heads)
+        chain.attention(ops.Columns(q), ops.Columns(k), ops.Columns(v), context, attention.num_attention_heads)
         if last:
-            mixed, x = chain.keep(mixed, x)
-        linear(mixed, layer.attention.output.dense, branch)
-        add_norm(x, layer.attention.output.LayerNorm, middle)
-        linear(middle, layer.intermediate.dense, wide)
-        linear(wide, layer.output.dense, branch)
-        x = chain.buffer(d) if last else ends
-        add_norm(middle, layer.output.LayerNorm, x)
+            context, x = chain.keep(context, x)
+        linear(context, layer.attention.output.dense, branch)
+        add_norm(x, layer.attention.output.LayerNorm, attended)
+        linear(attended, layer.intermediate.dense, intermediate)
+        linear(intermediate, layer.output.dense, branch)
+        x = chain.buffer(d) if last else output
+        add_norm(attended, layer.output.LayerNorm, x)
     return chain

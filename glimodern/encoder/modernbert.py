@@ -1,15 +1,16 @@
-"""ModernBERT on packed texts, over the parameter names of the public checkpoints.
+"""ModernBERT on packed texts, with the parameter names of the public checkpoints.
 
     x = norm(tok_embeddings(ids))
     x = x + Wo attention(rotary(Wqkv attn_norm(x)))            attn_norm of the first layer is the identity
     x = x + Wo (act(y1) * y2),   [y1 | y2] = Wi mlp_norm(x)     act is the exact GELU unless the config says otherwise
     hidden = final_norm(x)
 
-Every addition to x is one operator with the norm after it (`ops.add_layer_norm`), so a layer takes and gives x and the
-branch still to be added to it.
+Every addition to x is fused with the norm after it (`ops.add_layer_norm`). A layer therefore takes and returns x and
+the branch that is not yet added to it.
 
-Layers are global ("full_attention") or see |i - j| <= local_attention / 2 ("sliding_attention"), each kind with its own
-rotary base. Model: https://arxiv.org/abs/2412.13663; parity with transformers' ModernBertModel is a test.
+A layer's attention is global ("full_attention") or limited to |i - j| <= local_attention / 2 ("sliding_attention").
+Each layer type has its own rotary base. Model: https://arxiv.org/abs/2412.13663. A test compares with transformers'
+ModernBertModel.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ RotaryTable = tuple[Tensor, Tensor]  # cos and sin, fp32 [N, head_dim / 2]
 
 
 class _Norm(nn.LayerNorm):
-    """The layer norm of a sum; parameters and their names are `nn.LayerNorm`'s."""
+    """Layer norm of a sum, with the parameters and names of `nn.LayerNorm`."""
 
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
-    def forward(self, branch: Tensor, stream: Tensor | None = None) -> Tensor:
-        """norm(branch + stream) [n, hidden_size]; stream None counts as zero."""
-        return ops.add_layer_norm(branch, stream, self.weight, self.bias, self.eps, return_sum=False)
+    def forward(self, branch: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Compute norm(branch + residual) [n, hidden_size]; residual None counts as zero."""
+        return ops.add_layer_norm(branch, residual, self.weight, self.bias, self.eps, return_sum=False)
 
-    def both(self, branch: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
-        """(norm(branch + stream), branch + stream)."""
-        return ops.add_layer_norm(branch, stream, self.weight, self.bias, self.eps)
+    def norm_and_sum(self, branch: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute (norm(branch + residual), branch + residual)."""
+        return ops.add_layer_norm(branch, residual, self.weight, self.bias, self.eps)
 
 
 class _Embeddings(nn.Module):
@@ -81,8 +82,8 @@ class _Attention(nn.Module):
         dropout_p = self.dropout_p if self.training else 0.0
         out = packed_attention(q, k, v.squeeze(1), packing, window=self.window, dropout_p=dropout_p)
         out = out.reshape(n, d)
-        mixed: Tensor = self.out_drop(self.Wo(out if rows is None else out.index_select(0, rows)))
-        return mixed
+        projected: Tensor = self.out_drop(self.Wo(out if rows is None else out.index_select(0, rows)))
+        return projected
 
 
 class _Mlp(nn.Module):
@@ -97,7 +98,7 @@ class _Mlp(nn.Module):
         self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def pack(self, dtype: str) -> None:
-        """Pack the first linear layer together with the gate, where that is GeGLU."""
+        """Pack the first linear layer with the GeGLU in its epilogue, if the activation is GELU."""
         if self.gelu and isinstance(self.Wi, nn.Linear) and packs(self.Wi):
             self.Wi = packed_linear(self.Wi, dtype, "geglu")
 
@@ -124,39 +125,42 @@ class _Layer(nn.Module):
     def forward(
         self, branch: Tensor | None, x: Tensor, packing: Packing, rotary: RotaryTable, rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """(branch, x), to be added, -> (the MLP's branch, x with all before it added); branch None: the first layer.
+        """Compute the layer from x and the branch that is not yet added to it.
 
-        rows: the tokens that come out, None for all.
+        branch, x: [n, hidden_size]; branch is None for the first layer. rows: the tokens to return; None: all.
+        Returns (the MLP's branch, x with all earlier branches added).
         """
         if branch is None:
             normed = x
         else:
-            normed, x = cast(_Norm, self.attn_norm).both(branch, x)
-        mixed = self.attn(normed, packing, rotary, rows)
-        normed, x = self.mlp_norm.both(mixed, x if rows is None else x.index_select(0, rows))
+            normed, x = cast(_Norm, self.attn_norm).norm_and_sum(branch, x)
+        attended = self.attn(normed, packing, rotary, rows)
+        normed, x = self.mlp_norm.norm_and_sum(attended, x if rows is None else x.index_select(0, rows))
         return self.mlp(normed), x
 
 
 class ModernBert(nn.Module):
-    """The encoder; state dict keys are those of transformers' ModernBertModel.
+    """ModernBERT's modules, with the state dict keys of transformers' ModernBertModel.
 
-    config: a ModernBertConfig of transformers (its own class reads old configs with flat rope_theta fields).
-    Weights start as transformers starts them: truncated normals, narrower for matrices that end a residual branch.
-    Raises ValueError for a rotary scaling other than "default" and for layer types it does not know.
+    config: transformers' ModernBertConfig, whose class also reads old configs with flat rope_theta fields.
+    Initial weights are transformers': truncated normals, with a smaller deviation for the last matrix of a residual
+    branch.
+
+    Raises ValueError for a rotary scaling other than "default" and for unknown layer types.
     """
 
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
         if config.hidden_size % (2 * config.num_attention_heads) != 0:
             raise ValueError(
-                f"hidden_size must be a multiple of 2 * num_attention_heads (rotary positions turn pairs), got "
+                f"hidden_size: expected a multiple of 2 * num_attention_heads (rotary embeddings rotate pairs), got "
                 f"{config.hidden_size} and {config.num_attention_heads}; change one of them in the config"
             )
         layer_types = config.layer_types or []
         unknown = set(layer_types) - {"full_attention", "sliding_attention"}
         if unknown or len(layer_types) != config.num_hidden_layers:
             raise ValueError(
-                f"layer_types must name full_attention or sliding_attention for each of {config.num_hidden_layers} "
+                f"layer_types: expected full_attention or sliding_attention for each of {config.num_hidden_layers} "
                 f"layers, got {layer_types}"
             )
         self.config = config
@@ -166,12 +170,12 @@ class ModernBert(nn.Module):
             rope = rotary_parameters[layer_type]
             if rope.get("rope_type", "default") != "default":
                 raise ValueError(
-                    f"rope_parameters[{layer_type!r}] asks for rope_type {rope['rope_type']!r}; only 'default' is "
-                    "supported here; load this model in transformers, or set the type to 'default'"
+                    f"rope_parameters[{layer_type!r}]: expected rope_type 'default', got {rope['rope_type']!r}; load "
+                    "this model in transformers, or set the type to 'default'"
                 )
             self.rotary_base[layer_type] = float(rope["rope_theta"])
         self.embeddings = _Embeddings(config)
-        self.layers = nn.ModuleList([_Layer(config, kind, i == 0) for i, kind in enumerate(layer_types)])
+        self.layers = nn.ModuleList([_Layer(config, layer_type, i == 0) for i, layer_type in enumerate(layer_types)])
         self.final_norm = _Norm(config)
         self._reset_parameters()
         self._chained = Chained(_chain)
@@ -180,11 +184,11 @@ class ModernBert(nn.Module):
     def _reset_parameters(self) -> None:
         config = self.config
         std = config.initializer_range
-        narrow = std / math.sqrt(2.0 * config.num_hidden_layers)
+        branch_std = std / math.sqrt(2.0 * config.num_hidden_layers)
         self._draw(self.embeddings.tok_embeddings.weight, std)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                self._draw(module.weight, narrow if name.endswith(".Wo") else std)
+                self._draw(module.weight, branch_std if name.endswith(".Wo") else std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
@@ -195,7 +199,7 @@ class ModernBert(nn.Module):
 
     @torch.no_grad()
     def resize_token_embeddings(self, size: int) -> None:
-        """Make the vocabulary `size` tokens; new rows are drawn as all embeddings are at the start."""
+        """Resize the vocabulary to `size` tokens; new rows are drawn like the initial embeddings."""
         old = self.embeddings.tok_embeddings
         padding = old.padding_idx if old.padding_idx is not None and old.padding_idx < size else None
         new = nn.Embedding(size, old.embedding_dim, padding, device=old.weight.device, dtype=old.weight.dtype)
@@ -207,8 +211,10 @@ class ModernBert(nn.Module):
         self.config.vocab_size = size
 
     def forward(self, input_ids: Tensor, packing: Packing, rows: Tensor | None = None) -> Tensor:
-        """input_ids int64 [N], rows int64 [r] or None (all N) -> hidden [r, hidden_size] in the parameters' dtype (or
-        autocast's)."""
+        """Encode packed tokens: input_ids int64 [N], rows int64 [r] or None for all N -> hidden [r, hidden_size].
+
+        The result has the parameters' dtype, or autocast's.
+        """
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         rotary = {t: rotary_table(packing.position_ids, head_dim, base) for t, base in self.rotary_base.items()}
         branch, x = None, self.embeddings(input_ids)
@@ -217,20 +223,24 @@ class ModernBert(nn.Module):
             kept = torch.arange(len(x), device=x.device) if rows is None else rows
             return chain.run(x, packing.cu_seqlens, kept, list(rotary.values()))
         for number, layer in enumerate(self.layers, 1):
-            wanted = rows if number == len(self.layers) else None
-            branch, x = layer(branch, x, packing, rotary[cast(_Layer, layer).layer_type], wanted)
+            layer_rows = rows if number == len(self.layers) else None
+            branch, x = layer(branch, x, packing, rotary[cast(_Layer, layer).layer_type], layer_rows)
         hidden: Tensor = self.final_norm(x) if branch is None else self.final_norm(branch, x)
         return hidden if rows is None or len(self.layers) else hidden.index_select(0, rows)
 
 
 def _as_built(layer: nn.Module) -> bool:
-    """Whether a layer is of this file's modules, none of them wrapped or replaced."""
+    """Whether a layer consists of this file's modules, none of them wrapped or replaced."""
     if type(layer) is not _Layer or type(layer.attn) is not _Attention or type(layer.mlp) is not _Mlp:
         return False
     return type(layer.mlp_norm) is _Norm and type(layer.attn_norm) in (_Norm, nn.Identity)
 
 
 def _chain(model: ModernBert, dtype: torch.dtype) -> ops.Chain | None:
+    """Build the layers and the final norm as one chain of operators; None if they cannot be one.
+
+    A chain needs this file's modules, packed linear layers and the GELU activation.
+    """
     layers = [cast(_Layer, layer) for layer in model.layers]
     if not layers or not all(_as_built(layer) for layer in layers) or type(model.final_norm) is not _Norm:
         return None
@@ -238,13 +248,13 @@ def _chain(model: ModernBert, dtype: torch.dtype) -> ops.Chain | None:
     if not all(layer.mlp.gelu for layer in layers) or not all_packed(linears):
         return None
     d = model.config.hidden_size
-    chain, stream = ops.Chain(dtype, d), 0
-    normed, qkv, turned, mixed, branch = (chain.buffer(width) for width in (d, 3 * d, 2 * d, d, d))
-    wide = chain.buffer(model.config.intermediate_size)
+    chain, residual = ops.Chain(dtype, d), 0
+    normed, qkv, rotated, context, branch = (chain.buffer(width) for width in (d, 3 * d, 2 * d, d, d))
+    intermediate = chain.buffer(model.config.intermediate_size)
 
     def add_norm(norm: nn.Module, dst: int, store_sum: bool = True) -> None:
         norm = cast(_Norm, norm)
-        chain.add_layer_norm(branch, stream, dst, norm.weight, norm.bias, norm.eps, store_sum)
+        chain.add_layer_norm(branch, residual, dst, norm.weight, norm.bias, norm.eps, store_sum)
 
     def linear(src: int, layer: nn.Module, dst: int) -> None:
         packed = cast(PackedLinear, layer)
@@ -253,22 +263,22 @@ def _chain(model: ModernBert, dtype: torch.dtype) -> ops.Chain | None:
     for number, layer in enumerate(layers):
         if number > 0:
             add_norm(layer.attn_norm, normed)
-        linear(normed if number > 0 else stream, layer.attn.Wqkv, qkv)
-        chain.rotary(qkv, turned, list(model.rotary_base).index(layer.layer_type), layer.attn.heads)
-        q, k, v = ops.Columns(turned), ops.Columns(turned, d), ops.Columns(qkv, 2 * d)
-        chain.attention(q, k, v, mixed, layer.attn.heads, layer.attn.window)
+        linear(normed if number > 0 else residual, layer.attn.Wqkv, qkv)
+        chain.rotary(qkv, rotated, list(model.rotary_base).index(layer.layer_type), layer.attn.heads)
+        q, k, v = ops.Columns(rotated), ops.Columns(rotated, d), ops.Columns(qkv, 2 * d)
+        chain.attention(q, k, v, context, layer.attn.heads, layer.attn.window)
         if number + 1 == len(layers):
-            mixed, stream = chain.keep(mixed, stream)
-        linear(mixed, layer.attn.Wo, branch)
+            context, residual = chain.keep(context, residual)
+        linear(context, layer.attn.Wo, branch)
         add_norm(layer.mlp_norm, normed)
-        linear(normed, layer.mlp.Wi, wide)
-        linear(wide, layer.mlp.Wo, branch)
+        linear(normed, layer.mlp.Wi, intermediate)
+        linear(intermediate, layer.mlp.Wo, branch)
     add_norm(model.final_norm, chain.buffer(d), store_sum=False)
     return chain
 
 
 class ModernBertEncoder(Encoder):
-    """ModernBERT, always packed; parameters are `model.<names of transformers' ModernBertModel>`."""
+    """ModernBERT, always packed. Parameter names are `model.<names of transformers' ModernBertModel>`."""
 
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
@@ -280,7 +290,7 @@ class ModernBertEncoder(Encoder):
         self.max_length = config.max_position_embeddings
 
     def encode(self, input_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
-        """input_ids int64 [N], rows int64 [r] or None (all N) -> hidden [r, hidden_size]."""
+        """Encode packed tokens: input_ids int64 [N], rows int64 [r] or None for all N -> hidden [r, hidden_size]."""
         hidden: Tensor = self.model(input_ids, packing, rows)
         return hidden
 
@@ -291,6 +301,6 @@ class ModernBertEncoder(Encoder):
         return True
 
     def resize_token_embeddings(self, size: int) -> None:
-        """Make the vocabulary `size` tokens; new rows are drawn as all embeddings are at the start."""
+        """Resize the vocabulary to `size` tokens; new rows are drawn like the initial embeddings."""
         self._check_size(size)
         self.model.resize_token_embeddings(size)

@@ -1,4 +1,4 @@
-"""An encoder of ours on the parameters of a live transformers model, which stays as it is."""
+"""An encoder of this package on the parameters of a live transformers model, which is not modified."""
 
 from __future__ import annotations
 
@@ -13,26 +13,32 @@ from .base import Encoder
 
 
 def share_parameters(module: nn.Module, state: dict[str, Tensor], whose: str) -> None:
-    """Make state's tensors the parameters of a module. Raises ValueError where they are not its parameters."""
+    """Assign the tensors of a state dict as a module's parameters, without copying.
+
+    whose: the module's name in errors. Raises ValueError if names or shapes do not fit.
+    """
     try:
         result = module.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as error:
-        raise ValueError(f"parameters of another shape than {whose}'s: {error}") from error
+        raise ValueError(f"parameters: expected {whose}'s shapes, got others: {error}") from error
     wrong = [*result.missing_keys, *result.unexpected_keys]
     if wrong:
-        raise ValueError(f"parameters are not {whose}'s own: {', '.join(wrong[:3])}, {len(wrong)} in all")
+        raise ValueError(
+            f"parameters: expected {whose}'s names, got {len(wrong)} missing or unknown: {', '.join(wrong[:3])}"
+        )
 
 
 def shadow_encoder(model: Any) -> Encoder:
-    """model: a transformers encoder -> one of ours that shares its weights' memory, for inference.
+    """Build an encoder for inference that shares the memory of a transformers model's weights.
 
-    Nothing of `model` is changed: modules are copied, parameters are views without gradients. Raises ValueError, with
-    the reason, for a model that does not run packed.
+    model: not modified; its modules are copied, and the parameters are views without gradients.
+
+    Raises ValueError, with the reason, for a model that does not run packed.
     """
     from transformers import ModernBertModel, PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
-        raise ValueError(f"expected a transformers model, got {type(model).__module__}.{type(model).__name__}")
+        raise ValueError(f"model: expected a transformers model, got {type(model).__module__}.{type(model).__name__}")
     if type(model) is ModernBertModel:
         from .modernbert import ModernBertEncoder
 

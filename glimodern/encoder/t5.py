@@ -1,11 +1,11 @@
-"""The encoders of T5, mT5 and UMT5 on packed texts: our own pass through transformers' modules.
+"""A packed forward pass for the encoders of T5, mT5 and UMT5, through transformers' modules.
 
     x = embed(ids)
-    x = x + Wo attention(Wq n, Wk n, Wv n),   n = norm(x)      scores without a scale, plus a bias by distance
-    x = x + W2 act(W1 norm(x)),               or W2 (act(W10 n) * W11 n) where it is gated
+    x = x + Wo attention(Wq n, Wk n, Wv n),   n = norm(x)      scores without a scale, plus a relative position bias
+    x = x + W2 act(W1 norm(x)),               or W2 (act(W10 n) * W11 n) with a gated activation
     hidden = norm(x)
 
-The bias is the first layer's for all (UMT5 has one a layer): https://arxiv.org/abs/1910.10683.
+All layers use the first layer's bias, but each layer of UMT5 has its own: https://arxiv.org/abs/1910.10683.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ T5_MODELS = ("t5", "mt5", "umt5")
 
 
 def t5_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
-    """input_ids int64 [N], rows int64 [r] or None (all) -> hidden [r or N, hidden_size]; positions are not used."""
+    """Encode packed tokens: input_ids int64 [N], rows int64 [r] or None for all -> hidden [r or N, hidden_size].
+
+    position_ids: not used.
+    """
     stack = model.encoder
     x: Tensor = stack.dropout(stack.embed_tokens(input_ids))
     groups = group_texts(packing)
@@ -33,11 +36,11 @@ def t5_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: Pac
         if attention.has_relative_attention_bias:
             longest = groups.groups[0].length
             bias = attention.compute_bias(longest, longest)[0][:, None].contiguous()  # [heads, 1, longest, longest]
-        mixed = _attention(attention, first.layer_norm(x), groups, bias)
+        context = _attention(attention, first.layer_norm(x), groups, bias)
         if rows is not None and number + 1 == len(stack.block):
-            mixed, x = mixed.index_select(0, rows), x.index_select(0, rows)
-        x = _in_range(x + first.dropout(attention.o(mixed)))
-        x = _in_range(_feed_forward(block.layer[-1], x))
+            context, x = context.index_select(0, rows), x.index_select(0, rows)
+        x = _clamp_fp16(x + first.dropout(attention.o(context)))
+        x = _clamp_fp16(_feed_forward(block.layer[-1], x))
     x = stack.dropout(stack.final_layer_norm(x))
     return x if rows is None or len(stack.block) else x.index_select(0, rows)
 
@@ -46,10 +49,10 @@ def _attention(module: Any, x: Tensor, groups: Groups, bias: Tensor) -> Tensor:
     q, k, v = (linear(x).view(len(x), module.n_heads, -1) for linear in (module.q, module.k, module.v))
     dropout_p = module.dropout if module.training else 0.0
 
-    def part(q_of: Tensor, k_of: Tensor, length: int) -> Tensor:
+    def bias_of_length(q_group: Tensor, k_group: Tensor, length: int) -> Tensor:
         return bias[..., :length, :length]
 
-    return grouped_attention(q, k, v, groups, part, scale=1.0, dropout_p=dropout_p).reshape(len(x), -1)
+    return grouped_attention(q, k, v, groups, bias_of_length, scale=1.0, dropout_p=dropout_p).reshape(len(x), -1)
 
 
 def _feed_forward(layer: Any, x: Tensor) -> Tensor:
@@ -62,9 +65,9 @@ def _feed_forward(layer: Any, x: Tensor) -> Tensor:
     return out
 
 
-def _in_range(x: Tensor) -> Tensor:
-    """T5 overflows fp16: infinities become large numbers, as in transformers."""
+def _clamp_fp16(x: Tensor) -> Tensor:
+    """Clamp fp16 values to the finite range, as transformers does: T5's activations overflow fp16."""
     if x.dtype != torch.float16:
         return x
-    most = torch.finfo(x.dtype).max - 1000
-    return x.clamp(-most, most)
+    limit = torch.finfo(x.dtype).max - 1000
+    return x.clamp(-limit, limit)

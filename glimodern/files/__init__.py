@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, fetched from the hub, tensors and tokenizers read from them."""
+"""Atomic writes, downloads from the Hugging Face hub, and readers of tensor and tokenizer files."""

@@ -1,7 +1,7 @@
-"""Paths that a user gives, and files and folders that appear whole or not at all.
+"""User paths, and atomic replacement of files and folders.
 
-`atomic_file` replaces one file, `replace_files` some files of a folder that holds others too, `atomic_folder` a folder
-that is ours alone.
+`atomic_file` replaces one file. `replace_files` replaces some files of a folder and leaves its other files alone.
+`atomic_folder` replaces a whole folder.
 """
 
 import fcntl
@@ -16,18 +16,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-_PARTIAL = ".glimodern-partial-"  # prefix of folders that are being filled; the next `replace_files` removes them
-_COMMITTED = ".glimodern-new"  # folder of files that are whole and take the place of older ones
+_PARTIAL = ".glimodern-partial-"  # prefix of unfinished staging folders; the next `replace_files` removes them
+_COMMITTED = ".glimodern-new"  # folder of complete files that replace older ones
 _CHUNK = 1 << 20  # bytes compared at a time
 
 Stale = Callable[[Path, set[str]], Iterable[str]]
-"""Of a folder and the names that are new in it: the names there that go."""
+"""Maps (folder, names of the new files in it) to the names of old files there to delete."""
 
 
 def expand_user(path: str | os.PathLike[str], argument: str = "path") -> str:
-    """A path or hub name as the user meant it: `~` and `~name` are home folders.
+    """Return a path or hub name as text, with `~` and `~name` expanded to home folders.
 
-    Raises TypeError for what is no path, and ValueError for an empty one, which would mean the working directory.
+    Raises TypeError if `path` is neither str nor os.PathLike, and ValueError if it is empty (an empty path would mean
+    the working directory). `argument` is the name that error messages use.
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(text, str):
@@ -38,17 +39,17 @@ def expand_user(path: str | os.PathLike[str], argument: str = "path") -> str:
 
 
 def user_path(path: str | os.PathLike[str], argument: str = "path") -> Path:
-    """`expand_user` as a Path."""
+    """Return `expand_user(path)` as a Path."""
     return Path(expand_user(path, argument))
 
 
 @contextmanager
 def atomic_file(file: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name to write to, which takes the place of `file` when the block ends, and goes when the block raises.
+    """Yield a temporary path that replaces `file` when the block ends and is deleted when the block raises.
 
-    Missing parent folders are made. A file that stands there keeps its permissions; a symbolic link stays one, and the
-    file it points to is replaced. A device or a pipe (/dev/stdout) is written to. Raises IsADirectoryError for a
-    folder, and PermissionError for a file that may not be written.
+    Creates missing parent folders. The permissions of an existing file are kept. A symbolic link stays a link, and the
+    file it points to is replaced. A device or a pipe (/dev/stdout) is written to directly. Raises IsADirectoryError
+    for a folder, and PermissionError for a read-only file.
     """
     given = user_path(file, "file")
     if given.is_dir():
@@ -76,7 +77,7 @@ def atomic_file(file: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(file: str | os.PathLike[str], content: Any) -> None:
-    """One JSON value, whole or not at all; what JSON has no form for, as text."""
+    """Write a JSON value atomically; values without a JSON form are written as `str(value)`."""
     text = json.dumps(content, indent=1, default=str) + "\n"
     with atomic_file(file) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -84,10 +85,11 @@ def write_json(file: str | os.PathLike[str], content: Any) -> None:
 
 @contextmanager
 def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """A fresh folder beside `folder` that takes its place when the block ends, and vanishes when the block raises.
+    """Yield an empty folder that replaces `folder` when the block ends and is deleted when the block raises.
 
-    For a folder that is ours alone: all that an older one holds goes, and for a moment, between two renames, neither
-    stands there. Permissions are kept, and a symbolic link stays one. Raises NotADirectoryError for a file.
+    The whole content of an older folder is deleted, so use it only for a folder that this package owns. Between two
+    renames neither folder exists for a moment. Permissions are kept, and a symbolic link stays a link. Raises
+    NotADirectoryError if `folder` is a file.
     """
     final = Path(os.path.realpath(user_path(folder, "folder")))
     if final.exists() and not final.is_dir():
@@ -100,7 +102,7 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield staged
         for part in [*staged.rglob("*"), staged]:
-            _flush(part)  # else a power failure may leave the new name with empty files
+            _flush(part)  # without it, a power failure could leave empty files under the new name
         if not final.exists():
             os.replace(staged, final)
             return
@@ -118,27 +120,28 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replace_files(folder: str | os.PathLike[str], stale: Stale, last: str) -> Iterator[Path]:
-    """A fresh folder to write to; when the block ends, its files take the place of those of the same names in `folder`.
+    """Yield a staging folder; when the block ends, its files replace the files of the same names in `folder`.
 
-    Nothing else in `folder` is touched, but that what `stale` names is removed. A file that is replaced hands on its
-    permissions; a symbolic link to one is replaced, not followed. `folder` may be a mount point, the working directory
-    or a symbolic link, and is made if it is not there. `last`: the name that appears after all others.
+    Deletes the files that `stale` names and touches nothing else in `folder`. A new file takes the permissions of the
+    file it replaces. A symbolic link to a file is replaced, not followed. `folder` may be a mount point, the working
+    directory or a symbolic link, and is created if it does not exist. `last`: the name that is replaced last.
 
-    A crash at any time leaves the old files or the new ones to whoever asks `current_files` where they are: the fresh
-    folder lies in `folder`, is renamed when it is whole (the one moment that decides), and holds all files until each
-    is in its place. The next call finishes or clears away what a crash left. Programs that do not ask may see some old
-    and some new files until then. Two processes that write to one folder take turns, where its file system has locks.
+    Crash safety: the staging folder lies inside `folder`. Renaming the complete staging folder commits the write. The
+    renamed folder keeps all files until each is in its place. After a crash, `current_files` returns the folder with
+    either all old or all new files. The next call finishes a committed write and deletes an uncommitted one. A program
+    that does not use `current_files` may see some old and some new files until then. Concurrent writers of one folder
+    take turns if its file system supports locks.
 
-    Raises NotADirectoryError or IsADirectoryError where a file stands in the place of a folder or the other way round,
-    and PermissionError for a file that may not be written; then, or when the block raises, nothing is changed.
+    Raises NotADirectoryError or IsADirectoryError if a file stands where a folder must go or the reverse, and
+    PermissionError for a read-only file. Then, or if the block raises, nothing is changed.
     """
     final = user_path(folder, "folder")
-    made = _make_folder(final)
+    created = _create_folder(final)
     try:
         with _locked(final):
-            _finish(final, stale, last)
-            for left in final.glob(f"{_PARTIAL}*"):
-                shutil.rmtree(left)
+            _install_committed(final, stale, last)
+            for leftover in final.glob(f"{_PARTIAL}*"):
+                shutil.rmtree(leftover)
             staged = final / f"{_PARTIAL}{secrets.token_hex(4)}"
             staged.mkdir()
             try:
@@ -148,27 +151,27 @@ def replace_files(folder: str | os.PathLike[str], stale: Stale, last: str) -> It
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise
-            _finish(final, stale, last)
+            _install_committed(final, stale, last)
     except BaseException:
-        if made:
-            with suppress(OSError):  # it holds something by now
+        if created:
+            with suppress(OSError):  # not empty any more
                 Path(os.path.realpath(final)).rmdir()
         raise
 
 
 def current_files(folder: Path) -> Path:
-    """Where the files are that `replace_files` wrote last: the folder, unless a crash kept it from their places."""
+    """Return the folder with the files `replace_files` wrote last: `folder`, or after a crash its commit folder."""
     committed = folder / _COMMITTED
     return committed if committed.is_dir() else folder
 
 
-def _make_folder(folder: Path) -> bool:
-    """Make a folder unless it is there; returns whether it was made."""
+def _create_folder(folder: Path) -> bool:
+    """Create a folder if it does not exist; return whether it was created."""
     if folder.is_dir():
         return False
     if folder.exists():
         raise NotADirectoryError(f"folder: expected a folder to write to, got the file {folder}")
-    Path(os.path.realpath(folder)).mkdir(parents=True)  # a link whose target is missing gets it
+    Path(os.path.realpath(folder)).mkdir(parents=True)  # for a dangling link, creates its target
     return True
 
 
@@ -188,8 +191,8 @@ def _files_of(folder: Path) -> list[str]:
 
 
 def _prepare(staged: Path, final: Path) -> None:
-    """Check that every staged file can take its place; give it its permissions and write it to the disk."""
-    usual = stat.S_IMODE(staged.stat().st_mode) & 0o666
+    """Check that every staged file can be installed, set its permissions and flush it to disk."""
+    default_mode = stat.S_IMODE(staged.stat().st_mode) & 0o666
     for name in _files_of(staged):
         for parent in PurePath(name).parents[:-1]:
             if os.path.lexists(final / parent) and not (final / parent).is_dir():
@@ -198,25 +201,25 @@ def _prepare(staged: Path, final: Path) -> None:
             raise IsADirectoryError(f"{final / name}: expected a file or nothing, got a folder; move it away")
         mode = _mode_to_keep(final / name)
         _flush(staged / name)
-        (staged / name).chmod(usual if mode is None else mode)
+        (staged / name).chmod(default_mode if mode is None else mode)
     for part in [*staged.rglob("*"), staged]:
         if part.is_dir():
             _flush(part)
 
 
-def _finish(folder: Path, stale: Stale, last: str) -> None:
-    """Put the files that are committed in their places, and remove what is stale."""
+def _install_committed(folder: Path, stale: Stale, last: str) -> None:
+    """Move committed files, if any, to their final names and delete stale files."""
     committed = folder / _COMMITTED
     if not committed.is_dir():
         return
     _flush(folder)
     names = _files_of(committed)
     for name in sorted(names, key=lambda name: name == last):
-        _put(committed / name, folder / name)
+        _install(committed / name, folder / name)
     for name in stale(folder, set(names)):
         (folder / name).unlink(missing_ok=True)
         if (parent := (folder / name).parent) != folder:
-            with suppress(OSError):  # it holds other files
+            with suppress(OSError):  # not empty
                 parent.rmdir()
     _flush(folder)
     done = folder / f"{_PARTIAL}{secrets.token_hex(4)}"
@@ -224,24 +227,24 @@ def _finish(folder: Path, stale: Stale, last: str) -> None:
     shutil.rmtree(done)
 
 
-def _put(source: Path, target: Path) -> None:
-    """Replace target by a second name of source, or by a copy on a file system without hard links."""
-    if _same(source, target):
+def _install(source: Path, target: Path) -> None:
+    """Replace `target` by a hard link to `source`, or by a copy if the file system has no hard links."""
+    if _same_content(source, target):
         return
     if not target.parent.is_dir():
         target.parent.mkdir()
-    beside = target.with_name(f".glimodern-put-{target.name}")
-    beside.unlink(missing_ok=True)  # a crash left it
+    temporary = target.with_name(f".glimodern-put-{target.name}")
+    temporary.unlink(missing_ok=True)  # left by a crash
     try:
-        os.link(source, beside)
+        os.link(source, temporary)
     except OSError:
-        shutil.copy2(source, beside)
-        _flush(beside)
-    os.replace(beside, target)
+        shutil.copy2(source, temporary)
+        _flush(temporary)
+    os.replace(temporary, target)
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes; false where the second is none."""
+def _same_content(one: Path, other: Path) -> bool:
+    """Return whether two files have the same bytes; False if `other` is not a file."""
     if not other.is_file() or one.stat().st_size != other.stat().st_size:
         return False
     with one.open("rb") as a, other.open("rb") as b:
@@ -252,7 +255,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _mode_to_keep(file: Path) -> int | None:
-    """The permissions of a file that is to be replaced, None if there is none. PermissionError if it is read-only."""
+    """Return the permissions of a file to replace, None if it does not exist; PermissionError if it is read-only."""
     if not file.exists():
         return None
     if not os.access(file, os.W_OK):
@@ -261,12 +264,12 @@ def _mode_to_keep(file: Path) -> int | None:
 
 
 def _flush(path: Path) -> None:
-    """Have a file's content, or a folder's names, written to the disk."""
+    """Flush a file's content or a folder's entries to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:
-        if not path.is_dir():  # some file systems cannot do it for a folder
+        if not path.is_dir():  # some file systems cannot flush a folder
             raise
     finally:
         os.close(handle)

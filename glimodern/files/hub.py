@@ -1,7 +1,7 @@
-"""Model repositories on the Hugging Face hub: a name to a folder on this disk, a folder to a repository.
+"""Model repositories on the Hugging Face hub: resolve a name to a local folder and download its files.
 
-A name is looked up as huggingface_hub does it: at the hub, and in its cache alone with `local_files_only` or the
-environment variable HF_HUB_OFFLINE.
+Names are looked up by huggingface_hub: online, or only in its cache with `local_files_only` or the environment
+variable HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -11,22 +11,27 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from glimodern.display import typed
 
 from .atomic import user_path
 from .weights import INDEX_FILE, PICKLE_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index
 
-if TYPE_CHECKING:
-    pass
 _NAME = re.compile(r"([a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
-# What a checkpoint is read from, an index of shards included; not what sub-folders hold, such as ONNX exports.
+# The files that loading reads, with an index of shards ("*.json"); sub-folders hold other files, such as ONNX exports.
 _FILES = ("*.json", "*.model", "*.txt", WEIGHTS_FILE)
 
 
 @dataclass(frozen=True)
 class HubAccess:
-    """How a hub name is looked up. revision: branch, tag or commit; cache_dir: in place of HF_HOME's; token: a user's
-    own, True for the stored one, False for none; local_files_only: read the cache, ask nobody."""
+    """Options for looking up a hub name.
+
+    revision: branch, tag or commit.
+    cache_dir: cache folder; None: the one of HF_HOME.
+    token: an access token, True for the stored one, False for none.
+    local_files_only: use only the cache, without network access.
+    """
 
     revision: str | None = None
     cache_dir: str | os.PathLike[str] | None = None
@@ -35,46 +40,47 @@ class HubAccess:
 
     def __post_init__(self) -> None:
         if not isinstance(self.local_files_only, bool):
-            got = f"{type(self.local_files_only).__name__} {self.local_files_only!r}"
-            raise TypeError(f"local_files_only: expected True or False, got {got}")
+            raise TypeError(f"local_files_only: expected True or False, got {typed(self.local_files_only)}")
 
     def options(self) -> dict[str, Any]:
-        """Those that are set, as keyword arguments of huggingface_hub and transformers."""
+        """Return the options that are set, as keyword arguments for huggingface_hub and transformers."""
         given = {"revision": self.revision, "cache_dir": self.cache_dir, "token": self.token}
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return {**options, "local_files_only": True} if self.local_files_only else options
 
     def check_folder(self, path: str | os.PathLike[str]) -> None:
-        """ValueError if a revision is asked of what is a folder here."""
+        """Raise ValueError if a revision is set; `path` is a local folder, and those have no revisions."""
         if self.revision is not None:
             raise ValueError(
-                f"revision: {self.revision!r} was asked of {os.fspath(path)!r}, which is a folder on this machine and "
-                "has no revisions; leave it out, or give a hub name that is no folder here"
+                f"revision: expected None for the local folder {os.fspath(path)!r}, which has no revisions, got "
+                f"{self.revision!r}; leave it out, or give a hub name that is not a local folder"
             )
 
     def missed(self, name: str) -> str:
-        """That a name could not be had, and what the cache has of it."""
+        """Describe a failed download for an error message: the revision, and which revisions the cache has."""
         from huggingface_hub import constants
 
         cache = Path(self.cache_dir or constants.HF_HUB_CACHE)
         refs = cache / f"models--{name.replace('/', '--')}" / "refs"
         cached = sorted(ref.relative_to(refs).as_posix() for ref in refs.rglob("*") if ref.is_file())
+        held = f"its revisions {', '.join(cached)}" if cached else "no revision of it"
         return (
-            f"the hub did not give it at revision {self.revision or constants.DEFAULT_REVISION!r} (the cache {cache} "
-            f"has {'its revisions ' + ', '.join(cached) if cached else 'no revision of it'})"
+            f"it could not be loaded from the hub at revision {self.revision or constants.DEFAULT_REVISION!r} "
+            f"(the cache {cache} has {held})"
         )
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name can only be a repository at the hub: of the form name or owner/name, and no path here."""
-    inside = "/" in name and Path(name).parent.is_dir()  # of a folder here: a path that is mistyped
-    return _NAME.fullmatch(name) is not None and not inside and not Path(name).exists()
+    """Return whether a name has the form name or owner/name and is neither a local path nor likely a mistyped one."""
+    in_local_folder = "/" in name and Path(name).parent.is_dir()  # probably a mistyped path
+    return _NAME.fullmatch(name) is not None and not in_local_folder and not Path(name).exists()
 
 
 def resolve_folder(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None = None) -> Path:
-    """The local folder of a checkpoint: the path itself if it exists, else a snapshot of the hub repository.
+    """Return the local folder of a checkpoint: the path itself if it exists, else a snapshot of the hub repository.
 
-    Raises FileNotFoundError for what is neither, or cannot be had, and ValueError for a revision of a folder.
+    Raises FileNotFoundError if the name is neither or cannot be loaded, and ValueError for a revision of a local
+    folder or for a path that is a file.
     """
     hub = hub or HubAccess()
     path = user_path(path_or_hub_id, "path_or_hub_id")
@@ -83,7 +89,7 @@ def resolve_folder(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None
         hub.check_folder(path)
         return path
     if path.exists():
-        raise ValueError(f"checkpoint {name!r}: expected a folder with gliner_config.json, got a file")
+        raise ValueError(f"checkpoint {name!r}: expected a folder with gliner_config.json, got a file; give its folder")
     if name.count("/") != 1 or not is_hub_name(name):
         raise FileNotFoundError(f"checkpoint {name!r}: no such folder (and not a hub name of the form owner/name)")
     folder = download_files(name, _FILES, hub, ignored="*/*")
@@ -96,11 +102,14 @@ def resolve_folder(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None
 
 
 def download_files(name: str, patterns: Sequence[str], hub: HubAccess, ignored: str | None = None) -> Path:
-    """The local folder of a hub repository, with its files of these patterns. Raises FileNotFoundError."""
+    """Download the files of a hub repository that match `patterns` and return its local folder.
+
+    ignored: pattern of files to skip. Raises FileNotFoundError if the repository cannot be loaded.
+    """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    # huggingface_hub 1.33 asks for the list of a commit's files even with HF_HUB_OFFLINE, and then refuses itself
+    # with HF_HUB_OFFLINE, huggingface_hub 1.33 still requests the list of a commit's files, which raises
     options = hub.options() | ({"local_files_only": True} if constants.HF_HUB_OFFLINE else {})
     try:
         return Path(snapshot_download(name, allow_patterns=[*patterns], ignore_patterns=ignored, **options))

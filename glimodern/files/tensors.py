@@ -1,4 +1,7 @@
-"""Files of tensors, read with an error of one line for whatever is wrong with them; knows files, not modules."""
+"""Readers of tensor files (safetensors, pickles, sharded indices); every fault raises an error of one line.
+
+Knows files, not modules.
+"""
 
 import json
 import pickle
@@ -16,19 +19,20 @@ from .weights import WEIGHTS_FILE, is_index, read_index
 
 @as_in_a_new_process()
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file or of an index's shards, by safetensors, or by torch's loader that refuses code.
+    """Read the tensors of a file, or of the shards that an index names.
 
-    They are on the CPU, as stored, in memory of their own: writing to the file later does not change them.
+    Reads safetensors files, and pickles with `torch.load(weights_only=True)`, which runs no code. The tensors are on
+    the CPU in their stored dtype and own their memory: later writes to the file do not change them.
     """
     copies: dict[str, str] = {}
     state = _read_shards(file, copies) if is_index(file) else _read_file(file, copies)
-    # the public package stores tensors that share memory once, and names the copies in the metadata
+    # the public package stores tensors that share memory once and names the copies in the metadata
     state.update({copy: state[kept] for copy, kept in copies.items() if kept in state and copy not in state})
     return state
 
 
 def _read_file(file: Path, copies: dict[str, str]) -> dict[str, Tensor]:
-    """copies: filled with the metadata of a safetensors file."""
+    """Read one file. copies: updated with the metadata of a safetensors file, {copy: stored tensor}."""
     return _read_safetensors(file, copies) if file.suffix == ".safetensors" else _read_pickle(file)
 
 
@@ -41,7 +45,7 @@ def _read_safetensors(file: Path, copies: dict[str, str]) -> dict[str, Tensor]:
             names = list(opened.keys())
             copies.update(opened.metadata() or {})
         for name in names:
-            with safe_open(file, framework="pt") as opened:  # anew, so that pages of the file do not add up in memory
+            with safe_open(file, framework="pt") as opened:  # reopened, else mapped pages accumulate in memory
                 state[name] = opened.get_tensor(name).clone()
     except SafetensorError as error:
         raise ValueError(
@@ -60,30 +64,30 @@ def _read_shards(index: Path, copies: dict[str, str]) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = {}
     for shard, names in sorted(shards.items()):
-        held = _read_file(index.parent / shard, copies)
-        absent = [name for name in names if name not in held]
+        tensors = _read_file(index.parent / shard, copies)
+        absent = [name for name in names if name not in tensors]
         if absent:
             raise ValueError(
                 f"{index}: expected {len(names)} tensors in {shard}, got {len(absent)} of them missing {absent[:4]}; "
                 "index and shards are not of one model"
             )
-        state.update({name: held[name] for name in names})
+        state.update({name: tensors[name] for name in names})
     return state
 
 
 def _sizes(file: Path) -> str:
-    """What the header of a broken safetensors file promises, and what is there."""
-    got = file.stat().st_size
+    """Describe the expected and the actual size of a broken safetensors file."""
+    size = file.stat().st_size
     with file.open("rb") as opened:
-        wanted = 8 + int.from_bytes(opened.read(8), "little")
-        if 8 < wanted <= got:
+        expected = 8 + int.from_bytes(opened.read(8), "little")
+        if 8 < expected <= size:
             try:
-                header = json.loads(opened.read(wanted - 8))
+                header = json.loads(opened.read(expected - 8))
                 ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             except (ValueError, KeyError, TypeError, AttributeError):
-                return f"expected a header of tensor names and places, got {got} bytes of something else"
-            wanted += max(ends, default=0)
-    return f"expected {wanted} bytes by its header, got {got}"
+                return f"expected a header of tensor names and offsets, got {size} bytes without one"
+            expected += max(ends, default=0)
+    return f"expected {expected} bytes by its header, got {size}"
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
@@ -91,9 +95,9 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
-        got = f"a pickle that runs code ({code[1]})" if code else f"{file.stat().st_size} bytes that it refuses"
+        got = f"a pickle that runs code ({code[1]})" if code else f"{file.stat().st_size} bytes that torch refuses"
         raise ValueError(
-            f"{file}: refused: expected tensors and nothing else, for torch's loader that runs no code, got {got}; "
+            f"{file}: refused: expected tensors only (no code is run while reading), got {got}; "
             f"convert it to {WEIGHTS_FILE} on a machine where you trust it"
         ) from error
     except (RuntimeError, EOFError) as error:

@@ -1,18 +1,17 @@
-"""Tokenizers of folders and hub names, and the prompt tokens they get."""
+"""Tokenizers: loading, token limits and the prompt tokens."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def load_tokenizer(path: str, *, add_bos_eos: bool = True, **hub_options: Any) -> Any:
-    """transformers' fast tokenizer of a folder or hub name; its Rust half is `.backend_tokenizer`.
+    """Load transformers' fast tokenizer of a folder or hub name; `.backend_tokenizer` is the Rust tokenizer.
 
-    It is as it is stored, but puts its bos and eos tokens, if it has such, around every text: transformers 5 forgets
-    them for some tokenizers, and the public package asks for them (https://github.com/urchade/GLiNER/issues/324), but
-    not for a bi-encoder's labels (add_bos_eos=False).
+    add_bos_eos: put the tokenizer's bos and eos tokens, if it has them, around every text. transformers 5 forgets them
+        for some tokenizers, and the public package adds them (https://github.com/urchade/GLiNER/issues/324), except
+        for a bi-encoder's labels.
+
+    Raises ValueError for a slow tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -29,18 +28,18 @@ def load_tokenizer(path: str, *, add_bos_eos: bool = True, **hub_options: Any) -
 
 
 def token_limit(tokenizer: Any, positions: int | None) -> int | None:
-    """Tokens of a text that an encoder of so many positions and its tokenizer take; None where neither has a limit."""
-    limits = (positions, tokenizer.model_max_length)  # transformers writes 10^30 for "no limit"
+    """Return the maximum tokens of a text for an encoder with `positions` positions; None if there is no limit."""
+    limits = (positions, tokenizer.model_max_length)  # transformers sets 10^30 for "no limit"
     return min((limit for limit in limits if limit is not None and limit < 2**30), default=None)
 
 
 def add_prompt_tokens(tokenizer: Any, tokens: Sequence[str]) -> int:
-    """Make words of a list separate themselves as in running text, and add the prompt tokens; returns the new length.
+    """Add the prompt tokens and tokenise pre-split words as in running text; return the new vocabulary size.
 
-    Tokenizers that know a word by the space before it glue pre-split words together ("Th is"), which costs about one
-    F1 point: byte-level ones without `add_prefix_space`, and Gemma's (mmBERT's). They get that space in the stored
-    tokenizer: by that option, or where the byte level comes after another stage (EuroBERT's) or the space is written
-    as "\u2581", by a normalizer before all others.
+    Some tokenizers mark a word by the space before it: byte-level ones without `add_prefix_space`, and Gemma's
+    (mmBERT's). They treat pre-split words as parts of one word ("Th is"), which costs about one F1 point. This function
+    makes them prepend the space: with `add_prefix_space`, or with a first normalizer if the byte level follows another
+    stage (EuroBERT's) or the space is written as "\u2581". The stored tokenizer keeps the change.
     """
     import json
 
@@ -66,6 +65,6 @@ def add_prompt_tokens(tokenizer: Any, tokens: Sequence[str]) -> int:
     ):
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([normalizers.Prepend(" "), *before])
-        tokenizer.__class__ = PreTrainedTokenizerFast  # Gemma's would be built anew when loaded, without it
+        tokenizer.__class__ = PreTrainedTokenizerFast  # Gemma's class drops the normalizer on loading
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     return len(tokenizer)

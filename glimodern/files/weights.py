@@ -1,4 +1,4 @@
-"""The files that hold a checkpoint's weights: their names, which one is read, and indices of shards."""
+"""Weight files of a checkpoint: their names, their order of preference, and indices of shards."""
 
 import json
 import re
@@ -7,51 +7,52 @@ from pathlib import Path
 from glimodern.display import first_line, short
 
 WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"  # names the shards of a large model, and what each holds
+INDEX_FILE = "model.safetensors.index.json"  # maps the tensors of a large model to shards
 PICKLE_FILE = "pytorch_model.bin"
 PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
 WEIGHTS_FILES = (WEIGHTS_FILE, INDEX_FILE, PICKLE_FILE, PICKLE_INDEX_FILE)
-"""The first of these that a folder has is read, as transformers does it."""
+"""In order of preference, as in transformers: the first one that exists is read."""
 
 _SHARD = re.compile(r"[\w.-]+\.(safetensors|bin)", re.ASCII)
 
 
 def weights_file(folder: Path) -> Path:
-    """The file of a folder that holds its tensors or names their shards; FileNotFoundError if there is none."""
+    """Return the weight file or shard index of a folder; FileNotFoundError if there is none."""
     for name in WEIGHTS_FILES:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(
         f"{folder}: no weights: expected {WEIGHTS_FILE} or {PICKLE_FILE}, or an index of shards ({INDEX_FILE}), "
-        "got none of them; download them"
+        "got none of them; download one"
     )
 
 
 def is_index(file: Path) -> bool:
-    """Whether a file of weights is an index of shards."""
+    """Return whether a weight file is an index of shards."""
     return file.name in (INDEX_FILE, PICKLE_INDEX_FILE)
 
 
 def read_index(index: Path) -> dict[str, list[str]]:
-    """The shards that an index names, files beside it, with the tensors that each holds. ValueError for a bad one."""
+    """Return {shard: its tensors} of an index; the shards are files beside it. Raises ValueError for a bad index."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{index}: not valid JSON: expected an index of shards, got {index.stat().st_size} bytes that break off or "
-            f"are none ({first_line(error)}); download it again"
+            f"{index}: not valid JSON: expected an index of shards, got {index.stat().st_size} bytes "
+            f"({first_line(error)}); download it again"
         ) from error
-    where = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(where, dict) or not where:
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(
-            f"{index}: weight_map: expected an object of tensor names and files, got {short(where)}; download it again"
+            f"{index}: weight_map: expected an object of tensor names and files, got {short(weight_map)}; "
+            "download it again"
         )
     shards: dict[str, list[str]] = {}
-    for name, shard in where.items():
+    for name, shard in weight_map.items():
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
             raise ValueError(
                 f"{index}: weight_map: expected the name of a .safetensors or .bin file beside the index for {name!r}, "
-                f"got {short(shard)}; an index of another folder, or a forged one, is not read"
+                f"got {short(shard)}; download the index again from a trusted source"
             )
         shards.setdefault(shard, []).append(name)
     return shards

@@ -1,1 +1,1 @@
-"""From what users ask to what they get: requests, batches of a stream, decoding, entities with offsets."""
+"""Inference pipeline: requests, batches of a stream, decoding, entities with character offsets."""

@@ -1,10 +1,10 @@
-"""From the candidates of a batch to the entities of its texts, by greedy search.
+"""Greedy decoding of a batch's candidate spans into the entities of its texts.
 
-The results, ties included, are those of the public gliner package (its ``decoding/decoder.py``, 0.2.29,
-https://github.com/urchade/GLiNER); tests/test_decode.py runs both side by side. There every candidate is compared with
-every span kept so far; here an array over the words answers the same question (ops.select_spans), so the work grows
-with candidates x span width, and one search serves a whole batch, as words are numbered in it and no span leaves its
-text.
+The results, ties included, equal those of the public gliner package (its ``decoding/decoder.py``, 0.2.29,
+https://github.com/urchade/GLiNER); tests/test_decode.py compares both. gliner compares every candidate with every span
+kept so far. Here an array over the words (ops.select_spans) answers the same question in time proportional to
+candidates x span width. One search serves a whole batch, because words are numbered over the batch and no span leaves
+its text.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from glimodern.inputs.transfer import to_host
 from glimodern.ops import SpanEntities, select_spans
 
 DecodedEntity = tuple[int, int, int, float]
-"""First word, last word (inclusive), type, score."""
+"""First word, last word (inclusive), type_id, score."""
 
 
 def decode_batch(
-    found: SpanEntities, cu_words: Tensor, cu_types: Tensor, *, flat: bool = True, multi_label: bool = False
+    candidates: SpanEntities, cu_words: Tensor, cu_types: Tensor, *, flat: bool = True, multi_label: bool = False
 ) -> dict[int, list[DecodedEntity]]:
-    """The entities that `greedy_decode` keeps, of each text that has any: (first word, last word, type, score).
+    """Decode a batch's candidates with `greedy_decode` and group the kept ones by text.
 
-    found: of ops.span_entities, on any device; cu_words, cu_types int32 [texts + 1] on the CPU. Words and types of the
-    result count from their text's first, the last word is inclusive; ordered as greedy_decode's. Raises ValueError on a
-    NaN score.
+    candidates: from ops.span_entities, on any device. cu_words, cu_types: int32 [texts + 1] on the CPU.
+    Returns {text index: entities} for the texts with entities. Words and type_ids are numbered from 0 in each text, the
+    last word is inclusive, and the order is that of `greedy_decode`. Raises ValueError on a NaN score.
     """
-    start, width, kind, score = (column.numpy() for column in to_host(found))
+    start, width, type_id, score = (column.numpy() for column in to_host(candidates))
     if np.isnan(score).any():
         raise ValueError("scores: expected numbers, got NaN; the model's weights or its input are broken")
-    kept = greedy_decode(start, start + width, kind, score, flat=flat, multi_label=multi_label)
-    start, width, kind, score = start[kept], width[kept], kind[kept], score[kept]
+    kept = greedy_decode(start, start + width, type_id, score, flat=flat, multi_label=multi_label)
+    start, width, type_id, score = start[kept], width[kept], type_id[kept], score[kept]
     text = np.searchsorted(cu_words.numpy(), start, side="right") - 1
-    start, kind = start - cu_words.numpy()[text], kind - cu_types.numpy()[text]
+    start, type_id = start - cu_words.numpy()[text], type_id - cu_types.numpy()[text]
     texts: dict[int, list[DecodedEntity]] = {}
-    columns = (start, start + width, kind, score)
+    columns = (start, start + width, type_id, score)
     for index, *entity in zip(text.tolist(), *(column.tolist() for column in columns), strict=True):
         texts.setdefault(index, []).append(tuple(entity))
     return texts
@@ -53,13 +53,14 @@ def greedy_decode(
     flat: bool = True,
     multi_label: bool = False,
 ) -> npt.NDArray[np.int64]:
-    """Indices of the candidates to keep, in output order.
+    """Select candidate spans greedily by score and return the indices of those kept, in output order.
 
-    starts, ends (inclusive word indices), types, scores: [count]. Candidates are taken by falling score, equal scores
-    in the order given; one is dropped when it conflicts with one already kept. The same words twice conflict unless
-    multi_label, whatever the types. Different spans conflict when they share a word (flat), or only when they cross,
-    so that one inside the other is kept (not flat). The kept ones come out by start, equal starts by falling score.
-    Raises ValueError on lengths that differ, on a span with start < 0 or end < start, and on NaN scores.
+    starts, ends: word indices, ends inclusive. types: type_ids. All four arrays have shape [count].
+    Candidates are visited by decreasing score, equal scores in the given order. A candidate is dropped if it conflicts
+    with one already kept. Two candidates with the same words conflict unless `multi_label`, whatever their types.
+    Different spans conflict if they share a word (`flat`), or only if they cross (not `flat`; nested spans are kept).
+    The result is ordered by start, equal starts by decreasing score.
+    Raises ValueError on unequal lengths, on a span with start < 0 or end < start, and on NaN scores.
     """
     start_array, end_array = np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64)
     score_array, type_array = np.asarray(scores), np.asarray(types)
@@ -69,7 +70,7 @@ def greedy_decode(
     if start_array.size == 0:
         return np.empty(0, dtype=np.int64)
     if np.isnan(score_array).any():
-        raise ValueError("scores: expected numbers, got NaN, which has no place in an order")
+        raise ValueError("scores: expected numbers, got NaN, which cannot be ordered; remove such candidates")
 
     order = np.argsort(-score_array, kind="stable")
     start, end = torch.from_numpy(start_array[order]), torch.from_numpy(end_array[order])

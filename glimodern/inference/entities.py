@@ -1,4 +1,4 @@
-"""What users get: entities with character offsets, and one warning for all texts that were cut."""
+"""Entities with character offsets, and one warning for all truncated texts."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,9 @@ from .stream import Answer, Result
 
 
 class Entities(list[dict[str, Any]]):
-    """The entities of one text, dicts with start, end, text, label, score (character offsets, end exclusive).
+    """Entities of one text: dicts with start, end, text, label, score (character offsets, end exclusive).
 
-    words_cut: how many words at the text's end the model did not see, 0 for a text that was read whole.
+    words_cut: number of words at the text's end that the model did not read; 0 for a text read whole.
     """
 
     def __init__(self, entities: Sequence[dict[str, Any]] = (), words_cut: int = 0) -> None:
@@ -22,11 +22,12 @@ class Entities(list[dict[str, Any]]):
 
     @property
     def truncated(self) -> bool:
+        """Whether the text was cut."""
         return self.words_cut > 0
 
 
 def with_offsets(request: Request, result: Result) -> Entities:
-    """The entities of a text with its characters' offsets, from those of its words."""
+    """Convert a text's entities from word indices to character offsets."""
     entities = Entities(words_cut=result.words_cut)
     for start, end, label, score in result.entities:
         first, last = request.places[start].start, request.places[end].end
@@ -35,13 +36,13 @@ def with_offsets(request: Request, result: Result) -> Entities:
     return entities
 
 
-class _Cut:
-    """Counts the texts that were cut, and remembers whose labels took most."""
+class _TruncationCounter:
+    """Counts truncated texts by cause, and keeps the longest prompt that truncated one."""
 
     def __init__(self) -> None:
         self.texts = self.too_long = self.by_labels = 0
-        self.words = [0, 0]  # of too long texts, and of those that made room for labels
-        self.longest: tuple[int, tuple[str, ...]] = (0, ())  # tokens and labels of a prompt
+        self.words = [0, 0]  # cut from texts that are too long, and cut in favour of labels
+        self.longest: tuple[int, tuple[str, ...]] = (0, ())  # number of tokens and labels of a prompt
 
     def add(self, request: Request, result: Result, packer: Packer) -> None:
         self.texts += 1
@@ -71,16 +72,16 @@ class _Cut:
 
 
 def warn_cut(stream: Iterator[Answer], packer: Packer, stacklevel: int) -> Iterator[Answer]:
-    """The stream as it is; at its end, or before its error, warnings if any text was cut."""
-    cut = _Cut()
+    """Pass a stream of results through; at its end, or before its error is raised, warn if any text was truncated."""
+    counter = _TruncationCounter()
 
     def warn() -> None:
-        for message in cut.messages(packer):
+        for message in counter.messages(packer):
             warnings.warn(message, stacklevel=stacklevel + 1)
 
     try:
         for request, result in stream:
-            cut.add(request, result, packer)
+            counter.add(request, result, packer)
             yield request, result
     except Exception:
         warn()

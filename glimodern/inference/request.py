@@ -1,16 +1,19 @@
-"""What users ask, read and checked in one place: texts, labels and options in, requests out.
+"""Validation of texts, labels and options, and their conversion to requests.
 
-Texts: a string is one text; else any iterable of strings that has an order of its own: a list, tuple, deque, dict view,
-array or column of NumPy, pandas, pyarrow or datasets, a generator, a file. Texts that have a length give a list of
-results, and all of them are checked before anything is computed; others are read as results are asked for, and give
-an iterator. A bad text in a stream is raised after the results of all texts before it.
+Texts: one string, or an ordered iterable of strings: a list, tuple, deque, dict view, array or column of NumPy, pandas,
+pyarrow or datasets, a generator, a file. If the iterable has a length, all texts are checked before anything is
+computed, and prediction returns a list. Otherwise texts are read lazily, and prediction returns an iterator. An error
+for a bad text in a stream is raised after the results of all texts before it.
 
-Labels: one label set for all texts, or one per text. A label set is an iterable of strings, of any of these kinds, or
-a set, which is sorted, as sets have no order; or a mapping label -> description: the model reads the description, and
-the results have the label. Duplicates count once. Label sets per text come in an iterable of their own, as many as
-there are texts.
+Labels: one label set for all texts, or an iterable with one label set per text. A label set is one of
 
-Whatever else comes is a TypeError or ValueError that names the argument and the item.
+- an ordered iterable of strings, as for texts;
+- a set of strings, which is sorted because sets have no order;
+- a mapping label -> description: the model reads the description, and the results have the label.
+
+Duplicate labels count once.
+
+Any other input raises TypeError or ValueError with the name of the argument and the index of the item.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from glimodern.display import typed
 from glimodern.inputs.labels import LabelSet
 from glimodern.inputs.words import Word, WordSplitter
 
@@ -30,7 +34,10 @@ _LABELS = "an iterable of strings, or a mapping label -> description"
 
 
 class Request(NamedTuple):
-    """A text as words, and the labels asked of it; with the text itself and the places of its words, if it has one."""
+    """The words of a text and its labels.
+
+    text, places: the source text and its words with character offsets; empty for texts given as words.
+    """
 
     words: Sequence[str]
     labels: LabelSet
@@ -39,15 +46,19 @@ class Request(NamedTuple):
 
 
 class Requests(NamedTuple):
-    """Requests in order; total: how many, None for a stream."""
+    """Requests in order. total: their number, None for a stream."""
 
     stream: Iterator[Request]
     total: int | None
 
 
 class Search(NamedTuple):
-    """What counts as an entity: least probability, exclusive; no overlaps (flat), or only nesting; several labels for
-    one span (multi_label)."""
+    """Decoding options.
+
+    threshold: an entity's probability must be above it.
+    flat: allow no overlapping entities; otherwise allow nested ones.
+    multi_label: allow several labels for one span.
+    """
 
     threshold: float
     flat: bool
@@ -55,53 +66,45 @@ class Search(NamedTuple):
 
     @classmethod
     def checked(cls, threshold: Any, flat: Any, multi_label: Any) -> Search:
-        """TypeError or ValueError for what is no probability or no bool."""
+        """Validate the options. Raises TypeError or ValueError with the name of the option."""
         return cls(check_threshold(threshold), check_flag("flat", flat), check_flag("multi_label", multi_label))
 
 
-CheckLabels = Callable[[LabelSet, str], LabelSet]  # a model's own check; the second argument names the label set
+CheckLabels = Callable[[LabelSet, str], LabelSet]
+"""A model's check of a label set; it may return another one. The second argument is the label set's name in errors."""
 
 # options
 
 
 def _scalar(value: Any) -> Any:
-    """The Python value of a NumPy scalar, or of an array or tensor without dimensions; all else as it is."""
+    """Return the Python value of a NumPy scalar or a 0-d array or tensor; return other values unchanged."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
-def _got(value: Any) -> str:
-    """A value in an error message: its type, and what it is where that is short."""
-    name = type(value).__name__
-    if isinstance(value, str) or isinstance(value, numbers.Number):
-        shown = repr(value)
-        return f"{name} {shown if len(shown) <= 40 else shown[:37] + '...'}"
-    return name
-
-
 def check_threshold(threshold: Any) -> float:
-    """A probability: a real number in [0, 1], also of NumPy or a tensor without dimensions."""
+    """Return a probability as a float. Accepts a real number in [0, 1], a NumPy scalar and a 0-d array or tensor."""
     value = _scalar(threshold)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"threshold: expected a probability in [0, 1], got {_got(threshold)}")
+        raise TypeError(f"threshold: expected a probability in [0, 1], got {typed(threshold)}")
     probability = float(value)
-    if not 0.0 <= probability <= 1.0:  # NaN is not
+    if not 0.0 <= probability <= 1.0:  # also true for NaN
         raise ValueError(f"threshold: expected a probability in [0, 1], got {probability!r}")
     return probability
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """True or False, also NumPy's."""
+    """Return a bool; accepts NumPy's too."""
     flag = _scalar(value)
     if not isinstance(flag, bool):
-        raise TypeError(f"{name}: expected True or False, got {_got(value)}")
+        raise TypeError(f"{name}: expected True or False, got {typed(value)}")
     return flag
 
 
 def check_count(name: str, value: Any, what: str) -> int:
-    """A whole number of at least 1, also NumPy's. what: of what, such as "a number of spans"."""
+    """Return a whole number >= 1; accepts NumPy's too. what: the quantity in errors, such as "a number of spans"."""
     count = _scalar(value)
     if isinstance(count, bool) or not isinstance(count, numbers.Integral):
-        raise TypeError(f"{name}: expected {what}, got {_got(value)}")
+        raise TypeError(f"{name}: expected {what}, got {typed(value)}")
     if count < 1:
         raise ValueError(f"{name}: expected {what} of at least 1, got {int(count)}")
     return int(count)
@@ -111,18 +114,18 @@ def check_count(name: str, value: Any, what: str) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """The Python value of a pyarrow scalar; all else as it is."""
+    """Return the Python value of a pyarrow scalar; return other values unchanged."""
     as_py = getattr(value, "as_py", None)
     return value if as_py is None else as_py()
 
 
 def check_string(value: Any, where: str) -> str:
-    """A str of Unicode text, of a subclass or a pyarrow scalar too. where: names it in errors."""
+    """Return Unicode text as a plain str; accepts a subclass of str and a pyarrow scalar. where: its name in errors."""
     if type(value) is not str:
         value = _plain(value)
         if not isinstance(value, str):
             remedy = "; decode it" if isinstance(value, bytes | bytearray) else ""
-            raise TypeError(f"{where}: expected a string, got {_got(value)}{remedy}")
+            raise TypeError(f"{where}: expected a string, got {typed(value)}{remedy}")
         value = str.__str__(value)
     if not value.isascii():
         try:
@@ -130,32 +133,32 @@ def check_string(value: Any, where: str) -> str:
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"{where}: expected Unicode text, got a lone surrogate {value[error.start]!r} at character "
-                f"{error.start}; decode the text anew with errors='replace', or take it out"
+                f"{error.start}; decode the text again with errors='replace', or remove it"
             ) from None
     return value
 
 
 def _items(values: Any, where: str, expected: str, dimensions: int = 1) -> Iterator[Any]:
-    """The items of an iterable that has an order of its own; TypeError for other things."""
+    """Return an iterator over an ordered iterable with at most `dimensions` dimensions; TypeError for another value."""
     ndim = getattr(values, "ndim", 1)
-    # of the class: a Series has its own index entries as attributes
+    # looked up on the class, because index entries of a pandas Series are attributes of the instance
     table = hasattr(type(values), "columns") or not isinstance(ndim, int) or not 1 <= ndim <= dimensions
     if table or isinstance(values, str | bytes | bytearray | memoryview | Mapping | set | frozenset):
         remedy = "; give one column of it" if table else "; give its values()" if isinstance(values, Mapping) else ""
         if isinstance(values, set | frozenset):
             remedy = ", which has no order; give a list"
-        raise TypeError(f"{where}: expected {expected}, got {_got(values)}{remedy}")
+        raise TypeError(f"{where}: expected {expected}, got {typed(values)}{remedy}")
     try:
         return iter(values)
     except TypeError:
-        raise TypeError(f"{where}: expected {expected}, got {_got(values)}") from None
+        raise TypeError(f"{where}: expected {expected}, got {typed(values)}") from None
 
 
 def size_of(values: Any) -> int | None:
-    """len(values), None for what has none."""
+    """Return len(values), or None if it has no length."""
     try:
         return len(values)
-    except (TypeError, NotImplementedError):  # tqdm of a generator has a __len__, which raises
+    except (TypeError, NotImplementedError):  # tqdm over a generator has a __len__ that raises
         return None
 
 
@@ -163,7 +166,11 @@ def size_of(values: Any) -> int | None:
 
 
 def read_labels(labels: Any, where: str = "labels") -> LabelSet:
-    """One label set. Raises TypeError for what is none and for a single string, ValueError for an empty label."""
+    """Read one label set. where: its name in errors.
+
+    Raises TypeError for a value that is no label set, such as a single string, and ValueError for an empty label or
+    for two labels with the same description.
+    """
     labels = _plain(labels)
     if isinstance(labels, str):
         raise TypeError(f"{where}: expected {_LABELS}, got the string {labels!r}; write [{labels!r}]")
@@ -175,7 +182,7 @@ def read_labels(labels: Any, where: str = "labels") -> LabelSet:
 
 
 def check_labels(labels: Any) -> list[str]:
-    """The names of one label set (see `read_labels`)."""
+    """Read one label set with `read_labels` and return its names."""
     return list(read_labels(labels).names)
 
 
@@ -188,10 +195,10 @@ def _described(labels: Mapping[Any, Any], where: str) -> LabelSet:
     names = tuple(_label(name, f"{where}: key {i}") for i, name in enumerate(labels))
     prompts = tuple(_label(text, f"{where}[{name!r}]") for name, text in zip(names, labels.values(), strict=True))
     if len(set(prompts)) < len(names):
-        twice = next(text for text in prompts if prompts.count(text) > 1)
-        shared = [name for name, text in zip(names, prompts, strict=True) if text == twice]
+        duplicate = next(text for text in prompts if prompts.count(text) > 1)
+        shared = [name for name, text in zip(names, prompts, strict=True) if text == duplicate]
         raise ValueError(
-            f"{where}: expected a description of its own for each label, got {twice!r} for {shared}; tell them apart"
+            f"{where}: expected a different description for each label, got {duplicate!r} for {shared}; change one"
         )
     return LabelSet(names, prompts)
 
@@ -204,14 +211,19 @@ def _label(value: Any, where: str) -> str:
 
 
 def _read_label_sets(labels: Any, texts: int | None, check: CheckLabels) -> LabelSet | Iterable[LabelSet]:
-    """The label set of all texts, or those of each text: checked at once if they have a length, else as they come."""
+    """Return the label set of all texts, or the label sets of each text.
+
+    Label sets per text are checked immediately if their iterable has a length, and lazily otherwise.
+    """
     if labels is None:
         raise TypeError(f"labels: expected {_LABELS}, got None")
     if isinstance(labels, str | Mapping):
         return check(read_labels(labels), "labels")
     if isinstance(labels, set | frozenset):
         if any(map(_is_collection, labels)):
-            raise TypeError(f"labels: expected label sets in the texts' order, got {_got(labels)}, which has none")
+            raise TypeError(
+                f"labels: expected label sets in the texts' order, got {typed(labels)}, which has no order; give a list"
+            )
         return check(read_labels(labels), "labels")
     rest = _items(labels, "labels", f"{_LABELS}, or one of these per text", dimensions=2)
     head = [_plain(label) for label in itertools.islice(rest, 1)]
@@ -231,12 +243,12 @@ def _is_collection(value: Any) -> bool:
 
 
 def _each_label_set(labels: Iterator[Any], check: CheckLabels) -> Iterator[LabelSet]:
-    last, found = object(), LabelSet((), ())
-    for i, one in enumerate(labels):
-        if one is not last or not isinstance(one, list | tuple):  # most often the same list for many texts
+    last, label_set = object(), LabelSet((), ())
+    for i, values in enumerate(labels):
+        if values is not last or not isinstance(values, list | tuple):  # many texts usually share one list
             where = f"labels[{i}]"
-            last, found = one, check(read_labels(one, where), where)
-        yield found
+            last, label_set = values, check(read_labels(values, where), where)
+        yield label_set
 
 
 # texts
@@ -253,7 +265,7 @@ def _read_words(texts: Iterator[Any]) -> Iterator[list[str]]:
     for i, text in enumerate(texts):
         text = _plain(text)
         if isinstance(text, str):
-            raise TypeError(f"texts[{i}]: expected a list of words, got {_got(text)}; predict takes texts as strings")
+            raise TypeError(f"texts[{i}]: expected a list of words, got {typed(text)}; predict takes texts as strings")
         words = list(_items(text, f"texts[{i}]", "a list of words"))
         if not all(type(word) is str for word in words) or not "".join(words).isascii():
             words = [check_string(word, f"texts[{i}][{j}]") for j, word in enumerate(words)]
@@ -261,17 +273,17 @@ def _read_words(texts: Iterator[Any]) -> Iterator[list[str]]:
 
 
 def _pairs(texts: Iterator[T], labels: LabelSet | Iterable[LabelSet]) -> Iterator[tuple[T, LabelSet]]:
-    """(text, its labels). ValueError, where one of the two ends, unless there are as many label sets as texts."""
+    """Yield (text, its labels); raise ValueError at the end of the shorter one if their numbers differ."""
     if isinstance(labels, LabelSet):
         for text in texts:
             yield text, labels
         return
     sets, count = iter(labels), 0
     for count, text in enumerate(texts, 1):
-        one = next(sets, None)
-        if one is None:
-            raise ValueError(f"labels: expected one label set per text, got {count - 1} and more texts")
-        yield text, one
+        label_set = next(sets, None)
+        if label_set is None:
+            raise ValueError(f"labels: expected one label set per text, got {count - 1} label sets and more texts")
+        yield text, label_set
     if next(sets, None) is not None:
         raise ValueError(f"labels: expected one label set per text ({count}), got more")
 
@@ -281,10 +293,11 @@ def _accept(labels: LabelSet, where: str) -> LabelSet:
 
 
 def read_requests(texts: Any, labels: Any, splitter: WordSplitter, check: CheckLabels = _accept) -> Requests:
-    """Requests of texts given as strings (see the module's text).
+    """Read texts given as strings and their labels as requests; the module docstring defines both.
 
-    check: what a model has to say about each label set, which may change it. Raises TypeError and ValueError that name
-    the argument: at once where it has a length, else where the bad item comes.
+    check: the model's check of each label set.
+    Raises TypeError or ValueError with the name of the argument: immediately for an argument with a length, otherwise
+    when the bad item is reached.
     """
     if isinstance(texts, str):
         texts = [texts]
@@ -294,18 +307,18 @@ def read_requests(texts: Any, labels: Any, splitter: WordSplitter, check: CheckL
     checked = pairs if count is None else list(pairs)
 
     def requests() -> Iterator[Request]:
-        for text, asked in checked:
-            places = splitter(text)
-            yield Request([word.text for word in places], asked, text, places)
+        for text, label_set in checked:
+            words = splitter(text)
+            yield Request([word.text for word in words], label_set, text, words)
 
     return Requests(requests(), None if isinstance(checked, Iterator) else len(checked))
 
 
 def read_word_requests(texts: Any, labels: Any, check: CheckLabels = _accept) -> Requests:
-    """`read_requests` of texts given as iterables of words."""
+    """Read texts given as iterables of words, and their labels, as `read_requests` does."""
     items = _items(texts, "texts", "an iterable of texts, each a list of words")
     count = size_of(texts)
     pairs = _pairs(_read_words(items), _read_label_sets(labels, count, check))
     checked = pairs if count is None else list(pairs)
-    stream = (Request(words, asked) for words, asked in checked)
+    stream = (Request(words, label_set) for words, label_set in checked)
     return Requests(stream, None if isinstance(checked, Iterator) else len(checked))

@@ -1,1 +1,1 @@
-"""What a network reads: words, prompts and labels as packed batches."""
+"""Network inputs: words, prompts and labels as packed batches."""

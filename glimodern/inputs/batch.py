@@ -1,8 +1,8 @@
-"""Packed batches: the texts of a batch in one row of tokens, with offsets instead of padding and masks."""
+"""Packed batches: all texts of a batch in one row of tokens, with offsets instead of padding and masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,24 +11,26 @@ from torch import Tensor
 
 from .transfer import to_device
 
-if TYPE_CHECKING:
-    pass
-
 IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """b texts, N tokens, n words and m entity types, packed; tensors on one device.
+    """A packed batch of b texts with N tokens, n words and m entity types; all tensors on one device.
 
-    input_ids int64 [N]; cu_seqlens, cu_words, cu_types int32 [b + 1]; word_index int64 [n], the token whose hidden
-    state is the word's vector (its first, if its sub-tokens are pooled), -1 for a word the tokenizer turns into nothing
-    (its vector is zero); type_index int64 [m]; positives int32 [P, 3], distinct rows (word, width - 1, type), counted
-    in the whole batch. subtoken_index int64 [s], all tokens of all words, and subtoken_counts int64 [n], tokens of each
-    word: None unless sub-tokens are pooled.
-    token_offsets, word_offsets: cu_seqlens and cu_words on the host, where whoever asks need not wait for a device.
-    words_cut: per text, how many words at its end did not fit. entities_lost: gold entities that the batch cannot
-    hold (wider than max_width, or cut off).
+    input_ids int64 [N]: token ids.
+    cu_seqlens, cu_words, cu_types int32 [b + 1]: offsets of each text's tokens, words and types.
+    max_seqlen: tokens of the longest text.
+    word_index int64 [n]: the token whose hidden state is the word's vector (the word's first token if sub-tokens are
+        pooled); -1 for a word that the tokenizer maps to no token, whose vector is zero.
+    type_index int64 [m]: the token whose hidden state is the type's vector.
+    positives int32 [P, 3]: distinct rows (word, width - 1, type), numbered over the whole batch.
+    words_cut: number of words cut from the end of each text.
+    entities_lost: number of gold entities that the batch cannot hold (wider than max_width, or cut off).
+    has_missing_words: whether word_index holds a -1.
+    subtoken_index int64 [s]: all tokens of all words; None unless sub-tokens are pooled.
+    subtoken_counts int64 [n]: number of tokens of each word; None unless sub-tokens are pooled.
+    token_offsets, word_offsets: cu_seqlens and cu_words on the host, readable without a device synchronisation.
     """
 
     input_ids: Tensor
@@ -53,20 +55,23 @@ class PackedBatch:
                 object.__setattr__(self, name, tuple(cu.tolist()))
 
     def to(self, device: torch.device | str) -> "PackedBatch":
+        """Return the batch with its tensors on `device`; host offsets are kept."""
         names = [f.name for f in fields(self) if isinstance(getattr(self, f.name), Tensor)]
         moved: Any = to_device([getattr(self, name) for name in names], torch.device(device))
         return replace(self, **dict(zip(names, moved, strict=True)))
 
 
 def int32_offsets(lengths: Sequence[int]) -> Tensor:
+    """Return the cumulative sum of `lengths` with a leading 0: int32 [len(lengths) + 1]."""
     return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32))
 
 
 class TextTokens(NamedTuple):
-    """The sub-tokens of a text's words, without prompt and special tokens.
+    """Sub-tokens of a text's words, without prompt and special tokens.
 
-    ids int64 [n]; starts int64 [words kept], each word's first token, -1 for a word the tokenizer turns into nothing;
-    words: of the whole text, those beyond max_words included.
+    ids int64 [n]: token ids.
+    starts int64 [words kept]: each word's first token, -1 for a word that the tokenizer maps to no token.
+    words: number of words of the whole text, with those beyond max_words.
     """
 
     ids: IntArray
@@ -75,9 +80,11 @@ class TextTokens(NamedTuple):
 
 
 class PromptTokens(NamedTuple):
-    """The sub-tokens of a prompt, int64 [n], and the places among them of its type vectors, int64 [types].
+    """Sub-tokens of a prompt.
 
-    bounds int64 [types + 1]: where each label's tokens begin, with its <<ENT>>, and where the last one's end.
+    ids int64 [n]: token ids.
+    types int64 [types]: index into `ids` of the token whose hidden state is the type's vector.
+    bounds int64 [types + 1]: offsets of each label's tokens in `ids`, its <<ENT>> included.
     """
 
     ids: IntArray

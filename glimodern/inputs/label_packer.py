@@ -1,4 +1,4 @@
-"""Batches of a bi-encoder: texts without a prompt, their labels beside them."""
+"""Batches for a bi-encoder: texts without a prompt, and their labels as strings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,23 +15,25 @@ _NONE = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, kw_only=True)
 class LabelBatch(PackedBatch):
-    """A batch of texts without prompts. labels: the distinct ones asked of its texts; type_index int64 [m] counts in
-    them, not in the tokens."""
+    """A batch of texts without prompts.
+
+    labels: the distinct labels of all texts. type_index int64 [m] indexes `labels`, not the tokens.
+    """
 
     labels: tuple[str, ...]
 
 
 class TextPacker(Packer):
-    """Packs words alone, `[CLS] words... [SEP]`; the labels go beside them, as they are."""
+    """Packer of words alone, `[CLS] words... [SEP]`; labels are passed on as strings."""
 
     asks_in_text = False
 
     def prompt(self, types: Sequence[str]) -> PromptTokens:
-        """No tokens, whatever is asked."""
+        """Return an empty prompt."""
         return PromptTokens(_NONE, _NONE, _NONE)
 
     def label_lengths(self, labels: Sequence[str]) -> IntArray:
-        """Zero for each label."""
+        """Return zeros, int64 [labels]."""
         return np.zeros(len(labels), dtype=np.int64)
 
     def pack_tokens(
@@ -41,13 +43,14 @@ class TextPacker(Packer):
         entities: Sequence[Sequence[Entity]] | None = None,
         prompts: Sequence[PromptTokens] | None = None,
     ) -> LabelBatch:
+        """Pack tokenised texts; types[i] are the labels of texts[i], and `LabelBatch.labels` the distinct ones."""
         batch = super().pack_tokens(texts, types, entities, prompts)
         distinct: dict[str, int] = {}
-        index, rows = [_NONE], _NONE
-        for i, asked in enumerate(types):
-            if not i or asked is not types[i - 1]:  # most texts are asked the same list, thousands long maybe
-                rows = np.array([distinct.setdefault(label, len(distinct)) for label in asked], dtype=np.int64)
-            index.append(rows)
+        type_index, rows = [_NONE], _NONE
+        for i, labels in enumerate(types):
+            if not i or labels is not types[i - 1]:  # most texts share one list, which may hold thousands of labels
+                rows = np.array([distinct.setdefault(label, len(distinct)) for label in labels], dtype=np.int64)
+            type_index.append(rows)
         packed = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        packed["type_index"] = torch.from_numpy(np.concatenate(index))
+        packed["type_index"] = torch.from_numpy(np.concatenate(type_index))
         return LabelBatch(**packed, labels=tuple(distinct))

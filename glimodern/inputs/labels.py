@@ -1,4 +1,4 @@
-"""Label sets: the entity types asked of a text."""
+"""Label sets: the entity types to find in a text."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 LabelArgument = Iterable[str] | Mapping[str, str]
-"""One label set as a user gives it: labels, or label -> description."""
+"""One label set as a public argument: labels, or {label: description}."""
 Labels = LabelArgument | Iterable[LabelArgument]
 """One label set for all texts, or one per text."""
 
 
 class LabelSet(NamedTuple):
-    """Distinct labels: the names that results have, and the prompts that the model reads (labels or descriptions)."""
+    """Distinct labels. names: the labels in results. prompts: the texts that the model reads (labels or descriptions).
+
+    Both have the same length and order.
+    """
 
     names: tuple[str, ...]
     prompts: tuple[str, ...]

@@ -1,10 +1,10 @@
-"""Words and entity types in, one packed batch of tokens out: no padding, no mask.
+"""Packing of texts and labels into one batch of tokens, without padding or masks.
 
-One text becomes, as public GLiNER checkpoints expect it,
+The prompt format of public GLiNER checkpoints is
 
     [CLS] <<ENT>> label_1 <<ENT>> label_2 ... <<SEP>> words... [SEP]
 
-and the texts of a batch stand one after the other in one row of tokens with `cu_seqlens`.
+The texts of a batch are concatenated in one row of tokens; `cu_seqlens` holds their offsets.
 """
 
 import itertools
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from glimodern.display import short
 from glimodern.runtime.forks import keep_to_own_threads
 
 from .batch import IntArray, PackedBatch, PromptTokens, TextTokens, int32_offsets
@@ -24,22 +25,24 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 _NONE = np.empty(0, dtype=np.int64)
-_PROMPTS_KEPT = 64
+_CACHED_PROMPTS = 64
 
 
 class Packer:
-    """Packs texts given as words: `[CLS] words... [SEP]`, one after the other; subclasses say where labels go.
+    """Base of the packers: packs texts given as words as `[CLS] words... [SEP]`; subclasses place the labels.
 
-    Words are read as plain text (`plain_tokenizer`): none becomes a special token. A pre-split word is tokenised by
-    itself, whatever stands around it, so texts and prompts are tokenised apart.
+    Words are read as plain text (`plain_tokenizer`): no word becomes a special token. The tokens of a pre-split word do
+    not depend on its neighbours, so texts and prompts are tokenised separately.
 
-    control: tokens that no text may become, beside the special ones. max_words: words read of a text (a checkpoint's
-    `max_len`). max_tokens: tokens that the encoder takes, prompt and special tokens included; None for no limit.
-    subtoken_pooling: the tokens of a word that make its vector (see glimodern.network.pooling). ids: added tokens from
-    this id on are unknown to the encoder, and are text.
+    max_width: maximum span width in words.
+    max_words: maximum words of a text (a checkpoint's `max_len`); later words are cut.
+    max_tokens: maximum tokens of the encoder, with prompt and special tokens; None: no limit.
+    subtoken_pooling: which tokens of a word make its vector (see glimodern.network.pooling).
+    control: tokens, beside the special ones, that text must not become.
+    ids: added tokens with this id or a higher one are unknown to the encoder and are read as text.
     """
 
-    asks_in_text: bool  # whether labels stand in the text and take their share of its tokens
+    asks_in_text: bool  # whether labels are part of the text's tokens and reduce the budget of its words
 
     def __init__(
         self,
@@ -57,31 +60,31 @@ class Packer:
         self.max_words = max_words
         self.max_tokens = max_tokens
         self.subtoken_pooling = subtoken_pooling
-        self._before, self._after = _frame_tokens(tokenizer)
+        self._before, self._after = _special_around(tokenizer)
 
     def prompt(self, types: Sequence[str]) -> PromptTokens:
-        """The tokens before a text that ask these types."""
+        """Return the tokens that precede a text and name its types."""
         raise NotImplementedError
 
     def label_lengths(self, labels: Sequence[str]) -> IntArray:
-        """Tokens that each label takes in a prompt: int64 [labels]."""
+        """Return the number of prompt tokens of each label: int64 [labels]."""
         return np.diff(self.prompt(labels).bounds)
 
     def prompt_problem(self, types: Sequence[str]) -> str:
-        """Why these labels leave no room for a text; empty if they do."""
+        """Return an error message if these labels leave no token for a text, else an empty string."""
         return ""
 
     def prompt_summary(self, types: Sequence[str]) -> str:
-        """How much of a text's tokens these labels take, for a warning."""
+        """Describe for a warning how many tokens these labels take."""
         return f"{len(types)} labels take none of {self.max_tokens} tokens"
 
     def token_name(self, token: int) -> str:
-        """The tokenizer's own name of a token id, "?" for an unknown one."""
+        """Return the original tokenizer's name of a token id, "?" for an unknown id."""
         name = self.tokenizer.id_to_token(token) or "?"
         return self._names.get(name, name)
 
     def tokenize(self, texts: Sequence[Sequence[str]]) -> list[TextTokens]:
-        """The sub-tokens of texts given as words, in one call of the tokenizer."""
+        """Tokenise texts given as words, in one call of the tokenizer."""
         keep_to_own_threads()
         kept = [list(text[: self.max_words]) for text in texts]
         encodings = self.tokenizer.encode_batch(kept, is_pretokenized=True, add_special_tokens=False)
@@ -91,28 +94,28 @@ class Packer:
         ]
 
     def fits_alone(self, text: TextTokens) -> bool:
-        """Whether all of a text would be read if no labels stood before it."""
+        """Return whether a text without labels would be read whole."""
         return len(text.starts) == text.words and (
-            self.max_tokens is None or len(text.ids) + self._frame + len(self.prompt([]).ids) <= self.max_tokens
+            self.max_tokens is None or len(text.ids) + self._num_special + len(self.prompt([]).ids) <= self.max_tokens
         )
 
     @property
     def tokens_before(self) -> int:
-        """Special tokens before a text's prompt."""
+        """Number of special tokens before a text's prompt."""
         return len(self._before)
 
     @property
-    def _frame(self) -> int:
-        """Special tokens around a text."""
+    def _num_special(self) -> int:
+        """Number of special tokens around a text."""
         return len(self._before) + len(self._after)
 
-    def _room(self, prompt: PromptTokens) -> int:
-        """Tokens left for a text; of an encoder with a limit."""
-        return (self.max_tokens or 0) - self._frame - len(prompt.ids)
+    def _text_budget(self, prompt: PromptTokens) -> int:
+        """Return the tokens left for a text beside its prompt; requires `max_tokens`."""
+        return (self.max_tokens or 0) - self._num_special - len(prompt.ids)
 
     def length(self, tokens: TextTokens, prompt: PromptTokens) -> int:
-        """Tokens of a text with its prompt, as `pack` cuts it."""
-        length = len(tokens.ids) + len(prompt.ids) + self._frame
+        """Return the number of tokens of a text with its prompt, after `pack` has cut it."""
+        length = len(tokens.ids) + len(prompt.ids) + self._num_special
         return length if self.max_tokens is None else min(length, self.max_tokens)
 
     def pack(
@@ -121,9 +124,9 @@ class Packer:
         types: Sequence[Sequence[str]],
         entities: Sequence[Sequence[Entity]] | None = None,
     ) -> PackedBatch:
-        """Tokenise and pack: texts[i] is a list of words, types[i] the labels asked of it, entities[i] its gold.
+        """Tokenise and pack texts: texts[i] is a list of words, types[i] its labels, entities[i] its gold entities.
 
-        Gold of types that are not asked is left out. Raises ValueError when labels leave no room for a text.
+        Gold entities with a label outside types[i] are ignored. Raises ValueError if labels leave no token for a text.
         """
         if len(texts) != len(types):
             raise ValueError(f"types: expected one list of labels per text ({len(texts)}), got {len(types)} lists")
@@ -136,7 +139,7 @@ class Packer:
         entities: Sequence[Sequence[Entity]] | None = None,
         prompts: Sequence[PromptTokens] | None = None,
     ) -> PackedBatch:
-        """`pack` of texts that are tokenised already; prompts: those of `types`, if they are at hand."""
+        """Pack tokenised texts, as `pack` does. prompts: the prompts of `types`, if already computed."""
         prompts = [self.prompt(labels) for labels in types] if prompts is None else prompts
         ids: list[IntArray] = [_NONE]
         token_counts, word_counts, type_counts = [], [], []
@@ -145,7 +148,7 @@ class Packer:
         positives: set[tuple[int, int, int]] = set()
         first_token = first_word = first_type = lost = 0
         for i, (text, labels, prompt) in enumerate(zip(texts, types, prompts, strict=True)):
-            body, starts = self._fit(text, prompt, labels)
+            body, starts = self._cut(text, prompt, labels)
             words, before = len(starts), len(self._before) + first_token
             ids += [self._before, prompt.ids, body, self._after]
             type_index.append(prompt.types + before)
@@ -161,7 +164,7 @@ class Packer:
             words_cut.append(text.words - words)
             if entities is not None:
                 lost += self._add_positives(positives, entities[i], labels, words, first_word, first_type)
-            token_counts.append(len(prompt.ids) + len(body) + self._frame)
+            token_counts.append(len(prompt.ids) + len(body) + self._num_special)
             word_counts.append(words)
             type_counts.append(len(labels))
             first_token += token_counts[-1]
@@ -185,17 +188,17 @@ class Packer:
             subtoken_counts=torch.from_numpy(np.concatenate(subtoken_counts)) if pooled else None,
         )
 
-    def _fit(self, text: TextTokens, prompt: PromptTokens, labels: Sequence[str]) -> tuple[IntArray, IntArray]:
-        """The ids and word starts of what the encoder takes of a text beside its prompt."""
+    def _cut(self, text: TextTokens, prompt: PromptTokens, labels: Sequence[str]) -> tuple[IntArray, IntArray]:
+        """Return the ids and word starts of the part of a text that fits into the encoder beside its prompt."""
         if self.max_tokens is None:
             return text.ids, text.starts
-        room = self._room(prompt)
-        if room < 0 or (room == 0 and len(text.ids)):
+        budget = self._text_budget(prompt)
+        if budget < 0 or (budget == 0 and len(text.ids)):
             raise ValueError(f"labels: {self.prompt_problem(labels)}")
-        if len(text.ids) <= room:
+        if len(text.ids) <= budget:
             return text.ids, text.starts
-        inside = np.flatnonzero((text.starts >= 0) & (text.starts < room))
-        return text.ids[:room], text.starts[: inside[-1] + 1 if len(inside) else 0]
+        inside = np.flatnonzero((text.starts >= 0) & (text.starts < budget))
+        return text.ids[:budget], text.starts[: inside[-1] + 1 if len(inside) else 0]
 
     def _add_positives(
         self,
@@ -206,23 +209,26 @@ class Packer:
         first_word: int,
         first_type: int,
     ) -> int:
-        column = {label: i for i, label in enumerate(types)}
+        """Add a text's gold entities to `positives`, as PackedBatch numbers them; return how many do not fit."""
+        type_ids = {label: i for i, label in enumerate(types)}
         lost = 0
         for start, end, label in entities:
-            if label not in column:
+            if label not in type_ids:
                 continue
             if end >= words or end - start >= self.max_width:
                 lost += 1
                 continue
-            positives.add((first_word + start, end - start, first_type + column[label]))
+            positives.add((first_word + start, end - start, first_type + type_ids[label]))
         return lost
 
 
 class PromptPacker(Packer):
-    """Packs texts with their labels before them: `[CLS] <<ENT>> label_1 <<ENT>> label_2 ... <<SEP>> words... [SEP]`.
+    """Packer of labels before words: `[CLS] <<ENT>> label_1 <<ENT>> label_2 ... <<SEP>> words... [SEP]`.
 
-    The tokenizer must know the two prompt tokens, which are put in by their ids: no label or word becomes one.
-    embed_ent_token: a type's vector is read at its <<ENT>>, else at its label's first token. Prompts are kept.
+    The two prompt tokens must be in the tokenizer's vocabulary. They are inserted by id: no label or word becomes one.
+    Prompts are cached.
+
+    embed_ent_token: read a type's vector at its <<ENT>>; otherwise at its label's first token.
     """
 
     asks_in_text = True
@@ -233,8 +239,8 @@ class PromptPacker(Packer):
         missing = [token for token in (ent_token, sep_token) if tokenizer.token_to_id(token) is None]
         if missing:
             raise ValueError(
-                f"tokenizer: expected the prompt tokens {ent_token!r} and {sep_token!r} in its vocabulary, "
-                f"{missing} not found; add them as special tokens (and resize the encoder's embeddings)"
+                f"tokenizer: expected the prompt tokens {ent_token!r} and {sep_token!r} in its vocabulary, got one "
+                f"without {missing}; add them as special tokens (and resize the encoder's embeddings)"
             )
         super().__init__(tokenizer, control=(ent_token, sep_token), **options)
         self.embed_ent_token = embed_ent_token
@@ -242,95 +248,97 @@ class PromptPacker(Packer):
         self._prompts: dict[tuple[str, ...], PromptTokens] = {}
 
     def label_lengths(self, labels: Sequence[str]) -> IntArray:
-        """Tokens that each label takes in a prompt, its <<ENT>> included: int64 [labels]."""
-        return np.diff(self._prompt(tuple(labels)).bounds)
+        """Return the number of prompt tokens of each label, its <<ENT>> included: int64 [labels]."""
+        return np.diff(self._build_prompt(tuple(labels)).bounds)
 
     def prompt(self, types: Sequence[str]) -> PromptTokens:
-        """The prompt that asks these types; the last few are kept, as most texts are asked the same."""
+        """Return the prompt of these types; cached, because most texts have the same types."""
         key = tuple(types)
-        found = self._prompts.get(key)
-        if found is None:
-            found = self._prompt(key)
-            if len(self._prompts) >= _PROMPTS_KEPT:
+        prompt = self._prompts.get(key)
+        if prompt is None:
+            prompt = self._build_prompt(key)
+            if len(self._prompts) >= _CACHED_PROMPTS:
                 self._prompts.clear()
-            self._prompts[key] = found
-        return found
+            self._prompts[key] = prompt
+        return prompt
 
-    def _prompt(self, labels: tuple[str, ...]) -> PromptTokens:
+    def _build_prompt(self, labels: tuple[str, ...]) -> PromptTokens:
         keep_to_own_threads()
         (encoding,) = self.tokenizer.encode_batch([list(labels)], is_pretokenized=True, add_special_tokens=False)
-        owners = np.array(encoding.word_ids, dtype=np.int64)
-        counts = np.bincount(owners, minlength=len(labels))
+        label_ids = np.array(encoding.word_ids, dtype=np.int64)
+        counts = np.bincount(label_ids, minlength=len(labels))
         parts = np.split(np.array(encoding.ids, dtype=np.int64), np.cumsum(counts))[: len(labels)]
         bounds = np.concatenate([[0], np.cumsum(counts + len(self._ent))]).astype(np.int64)
-        ids = np.concatenate([*(piece for part in parts for piece in (self._ent, part)), self._sep])
+        ids = np.concatenate([*(tokens for part in parts for tokens in (self._ent, part)), self._sep])
         return PromptTokens(ids, bounds[:-1] + (0 if self.embed_ent_token else 1), bounds)
 
     def prompt_problem(self, types: Sequence[str]) -> str:
-        """Why these labels leave no room for a text; empty if they do."""
+        """Return an error message if these labels leave no token for a text, else an empty string."""
         prompt = self.prompt(types)
-        if self.max_tokens is None or not len(types) or self._room(prompt) > 0:
+        if self.max_tokens is None or not len(types) or self._text_budget(prompt) > 0:
             return ""
-        lengths, most = np.diff(prompt.bounds), self.max_tokens - self._frame - len(self._sep) - 1
-        fit = int(np.searchsorted(prompt.bounds, most, side="right")) - 1
+        lengths, budget = np.diff(prompt.bounds), self.max_tokens - self._num_special - len(self._sep) - 1
+        fit = int(np.searchsorted(prompt.bounds, budget, side="right")) - 1
         longest = int(lengths.argmax())
-        if lengths[longest] > most:
-            remedy = f"{_shown(types[longest])} (number {longest}) alone is {lengths[longest]} tokens long; shorten it"
+        if lengths[longest] > budget:
+            remedy = f"{short(types[longest])} (index {longest}) alone has {lengths[longest]} tokens; shorten it"
         else:
             remedy = f"the first {fit} would fit; ask for fewer labels at a time"
-        many = f"{len(types)} labels do" if len(types) > 1 else "1 label does"
+        count = f"{len(types)} labels do" if len(types) > 1 else "1 label does"
         return (
-            f"{many} not fit the prompt: the encoder takes {self.max_tokens} tokens, the labels need "
-            f"{len(prompt.ids) + self._frame} and leave none for the text; {remedy}"
+            f"{count} not fit the prompt: the encoder takes {self.max_tokens} tokens, the labels need "
+            f"{len(prompt.ids) + self._num_special} and leave none for the text; {remedy}"
         )
 
     def prompt_summary(self, types: Sequence[str]) -> str:
-        """How much of a text's tokens these labels take, for a warning."""
+        """Describe for a warning how many tokens these labels take."""
         prompt = self.prompt(types)
         lengths = np.diff(prompt.bounds)
         longest = int(lengths.argmax())
         return (
-            f"{len(types)} labels take {len(prompt.ids)} of {self.max_tokens} tokens, the longest, "
-            f"{_shown(types[longest])} (number {longest}), {lengths[longest]}"
+            f"{len(types)} labels take {len(prompt.ids)} of {self.max_tokens} tokens; the longest is "
+            f"{short(types[longest])} (index {longest}) with {lengths[longest]}"
         )
 
 
-def _frame_tokens(tokenizer: "Tokenizer") -> tuple[IntArray, IntArray]:
-    """The ids that a tokenizer puts before and after a text."""
+def _special_around(tokenizer: "Tokenizer") -> tuple[IntArray, IntArray]:
+    """Return the ids of the special tokens that a tokenizer puts before and after a text."""
     for word in itertools.chain("a0.", tokenizer.get_vocab()):
         before, inside, after = _split_special(tokenizer, word)
         if len(inside):
             return before, after
-    raise ValueError("tokenizer: expected one that makes tokens of some word, got one that makes none of any")
+    raise ValueError(
+        "tokenizer: expected one that encodes words, got one that encodes no word of its vocabulary; use the tokenizer "
+        "of the encoder"
+    )
 
 
 def _split_special(tokenizer: "Tokenizer", word: str) -> tuple[IntArray, IntArray, IntArray]:
-    """The ids that a tokenizer puts before a word, makes of it, and puts after it."""
+    """Encode a word with special tokens and return the ids (before, of, after) the word."""
     (encoding,) = tokenizer.encode_batch([[word]], is_pretokenized=True)
-    real = np.array(encoding.attention_mask) == 1  # the tokenizer's owner may have switched padding on
-    owners = np.array([-1 if owner is None else owner for owner in encoding.word_ids])[real]
+    real = np.array(encoding.attention_mask) == 1  # padding may be enabled in the caller's tokenizer
+    word_ids = np.array([-1 if word_id is None else word_id for word_id in encoding.word_ids])[real]
     ids = np.array(encoding.ids, dtype=np.int64)[real]
-    inside = np.flatnonzero(owners >= 0)
+    inside = np.flatnonzero(word_ids >= 0)
     if not len(inside):
         return ids, _NONE, _NONE
     return ids[: inside[0]], ids[inside], ids[inside[-1] + 1 :]
 
 
-def _shown(label: str) -> str:
-    return repr(label) if len(label) <= 40 else repr(label[:37] + "...")
-
-
 def _word_starts(encoding: "Encoding", words: int) -> IntArray:
-    """First token of each word, -1 for none; of an encoding without special tokens, whose words follow each other."""
-    owners = np.array(encoding.word_ids, dtype=np.int64)
-    first = np.flatnonzero(np.diff(owners, prepend=-1))
+    """Return each word's first token, -1 for a word without tokens: int64 [words].
+
+    The encoding must have no special tokens, and its words must be in order.
+    """
+    word_ids = np.array(encoding.word_ids, dtype=np.int64)
+    first = np.flatnonzero(np.diff(word_ids, prepend=-1))
     starts = np.full(words, -1, dtype=np.int64)
-    starts[owners[first]] = first
+    starts[word_ids[first]] = first
     return starts
 
 
 def _subtoken_counts(starts: IntArray, tokens: int) -> IntArray:
-    """Tokens of each word, from their first ones (-1 for none) and the number of tokens that all words have."""
+    """Return the number of tokens of each word. starts: first tokens, -1 for none; tokens: total of all words."""
     counts = np.zeros(len(starts), dtype=np.int64)
     present = starts >= 0
     counts[present] = np.diff(np.append(starts[present], tokens))

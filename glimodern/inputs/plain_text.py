@@ -1,10 +1,10 @@
-"""A tokenizer that reads whatever it is given as plain text.
+"""A tokenizer copy that reads all input as plain text.
 
-A tokenizer finds its special tokens in any text: a word "[SEP]" ends the prompt, a label "<<ENT>>" asks for one more
-type. In the copy made here no text can become such a token. Switching their search off
-(`Tokenizer.encode_special_tokens`) does not suffice: tokens that are added but not flagged as special are found
-still, and a Unigram or WordPiece model has "[SEP]" in its vocabulary and matches it there. So in the copy these tokens
-have other names, which are drawn at random and occur in no text. All ids stay, and so do the ids of all other text.
+A tokenizer matches its special tokens in any text: a word "[SEP]" would end the prompt, a label "<<ENT>>" would add one
+more type. The copy made here never produces such a token from text. `Tokenizer.encode_special_tokens`, which disables
+the matching, is not enough: added tokens that are not flagged as special still match, and a Unigram or WordPiece model
+has "[SEP]" in its vocabulary and matches it there. The copy therefore renames these tokens to random names that occur
+in no text. The ids of all tokens, and the encoding of all other text, are unchanged.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 def plain_tokenizer(
     tokenizer: Tokenizer, control: Iterable[str] = (), *, ids: int | None = None
 ) -> tuple[Tokenizer, dict[str, str]]:
-    """A copy without padding and truncation that makes no special token of a text; and {name there: token's own name}.
+    """Return a copy that never encodes text as a special token, and {name in the copy: original name} of those tokens.
 
-    control: more tokens that no text may become, beside those flagged as special and those that the tokenizer puts
-    around a text. These it still puts there. ids: added tokens from this id on are left out.
+    The copy has no padding and no truncation. Special are the tokens flagged as special, the tokens that the tokenizer
+    puts around a text (the copy still puts them there), and `control`.
+
+    control: further tokens that text must not become. ids: added tokens with this id or a higher one are dropped.
     """
     state = json.loads(tokenizer.to_str())
     state["truncation"] = state["padding"] = None
@@ -42,7 +44,7 @@ def plain_tokenizer(
 
 
 def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
-    """Rename tokens of a tokenizer's model; a merge of BPE that would make one goes."""
+    """Rename tokens in the state of a tokenizer's model, and drop BPE merges that involve a renamed token."""
     vocabulary = model["vocab"]
     if isinstance(vocabulary, list):  # Unigram: [token, score], by id
         model["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]

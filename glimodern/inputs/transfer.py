@@ -1,8 +1,8 @@
-"""Small tensors between the host and a GPU, many in one copy.
+"""Transfer of many small tensors between host and GPU in one copy.
 
-A copy costs about 10 us of launch however small it is, one from pageable memory also waits for the copy itself, and a
-batch has seven tensors. Here they travel in one pinned buffer. Lifetimes are PyTorch's: its pinned memory is given out
-again only when the copies that read it are done (https://docs.pytorch.org/docs/stable/notes/cuda.html).
+A copy costs about 10 us to launch, however small it is; a copy from pageable memory also blocks until it is done. A
+batch has seven tensors. Here they share one pinned buffer and one copy. PyTorch manages the lifetimes: it reuses pinned
+memory only after the copies that read it are done (https://docs.pytorch.org/docs/stable/notes/cuda.html).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 _NUMPY = {torch.int32: np.int32, torch.int64: np.int64}
-_ALIGNMENT = 64  # bytes: Triton compiles another kernel for pointers that are no multiple of 16
+_ALIGNMENT = 64  # bytes; Triton compiles another kernel for pointers that are not a multiple of 16
 
 
 class Field(NamedTuple):
-    """A tensor's place in a shared buffer."""
+    """Shape and dtype of a tensor in a shared buffer."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -33,7 +33,7 @@ class Field(NamedTuple):
 
 
 class Layout:
-    """Where tensors of these shapes and dtypes lie in one buffer of `nbytes` bytes."""
+    """Aligned offsets of tensors with these shapes and dtypes in one buffer of `nbytes` bytes."""
 
     def __init__(self, fields: Sequence[Field]) -> None:
         self.fields = tuple(fields)
@@ -45,11 +45,11 @@ class Layout:
         return self.starts[-1]
 
     def buffer(self, device: torch.device, pinned: bool = False) -> Tensor:
-        """uint8 [nbytes], not initialised."""
+        """Allocate an uninitialised buffer, uint8 [nbytes]."""
         return torch.empty(self.nbytes, dtype=torch.uint8, device=device, pin_memory=pinned)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
-        """The tensors in a buffer, none copied."""
+        """Return the tensors in a buffer as views, with their shapes."""
         typed = {dtype: buffer.view(dtype) for dtype in {field.dtype for field in self.fields}}
         views = []
         for start, (shape, dtype) in zip(self.starts, self.fields, strict=False):
@@ -58,7 +58,7 @@ class Layout:
         return views
 
     def arrays(self, buffer: Tensor) -> list[npt.NDArray[Any]]:
-        """The same of a buffer on the host, flat."""
+        """Return the tensors in a host buffer as flat NumPy views."""
         raw = buffer.numpy()
         return [
             raw[start : start + field.nbytes].view(_NUMPY[field.dtype])
@@ -67,7 +67,7 @@ class Layout:
 
 
 def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """The tensors, int32 or int64, on device; from the host elsewhere by one copy, which nothing waits for (CUDA)."""
+    """Move int32 or int64 tensors to a device; from the host to CUDA by one asynchronous copy."""
     if device.type == "cpu" or any(x.device.type != "cpu" for x in tensors):
         return [x.to(device) for x in tensors]
     layout = Layout([Field(tuple(x.shape), x.dtype) for x in tensors])
@@ -78,7 +78,7 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors, all on one device, on the CPU; waits once for all (CUDA) and not at all for empty ones."""
+    """Move tensors of one device to the CPU; on CUDA with one synchronisation, and with none if all are empty."""
     if tensors[0].device.type != "cuda" or not any(x.numel() for x in tensors):
         return [x.cpu() for x in tensors]
     copies = [x.to("cpu", non_blocking=True) for x in tensors]  # into pinned memory

@@ -1,7 +1,7 @@
-"""Words with character offsets: the split that public GLiNER checkpoints were trained with.
+"""Words with character offsets, split as in the training of public GLiNER checkpoints.
 
-A word is a run of word characters, joined by single hyphens or underscores ("state-of-the-art"), or any one
-character that is neither a word character nor white space ("." or "€"). White space belongs to no word.
+A word is a run of word characters, joined by single hyphens or underscores ("state-of-the-art"), or one character that
+is neither a word character nor white space ("." or "€"). White space belongs to no word.
 Pattern: the `whitespace` splitter of https://github.com/urchade/GLiNER.
 """
 
@@ -16,7 +16,7 @@ _WORD = re.compile(r"\w+(?:[-_]\w+)*|\S")
 
 
 class Word(NamedTuple):
-    """One word: text == source[start:end], in characters, `end` exclusive."""
+    """One word: text == source[start:end]; offsets in characters, `end` exclusive."""
 
     text: str
     start: int
@@ -24,32 +24,37 @@ class Word(NamedTuple):
 
 
 def split_words(text: str) -> list[Word]:
-    """The words of `text` from left to right; [] for an empty or all-white-space text."""
+    """Split a text into words from left to right; [] for an empty or white-space text. Raises TypeError."""
     if not isinstance(text, str):
         raise TypeError(f"text: expected a str, got {type(text).__name__}; pass one text at a time")
     return [Word(match.group(), match.start(), match.end()) for match in _WORD.finditer(text)]
 
 
 Entity = tuple[int, int, str]
-"""A gold or found entity: its first word, its last word (inclusive), its label."""
+"""A gold or predicted entity: first word, last word (inclusive), label."""
 
 WordSplitter = Callable[[str], list[Word]]
 
 
 @functools.cache
-def word_splitter(kind: str) -> WordSplitter:
-    """The splitter that a checkpoint's `words_splitter_type` names: "whitespace" (split_words) or "spacy" (spaCy's
-    tokenizer for English, white space included, as the public package runs it). ValueError for another."""
-    if kind == "whitespace":
+def word_splitter(name: str) -> WordSplitter:
+    """Return the splitter that a checkpoint's `words_splitter_type` names.
+
+    "whitespace" is `split_words`. "spacy" is spaCy's English tokenizer; it yields white space as words, as in the
+    public package. Raises ValueError for another name, and for "spacy" without the package.
+    """
+    if name == "whitespace":
         return split_words
-    if kind != "spacy":
+    if name != "spacy":
         raise ValueError(
-            f"words_splitter_type: expected 'whitespace' or 'spacy', got {kind!r}: not supported, because its words "
-            "come from another package; split the text with it and call predict_words"
+            f"words_splitter_type: expected 'whitespace' or 'spacy', got {name!r}: not supported, because another "
+            "package splits its words; split the text with it and call predict_words"
         )
     try:
         import spacy
     except ImportError as error:
-        raise ValueError("words_splitter_type: 'spacy' needs the package spacy, got none; pip install spacy") from error
+        raise ValueError(
+            "words_splitter_type: expected the package spacy for 'spacy', got none; pip install spacy"
+        ) from error
     tokenize = spacy.blank("en")
     return lambda text: [Word(token.text, token.idx, token.idx + len(token.text)) for token in tokenize(text)]

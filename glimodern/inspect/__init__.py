@@ -1,7 +1,7 @@
-"""What a model does with one text: shapes at each stage, sub-tokens of words, truncation, spans and what beat them.
+"""Inspection of a model's prediction for one text: shapes, sub-tokens, truncation, spans and their rivals.
 
-`inspect(model, text, labels)` gives an `Inspection`; `python -m glimodern.inspect` prints it, writes it as JSON and
-draws it as an HTML page.
+`inspect(model, text, labels)` returns an `Inspection`. `python -m glimodern.inspect` prints it, and writes it as JSON
+or as an HTML page.
 """
 
 from __future__ import annotations
@@ -41,23 +41,24 @@ def inspect(
     multi_label: bool = False,
     top: int = 5,
 ) -> Inspection:
-    """Run one text through the model and keep what a reader of its mistakes wants to see.
+    """Predict one text and record the intermediate results that explain the prediction.
 
-    labels: one label set; threshold, flat, multi_label: as in `predict`. top: best spans kept per type; entities are
-    kept whatever their rank.
+    labels: one label set. threshold, flat, multi_label: see `GLiModern.predict`. top: number of best spans to record
+    per type; entities are recorded at any rank.
+
     Raises TypeError and ValueError as `predict` does, and ValueError for a text without words and for no labels.
     """
     threshold, flat, multi_label = Search.checked(threshold, flat, multi_label)
     top = check_count("top", top, "a number of spans")
     (request,) = model.requests(check_string(text, "text"), dict(zip(*read_labels(labels), strict=True))).stream
-    names, words, text = list(request.words), request.places, request.text
-    asked, prompts = list(request.labels.names), list(request.labels.prompts)
+    word_texts, words, text = list(request.words), request.places, request.text
+    names, prompts = list(request.labels.names), list(request.labels.prompts)
     if not words:
         raise ValueError(f"text: expected at least one word, got {text!r}")
-    if not asked:
+    if not names:
         raise ValueError("labels: expected at least one type, such as ['person', 'city'], got none")
-    batch, max_width = model.packer.pack([names], [prompts]), model.config.max_width
-    network = eval_replica(model)  # hooks of its own, which no other thread's texts pass through
+    batch, max_width = model.packer.pack([word_texts], [prompts]), model.config.max_width
+    network = eval_replica(model)  # has its own hooks, so that texts of other threads do not pass through them
     with Watch(network) as watch:
         watch.words(len(words), len(text), model.config.max_len)
         watch.batch(batch)
@@ -66,13 +67,13 @@ def inspect(
         watch.vectors(*vectors)
         factors = network.head.factors(*vectors)
         watch.factors(factors)
-        where = (moved.cu_words, moved.cu_types, max_width)
-        logits = ops.split_scores(ops.head_scores(*factors, *where), *where)[0].float().cpu()
-        found = ops.head_entities(*factors, *where, threshold)
-        watch.scores(logits, found, threshold)
-    kept = decode_batch(found, batch.cu_words, batch.cu_types, flat=flat, multi_label=multi_label).get(0, [])
+        layout = (moved.cu_words, moved.cu_types, max_width)
+        logits = ops.split_scores(ops.head_scores(*factors, *layout), *layout)[0].float().cpu()
+        candidates = ops.head_entities(*factors, *layout, threshold)
+        watch.scores(logits, candidates, threshold)
+    kept = decode_batch(candidates, batch.cu_words, batch.cu_types, flat=flat, multi_label=multi_label).get(0, [])
     watch.entities(len(kept), flat, multi_label)
-    tokens = _tokens(model.packer, batch, names, prompts)
+    tokens = _tokens(model.packer, batch, word_texts, prompts)
     weight = next(model.parameters())
     return Inspection(
         model={
@@ -85,7 +86,7 @@ def inspect(
             "device": str(model.device),
         },
         text=text,
-        labels=asked,
+        labels=names,
         threshold=threshold,
         flat=flat,
         multi_label=multi_label,
@@ -101,48 +102,49 @@ def inspect(
                 "start": words[start].start,
                 "end": words[end].end,
                 "text": text[words[start].start : words[end].end],
-                "label": asked[kind],
+                "label": names[type_id],
                 "score": score,
             }
-            for start, end, kind, score in kept
+            for start, end, type_id, score in kept
         ],
-        types=rank_spans(logits, kept, asked, text, words, threshold, flat=flat, multi_label=multi_label, top=top),
+        types=rank_spans(logits, kept, names, text, words, threshold, flat=flat, multi_label=multi_label, top=top),
         logits=logits,
     )
 
 
 def _tokens(packer: Packer, batch: PackedBatch, words: list[str], labels: list[str]) -> list[Token]:
-    """The batch's tokens, each with what it stands for."""
+    """Describe the tokens of a batch of one text."""
     ids: list[int] = batch.input_ids.tolist()
-    read = batch.word_index if batch.subtoken_index is None else batch.subtoken_index
-    vectors = {*read.tolist(), *batch.type_index.tolist()}
+    word_tokens = batch.word_index if batch.subtoken_index is None else batch.subtoken_index
+    vectors = {*word_tokens.tolist(), *batch.type_index.tolist()}
     (body,) = packer.tokenizer.encode_batch([words[: packer.max_words]], is_pretokenized=True, add_special_tokens=False)
     prompt = packer.prompt(labels)
-    frame = len(packer.pack([[]], [labels]).input_ids)  # special tokens and prompt
+    overhead = len(packer.pack([[]], [labels]).input_ids)  # special tokens and prompt
     owners: list[tuple[str, int | None]] = [("special", None)] * packer.tokens_before
     owners += [("prompt", label) for label, count in enumerate(np.diff(prompt.bounds)) for _ in range(count)]
     owners += [("prompt", None)] * (len(prompt.ids) - int(prompt.bounds[-1]))
-    owners += [("word", word) for word in body.word_ids[: len(ids) - frame]]
+    owners += [("word", word) for word in body.word_ids[: len(ids) - overhead]]
     owners += [("special", None)] * (len(ids) - len(owners))
     return [
-        Token(packer.token_name(number), number, part, owner, place in vectors)
-        for place, (number, (part, owner)) in enumerate(zip(ids, owners, strict=True))
+        Token(packer.token_name(token_id), token_id, part, owner, index in vectors)
+        for index, (token_id, (part, owner)) in enumerate(zip(ids, owners, strict=True))
     ]
 
 
 def _words(words: Sequence[Any], tokens: list[Token], batch: PackedBatch, packer: Packer) -> list[InspectedWord]:
-    """The words with their statuses and places among the tokens."""
-    kept = batch.word_index.tolist()
+    """Describe the words of a batch of one text: status, and position among the tokens."""
+    word_index = batch.word_index.tolist()
     counts, first = [0] * len(words), [-1] * len(words)
-    for place, token in enumerate(tokens):
+    for index, token in enumerate(tokens):
         if token.part == "word" and token.owner is not None:
             counts[token.owner] += 1
-            first[token.owner] = place if first[token.owner] < 0 else first[token.owner]
-    whole = [len(text.ids) for text in packer.tokenize([[words[len(kept) - 1].text]])] if kept else []
+            first[token.owner] = index if first[token.owner] < 0 else first[token.owner]
+    # Tokens of the last word that is read, if it is not cut short.
+    uncut = [len(text.ids) for text in packer.tokenize([[words[len(word_index) - 1].text]])] if word_index else []
     result = []
     for i, word in enumerate(words):
-        status = "cut" if i >= len(kept) else "missing" if kept[i] < 0 else "read"
-        if i + 1 == len(kept) and counts[i] < whole[0]:
+        status = "cut" if i >= len(word_index) else "missing" if word_index[i] < 0 else "read"
+        if i + 1 == len(word_index) and counts[i] < uncut[0]:
             status = "cut short"
         result.append(InspectedWord(word.text, word.start, word.end, status, first[i], counts[i]))
     return result

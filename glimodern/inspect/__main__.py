@@ -1,4 +1,4 @@
-"""`python -m glimodern.inspect MODEL "text" --labels a,b,c`: what a model does with a text, stage by stage."""
+"""Command line of inspections: `python -m glimodern.inspect MODEL "text" --labels a,b,c`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,24 +21,24 @@ class InspectConfig:
     model: tyro.conf.Positional[str]
     """Folder or hub name of a checkpoint."""
     text: tyro.conf.Positional[str]
-    """The text to read."""
+    """Text to predict."""
     asked: cli.LabelOptions = field(default_factory=cli.LabelOptions)
     threshold: float = 0.5
-    """Least probability of an entity."""
+    """Minimum probability of an entity, exclusive."""
     flat: bool = True
-    """No overlapping entities (else nested ones are allowed)."""
+    """Find no overlapping entities; otherwise nested entities are allowed."""
     multi_label: bool = False
     """Allow several labels for one span."""
     top: int = 5
-    """Best spans to show of each type."""
+    """Number of best spans to show per type."""
     json: str | None = None
-    """Write what is printed to this file, as data."""
+    """File to write the inspection to, as JSON."""
     html: str | None = None
-    """Draw text, entities and a heat map of each type to this file."""
+    """File to write an HTML page to, with the text, its entities and a heat map per type."""
     dtype: Literal["fp32", "bf16", "fp16", "int8", "auto"] = "auto"
-    """Arithmetic of the model."""
+    """Dtype of the model; auto: bf16 on hardware that multiplies it natively, else fp32."""
     device: str = "cpu"
-    """Device to run on."""
+    """Device to run on: cpu, cuda, cuda:N, auto, or another of PyTorch's names."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,17 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if file is not None
     }
     if len(set(outputs.values())) < len(outputs):
-        raise ValueError(f"--json, --html: expected two files, got {config.html} for both")
+        raise ValueError(f"--json, --html: expected two files, got {config.html} for both; name another for one")
     model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
-    found = inspect(
+    inspection = inspect(
         model, config.text, labels, threshold=config.threshold, flat=config.flat, multi_label=config.multi_label,
         top=config.top,
     )  # fmt: skip
-    console().print(render(found))
+    console().print(render(inspection))
     if "json" in outputs:
-        write_report(outputs["json"], found.to_dict())
+        write_report(outputs["json"], inspection.to_dict())
     if "html" in outputs:
-        write_text(outputs["html"], found.to_html())
+        write_text(outputs["html"], inspection.to_html())
 
 
 if __name__ == "__main__":

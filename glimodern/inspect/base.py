@@ -1,4 +1,4 @@
-"""What an inspection holds: words, tokens, stages, spans, entities of one text as one model sees it."""
+"""The data of an inspection: words, tokens, stages, spans and entities of one text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from .stages import Stage
 
 @dataclass(frozen=True)
 class Token:
-    """A token of the packed batch. part: "special", "prompt" or "word"; owner: index of its word, or of the label whose
-    prompt it is in, None for neither; vector: whether its hidden state becomes a word's or a type's vector."""
+    """A token of the packed batch.
+
+    part: "special", "prompt" or "word". owner: index of the token's word, or of the label whose prompt it is in, or
+    None. vector: whether its hidden state becomes a word's or a type's vector.
+    """
 
     text: str
     id: int
@@ -25,10 +28,10 @@ class Token:
 
 @dataclass(frozen=True)
 class InspectedWord:
-    """A word of the text and its tokens, tokens[first_token : first_token + token_count] of the inspection.
+    """A word of the text. Its tokens are tokens[first_token : first_token + token_count] of the inspection.
 
-    start, end: characters, end exclusive. status: "read"; "cut short", its last tokens do not fit; "cut", not read at
-    all; "missing", the tokenizer turns it into nothing, and its vector is zero.
+    start, end: character offsets, end exclusive. status: "read"; "cut short" if its last tokens do not fit; "cut" if it
+    is not read; "missing" if the tokenizer gives no token for it, so that its vector is zero.
     """
 
     text: str
@@ -41,12 +44,13 @@ class InspectedWord:
 
 @dataclass(frozen=True)
 class Inspection:
-    """One text, as one model sees it.
+    """A model's prediction for one text, with intermediate results.
 
-    logits: fp32 [words read, max_width, types] on the CPU, -inf where a span leaves the text; all else is plain data.
-    entities: what `predict` finds, dicts with start, end, text, label, score. types: one a label, in their order.
-    operators: ops.backend_info of the operators that this model runs. max_words, max_tokens (None: no limit): where
-    texts are cut.
+    model: facts about the model. words_cut: number of words that were not read. max_words, max_tokens: the lengths at
+    which texts are truncated; None: no limit. operators: `ops.backend_info` of the operators that the model runs.
+    entities: the result of `predict`, dicts with the keys start, end, text, label and score. types: the best spans of
+    each label, in the order of the labels. logits: fp32 [words read, max_width, types] on the CPU, -inf for spans that
+    leave the text. All fields but logits are plain data.
     """
 
     model: dict[str, Any]
@@ -67,11 +71,11 @@ class Inspection:
     logits: Tensor
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the logits, ready for JSON."""
+        """Return all fields except the logits as data for JSON."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "logits"}
 
     def to_html(self) -> str:
-        """A page that needs nothing but itself: text with entities, a start x width heat map per type, all tables."""
+        """Build a self-contained HTML page: the text with its entities, a heat map per type, and all tables."""
         from .page import render
 
         return render(self)

@@ -1,4 +1,4 @@
-"""The best spans of each type, what decoding made of them, and what stood against them."""
+"""The best spans of each type, the decoder's decisions on them, and their strongest rivals."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from glimodern.inference.decode import DecodedEntity
 from glimodern.inputs.words import Word
 
 Floats = npt.NDArray[np.float32]
-_NOTHING = -1.0
+_NO_SCORE = -1.0  # below every probability
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A span and type that cannot be an entity beside the span it stands against; words inclusive."""
+    """A span and type that conflicts with another span. start, end: words, end inclusive."""
 
     start: int
     end: int
@@ -31,10 +31,11 @@ class Rival:
 
 @dataclass(frozen=True)
 class Span:
-    """start, end: words, inclusive. margin: score - threshold.
+    """A span of one type, with the decoder's decision.
 
-    decision: "kept"; "beaten", by `rival`, a kept one that conflicts; "below" the threshold. Where it is not beaten,
-    the rival is its runner-up: the strongest span and type that conflicts with it (None: there is none).
+    start, end: words, end inclusive. margin: score - threshold. decision: "kept"; "beaten" by a conflicting kept span,
+    its `rival`; or "below" the threshold. If the span is not beaten, rival is its runner-up: the strongest span and
+    type that conflict with it, or None.
     """
 
     start: int
@@ -49,7 +50,8 @@ class Span:
 
 @dataclass(frozen=True)
 class TypeSpans:
-    """A type's spans by falling score; above: how many of all pass the threshold, kept: how many are entities."""
+    """The spans of one type by descending score. above: number of all its spans above the threshold. kept: number of
+    its entities."""
 
     label: str
     above: int
@@ -69,35 +71,39 @@ def rank_spans(
     multi_label: bool,
     top: int,
 ) -> list[TypeSpans]:
-    """logits fp32 [n, K, m], kept: decode_batch's of the text -> per type its `top` best spans and all kept ones."""
-    scores: Floats = reference.probability(logits).numpy()  # what decides which are above the threshold
+    """Return the `top` best spans of each type, and all its kept ones.
+
+    logits: fp32 [n, K, m]. kept: the entities of the text from `decode_batch`.
+    """
+    scores: Floats = reference.probability(logits).numpy()  # the same rounding as in the comparison with the threshold
     _, max_width, types = scores.shape
-    decided: Floats = np.full_like(scores, _NOTHING)
-    for start, end, kind, _ in kept:
-        decided[start, end - start, kind] = scores[start, end - start, kind]
+    kept_scores: Floats = np.full_like(scores, _NO_SCORE)
+    for start, end, type_id, _ in kept:
+        kept_scores[start, end - start, type_id] = scores[start, end - start, type_id]
     inside = np.isfinite(logits.numpy()).any(axis=2)
-    every: Floats = np.where(inside[..., None], scores, np.float32(_NOTHING))
-    anything = _Field(every, flat=flat, multi_label=multi_label)
-    winners = _Field(decided, flat=flat, multi_label=multi_label)
+    all_scores: Floats = np.where(inside[..., None], scores, np.float32(_NO_SCORE))
+    all_spans = _Rivals(all_scores, flat=flat, multi_label=multi_label)
+    kept_spans = _Rivals(kept_scores, flat=flat, multi_label=multi_label)
 
     def span_text(start: int, end: int) -> str:
         return text[words[start].start : words[end].end]
 
-    def describe(start: int, width: int, kind: int) -> Span:
-        score = float(scores[start, width, kind])
-        is_kept = decided[start, width, kind] != _NOTHING
-        found = None if is_kept or score <= threshold else winners.strongest(start, width, kind)
-        decision = "kept" if is_kept else "below" if found is None else "beaten"
-        found = found or anything.strongest(start, width, kind)
+    def describe(start: int, width: int, type_id: int) -> Span:
+        score = float(scores[start, width, type_id])
+        is_kept = kept_scores[start, width, type_id] != _NO_SCORE
+        strongest = None if is_kept or score <= threshold else kept_spans.strongest(start, width, type_id)
+        decision = "kept" if is_kept else "below" if strongest is None else "beaten"
+        strongest = strongest or all_spans.strongest(start, width, type_id)
         rival = None
-        if found is not None:
-            first, wide, other, strength = found
-            rival = Rival(first, first + wide, span_text(first, first + wide), labels[other], strength)
+        if strongest is not None:
+            rival_start, rival_width, rival_type, rival_score = strongest
+            rival_end = rival_start + rival_width
+            rival = Rival(rival_start, rival_end, span_text(rival_start, rival_end), labels[rival_type], rival_score)
         return Span(
             start=start,
             end=start + width,
             text=span_text(start, start + width),
-            logit=float(logits[start, width, kind]),
+            logit=float(logits[start, width, type_id]),
             score=score,
             margin=score - threshold,
             decision=decision,
@@ -105,49 +111,53 @@ def rank_spans(
         )
 
     result = []
-    for kind in range(types):
-        order = np.argsort(-every[..., kind].reshape(-1), kind="stable")
+    for type_id in range(types):
+        order = np.argsort(-all_scores[..., type_id].reshape(-1), kind="stable")
         order = order[inside.reshape(-1)[order]]
-        late = [place for place in order[top:].tolist() if decided[..., kind].reshape(-1)[place] != _NOTHING]
-        places = [divmod(place, max_width) for place in (*order[:top].tolist(), *late)]
+        is_kept = kept_scores[..., type_id].reshape(-1) != _NO_SCORE
+        beyond_top = [index for index in order[top:].tolist() if is_kept[index]]
+        shown = [divmod(index, max_width) for index in (*order[:top].tolist(), *beyond_top)]
         result.append(
             TypeSpans(
-                label=labels[kind],
-                above=int((every[..., kind] > threshold).sum()),
-                kept=int((decided[..., kind] != _NOTHING).sum()),
-                spans=[describe(start, width, kind) for start, width in places],
+                label=labels[type_id],
+                above=int((all_scores[..., type_id] > threshold).sum()),
+                kept=int(is_kept.sum()),
+                spans=[describe(start, width, type_id) for start, width in shown],
             )
         )
     return result
 
 
-class _Field:
-    """Scores [n, K, m] of spans and types, _NOTHING where there is none, searched for what conflicts with a span."""
+class _Rivals:
+    """Searches scores [n, K, m] of spans and types for conflicts with a span. _NO_SCORE stands for no span."""
 
     def __init__(self, scores: Floats, *, flat: bool, multi_label: bool) -> None:
         self.scores = scores
         self.flat = flat
         self.multi_label = multi_label
-        self.kind = scores.argmax(axis=2)
+        self.best_type = scores.argmax(axis=2)
         self.best = scores.max(axis=2)
 
-    def strongest(self, start: int, width: int, kind: int) -> tuple[int, int, int, float] | None:
-        """(start, width, type, score) of the best that greedy_decode would not keep beside this span and type."""
+    def strongest(self, start: int, width: int, type_id: int) -> tuple[int, int, int, float] | None:
+        """Return (start, width, type_id, score) of the strongest rival, which greedy_decode would not keep with this
+        span and type; None if there is none."""
         count, max_width, _ = self.scores.shape
         end = start + width
         first = max(0, start - max_width + 1)
         starts = np.arange(first, min(count, end + 1))[:, None]
         ends = starts + np.arange(max_width)[None, :]
         conflict: Any = (ends >= start) & ((starts != start) | (ends != end))
-        if not self.flat:  # only where they cross
+        if not self.flat:  # nested spans do not conflict, crossing ones do
             conflict &= ~((starts >= start) & (ends <= end)) & ~((starts <= start) & (ends >= end))
-        values = np.where(conflict, self.best[first : min(count, end + 1)], np.float32(_NOTHING))
-        place, wide = divmod(int(values.argmax()), max_width)
-        found = (first + place, wide, int(self.kind[first + place, wide]), float(values[place, wide]))
+        values = np.where(conflict, self.best[first : min(count, end + 1)], np.float32(_NO_SCORE))
+        row, rival_width = divmod(int(values.argmax()), max_width)
+        rival_start = first + row
+        rival_type = int(self.best_type[rival_start, rival_width])
+        strongest = (rival_start, rival_width, rival_type, float(values[row, rival_width]))
         if not self.multi_label:
-            same = self.scores[start, width].copy()
-            same[kind] = _NOTHING
-            other = int(same.argmax())
-            if same[other] > found[3]:
-                found = (start, width, other, float(same[other]))
-        return None if found[3] == _NOTHING else found
+            same_words = self.scores[start, width].copy()
+            same_words[type_id] = _NO_SCORE
+            other = int(same_words.argmax())
+            if same_words[other] > strongest[3]:
+                strongest = (start, width, other, float(same_words[other]))
+        return None if strongest[3] == _NO_SCORE else strongest

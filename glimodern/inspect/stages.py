@@ -1,4 +1,4 @@
-"""The shapes and dtypes that a forward pass goes through, and the operators that it runs."""
+"""The tensors of a forward pass with their shapes and dtypes, and the operators that it runs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from glimodern.network.head import SpanFactors
     from glimodern.network.span_network import SpanNetwork
 
-_SHOWN = 8  # values of a tensor that is no longer than this
+_MAX_SHOWN = 8  # a tensor's values are shown if it has at most this many elements
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A tensor (or list) of a forward pass: the stage it comes from, its name, shape and dtype; and a remark."""
+    """A tensor (or list) of a forward pass: its stage, name, shape and dtype, and a note."""
 
     stage: str
     name: str
@@ -33,12 +33,15 @@ class Stage:
 
 
 class Watch:
-    """Collects the stages of one forward pass; hooks see what encoder and projection really give."""
+    """Records the stages of one forward pass. Hooks record the outputs of encoder and projection.
+
+    by_vectors: whether the batch is scored by span vectors, rather than by the fold.
+    """
 
     def __init__(self, model: SpanNetwork) -> None:
         self.model = model
         self.stages: list[Stage] = []
-        self.by_vectors = False  # how this batch is scored
+        self.by_vectors = False
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Watch:
@@ -53,12 +56,12 @@ class Watch:
             hook.remove()
 
     def _hook(self, module: nn.Module, stage: str, names: list[str], note: str) -> None:
-        left = list(names)
+        remaining = list(names)
 
-        def seen(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._tensor(stage, left.pop(0) if left else "output", output, note)
+        def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._tensor(stage, remaining.pop(0) if remaining else "output", output, note)
 
-        self._hooks.append(module.register_forward_hook(seen))
+        self._hooks.append(module.register_forward_hook(record))
 
     def _tensor(self, stage: str, name: str, x: Tensor, note: str = "") -> None:
         dtype = str(x.dtype).removeprefix("torch.")
@@ -71,14 +74,14 @@ class Watch:
         for field in fields(batch):
             x = getattr(batch, field.name)
             if isinstance(x, Tensor):
-                values = x.tolist() if 0 < x.numel() <= _SHOWN else ""
+                values = x.tolist() if 0 < x.numel() <= _MAX_SHOWN else ""
                 self._tensor("PackedBatch", field.name, x, str(values))
             elif x is not None:
                 self.stages.append(Stage("PackedBatch", field.name, (), type(x).__name__, str(x)))
 
     def vectors(self, words: Tensor, prompts: Tensor) -> None:
-        through = ", through the LSTM" if self.model.rnn is not None else ""
-        self._tensor("encode", "h", words, "word vectors" + through)
+        lstm = ", through the LSTM" if self.model.rnn is not None else ""
+        self._tensor("encode", "h", words, "word vectors" + lstm)
         self._tensor("encode", "p", prompts, "type prompts")
 
     def factors(self, factors: SpanFactors) -> None:
@@ -89,19 +92,22 @@ class Watch:
         for name, x in factors._replace(w2=w2)._asdict().items():
             self._tensor("head", name, x, notes.get(name, ""))
 
-    def scores(self, logits: Tensor, found: ops.SpanEntities, threshold: float) -> None:
-        how = "by span_vectors" if self.by_vectors else "by span_scores, of the fold u = q W2"
+    def scores(self, logits: Tensor, candidates: ops.SpanEntities, threshold: float) -> None:
+        how = "by span_vectors" if self.by_vectors else "by span_scores, with the fold u = q W2"
         self._tensor("scores", "logits", logits, f"[words, max_width, types]; {how}")
-        by = "span_vectors" if self.by_vectors else "span_entities"
-        self._tensor("candidates", "score", found.score, f"above {threshold:g}; by {by}")
+        operator = "span_vectors" if self.by_vectors else "span_entities"
+        self._tensor("candidates", "score", candidates.score, f"above {threshold:g}; by {operator}")
 
     def entities(self, count: int, flat: bool, multi_label: bool) -> None:
-        mode = ("no overlaps" if flat else "nesting allowed") + (", several labels a span" if multi_label else "")
+        mode = ("no overlaps" if flat else "nesting allowed") + (", several labels per span" if multi_label else "")
         self.stages.append(Stage("decode", "entities", (count,), "dict", f"greedy search: {mode}"))
 
 
 def operators_of(model: GLiModern, dtype: torch.dtype, by_vectors: bool) -> dict[str, dict[str, str]]:
-    """ops.backend_info of the operators that this model's prediction runs, on its device and in its dtype."""
+    """Return `ops.backend_info` of the operators that prediction runs on the model's device.
+
+    dtype: of the model's weights. by_vectors: see `Watch`.
+    """
     names = {"span_vectors"} if by_vectors else {"span_scores", "span_entities"}
     if model.encoder.packed:
         names.add("attention_varlen")

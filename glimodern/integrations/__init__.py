@@ -1,1 +1,1 @@
-"""glimodern inside other libraries: the public gliner package, spaCy."""
+"""Integrations with other libraries: the public gliner package and spaCy."""

@@ -1,10 +1,10 @@
-"""The spaCy component "glimodern": a checkpoint finds entities in Docs.
+"""The spaCy component "glimodern", which finds entities in Docs with a checkpoint.
 
     nlp.add_pipe("glimodern", config={"model": "runs/demo/model", "labels": ["person", "city"]})
 
-spaCy finds it by its entry point and imports this file whenever a pipeline is made, so nothing else of this package is
-imported before a component exists. A score stands in `span._.score`, and in `doc.spans[key].attrs["scores"]`, where
-spaCy's own span categorizer puts its.
+spaCy finds the component by its entry point and imports this file whenever a pipeline is built. Other modules of this
+package are therefore imported only when a component is used. Scores are stored in `span._.score`, and in
+`doc.spans[key].attrs["scores"]`, where spaCy's own span categorizer stores its scores.
 """
 
 import os
@@ -33,7 +33,7 @@ _ALIGNMENTS = ("expand", "contract", "strict")
 
 @dataclass(frozen=True)
 class ComponentConfig:
-    """The component's settings, checked; what each means, `make_component` says."""
+    """The component's checked settings. `make_component` documents them."""
 
     model: str
     labels: tuple[str, ...] | Mapping[str, str]
@@ -64,8 +64,8 @@ class ComponentConfig:
             )
         if self.set_ents and (self.multi_label or not self.flat):
             raise ValueError(
-                f"set_ents: doc.ents cannot overlap, got flat={self.flat}, multi_label={self.multi_label}; set "
-                "set_ents to false and give spans_key a name"
+                "set_ents: expected flat and not multi_label, because doc.ents cannot overlap, got "
+                f"flat={self.flat}, multi_label={self.multi_label}; set set_ents to false and give spans_key a name"
             )
 
 
@@ -102,13 +102,15 @@ def make_component(
     device: str,
     revision: str | None,
 ) -> "GLiModernComponent":
-    """model, dtype, device, revision: as of GLiModern.from_pretrained; threshold, flat, multi_label: as of predict.
-    labels: a list, or a mapping label -> description.
+    """Create the component.
 
-    set_ents: write to doc.ents; entities that stand there stay, and where one overlaps, ours is left out, or with
-    overwrite_ents the one that stands there. spans_key: write to doc.spans[spans_key], overlapping or not.
-    alignment_mode: of an entity that begins or ends inside a token: "expand" takes the token in, "contract" leaves it
-    out, "strict" the entity (spaCy's Doc.char_span).
+    model, dtype, device, revision: see `GLiModern.from_pretrained`. threshold, flat, multi_label: see `predict`.
+    labels: a list, or a mapping label -> description.
+    set_ents: write to doc.ents. Existing entities stay; a found entity that overlaps one is left out.
+    overwrite_ents: replace existing entities that overlap a found one.
+    spans_key: write all entities, overlapping or not, to doc.spans[spans_key].
+    alignment_mode: treatment of an entity that begins or ends inside a token, as in spaCy's Doc.char_span: "expand"
+    includes the token, "contract" excludes it, "strict" drops the entity.
     """
     config = ComponentConfig(
         model, dict(labels) if isinstance(labels, Mapping) else tuple(labels), threshold, flat, multi_label, set_ents,
@@ -118,21 +120,21 @@ def make_component(
 
 
 class GLiModernComponent(Pipe):
-    """Finds entities in Docs, batches of them by way of `GLiModern.predict`.
+    """Finds entities in batches of Docs by `GLiModern.predict`.
 
-    The checkpoint is loaded when it is first needed: by the first Doc, by nlp.initialize(), or by from_disk, which
-    reads the copy that to_disk wrote, so a saved pipeline needs no other file. nlp.pipe(n_process=...) gives each
-    process a copy of the model and, where processes are forked, one thread; one process uses all cores by itself.
+    The checkpoint is loaded on first use: by the first Doc, by nlp.initialize(), or by from_disk. from_disk reads the
+    copy that to_disk wrote, so a saved pipeline needs no other file. With nlp.pipe(n_process=...) each process has a
+    copy of the model, and a forked process computes in one thread. A single process uses all cores.
     """
 
     def __init__(self, name: str, config: ComponentConfig, folder: Path | None = None) -> None:
         self.name = name
         self.config = config
-        self.folder = folder  # of the checkpoint, once it is known
+        self.folder = folder  # the checkpoint's, None until it is resolved
         self.scorer = get_ner_prf if config.set_ents else None
         self._model: GLiModern | None = None
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
-        watch_forks()  # a component without its model is forked too, by nlp.pipe(n_process=...)
+        watch_forks()  # nlp.pipe(n_process=...) may fork before the model is loaded
         if not Span.has_extension("score"):
             Span.set_extension("score", default=None)
 
@@ -144,7 +146,10 @@ class GLiModernComponent(Pipe):
         return tuple(self.config.labels)
 
     def load(self) -> "GLiModern":
-        """The model; a method, as spaCy looks for an attribute `model` of any component when it links them."""
+        """Return the model, loaded on first use.
+
+        This is a method, because spaCy treats an attribute `model` of a component as one of its own models.
+        """
         if self._model is None:
             from glimodern.model.glimodern import GLiModern
 
@@ -164,7 +169,10 @@ class GLiModernComponent(Pipe):
         return doc
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
-        """Docs in order; batch_size of them are taken at a time and then computed in batches of a token budget."""
+        """Annotate a stream of Docs, in order.
+
+        batch_size: Docs that are read at a time; they are computed in batches of a token budget.
+        """
         handle_error = self.get_error_handler()
         for docs in minibatch(stream, size=batch_size):
             try:
@@ -180,35 +188,36 @@ class GLiModernComponent(Pipe):
             [doc.text for doc in docs], config.labels, config.threshold, config.flat, config.multi_label, progress=False
         )
         for doc, entities in zip(docs, results, strict=True):
-            found = []
+            scored = []
             for entity in entities:
-                place, label = (entity["start"], entity["end"]), entity["label"]
-                span = doc.char_span(*place, label=label, alignment_mode=config.alignment_mode)
+                bounds, label = (entity["start"], entity["end"]), entity["label"]
+                span = doc.char_span(*bounds, label=label, alignment_mode=config.alignment_mode)
                 if span is not None:
-                    found.append((span, entity["score"]))
-            for span, score in sorted(found, key=lambda pair: pair[1]):  # of the same words under two labels, the best
+                    scored.append((span, entity["score"]))
+            # Spans of the same words share the extension's value. The best score is written last.
+            for span, score in sorted(scored, key=lambda pair: pair[1]):
                 span._.score = score
-            if len(found) < len(entities):
+            if len(scored) < len(entities):
                 warnings.warn(
                     f"{self.name}: alignment_mode {config.alignment_mode!r} leaves out entities that do not begin and "
                     'end where tokens of spaCy do; "expand" keeps them',
                     stacklevel=2,
                 )
             if config.spans_key is not None:
-                scores = np.array([score for _, score in found], dtype=np.float32)
-                spans = [span for span, _ in found]
+                scores = np.array([score for _, score in scored], dtype=np.float32)
+                spans = [span for span, _ in scored]
                 doc.spans[config.spans_key] = SpanGroup(
                     doc, name=config.spans_key, spans=spans, attrs={"scores": scores}
                 )
             if config.set_ents:
-                self._set_ents(doc, [span for span, _ in sorted(found, key=lambda pair: -pair[1])])
+                self._set_ents(doc, [span for span, _ in sorted(scored, key=lambda pair: -pair[1])])
 
     def _set_ents(self, doc: Doc, found: list[Span]) -> None:
-        """found: by falling score."""
-        standing = list(doc.ents)
+        """Write doc.ents. found: the entities by descending score."""
+        existing = list(doc.ents)
         kept: list[Span] = []
         taken: set[int] = set()
-        for span in [*found, *standing] if self.config.overwrite_ents else [*standing, *found]:
+        for span in [*found, *existing] if self.config.overwrite_ents else [*existing, *found]:
             tokens = range(span.start, span.end)
             if taken.isdisjoint(tokens):
                 taken.update(tokens)
@@ -216,21 +225,21 @@ class GLiModernComponent(Pipe):
         doc.set_ents(kept, default="outside")
         if any(span not in kept for span in found):
             warnings.warn(
-                f"{self.name}: entities that share a token with a better one, or with one that stood in doc.ents, are "
-                "left out of doc.ents; doc.spans has all of them where spans_key names a place",
+                f"{self.name}: entities that share a token with a better one, or with an existing one, are left out of "
+                "doc.ents; doc.spans has all of them if spans_key names a place",
                 stacklevel=3,
             )
 
     # saving and loading
 
     def initialize(self, get_examples: Callable[[], Iterable[Any]], *, nlp: Language | None = None) -> None:
-        """Load the checkpoint; there is nothing to learn."""
+        """Load the checkpoint. Nothing is trained."""
         self.load()
 
     def to_disk(self, path: str | os.PathLike[str], *, exclude: Iterable[str] = ()) -> None:
-        """Write the checkpoint, as it was read whatever the dtype, to a folder that GLiModern.from_pretrained loads.
+        """Copy the checkpoint from its source to a folder that GLiModern.from_pretrained can load.
 
-        It is copied from where it was read. Raises FileNotFoundError if it is there no longer.
+        The component's dtype does not affect the copy. Raises FileNotFoundError if the source no longer exists.
         """
         from glimodern.checkpoint.folder import read_checkpoint, write_checkpoint
 
@@ -238,7 +247,7 @@ class GLiModernComponent(Pipe):
         write_checkpoint(path, stored.config, stored.state, stored.tokenizer, stored.labels_tokenizer)
 
     def from_disk(self, path: str | os.PathLike[str], *, exclude: Iterable[str] = ()) -> "GLiModernComponent":
-        """Load the checkpoint that to_disk wrote, in place of the one that the config names."""
+        """Load the checkpoint that to_disk wrote, instead of the one that the config names."""
         from glimodern.files.atomic import user_path
 
         self.folder, self._model = user_path(path).absolute(), None
@@ -261,5 +270,5 @@ class GLiModernComponent(Pipe):
             file = Path(unpacked.name) / name
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(content)
-        self._unpacked = unpacked  # lives as long as the component, which may be saved again
+        self._unpacked = unpacked  # kept as long as the component, because to_disk copies from it
         return self.from_disk(unpacked.name)

@@ -1,1 +1,1 @@
-"""The layers that encoders and heads are made of: packed linear, attention, positions, dropout, chains."""
+"""Layers of encoders and heads: packed linear layers, attention, rotary and relative positions, dropout, chains."""

@@ -1,4 +1,4 @@
-"""Bidirectional attention over packed texts, as the encoders call it: `ops.attention_varlen` on a `Packing`."""
+"""Bidirectional attention over packed texts: `ops.attention_varlen` with a `Packing`, as encoders call it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ __all__ = ["Packing", "packed_attention", "takes_flash"]
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Offsets of the texts of a packed batch, checked once (by `of`), with what every layer derives from them.
+    """Text boundaries of a packed batch. Values that every layer needs are computed once.
 
-    cu_seqlens: int32 [b + 1], for kernels. max_seqlen: tokens of the longest text. tokens: of all texts.
-    offsets: cu_seqlens on the host; None in a graph that serves any texts (`glimodern.network.cuda_graphs`).
+    cu_seqlens: int32 [texts + 1], the tensor that kernels read. max_seqlen: tokens of the longest text. tokens: tokens
+    of all texts. offsets: cu_seqlens as host integers; None in a CUDA graph, which serves batches with any text lengths
+    (`glimodern.network.cuda_graphs`).
     """
 
     cu_seqlens: Tensor
@@ -62,14 +63,14 @@ class Packing:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each text; RuntimeError in a graph, where the host does not know them."""
+        """Tokens of each text. Raises RuntimeError if the offsets are not known on the host."""
         if self.offsets is None:
-            raise RuntimeError("the texts of a captured batch are known on the device only")
+            raise RuntimeError("lengths: the text lengths of a batch in a CUDA graph are known on the device only")
         return [end - start for start, end in zip(self.offsets, self.offsets[1:], strict=False)]
 
     @cached_property
     def position_ids(self) -> Tensor:
-        """int64 [N]: each token's position in its text, from 0."""
+        """Position of each token in its text, from 0; int64 [N]."""
         starts = self.cu_seqlens[:-1].long()
         lengths = self.cu_seqlens.diff().long()
         firsts = torch.repeat_interleave(starts, lengths, output_size=self.tokens)
@@ -86,10 +87,11 @@ def packed_attention(
     scale: float | None = None,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """softmax(scale * q k^T) v inside each text: q, k, v [N, heads, head_dim] -> [N, heads, head_dim].
+    """Compute softmax(scale * q k^T) v inside each text: q, k, v [N, heads, head_dim] -> [N, heads, head_dim].
 
-    window: keys with |i - j| <= window are seen; None: all. scale: None means 1 / sqrt(head_dim).
-    dropout_p: share of probabilities dropped (0 outside training), by a seed drawn from torch's CPU generator.
+    window: attend to keys with |i - j| <= window only; None: to all keys. scale: default 1 / sqrt(head_dim).
+    dropout_p: probability of dropping an attention probability, with a seed drawn from torch's CPU generator; pass 0
+    outside training.
     """
     seed = int(torch.randint(2**62, ())) if dropout_p > 0.0 else 0
     return attention_varlen(

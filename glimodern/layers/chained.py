@@ -1,4 +1,4 @@
-"""An encoder's layers as one chain of operators (`ops.Chain`), where inference on a CPU allows it."""
+"""A cached chain of operators (`ops.Chain`) for an encoder's layers in inference on CPUs."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ Build = Callable[[Any, torch.dtype], "Chain | None"]
 
 
 class _Built(NamedTuple):
+    """A chain with what it was built from: the dtype, and the modules that it replaces."""
+
     dtype: torch.dtype
-    parts: tuple[nn.Module, ...]
+    modules: tuple[nn.Module, ...]
     snapshot: Snapshot
     chain: Chain | None
 
 
 class Chained:
-    """A model's chain, made at the first pass that can take it, and anew once its modules changed.
-    Copies of the model rebuild it on first use.
+    """The chain of a model, built by the first forward pass that can use it and rebuilt when the modules change.
 
-    build(model, dtype): the chain, or None where the model's modules cannot be one.
+    build: (model, dtype) -> chain, or None if the model's modules cannot run as a chain. Copies of the model rebuild
+    the chain on first use.
     """
 
     def __init__(self, build: Build) -> None:
         self.build = build
         self._built: _Built | None = None
 
-    def of(self, model: nn.Module, x: Tensor, *parts: nn.Module) -> Chain | None:
-        """The chain for the hidden states x, in the place of `parts`; None: run these modules themselves."""
+    def of(self, model: nn.Module, x: Tensor, *modules: nn.Module) -> Chain | None:
+        """Return the chain to run on the hidden states x instead of `modules`; None if the modules must run."""
         if model.training or not len(x) or Chain.problem(x):
             self._built = None
             return None
@@ -42,16 +44,16 @@ class Chained:
         if (
             built is None
             or built.dtype != x.dtype
-            or not all(a is b for a, b in zip(built.parts, parts, strict=True))
+            or not all(a is b for a, b in zip(built.modules, modules, strict=True))
             or not built.snapshot.unchanged()
         ):
             chain = self.build(model, x.dtype)
             if chain is None:
                 self._built = None
                 return None
-            snapshot = Snapshot(*parts)
+            snapshot = Snapshot(*modules)
             chain = None if snapshot.problem() else chain
-            built = self._built = _Built(x.dtype, parts, snapshot, chain)
+            built = self._built = _Built(x.dtype, modules, snapshot, chain)
         return built.chain
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Linear layers whose weights are packed for inference, in place of a model's own."""
+"""Linear layers with weights packed for inference, which replace a model's `nn.Linear` modules."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 from glimodern.ops import PackedWeight, backend_info, linear_packed
 
-_INPUT_SIZES = "_largest_inputs"  # attributes of a linear layer: what was seen of its inputs,
-_WATCHED = "_inputs_are_watched"  # and that they are watched now
+# Attributes of a linear layer: the largest |x| of each input, and a flag while they are recorded.
+_INPUT_SIZES = "_largest_inputs"
+_WATCHED = "_inputs_are_watched"
 
 
 def can_pack() -> bool:
-    """Whether packing pays on this machine's CPU: not without a kernel of vector instructions."""
+    """Whether packing pays off on this machine's CPU, which it does only with a vector kernel."""
     return backend_info("cpu")["linear_packed"]["isa"] not in ("", "scalar")
 
 
 @contextmanager
 def measured_inputs(model: nn.Module) -> Iterator[None]:
-    """While it lasts, what the model's linear layers are given is watched (`input_sizes`).
+    """Record the input sizes of the model's linear layers inside this context (see `input_sizes`).
 
-    A module that multiplies with a layer's weight without calling the layer says so by `watch_inputs`.
+    A module that multiplies by a layer's weight without calling the layer must report its inputs by `watch_inputs`.
     """
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     hooks = [linear.register_forward_pre_hook(lambda linear, inputs: _watch(linear, inputs[0])) for linear in linears]
@@ -48,26 +49,30 @@ def _watch(linear: nn.Module, x: Tensor) -> None:
 
 
 def watch_inputs(linear: nn.Module, *parts: Tensor) -> None:
-    """Let `measured_inputs` see the inputs of a layer whose weight is read: its columns' inputs [..., part], in order.
+    """Report the inputs of a layer whose weight is multiplied without calling the layer.
 
-    Does nothing unless the layer is watched.
+    parts: tensors [..., columns], which concatenated on the last axis are the layer's input. Does nothing outside
+    `measured_inputs`.
     """
     if vars(linear).get(_WATCHED, False):
         _watch(linear, torch.cat(parts, -1))
 
 
 def input_sizes(linear: nn.Module) -> Tensor | None:
-    """fp32 [inputs], the largest |x| of each that `measured_inputs` saw; None if it saw none."""
+    """Largest |x| of each input that `measured_inputs` recorded, fp32 [in_features]; None if there is none."""
     sizes: Tensor | None = vars(linear).get(_INPUT_SIZES)
     return sizes
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear` for inference by `linear_packed`; dtype "int8", "bf16" or "fp32".
+    """A linear layer for inference by `ops.linear_packed`, without parameters.
 
-    It has no parameters. Its state_dict is the plain layer's in the same dtype if that is `lossless` (not int8), and
-    raises ValueError otherwise. activation: "none", "relu", "gelu" or "geglu", of the result.
-    In int8, the largest inputs are taken into account: sizes fp32 [in_features]; None: the layer's `input_sizes`.
+    dtype: of the packed weight: "int8", "bf16" or "fp32". activation: "none", "relu", "gelu" or "geglu", applied to the
+    result in the epilogue. sizes: fp32 [in_features], the largest |x| of each input, by which int8 scales its inputs;
+    None: the layer's `input_sizes`.
+
+    The state dict is the plain layer's, in the same dtype, if that is `lossless`. In int8, state_dict() raises
+    ValueError.
     """
 
     def __init__(
@@ -81,11 +86,14 @@ class PackedLinear(nn.Module):
 
     @property
     def lossless(self) -> bool:
-        """Whether the plain weight, in bf16 or fp32, can be had back exactly."""
+        """Whether the plain weight can be recovered exactly: yes in bf16 and fp32, no in int8."""
         return self.packed.dtype != "int8"
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_features] -> [..., out_features], in x's dtype. Raises ValueError where x requires gradients."""
+        """Compute activation(x W^T + bias): [..., in_features] -> [..., out_features], in x's dtype.
+
+        Raises ValueError if x requires gradients.
+        """
         return linear_packed(x, self.packed, self.activation)
 
     def extra_repr(self) -> str:
@@ -96,7 +104,7 @@ class PackedLinear(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
-        # .to(device) moves the weight; .to(dtype), which asks for another storage, does not reach it
+        # .to(device) moves the weight. .to(dtype) leaves it as it is, because its storage is fixed by packing.
         self.packed = self.packed.to(fn(torch.empty(0, device=self.packed.device)).device)
         return super()._apply(fn, recurse)
 
@@ -109,35 +117,36 @@ class PackedLinear(nn.Module):
 
 
 def check_lossless(layer: PackedLinear, prefix: str) -> None:
-    """ValueError for a layer, named by its prefix in a state dict, whose plain weight is not kept."""
+    """Raise ValueError if a layer's plain weight cannot be recovered. prefix: the layer's prefix in the state dict."""
     if not layer.lossless:
         raise ValueError(
-            f"{prefix.removesuffix('.') or 'this layer'} holds its weight in int8 and cannot be saved; load the model "
-            "in fp32 to save it"
+            f"{prefix.removesuffix('.') or 'weight'}: expected a weight in bf16 or fp32 to save, got int8; load the "
+            "model in fp32 to save it"
         )
 
 
 def packs(linear: nn.Module) -> bool:
-    """Whether `pack_linears` packs this layer: an nn.Linear, no subclass."""
+    """Whether `pack_linears` packs this layer: it must be an `nn.Linear`, not a subclass."""
     return type(linear) is nn.Linear
 
 
 def packed_linear(linear: nn.Linear, dtype: str, activation: str = "none") -> PackedLinear:
-    """The layer packed in dtype. A layer with under 64 inputs or outputs stays exact (fp32) where others are int8."""
+    """Pack a layer in dtype. In int8, a layer with fewer than 64 inputs or outputs is packed in fp32."""
     small = min(linear.weight.shape) < 64
     return PackedLinear(linear, "fp32" if small and dtype == "int8" else dtype, activation).train(linear.training)
 
 
 def all_packed(layers: Iterable[Any]) -> bool:
+    """Whether every layer is a `PackedLinear`, not a subclass."""
     return all(type(layer) is PackedLinear for layer in layers)
 
 
 def pack_linears(module: nn.Module, dtype: str = "int8") -> int:
-    """Put a `packed_linear` in the place of every `nn.Linear` inside module; returns how many were packed.
+    """Replace every `nn.Linear` inside module by its `packed_linear`; returns the number of packed layers.
 
-    All of them, the small ones too: PyTorch's product sums a row in an order that depends on the number of rows, so one
-    plain layer makes a text's scores depend on its batch. Subclasses of nn.Linear stay as they are. The
-    plain weights are freed unless something else holds them.
+    Small layers are packed too: the order in which PyTorch's product sums a row depends on the number of rows, so one
+    plain layer would make a text's scores depend on its batch. Subclasses of `nn.Linear` are not replaced. The plain
+    weights are freed unless something else references them.
     """
     packed: dict[nn.Module, PackedLinear] = {}
     for parent in list(module.modules()):
@@ -150,21 +159,21 @@ def pack_linears(module: nn.Module, dtype: str = "int8") -> int:
     return len(packed)
 
 
-# A linear layer and the activation that its module calls on its result, by transformers' names: BERT and its kin,
+# transformers' attribute names of a linear layer and of the activation applied to its result: BERT and related models,
 # DistilBERT, ALBERT, T5.
 _ACTIVATED = (("dense", "intermediate_act_fn"), ("lin1", "activation"), ("ffn", "activation"), ("wi", "act"))
 
 
 def pack_layers(module: nn.Module, dtype: str = "int8") -> int:
-    """`pack_linears` for layers of transformers, exact GELUs and ReLUs together with the linear layer before them."""
+    """`pack_linears` for transformers' layers, with exact GELUs and ReLUs fused into the preceding linear layer."""
     fused = 0
     for parent in list(module.modules()):
         for linear_name, activation_name in _ACTIVATED:
             linear, activation = getattr(parent, linear_name, None), getattr(parent, activation_name, None)
-            kind = {"GELUActivation": "gelu", "ReLU": "relu"}.get(type(activation).__name__)
-            if kind is None or not isinstance(linear, nn.Linear) or not packs(linear):
+            epilogue = {"GELUActivation": "gelu", "ReLU": "relu"}.get(type(activation).__name__)
+            if epilogue is None or not isinstance(linear, nn.Linear) or not packs(linear):
                 continue
-            setattr(parent, linear_name, packed_linear(linear, dtype, kind))
+            setattr(parent, linear_name, packed_linear(linear, dtype, epilogue))
             setattr(parent, activation_name, nn.Identity())
             fused += 1
     return fused + pack_linears(module, dtype)

@@ -1,4 +1,4 @@
-"""Tensors that were read, made the parameters and buffers of a module that was built without values."""
+"""Building modules without values and assigning loaded tensors as their parameters and buffers."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,10 +12,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def without_values(build: Callable[[], Module]) -> Module:
-    """The module that `build` makes, its parameters on the meta device, its other tensors as they always are.
+    """Call `build` with parameters on the meta device; all other tensors get their values.
 
-    Where a buffer that no checkpoint stores has no value either, the module is built again with values, and torch's
-    generator left as it was.
+    If that leaves a non-persistent buffer, which no checkpoint stores, without a value, the module is built again with
+    values, and the state of torch's generator is restored.
     """
     with building(meta=True):
         module = build()
@@ -28,18 +28,18 @@ def without_values(build: Callable[[], Module]) -> Module:
 
 @as_in_a_new_process()
 def take_tensors(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Make the tensors of a state dict a module's own, in its dtypes; the dict is emptied as they are taken.
+    """Assign the tensors of a state dict to a module, in the module's dtypes, and empty the dict.
 
-    Parameters that are one in the module (tied weights) stay one; all others get memory of their own, whatever tensors
-    of the state share. What the state lacks keeps its value, or is zero if it has none. The state's names and shapes
-    are known to fit.
+    state: its names and shapes must fit, which is not checked. A tensor that it lacks keeps its value, or becomes zero
+    if it is on the meta device. Tied parameters stay tied. All other parameters get separate memory, even if tensors of
+    the state share theirs.
     """
     targets = module.state_dict(keep_vars=True)
     tied: dict[int, list[str]] = {}
     for name, target in targets.items():
         tied.setdefault(id(target), []).append(name)
     taken: dict[str, Tensor] = {}
-    seen: set[int] = set()  # memory
+    seen: set[int] = set()  # addresses of storages that were assigned already
     for names in tied.values():
         target = targets[names[0]]
         given = [state.pop(name) for name in names if name in state]
@@ -49,9 +49,9 @@ def take_tensors(module: nn.Module, state: dict[str, Tensor]) -> None:
             continue
         tensor = given[0]
         memory = tensor.untyped_storage()
-        alone = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes and memory.data_ptr() not in seen
+        owns_storage = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes and memory.data_ptr() not in seen
         seen.add(memory.data_ptr())
-        taken[names[0]] = tensor.to(target.dtype, copy=not alone).contiguous()
+        taken[names[0]] = tensor.to(target.dtype, copy=not owns_storage).contiguous()
     state.clear()
     module.load_state_dict(taken, strict=False, assign=True)
     for name, *others in tied.values():
@@ -60,13 +60,13 @@ def take_tensors(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The submodule that holds a tensor, and its attribute there."""
+    """Return the submodule that holds the tensor `name`, and the tensor's attribute name there."""
     owner, _, attribute = name.rpartition(".")
     return module.get_submodule(owner), attribute
 
 
 @as_in_a_new_process()
 def own_memory(module: nn.Module) -> None:
-    """Copy parameters and buffers that may lie in a mapped file, which others may write to."""
+    """Copy parameters and buffers, which may lie in a memory-mapped file that other programs can write to."""
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.data.clone()

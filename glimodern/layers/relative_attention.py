@@ -1,8 +1,9 @@
-"""Texts of like length side by side, and attention with a bias over relative positions on them.
+"""Attention with a relative position bias, on groups of texts of similar length.
 
-`ops.attention_varlen` knows no bias. So here the linear layers stay packed, and attention alone is computed for groups
-of texts, each as long as the group's longest: on a CPU within a tenth of it, and without any copy where the texts of a
-group are of one length; on a GPU, where launches cost more than padding, within half.
+`ops.attention_varlen` takes no bias. Here the linear layers stay packed, and attention is computed for groups of texts,
+padded to the longest text of the group. On a CPU, every text of a group has at least 0.9 of the longest text's length,
+and a group of consecutive texts of equal length needs no copy. On a GPU, where launches cost more than padding, at
+least 0.5.
 """
 
 from __future__ import annotations
@@ -17,87 +18,95 @@ from torch import Tensor
 
 from .attention import Packing
 
-_LEAST_FILL_CPU, _LEAST_FILL = 0.9, 0.5  # a text's length by its group's longest, at least
-_MOST_TOKENS_CPU = 512  # of a group: its scores stay in the caches
+_MIN_FILL_CPU, _MIN_FILL_GPU = 0.9, 0.5  # minimum of a text's length divided by the longest length of its group
+_MAX_TOKENS_CPU = 512  # of a group, so that its scores stay in the caches
 
 Bias = Callable[[Tensor, Tensor, int], Tensor]
-"""Of q and k [heads, texts, length, head_dim] and the length: what is added to scale * q k^T, broadcast to
+"""(q, k [heads, texts, length, head_dim], length) -> bias to add to scale * q k^T, broadcastable to
 [heads, texts, length, length]."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Texts side by side: rows, where their tokens lie in the packed batch (a slice, or int64 [texts * length]), and
-    unseen, bool [1, texts, 1, length], the places without a token (None: there are none)."""
+    """Texts padded to one length.
+
+    rows: the packed rows of their tokens, as a slice or int64 [texts * length]. padded: bool [1, texts, 1, length],
+    True where there is no token; None: no padding.
+    """
 
     texts: int
     length: int
     rows: slice | Tensor
-    unseen: Tensor | None
+    padded: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """All texts in groups; order int64 [N]: a token's place in the groups' rows one after the other (None: its own)."""
+    """All texts of a batch in groups.
+
+    order: int64 [N], each token's row in the concatenated rows of all groups; None: the order is unchanged.
+    """
 
     groups: tuple[Group, ...]
     order: Tensor | None
 
 
 def group_texts(packing: Packing, padding: bool = True) -> Groups:
-    """The texts with tokens, longest first, cut where a text is much shorter than the first of its group, or (padding
-    False) shorter at all."""
+    """Group the texts of a batch by length, longest first; texts without tokens are left out.
+
+    padding: if False, all texts of a group have the same length.
+    """
     device, host = packing.cu_seqlens.device, torch.device("cpu")
     on_cpu = device.type == "cpu"
-    least_fill = (_LEAST_FILL_CPU if on_cpu else _LEAST_FILL) if padding else 1.0
+    min_fill = (_MIN_FILL_CPU if on_cpu else _MIN_FILL_GPU) if padding else 1.0
     lengths = packing.lengths
     offsets = list(accumulate(lengths, initial=0))
-    cut: list[list[int]] = []
+    members: list[list[int]] = []  # text indices of each group
     for text in sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]):
-        longest = lengths[cut[-1][0]] if cut else 0
-        full = on_cpu and cut and (len(cut[-1]) + 1) * longest > _MOST_TOKENS_CPU
-        if not cut or full or lengths[text] < least_fill * longest:
-            cut.append([])
-        cut[-1].append(text)
-    groups, places, place = [], torch.empty(packing.tokens, dtype=torch.int64, device=host), 0
+        longest = lengths[members[-1][0]] if members else 0
+        full = on_cpu and members and (len(members[-1]) + 1) * longest > _MAX_TOKENS_CPU
+        if not members or full or lengths[text] < min_fill * longest:
+            members.append([])
+        members[-1].append(text)
+    groups, order, first_row = [], torch.empty(packing.tokens, dtype=torch.int64, device=host), 0
     in_order = True
-    for texts in cut:
+    for texts in members:
         length = lengths[texts[0]]
         starts = torch.tensor([offsets[i] for i in texts], device=host)
         sizes = torch.tensor([lengths[i] for i in texts], device=host)
         step = torch.arange(length, device=host)
         rows = starts[:, None] + step.clamp(max=sizes[:, None] - 1)  # padding repeats a text's last token
-        unseen = step >= sizes[:, None]
-        seen = ~unseen
-        places[rows[seen]] = (place + torch.arange(rows.numel(), device=host).view_as(rows))[seen]
-        first, whole = int(starts[0]), not bool(unseen.any())
-        consecutive = whole and texts == list(range(texts[0], texts[0] + len(texts)))
-        in_order = in_order and consecutive and first == place
-        where = slice(first, first + rows.numel()) if consecutive else rows.flatten().to(device)
-        groups.append(Group(len(texts), length, where, None if whole else unseen[None, :, None].to(device)))
-        place += rows.numel()
-    return Groups(tuple(groups), None if in_order else places.to(device))
+        padded = step >= sizes[:, None]
+        tokens = ~padded
+        order[rows[tokens]] = (first_row + torch.arange(rows.numel(), device=host).view_as(rows))[tokens]
+        start, unpadded = int(starts[0]), not bool(padded.any())
+        consecutive = unpadded and texts == list(range(texts[0], texts[0] + len(texts)))
+        in_order = in_order and consecutive and start == first_row
+        selection = slice(start, start + rows.numel()) if consecutive else rows.flatten().to(device)
+        groups.append(Group(len(texts), length, selection, None if unpadded else padded[None, :, None].to(device)))
+        first_row += rows.numel()
+    return Groups(tuple(groups), None if in_order else order.to(device))
 
 
 def grouped_attention(
     q: Tensor, k: Tensor, v: Tensor, groups: Groups, bias: Bias, *, scale: float, dropout_p: float = 0.0
 ) -> Tensor:
-    """softmax(scale * q k^T + bias) v inside each text: q, k, v [N, heads, head_dim] -> [N, heads, head_dim].
+    """Compute softmax(scale * q k^T + bias) v inside each text: q, k, v [N, heads, head_dim] -> the same shape.
 
-    dropout_p: share of probabilities dropped (give 0 outside training), by torch's generator.
+    dropout_p: probability of dropping an attention probability, by torch's generator; pass 0 outside training.
     """
     outs = []
     for group in groups.groups:
         shape = (q.shape[1], group.texts, group.length, q.shape[2])
         rows = group.rows
-        own = (x[rows] if isinstance(rows, slice) else x.index_select(0, rows) for x in (q, k, v))
-        # heads first: a text's heads then share one product with the positions of all texts
-        q_of, k_of, v_of = (x.transpose(0, 1).reshape(shape) for x in own)
-        added = bias(q_of, k_of, group.length).to(q.dtype)
-        if group.unseen is not None:
-            added = added.masked_fill(group.unseen, -torch.inf)
-        mixed = F.scaled_dot_product_attention(q_of, k_of, v_of, added, dropout_p, scale=scale)
-        outs.append(mixed.flatten(1, 2).transpose(0, 1))
+        selected = (x[rows] if isinstance(rows, slice) else x.index_select(0, rows) for x in (q, k, v))
+        # Heads first, so that a head multiplies the tokens of all texts by its position vectors in one product.
+        q_group, k_group, v_group = (x.transpose(0, 1).reshape(shape) for x in selected)
+        added = bias(q_group, k_group, group.length).to(q.dtype)
+        if group.padded is not None:
+            added = added.masked_fill(group.padded, -torch.inf)
+        out = F.scaled_dot_product_attention(q_group, k_group, v_group, added, dropout_p, scale=scale)
+        outs.append(out.flatten(1, 2).transpose(0, 1))
     if not outs:
         return torch.zeros_like(q)
     out = torch.cat(outs)

@@ -1,4 +1,4 @@
-"""The angles of rotary positions (`ops.rotary` turns by them): https://arxiv.org/abs/2104.09864."""
+"""Angles of rotary position embeddings, by which `ops.rotary` rotates: https://arxiv.org/abs/2104.09864."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rotary_table(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin fp32 [n, head_dim / 2] of position * base^(-2i / head_dim), for positions int64 [n]."""
+    """Compute cos and sin of position * base^(-2i / head_dim): positions int64 [n] -> two fp32 [n, head_dim / 2]."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
     angles = positions.float()[:, None] * (1.0 / base**exponents)[None, :]
     return angles.cos(), angles.sin()

@@ -1,4 +1,4 @@
-"""What a model was made of when work was derived from it: a CUDA graph, a chain of operators, a copy of its weights."""
+"""Detecting changes of a model that a CUDA graph, a chain of operators or a copy of its weights was derived from."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def _address(tensor: Tensor) -> int:
 
 
 class HasModules(Protocol):
-    """A module, or what stands for one."""
+    """A module, or any object with a module's `modules` method."""
 
     def modules(self) -> Iterator[nn.Module]: ...
 
 
 class Snapshot:
-    """The modules under some roots, with their tensors as they are, kept alive; tells later whether they still are.
+    """The state of the modules under some roots, to compare with later. Modules and tensors are kept alive.
 
-    values: also notice values that were written in place, for whoever copied them.
+    values: also detect values that are written in place, which matters to copies of the weights.
     """
 
     def __init__(self, *roots: HasModules, values: bool = False) -> None:
@@ -31,21 +31,20 @@ class Snapshot:
         self.tables: list[dict[str, Any]] = [
             table for m in self.modules for table in (m._parameters, m._buffers, m._modules) if table
         ]
-        self.values = [value for table in self.tables for value in table.values()]  # held, so that ids stay theirs
+        self.values = [value for table in self.tables for value in table.values()]  # kept alive: ids are not reused
         self.hooks = [hooks for m in self.modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.packed = [m for m in self.modules if isinstance(m, PackedLinear)]
         self.tensors = [value for value in self.values if isinstance(value, Tensor)]
-        self.memory = [x.detach() for x in self.tensors]  # held, whatever becomes of the parameters' own
-        self.versions = [
-            x for x in self.tensors if values and not x.is_inference()
-        ]  # inference tensors count no writes
+        self.memory = [x.detach() for x in self.tensors]  # kept alive: addresses are not reused
+        # Inference tensors have no version counter.
+        self.versions = [x for x in self.tensors if values and not x.is_inference()]
         self.state = self._state()
 
     def _state(self) -> list[list[Any]]:
         return [
             [id(value) for table in self.tables for value in table.values()],
             [_address(x) for x in self.tensors],
-            # a process that shares a model with others moves packed weights
+            # sharing a model with other processes moves its packed weights
             [(id(m.packed), m.packed.panels.data_ptr(), m.packed.bias.data_ptr()) for m in self.packed],
             [m.training for m in self.modules],
             [any(self.hooks)],
@@ -53,11 +52,11 @@ class Snapshot:
         ]
 
     def unchanged(self) -> bool:
-        """Whether the model still reads the same memory by the same modules, in the same modes, as free of hooks."""
+        """Whether modules, memory, training modes and the presence of hooks are the same as at construction."""
         return self._state() == self.state
 
     def problem(self) -> str:
-        """Why what the modules do cannot be replayed; empty if it can."""
+        """Reason why the work of the modules cannot be replayed; empty if it can."""
         if any(self.hooks):
             return "modules have forward hooks, which a replay would not call"
         return "dropout is on" if any(isinstance(m, nn.Dropout) and m.training for m in self.modules) else ""

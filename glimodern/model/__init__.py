@@ -1,1 +1,1 @@
-"""The model that users hold: loading, precision, prediction, saving, sharing."""
+"""GLiModern, the model class of users: building, loading, precision, prediction, saving, sharing."""

@@ -1,4 +1,4 @@
-"""GLiModern: the network with what is around it: building, loading, saving, and prediction."""
+"""GLiModern: the span network with building, loading, saving and prediction."""
 
 import inspect
 import os
@@ -54,11 +54,11 @@ from .precision import CANARY_LABELS, CANARY_TEXTS, LEAST_AGREEMENT, PrecisionRe
 from .sharing import HubApi
 
 _HEAD_OPTIONS = tuple(HeadOptions.__annotations__)
-MAX_LEN = 8192  # most words read of a text by a fresh model that is not told otherwise
+MAX_LEN = 8192  # default limit of max_len (words of a text) for a fresh model
 
 
 def _head_config(options: HeadOptions) -> HeadConfig:
-    """The options of a fresh head, checked; labels_encoder as the user meant it."""
+    """Check the options of a fresh head. A `~` in labels_encoder is expanded."""
     name = options.get("labels_encoder")
     checked: dict[str, Any] = {
         **options,
@@ -68,12 +68,13 @@ def _head_config(options: HeadOptions) -> HeadConfig:
 
 
 class GLiModern(SpanNetwork, HubApi, GlinerApi):
-    """GLiNER's span model on any encoder: text and labels in, entities out.
+    """GLiNER's span model on any encoder: texts and labels in, entities out.
 
     Build one with `from_pretrained` (a checkpoint) or `from_encoder` (a pretrained encoder and a fresh head).
+    source: the checkpoint's name and the folder it was read from; None for a model that was not loaded from one.
     """
 
-    source: tuple[str, Path] | None = None  # a checkpoint's name, and the folder it was read from
+    source: tuple[str, Path] | None = None
 
     # building, loading, saving
 
@@ -88,10 +89,11 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         local_files_only: bool = False,
         **head: Unpack[HeadOptions],
     ) -> "GLiModern":
-        """A pretrained encoder with its tokenizer, the two prompt tokens added, and a fresh head.
+        """Build a model from a pretrained encoder with its tokenizer, two added prompt tokens and a fresh head.
 
-        With labels_encoder, a bi-encoder: that one reads the labels, and no prompt tokens are added.
-        revision (of the text encoder), cache_dir, token, local_files_only: as of from_pretrained.
+        head: the fields of `HeadConfig`. With labels_encoder the model is a bi-encoder: the label encoder reads the
+        labels, and no prompt tokens are added. revision: of the text encoder. revision, cache_dir, token and
+        local_files_only: see `from_pretrained`.
         """
         name = expand_user(path_or_hub_id, "path_or_hub_id")
         hub = HubAccess(revision, cache_dir, token, local_files_only)
@@ -101,7 +103,11 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
 
     @classmethod
     def from_encoder_config(cls, encoder_config: Any, tokenizer: Any, **head: Unpack[HeadOptions]) -> "GLiModern":
-        """The same from an encoder's config, with random weights (from scratch)."""
+        """Build a model with random weights from an encoder's config and a tokenizer, to train from scratch.
+
+        encoder_config: a transformers config, or its dict. tokenizer: a transformers fast tokenizer. head: the fields
+        of `HeadConfig`.
+        """
         refuse_keywords(
             "from_encoder_config", [option for option in head if option not in _HEAD_OPTIONS], _HEAD_OPTIONS
         )
@@ -145,21 +151,26 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         cuda_graphs: bool = True,
         **unknown: Never,
     ) -> "GLiModern":
-        """Load a checkpoint of the public GLiNER format: a local folder (no network) or a hub name.
+        """Load a checkpoint in the public GLiNER format, from a local folder (without network access) or a hub name.
 
-        dtype: "fp32", "bf16", "fp16", "int8" (on CPUs: weights by output channel, activations by token; warns where
-        that changes what the model finds in a few sentences) or "auto", bf16 where the hardware multiplies it natively
-        and else fp32. trainable: keep plain parameters, in fp32 unless dtype says otherwise; else the model is for
-        inference, and on CPUs its linear layers are packed. Of a hub name: revision is a branch, tag or commit,
-        local_files_only (or the environment variable HF_HUB_OFFLINE) reads the hub's cache alone, cache_dir says where
-        that is, token is the user's own or says whether to send the stored one. cuda_graphs: on a GPU, record what
-        small batches launch and replay it (`glimodern.network.cuda_graphs`); the attribute of this name sets it too.
+        dtype: "fp32", "bf16", "fp16", "int8" or "auto". "auto" is bf16 on hardware that multiplies it natively, else
+        fp32. "int8" is for CPUs: weights are quantised by output channel, activations by token. It warns if that
+        changes the entities found in a few sentences.
+        device: "cpu", "cuda", "cuda:1", another of PyTorch's names, or "auto": a CUDA GPU if there is one, else the
+        CPU.
+        trainable: if True, keep plain parameters, in fp32 for dtype "auto". If False, the model is for inference, and
+        on CPUs its linear layers are packed.
+        revision: branch, tag or commit of a hub repository. cache_dir: folder of the hub's cache. token: an access
+        token, or whether to send the stored one. local_files_only: read the hub's cache only, as the environment
+        variable HF_HUB_OFFLINE does too.
+        cuda_graphs: on a GPU, record the kernel launches of small batches and replay them
+        (`glimodern.network.cuda_graphs`). The attribute `cuda_graphs` changes this later.
 
-        What torch is set to (default dtype and device, inference mode, its generator) changes nothing here, and the
-        files may be overwritten later. Weights that are stored in another dtype are made fp32 first.
+        Torch's settings (default dtype and device, inference mode, generator) do not affect the result. The files may
+        be overwritten afterwards. Weights that are stored in another dtype are converted to fp32 first.
 
-        Raises FileNotFoundError for missing files, ValueError for half-written files, pickled code, unsupported kinds
-        of model, tensors that do not fit the config and a device that is not there.
+        Raises FileNotFoundError for missing files. Raises ValueError for half-written files, pickled code, unsupported
+        kinds of models, tensors that do not fit the config, and a device that is not available.
         """
         known = (*inspect.signature(cls.from_pretrained).parameters,)[1:-1]
         refuse_keywords("from_pretrained", unknown, known)
@@ -188,9 +199,9 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         return model
 
     def _quantise(self, dtype: torch.dtype) -> None:
-        """Pack in int8 by the inputs that a dozen sentences give each layer; warn if it then finds other entities.
+        """Pack in int8, scaled by each layer's inputs in a dozen sentences. Warn if the entities found there change.
 
-        dtype: of the activations, and of what is not quantised.
+        dtype: of the activations, and of layers that are not quantised.
         """
         with measured_inputs(self):
             exact = answers(self, CANARY_TEXTS, CANARY_LABELS, 0.5)
@@ -199,14 +210,14 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         report = compare_answers("int8", answers(self, CANARY_TEXTS, CANARY_LABELS, 0.5), exact)
         if report.agreement < LEAST_AGREEMENT:
             warnings.warn(
-                f"{self.source_name}: {report}; that is under {100 * LEAST_AGREEMENT:.0f} %. Check it on your own "
-                'texts with check_precision, or load with dtype="fp32" or "bf16"',
+                f"{self.source_name}: expected at least {100 * LEAST_AGREEMENT:.0f} % agreement, got {report}; check "
+                'it on your own texts with check_precision, or load with dtype="fp32" or "bf16"',
                 stacklevel=3,
             )
 
     @classmethod
     def _of_checkpoint(cls, stored: Checkpoint) -> "GLiModern":
-        """The model of a checkpoint, in fp32; the checkpoint's tensors are taken from it."""
+        """Build the model of a checkpoint, in fp32. Empties the checkpoint's state dict."""
         encoder_config = {**stored.config.encoder_config, "vocab_size": stored.config.vocab_size}
         config = replace(stored.config, encoder_config=encoder_config)
 
@@ -220,22 +231,22 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a checkpoint that this package and the public one load; it appears whole or not at all.
+        """Write a checkpoint that this package and the public one can load, atomically.
 
-        folder may hold other files, which stay, and an older checkpoint, which is replaced; it may be the working
-        directory, a mount point or a symbolic link. A crash at any time leaves the older checkpoint or this one to
-        from_pretrained; other programs may see files of both until the next save_pretrained there.
+        folder: may contain other files, which stay, and an older checkpoint, which is replaced. It may be the working
+        directory, a mount point or a symbolic link. After a crash at any time, from_pretrained reads the older
+        checkpoint or this one. Other programs may then see files of both, until the next save_pretrained to the folder.
 
-        Raises ValueError for a model in int8 and for a folder with another model's files of these names.
+        Raises ValueError for a model in int8, and for a folder with another model's files of these names.
         """
         if self.packed_dtype == "int8":
-            raise ValueError('a model in int8 cannot be saved: load it with dtype="fp32" to save it')
+            raise ValueError('dtype: expected fp32, bf16 or fp16 to save, got int8; load the model with dtype="fp32"')
         labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
         write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer, labels_tokenizer)
 
     @property
     def dtype_name(self) -> str:
-        """What the model computes in: "fp32", "bf16", "fp16" or "int8"."""
+        """The dtype of computation: "fp32", "bf16", "fp16" or "int8"."""
         if self.packed_dtype == "int8":
             return "int8"
         dtype = next(self.parameters()).dtype
@@ -243,36 +254,39 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
 
     @property
     def source_name(self) -> str:
-        """What messages call the model: the checkpoint that it was loaded from, else its encoder."""
+        """The model's name in messages: the checkpoint that it was loaded from, else its encoder."""
         return self.source[0] if self.source is not None else self.config.model_name or "a model of this session"
 
     def check_precision(self, texts: str | Iterable[str], labels: Labels, threshold: float = 0.5) -> PrecisionReport:
-        """How far this model, loaded in bf16 or int8, is from its checkpoint in fp32, which is loaded for the time of
-        the call. texts, labels, threshold: as of predict. Raises ValueError for a model that was not loaded from a
-        checkpoint."""
+        """Compare this model, loaded in bf16 or int8, with its checkpoint in fp32.
+
+        texts, labels, threshold: see `predict`. The fp32 model is held in memory during the call. Raises ValueError for
+        a model that was not loaded from a checkpoint.
+        """
         if self.source is None:
             raise ValueError(
-                "check_precision: expected a model that from_pretrained loaded, this one has no checkpoint to compare "
-                "with; save it and load it"
+                "check_precision: expected a model that from_pretrained loaded, got one without a checkpoint to "
+                "compare with; save it and load it"
             )
         requests = list(self.requests(texts, labels).stream)
         if not requests:
             raise ValueError("texts: expected at least one text to compare by, got none")
-        names = [request.text for request in requests]
-        asked = [dict(zip(*request.labels, strict=True)) for request in requests]
-        ours = answers(self, names, asked, threshold)
+        checked_texts = [request.text for request in requests]
+        label_sets = [dict(zip(*request.labels, strict=True)) for request in requests]
+        ours = answers(self, checked_texts, label_sets, threshold)
         exact = GLiModern.from_pretrained(self.source[1], dtype="fp32", device=self.device)
-        return compare_answers(self.dtype_name, ours, answers(exact, names, asked, threshold))
+        return compare_answers(self.dtype_name, ours, answers(exact, checked_texts, label_sets, threshold))
 
     # predicting
 
     @predicts
     @torch.no_grad()
     def encode_labels(self, labels: LabelArgument) -> LabelVectors:
-        """The vectors of labels, any number, to be asked of texts by predict(texts, label_vectors=...).
+        """Compute the vectors of any number of labels, for predict(texts, label_vectors=...).
 
-        labels: one label set, as predict takes it; of a mapping, the descriptions are read. Duplicates count once.
-        Raises ValueError for a model that is no bi-encoder.
+        labels: one label set, as in `predict`. The descriptions of a mapping are encoded. Duplicates count once.
+
+        Raises ValueError for a model that is not a bi-encoder.
         """
         encoder = self._require_label_encoder("encode_labels")
         names, prompts = read_labels(labels)
@@ -284,8 +298,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         label_encoder = (network or self).label_encoder
         if label_encoder is None:
             raise ValueError(
-                f"{argument}: expected a bi-encoder, this model reads its labels together with each text, so a label "
-                "has no vector of its own; give predict the labels, or load a model that has a labels_encoder"
+                f"{argument}: expected a bi-encoder, got a model that reads the labels together with each text and has "
+                "no vector for a label alone; pass labels to predict, or load a model with a labels_encoder"
             )
         return label_encoder
 
@@ -298,7 +312,11 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         label_vectors.check_model(self.source_name, encoder.fingerprint, self.config.hidden_size)
 
     def _label_check(self, label_vectors: LabelVectors | None) -> CheckLabels:
-        """What this model has to say about each label set: that it is among label_vectors, and leaves room for text."""
+        """Return this model's check of a label set.
+
+        It selects the labels from label_vectors, if these are given. It raises ValueError for a label that they lack,
+        and for a prompt that leaves no room for a text.
+        """
 
         def check(labels: LabelSet, where: str) -> LabelSet:
             if label_vectors is not None:
@@ -312,7 +330,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
     def requests(
         self, texts: str | Iterable[str], labels: Labels | None, label_vectors: LabelVectors | None = None
     ) -> Requests:
-        """What predict is asked: texts and labels read (see glimodern.inference.request), texts split into words."""
+        """Read the texts and labels of `predict` as requests (see `glimodern.inference.request`), split into words."""
         if label_vectors is not None:
             self._check_vectors(label_vectors)
             labels = label_vectors.labels if labels is None else labels
@@ -326,7 +344,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         batch_tokens: int | str,
         label_vectors: LabelVectors | None = None,
     ) -> Iterator[Answer]:
-        """Each request with its result, in order; at the end a warning if any text was cut."""
+        """Yield each request with its result, in order; warn at the end if any text was truncated."""
         weight = next(self.parameters())
         tokens = resolve_batch_tokens(batch_tokens, weight.device, activation_bytes(weight, self.config.hidden_size))
         candidates = self._candidates
@@ -357,10 +375,10 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         multi_label: bool = False,
         batch_tokens: int | str = "auto",
     ) -> list[Result] | Iterator[Result]:
-        """`predict` for texts that are split into words: each a list (or another iterable) of strings.
+        """Find entities in texts that are already split into words; otherwise like `predict`.
 
-        A result has entities (start, end, label, score), word indices inclusive, and words_cut, how many words at the
-        text's end were not read.
+        texts: each a list, or another iterable, of strings. A result has `entities`, tuples (start, end, label, score)
+        with inclusive word indices, and `words_cut`, the number of words at the text's end that were not read.
         """
         search = Search.checked(threshold, flat, multi_label)
         requests = read_word_requests(texts, labels, self._label_check(None))
@@ -395,21 +413,25 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
     ) -> list[Entities] | Iterator[Entities]:
         """Find entities of the given types in texts.
 
-        texts: a string (one text), or any ordered iterable of strings. What has a length (list, array, column) gives a
-        list, one result a text, after all of it was checked; a stream is read as it is consumed and gives an iterator
-        of results, in order, with memory for some batches of texts only. A result is a list of dicts start, end, text,
-        label, score: character offsets into the text (end exclusive), by ascending start.
+        Returns one result per text: a list of dicts with the keys start, end, text, label and score, by ascending
+        start. start and end are character offsets into the text, end exclusive. A text without words, or without
+        labels, has no entities. A text that is too long is truncated with a warning, and its result says so.
 
-        labels: strings, asked of all texts; or a mapping label -> description, which asks with the descriptions and
-        answers with the labels; or one of these per text. Duplicates count once. threshold: least probability,
-        exclusive. flat: no overlaps; else nesting is allowed. multi_label: a span may have several labels.
-        batch_tokens: tokens computed at a time, results do not depend on it; a batch that does not fit the memory is
-        split. progress: show a bar; None: for lists of over 1,000 texts, on a terminal. label_vectors (of a
-        bi-encoder's encode_labels): all its labels are asked, or those of them that `labels` names.
+        texts: a string (one text), or an ordered iterable of strings. An iterable with a length (list, array, column)
+        is checked first and gives a list. A stream gives an iterator of results, in order; it is read as results are
+        consumed, and takes memory for a few batches of texts only.
+        labels: strings, for all texts; or a mapping label -> description, whose descriptions the model reads and whose
+        labels the results have; or one of these per text. Duplicates count once.
+        threshold: minimum probability of an entity, exclusive.
+        flat: no overlapping entities; if False, nested entities are allowed.
+        multi_label: whether a span may have several labels.
+        batch_tokens: tokens to compute at a time. Results do not depend on it. A batch that does not fit the memory is
+        split.
+        progress: whether to show a progress bar; None: for lists of more than 1,000 texts, on a terminal.
+        label_vectors: from a bi-encoder's `encode_labels`. All its labels are used, or those that `labels` names.
 
-        No words or no labels: no entities. A text that is too long is cut with a warning, and its result says so.
-        Raises TypeError and ValueError that name the argument and the item; in a stream where it comes, after the
-        results before it.
+        Raises TypeError and ValueError that name the argument and the item. An error in a stream is raised after the
+        results of all earlier texts.
         """
         search = Search.checked(threshold, flat, multi_label)
         if progress is not None:

@@ -1,8 +1,8 @@
-"""The public package's names for prediction, answered for programs written for `gliner.GLiNER`.
+"""The public package's prediction methods, for programs written for `gliner.GLiNER`.
 
-Everywhere else one thing has one name here. These three are the exception, in this one place: pipelines such as
-gliner-spacy call them on whatever object they are given, and then run on this model as they are. Signatures and results
-are those of gliner 0.2.29 (https://github.com/urchade/GLiNER); each is a call of `GLiModern.predict`.
+These three methods are the only second names in this package. Pipelines such as gliner-spacy call them on any object
+they are given, and so run on this model unchanged. Signatures and results are those of gliner 0.2.29
+(https://github.com/urchade/GLiNER). Each method calls `GLiModern.predict`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LabelArgument = str | Iterable[str] | Mapping[str, str]
 
 
 class GlinerApi:
-    """predict_entities, batch_predict_entities and inference of a model that has `predict`."""
+    """The methods predict_entities, batch_predict_entities and inference, for a class with the method `predict`."""
 
     predict: Callable[..., Any]
 
@@ -35,26 +35,30 @@ class GlinerApi:
         return_vectors: bool = False,
         return_label_vectors: bool = False,
     ) -> list[Any]:
-        """Entities of texts: a list per text of dicts start, end, text, label, score.
+        """Find entities: one list per text of dicts with the keys start, end, text, label and score.
 
-        Always a list, as gliner gives. texts and labels: as of predict, and one label may be a string. batch_size
-        changes nothing: batches are formed by tokens, and all inputs are packed. Raises ValueError for an option of
-        gliner's that this package does not have, TypeError for one that gliner lacks too.
+        The result is always a list, as in gliner. texts, labels: see `predict`; a single label may be a string.
+        batch_size: has no effect, because batches are formed by tokens and all inputs are packed.
+
+        Raises ValueError for an option of gliner that this package does not have, TypeError for an unknown option.
         """
-        refused = {
+        unsupported = {
             "packing_config": packing_config,
             "input_spans": input_spans,
             "return_class_probs": return_class_probs,
             "return_vectors": return_vectors,
             "return_label_vectors": return_label_vectors,
         }
-        for name, value in refused.items():
+        for name, value in unsupported.items():
             if value is not None and value is not False:
-                raise ValueError(f"{name}: glimodern does not have this option of gliner, got {value!r}; leave it out")
+                raise ValueError(
+                    f"{name}: expected no value, because glimodern lacks this option of gliner, got {value!r}; leave "
+                    "it out"
+                )
         flat = check_flag("flat_ner", flat_ner)
         check_count("batch_size", batch_size, "a number of texts")
-        asked = [labels] if isinstance(labels, str) else labels
-        return list(self.predict(texts, asked, threshold, flat, multi_label))
+        label_set = [labels] if isinstance(labels, str) else labels
+        return list(self.predict(texts, label_set, threshold, flat, multi_label))
 
     def predict_entities(
         self,
@@ -69,7 +73,7 @@ class GlinerApi:
         return_label_vectors: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """The entities of one text; kwargs: of `inference`."""
+        """Find the entities of one text. kwargs: further options of `inference`."""
         return self.inference(
             [check_string(text, "text")],
             labels,
@@ -94,7 +98,7 @@ class GlinerApi:
         return_label_vectors: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """`inference` under its older name, which gliner calls deprecated; kwargs: of `inference`."""
+        """Call `inference` by its older name, which gliner deprecates. kwargs: further options of `inference`."""
         return self.inference(
             texts,
             labels,

@@ -1,4 +1,4 @@
-"""A loaded model made ready for inference: its device, its dtype, and packed linear layers."""
+"""Preparing a loaded model for inference: device, dtype and packed linear layers."""
 
 from __future__ import annotations
 
@@ -18,47 +18,48 @@ from glimodern.layers.packed_linear import PackedLinear, can_pack
 from glimodern.network.span_network import SpanNetwork
 from glimodern.ops.dispatch import native_bf16
 
-_OTHER_NAMES = {"map_location": "device", "torch_dtype": "dtype"}  # of gliner and transformers
+_OTHER_NAMES = {"map_location": "device", "torch_dtype": "dtype"}  # gliner's and transformers' names of our options
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def refuse_keywords(function: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """TypeError that names the first keyword argument that a function does not know, and what it may have meant."""
+    """Raise TypeError for the first keyword argument that is not in `known`, with the most similar known name."""
     for name in given:
         if name in known:
             continue
-        near = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else difflib.get_close_matches(name, known, 1)
-        hint = f"; {name} is called {near[0]} here" if near else ""
-        raise TypeError(f"{function}: unexpected keyword argument {name!r}: expected {', '.join(known)}{hint}")
+        similar = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else difflib.get_close_matches(name, known, 1)
+        remedy = f"; {name} is called {similar[0]} here" if similar else ""
+        raise TypeError(f"{function}: unexpected keyword argument {name!r}: expected {', '.join(known)}{remedy}")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of this name, which is there: "cpu", "cuda", "cuda:1", "mps", ..., or "auto", CUDA's if there is one.
+    """Return the available device with this name: "cpu", "cuda", "cuda:1", "mps", ..., or "auto".
 
-    Raises TypeError for what is no name, ValueError for an unknown one and for a device that this machine lacks.
+    "auto" is the CUDA device if there is one, else the CPU. Raises TypeError for a value that is not a name, ValueError
+    for an unknown name and for a device that this machine lacks.
     """
     if not isinstance(device, (str, torch.device)):
         raise TypeError(f"device: expected a string or torch.device, got {type(device).__name__}")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        where = torch.device(device)
-        where = torch.device("cpu") if where.type == "cpu" else where  # "cpu:0" too
+        resolved = torch.device(device)
+        resolved = torch.device("cpu") if resolved.type == "cpu" else resolved  # drops the index of "cpu:0"
     except RuntimeError as error:
         raise ValueError(
             f"device: expected 'auto', 'cpu', 'cuda', 'cuda:N' or another of PyTorch's names, got {device!r}"
             + ("; a GPU is 'cuda'" if str(device).lower().startswith("gpu") else "")
         ) from error
-    problem = _problem(where)
+    problem = _problem(resolved)
     if problem:
         raise ValueError(
             f"device: expected a device of this machine, got {str(device)!r}: {problem}; use 'cpu' or 'auto'"
         )
-    return where
+    return resolved
 
 
 def _problem(device: torch.device) -> str:
-    """Why a model cannot be put on a device; empty if it can."""
+    """Reason why a device cannot hold a model; empty if it can."""
     if device.type == "cuda" and not torch.cuda.is_available():
         return f"PyTorch {torch.__version__} finds no CUDA GPU"
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -73,20 +74,23 @@ def _problem(device: torch.device) -> str:
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Of activations and of weights that are not packed: "fp32", "bf16", "fp16", "auto" (bf16 where the hardware
-    multiplies it natively, else fp32; "int8" likewise) or a float dtype of torch."""
+    """Return the dtype of activations and of weights that are not packed.
+
+    dtype: "fp32", "bf16", "fp16", "auto", "int8", or one of torch's float dtypes. "auto" and "int8" give bf16 on
+    hardware that multiplies it natively, else fp32.
+    """
     if not isinstance(dtype, (str, torch.dtype)):
         raise TypeError(f"dtype: expected a string or torch.dtype, got {type(dtype).__name__}")
     if dtype in ("auto", "int8"):
         return torch.bfloat16 if native_bf16(device) else torch.float32
-    known = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if known in (*DTYPES.values(), torch.float64):
-        return known
+    resolved = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if resolved in (*DTYPES.values(), torch.float64):
+        return resolved
     raise ValueError(f"dtype: expected one of {[*DTYPES, 'int8', 'auto']} or a float dtype of torch, got {dtype!r}")
 
 
 def encoder_of(stored: Checkpoint, config: dict[str, Any]) -> Encoder:
-    """The checkpoint's encoder without its weights. ValueError for a config that none can be built from."""
+    """Build the checkpoint's encoder without weights. Raises ValueError if the config does not describe an encoder."""
     try:
         return build_encoder(config, values=False)
     except (ValueError, TypeError, KeyError) as error:
@@ -97,7 +101,7 @@ def encoder_of(stored: Checkpoint, config: dict[str, Any]) -> Encoder:
 
 
 def freeze(network: SpanNetwork) -> None:
-    """Declare a network that was just read as one for inference only."""
+    """Set a network to inference only: no parameter requires gradients, and the label encoder is sealed."""
     network.requires_grad_(False)
     network.inference_only = True
     if network.label_encoder is not None:
@@ -105,18 +109,18 @@ def freeze(network: SpanNetwork) -> None:
 
 
 def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> None:
-    """Pack linear layers for inference on CPUs, where there is a kernel for them, in fp32 or bf16.
+    """Pack the linear layers for inference on a CPU with a kernel for them.
 
-    int8: quantise them; dtype is then that of activations and of what is not quantised. Raises ValueError where there
-    is no kernel for it.
+    dtype: fp32 or bf16. int8: quantise the weights; dtype is then that of activations and of layers that are not
+    quantised. Raises ValueError for int8 if there is no kernel; otherwise nothing is packed then.
     """
     plain = "fp32" if dtype == torch.float32 else "bf16"
     packed = "int8" if int8 else plain
     if not can_pack():
         if int8:
             raise ValueError(
-                "dtype: 'int8' needs the C++ extension on a CPU with AVX2; load with dtype='fp32' "
-                f"({ops.backend_info('cpu')['linear_packed']['why']})"
+                "dtype: expected the C++ extension and a CPU with AVX2 for 'int8', got neither or one of them "
+                f"({ops.backend_info('cpu')['linear_packed']['why']}); load with dtype='fp32'"
             )
         return
     unpacked = [] if network.encoder.pack(packed) else [(network.encoder, "encoder")]
@@ -125,8 +129,8 @@ def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> Non
     if int8:
         for encoder, name in unpacked:
             warnings.warn(
-                f"dtype: the layers of {encoder.config.model_type} are not known to pack, so the {name} is not "
-                "quantised, only the rest is in int8",
+                f"dtype: expected an encoder whose layers can be packed, got {encoder.config.model_type}; the {name} "
+                "is not quantised, only the other layers are in int8",
                 stacklevel=4,
             )
     if isinstance(network.projection, torch.nn.Linear):

@@ -1,4 +1,4 @@
-"""How far a model in bf16 or int8 is from the same checkpoint in fp32: entities and probabilities, side by side."""
+"""Comparing a model in bf16 or int8 with the same checkpoint in fp32: entities and probabilities."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from glimodern.inputs.packer import Packer
     from glimodern.network.span_network import SpanNetwork
 
-_COUNTED_FROM = 0.1  # drift is of the spans and types to which one side gives at least this probability
+_MIN_PROBABILITY = 0.1  # drift counts spans and types to which at least one side gives this probability
 
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """agreement: F1 of the model's entities with fp32's as the gold. drift: |difference of probabilities|, over every
-    span and type that either side gives at least 0.1; 0 where there is none."""
+    """Difference of a model from the same checkpoint in fp32.
+
+    texts: number of texts compared. entities: number of entities that fp32 finds. agreement: F1 of the model's entities
+    with fp32's as the gold. mean_drift, max_drift: |difference of the probabilities|, over all spans and types to which
+    either side gives at least 0.1; 0 if there are none.
+    """
 
     dtype: str
     texts: int
-    entities: int  # that fp32 finds
+    entities: int
     agreement: float
     mean_drift: float
     max_drift: float
@@ -45,7 +49,7 @@ T = TypeVar("T")
 
 
 class Predictor(Protocol):
-    """What of a `GLiModern` is compared."""
+    """The part of `GLiModern` that the comparison uses."""
 
     packer: Packer
 
@@ -61,22 +65,25 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model says about some texts."""
+    """One model's predictions for some texts.
+
+    entities: (first word, last word, label) of each text. probabilities: fp32 [words, max_width, types] of each text.
+    """
 
     entities: list[list[tuple[int, int, str]]]
-    probabilities: list[torch.Tensor]  # of a text: [words, max_width, types], fp32
+    probabilities: list[torch.Tensor]
 
 
 @torch.no_grad()
 def answers(model: Predictor, texts: Sequence[str], labels: Labels, threshold: float) -> Answers:
-    """The model's entities and probabilities of texts; labels: as of predict."""
+    """Compute the model's entities and probabilities for texts. labels, threshold: see `GLiModern.predict`."""
     requests = list(model.requests(texts, labels).stream)
     words = [request.words for request in requests]
-    asked = [dict(zip(*request.labels, strict=True)) for request in requests]
-    found = model.predict_words(words, asked, threshold=threshold)
-    entities = [[(start, end, label) for start, end, label, _ in text.entities] for text in found]
+    label_sets = [dict(zip(*request.labels, strict=True)) for request in requests]
+    results = model.predict_words(words, label_sets, threshold=threshold)
+    entities = [[(start, end, label) for start, end, label, _ in result.entities] for result in results]
     probabilities = []
-    for request in requests:  # one at a time: a score is K * types numbers a word
+    for request in requests:  # one at a time, because the scores of a word are max_width * types values
         batch = model.packer.pack([request.words], [request.labels.prompts]).to(model.device)
         (logits,) = model.run_in_eval(partial(_scores, batch=batch))
         probabilities.append(torch.sigmoid(logits.float()).cpu())
@@ -88,10 +95,10 @@ def _scores(network: SpanNetwork, batch: PackedBatch) -> list[torch.Tensor]:
 
 
 def compare_answers(dtype: str, ours: Answers, exact: Answers) -> PrecisionReport:
-    """The report of a model's answers against fp32's, to the same questions."""
+    """Compare a model's answers with fp32's to the same requests. dtype: of `ours`."""
     drift = torch.cat(
         [
-            (mine - truth).abs()[torch.maximum(mine, truth) >= _COUNTED_FROM]
+            (mine - truth).abs()[torch.maximum(mine, truth) >= _MIN_PROBABILITY]
             for mine, truth in zip(ours.probabilities, exact.probabilities, strict=True)
         ]
     )
@@ -107,7 +114,7 @@ def compare_answers(dtype: str, ours: Answers, exact: Answers) -> PrecisionRepor
     )
 
 
-# Asked of every model that is loaded in int8: sentences of several kinds, and labels that any model knows.
+# Predicted by every model that is loaded in int8: sentences about various subjects, and labels that any model knows.
 CANARY_LABELS = ("person", "organization", "location", "date", "product", "event", "disease")
 CANARY_TEXTS = (
     "Maria Keller joined Siemens in Munich in March 2019 and left for Bosch two years later.",

@@ -1,4 +1,4 @@
-"""Sharing a model: `push_to_hub`, and the model card it writes."""
+"""Uploading a model to the hub: `push_to_hub`, and the model card that it writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TAGS = ("glimodern", "gliner", "named-entity-recognition", "zero-shot")
 
 
 class HubApi:
-    """`push_to_hub` of a model that has a config, a source and save_pretrained."""
+    """The method `push_to_hub`, for a class with the attributes config and source and the method save_pretrained."""
 
     config: ModelConfig
     source: tuple[str, Path] | None
@@ -37,36 +37,40 @@ class HubApi:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload what save_pretrained writes, in one commit, to a hub repository, made if there is none; its address.
+        """Upload the files of save_pretrained to a hub repository in one commit. Returns the commit's address.
 
-        Files of an older checkpoint that the new one does not have are removed in the same commit. A repository without
-        a README.md gets a model card: how to ask for `labels`, and metadata, to which `metadata` adds (such as license,
-        language, datasets). revision: the branch to write to, made if there is none; create_pr:
-        propose the commit instead. private: of a repository that is made now; None: as its owner's default.
+        The repository is created if it does not exist. Files of an older checkpoint that the new one does not have are
+        removed in the same commit. A repository without a README.md gets a model card, with an example that uses
+        `labels`.
+        metadata: added to the card's metadata, such as license, language or datasets. revision: the branch to write to,
+        created if it does not exist. create_pr: open a pull request instead. private: whether a new repository is
+        private; None: its owner's default. token: an access token, or whether to send the stored one.
 
-        Raises TypeError and ValueError for such arguments and for a model in int8, and what huggingface_hub raises
-        where the hub refuses.
+        Raises TypeError and ValueError for invalid arguments and for a model in int8, and huggingface_hub's errors if
+        the hub refuses the upload.
         """
         from huggingface_hub import HfApi
 
         from glimodern.inference.request import check_labels
         from glimodern.version import __version__
 
-        asked = check_labels(labels)
+        card_labels = check_labels(labels)
         if create_pr and revision is not None:
             raise ValueError(
-                f"revision: a pull request is made against the default branch, got {revision!r}; leave it out"
+                f"revision: expected None with create_pr, whose base is the default branch, got {revision!r}; leave it "
+                "out"
             )
         api = HfApi(token=token, library_name="glimodern", library_version=__version__)
         with tempfile.TemporaryDirectory(prefix="glimodern-") as scratch:
             folder = Path(scratch) / "model"
-            self.save_pretrained(folder)  # first: what cannot be saved leaves no empty repository behind
+            self.save_pretrained(folder)  # first, so that a model that cannot be saved leaves no empty repository
             repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             if revision is not None:
                 api.create_branch(repository, branch=revision, exist_ok=True)
             if not api.file_exists(repository, CARD_FILE, revision=revision):
-                more = {**self._base_model(repository), **(metadata or {})}
-                (folder / CARD_FILE).write_text(model_card(repository, self.config, asked, more), encoding="utf-8")
+                fields = {**self._base_model(repository), **(metadata or {})}
+                card = model_card(repository, self.config, card_labels, fields)
+                (folder / CARD_FILE).write_text(card, encoding="utf-8")
             older = api.file_exists(repository, CONFIG_FILE, revision=revision)
             commit = api.upload_folder(
                 repo_id=repository,
@@ -79,7 +83,7 @@ class HubApi:
         return str(commit.pr_url or commit.commit_url)
 
     def _base_model(self, repository: str) -> dict[str, str]:
-        """The checkpoint that the model was loaded from, else its encoder, if that is a name at the hub."""
+        """Metadata of the base model: the model's checkpoint, else its encoder, if that is a hub name."""
         for name in (self.source[0] if self.source is not None else "", self.config.model_name):
             if name and name != repository and is_hub_name(name):
                 return {"base_model": name}
@@ -87,7 +91,7 @@ class HubApi:
 
 
 def model_card(repo_id: str, config: ModelConfig, labels: list[str], metadata: Mapping[str, Any]) -> str:
-    """The text of a repository's README.md: metadata that the hub searches, how to load and ask, what the model is."""
+    """Build the text of a repository's README.md: metadata for the hub's search, an example, and the model's facts."""
     from huggingface_hub import ModelCardData
 
     ours: dict[str, Any] = {"library_name": "glimodern", "pipeline_tag": "token-classification"}
@@ -96,7 +100,7 @@ def model_card(repo_id: str, config: ModelConfig, labels: list[str], metadata: M
     public = (
         "It is in the public GLiNER format: `gliner.GLiNER.from_pretrained` loads it too."
         if config.span_mode != "ffn"
-        else 'Its head (`span_mode` "ffn") is known to glimodern alone.'
+        else 'Only glimodern has its head (`span_mode` "ffn").'
     )
     return f"""---
 {data.to_yaml()}
@@ -114,7 +118,7 @@ for entity in model.predict("Ada Lovelace met Charles Babbage in London.", {labe
     print(entity["text"], entity["label"], entity["score"])
 ```
 
-Any other labels can be asked in their place. {public}
+The labels can be replaced by any others. {public}
 
 | | |
 |---|---|

@@ -1,1 +1,1 @@
-"""Encoder and span head as one module: packed batches in; loss, logits or candidates out."""
+"""Encoder and span head as one module: packed batches in; loss, logits or candidate entities out."""

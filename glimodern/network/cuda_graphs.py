@@ -1,31 +1,32 @@
-"""CUDA graphs for small batches: the launches of encoder and head, recorded once a size, replayed as one.
+"""CUDA graphs for small batches: the kernel launches of encoder and head, recorded once per size and replayed.
 
-A small batch does not fill a GPU: its time is that of some 300 kernel launches from Python. A graph launches them as
-one, but always with the shapes and addresses it was recorded with. So a batch is padded to the next of a few sizes
-(`Bucket`) in a buffer that stays where it is (`StaticBatch`), with one more text, or some, of filler tokens. Texts do
-not see each other, so what is computed for the real ones does not change, and the rest is cut off. What depends on the
-texts (the search for entities above the threshold) runs outside.
+A small batch does not fill a GPU. Its time is that of about 300 kernel launches from Python. A graph launches them all
+at once, but with the shapes and addresses of its recording. A batch is therefore padded to the next of a few sizes
+(`Bucket`) in a buffer with a fixed address (`StaticBatch`), by one or more texts of filler tokens. Texts do not see
+each other, so the results of the real texts do not change; the fillers' results are dropped. The search for entities
+above the threshold depends on the texts' values and runs outside the graph.
 
-The traps, and where their answers were seen:
-- What the host knows is frozen at capture, lengths included, so kernels get the device's cu_seqlens and the bucket's
-  longest text (https://github.com/Dao-AILab/flash-attention/issues/1164). Unused entries of cu_seqlens repeat the end,
-  texts of no tokens (https://github.com/pytorch/torchtitan/pull/4158).
-- Static buffers are written whole at every call (offsets that stayed gave NaN:
-  https://github.com/pytorch/torchtitan/pull/3776), and every token belongs to a text, as FlashAttention leaves the
-  result of others unwritten (https://github.com/sgl-project/sgl-flash-attn/pull/47).
-- Warm-up on a side stream before capture; one memory pool for graphs that never run at once
-  (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs), which an event ensures across streams.
+Constraints of capture, with their sources:
+- Host values are frozen at capture, text lengths included. Kernels therefore read cu_seqlens on the device and get the
+  bucket's longest length (https://github.com/Dao-AILab/flash-attention/issues/1164). Unused entries of cu_seqlens
+  repeat the last offset, which makes texts without tokens (https://github.com/pytorch/torchtitan/pull/4158).
+- Static buffers are rewritten completely by every call, because stale offsets gave NaN
+  (https://github.com/pytorch/torchtitan/pull/3776). Every token belongs to a text, because FlashAttention does not
+  write the results of other tokens (https://github.com/sgl-project/sgl-flash-attn/pull/47).
+- A function is warmed up on a side stream before its capture. Graphs that never run at the same time share one memory
+  pool (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). An event keeps them apart across streams.
 - Work of other threads must not break a capture (https://github.com/vllm-project/vllm/pull/48053).
-Sizes in buckets are as in vLLM (https://docs.vllm.ai/en/latest/design/cuda_graphs/).
+Buckets of sizes follow vLLM (https://docs.vllm.ai/en/latest/design/cuda_graphs/).
 
-No GPU has run this yet: the padding, the reuse of buffers and the bookkeeping are tested on CPUs (tests/test_graphs.py)
-with a recorder that calls the function again where `CudaRecorder` replays.
+No GPU has run this yet. tests/test_graphs.py tests the padding, the reuse of buffers and the bookkeeping on CPUs, with
+a recorder that calls the function again where `CudaRecorder` replays.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -49,18 +50,19 @@ from .head import SpanFactors, SpanHead
 Outputs = tuple[Tensor, ...]
 
 _LOGGER = logging.getLogger("glimodern")
-# Four sizes an octave: at most a fifth of a batch is filler. At 2,048 tokens ModernBERT-base's products alone need
-# an H100 a millisecond, as long as some 300 launches of 3 to 4 us: more has little to gain. Not measured.
+# Four sizes per octave: at most a fifth of a batch is filler. At 2,048 tokens the matrix products of ModernBERT-base
+# take an H100 about a millisecond, as long as 300 launches of 3 to 4 us each, so larger sizes gain little. Not
+# measured.
 SIZES = (*(octave * quarter // 4 for octave in (64, 128, 256, 512, 1024) for quarter in (4, 5, 6, 7)), 2048)
 TEXTS = (2, 8, 32, 128)  # fillers included
-MOST_GRAPHS = 32  # of one model; the one that was not used for longest goes first
+MAX_GRAPHS = 32  # of one model; the least recently used one is dropped first
 _WARM_UPS = 2
 
 
 class Bucket(NamedTuple):
-    """What graphs are told apart by: the tokens and texts that one takes, fillers included, and the longest text.
+    """Key of a graph: its capacity in tokens and texts, fillers included, and the length of its longest text.
 
-    It takes up to as many words as tokens, and half as many entity types.
+    The capacity in words is that of tokens, the capacity in entity types half of it.
     """
 
     tokens: int
@@ -73,14 +75,17 @@ class Bucket(NamedTuple):
 
 
 def bucket_of(batch: PackedBatch, max_length: int | None) -> Bucket | None:
-    """The smallest bucket that holds the batch, for an encoder of so many positions; None where none does."""
+    """Return the smallest bucket that holds the batch; None if there is none.
+
+    max_length: maximum tokens of one text that the encoder takes; None: no limit.
+    """
     offsets = batch.token_offsets or (0,)
     tokens, texts = offsets[-1], len(offsets) - 1
     size = next((size for size in SIZES if size >= tokens), None)
     if size is None or not tokens:
         return None
     longest = min(size, max_length or size)
-    fillers = -(-(size - tokens) // longest)
+    fillers = math.ceil((size - tokens) / longest)
     capacity = next((count for count in TEXTS if count >= texts + fillers), None)
     if capacity is None or len(batch.word_index) > size or batch.max_seqlen > longest:
         return None
@@ -89,16 +94,16 @@ def bucket_of(batch: PackedBatch, max_length: int | None) -> Bucket | None:
 
 
 class StaticBatch:
-    """The inputs of a bucket's graph, at addresses that stay.
+    """The inputs of a bucket's graph, at fixed addresses.
 
-    batch: on the device, input_ids and word_index int64 [tokens], type_index int64 [tokens / 2], cu_seqlens int32
-    [texts + 1]; nothing else of it is filled, nor read by an encoder that is `capturable`.
+    batch: on the device, with input_ids and word_index int64 [tokens], type_index int64 [tokens / 2] and cu_seqlens
+    int32 [texts + 1]. Its other fields are not filled; a `capturable` encoder does not read them.
     """
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
         self.bucket = bucket
-        numbers = [Field((n,), torch.int64) for n in (bucket.tokens, bucket.tokens, bucket.types)]
-        self.layout = Layout([*numbers, Field((bucket.texts + 1,), torch.int32)])
+        indices = [Field((n,), torch.int64) for n in (bucket.tokens, bucket.tokens, bucket.types)]
+        self.layout = Layout([*indices, Field((bucket.texts + 1,), torch.int32)])
         self.buffer = self.layout.buffer(device)
         input_ids, word_index, type_index, cu = self.layout.views(self.buffer)
         self.batch = PackedBatch(
@@ -108,17 +113,17 @@ class StaticBatch:
 
     @property
     def packing(self) -> Packing:
-        """A new one each time: what it keeps of a batch must be computed where it is recorded."""
+        """A new Packing at each access: its cached position_ids must be computed inside the recording."""
         return Packing(self.batch.cu_seqlens, self.bucket.longest, self.bucket.tokens)
 
     def fill(self, batch: PackedBatch) -> None:
-        """Write a batch of this bucket, on the host, and the padding; every byte, in one copy."""
+        """Write a batch of this bucket, given on the host, and the padding: all bytes in one copy."""
         bucket, offsets = self.bucket, batch.token_offsets or (0,)
         staging = self.layout.buffer(torch.device("cpu"), pinned=self.buffer.device.type == "cuda")
         ids, words, types, cu = self.layout.arrays(staging)
         for target, source, padding in (
             (ids, batch.input_ids, 0),
-            (words, batch.word_index, -1),  # no word: its vector is zero
+            (words, batch.word_index, -1),  # -1 stands for no token; the word's vector is zero
             (types, batch.type_index, 0),
         ):
             target[: len(source)] = source.numpy()
@@ -130,7 +135,7 @@ class StaticBatch:
 
 
 class Recordable(Protocol):
-    """What of a network is recorded: `head.factors(*encode(batch, packing))`."""
+    """The part of a network that is recorded: `head.factors(*encode(batch, packing))`."""
 
     config: ModelConfig
     encoder: Encoder
@@ -148,38 +153,40 @@ class Recordable(Protocol):
 
 
 class Recording(Protocol):
-    """A function's work, to be done again on the same memory."""
+    """The recorded work of a function, which can be repeated on the same memory."""
 
     outputs: Outputs
 
     def replay(self) -> object:
-        """Compute `outputs` anew from what the inputs hold now."""
+        """Recompute `outputs` from the inputs' current values."""
 
 
 class Recorder(Protocol):
-    """What makes recordings; `CudaRecorder`, or a test's double."""
+    """Makes recordings: `CudaRecorder`, or a test's double."""
 
     def problem(self, model: Recordable) -> str:
-        """Why this model cannot be recorded; empty if it can."""
+        """Reason why this model cannot be recorded; empty if it can."""
 
     def record(self, run: Callable[[], Outputs]) -> Recording:
-        """Run and record. RuntimeError where that fails."""
+        """Run a function and record it. Raises RuntimeError if recording fails."""
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
-        """What uses the recordings' memory goes inside, one thread at a time."""
+        """Context for all uses of the recordings' memory, for one thread at a time."""
 
-    def finish(self) -> None:
+    def synchronize(self) -> None:
         """Wait until nothing uses the recordings' memory."""
 
 
 class CudaRecording:
+    """A captured CUDA graph and its outputs."""
+
     def __init__(self, graph: torch.cuda.CUDAGraph, outputs: Outputs) -> None:
         self.outputs = outputs
         self.replay = graph.replay
 
 
 class CudaRecorder:
-    """Graphs on one device that share a memory pool, so that only one of them may run at a time."""
+    """Records graphs on one device. They share a memory pool, so only one of them may run at a time."""
 
     _capturing = threading.Lock()  # PyTorch allows one capture at a time in a process
 
@@ -193,17 +200,17 @@ class CudaRecorder:
         heads, dtype = model.encoder.config.num_attention_heads, next(model.parameters()).dtype
         if takes_flash("cuda", dtype, model.encoder.hidden_size // heads):
             return ""
-        return f"attention in {dtype} runs in plain PyTorch, which must know the texts' lengths"
+        return f"attention in {dtype} runs in plain PyTorch, which needs the text lengths on the host"
 
     def record(self, run: Callable[[], Outputs]) -> CudaRecording:
         with self._capturing, torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             self.stream.wait_stream(current)
             try:
-                with torch.cuda.stream(self.stream):  # outermost: a failing capture may leave its stream current
-                    for _ in range(_WARM_UPS):  # compile kernels and load libraries, which a capture may not
+                with torch.cuda.stream(self.stream):  # outermost, as a failing capture may leave its stream current
+                    for _ in range(_WARM_UPS):  # compiles kernels and loads libraries, which a capture must not do
                         run()
-                    # cuBLAS then takes its workspace from the pool, where whoever clears workspaces cannot give it away
+                    # cuBLAS then takes its workspace from the pool, where clearing workspaces does not free it
                     getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
                     graph = torch.cuda.CUDAGraph()
                     with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
@@ -215,25 +222,25 @@ class CudaRecorder:
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
         with torch.cuda.device(self.device):
-            stream = torch.cuda.current_stream()  # threads may have their own
+            stream = torch.cuda.current_stream()  # each thread may have its own
             stream.wait_event(self.used)
             try:
                 yield
             finally:
                 self.used.record(stream)
 
-    def finish(self) -> None:
+    def synchronize(self) -> None:
         self.used.synchronize()
 
 
 def _problem(model: Recordable) -> str:
-    """Why no recorder can record this model; empty if one might."""
+    """Reason why no recorder can record this model; empty if there is none."""
     if not model.encoder.capturable:
         return f"{model.encoder.config.model_type} runs by transformers' own forward pass"
     if model.rnn is not None:
-        return "the LSTM over words must know their number"
+        return "the LSTM over words needs the number of words on the host"
     if model.config.subtoken_pooling in ("mean", "max"):
-        return "sub-tokens are pooled by their number in each word"
+        return "pooling needs the number of sub-tokens of each word on the host"
     return "its linear layers are packed for CPUs" if model.packed_dtype is not None else ""
 
 
@@ -244,11 +251,11 @@ class _Graph(NamedTuple):
 
 
 class GraphCache:
-    """A model's graphs by bucket, recorded at a bucket's second batch, so that a rare size costs nothing.
+    """The graphs of a model by bucket. A bucket's graph is recorded at its second batch, so a rare size costs nothing.
 
-    Safe for threads. Graphs are dropped when the model's weights have moved or modules have been replaced or hooked
-    (weights changed in place are read as they are), and by `clear`. Where a capture fails, that is said once, and all
-    runs as it would without graphs. A copy of a model starts without graphs.
+    Thread-safe. All graphs are dropped when weights have moved, when modules have been replaced or hooked, and by
+    `clear`. Weights that are changed in place are used with their new values. If a capture fails, a warning is given
+    once and batches run without graphs. Copies of a model start without graphs.
     """
 
     def __init__(
@@ -261,7 +268,7 @@ class GraphCache:
         self._forget()
 
     def _forget(self) -> None:
-        self._recorder: Recorder | None = None  # with its memory pool, which cannot be used again once it is empty
+        self._recorder: Recorder | None = None  # owns the memory pool, which cannot be reused once it is empty
         self._weights: Snapshot | None = None
         self._usable = False
         self._seen: set[Bucket] = set()
@@ -274,19 +281,21 @@ class GraphCache:
         return len(self._graphs)
 
     def clear(self) -> None:
-        """Drop all graphs, and forget what was seen."""
+        """Drop all graphs and the record of seen buckets."""
         with self._lock:
             self._drop()
 
     def _drop(self) -> None:
         if self._graphs and self._recorder is not None:
-            self._recorder.finish()
+            self._recorder.synchronize()
         self._forget()
 
     @torch.no_grad()
     def factors(self, model: Recordable, batch: PackedBatch, device: torch.device) -> SpanFactors | None:
-        """`model.head.factors(*model.encode(batch))` of a batch on the host, by a graph on the model's device; None
-        where no graph serves it."""
+        """Compute `model.head.factors(*model.encode(batch))` by a graph; None if there is no graph for the batch.
+
+        batch: on the host. device: the model's. The results are new tensors on the device.
+        """
         if self._failed or device.type != self._device_type or torch.is_autocast_enabled(self._device_type):
             return None
         bucket = bucket_of(batch, model.encoder.max_length)
@@ -296,7 +305,7 @@ class GraphCache:
             if bucket in self._graphs:
                 self._graphs.move_to_end(bucket)
                 factors = self._replay(self._graphs[bucket], batch)
-                if self._weights is not None and self._weights.unchanged():  # asked while the GPU is at work
+                if self._weights is not None and self._weights.unchanged():  # checked while the GPU computes
                     return factors
             if self._weights is None or not self._weights.unchanged():
                 self._start(model, device)
@@ -322,7 +331,7 @@ class GraphCache:
 
     @lasting()
     def _record(self, model: Recordable, bucket: Bucket, batch: PackedBatch, device: torch.device) -> _Graph | None:
-        """The bucket's graph, recorded; None at the bucket's first batch and where recording fails."""
+        """Record the bucket's graph; None at the bucket's first batch and if recording fails."""
         if bucket not in self._seen or self._recorder is None:
             self._seen.add(bucket)
             return None
@@ -341,8 +350,8 @@ class GraphCache:
             self._drop()
             warn_once(f"no CUDA graphs for small batches, which run slower: recording one failed: {error}")
             return None
-        while len(self._graphs) >= MOST_GRAPHS:
-            recorder.finish()
+        while len(self._graphs) >= MAX_GRAPHS:
+            recorder.synchronize()
             self._graphs.popitem(last=False)
         self._graphs[bucket] = graph
         return graph

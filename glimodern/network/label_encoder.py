@@ -1,10 +1,10 @@
-"""The bi-encoder: labels are read by an encoder of their own, once, and texts hold no prompt.
+"""The label encoder of a bi-encoder, which encodes each label by itself, so that texts contain no prompt.
 
     [CLS] words... [SEP] -> text encoder -> words [n, d]        [CLS] label [SEP] -> label encoder -> mean -> [m, d]
 
-Public models of this kind put a ModernBERT on the texts and a sentence encoder (BGE, MiniLM) on the labels. A label's
-vector depends on nothing but the label: it is made once, kept, and asked of any text, thousands at a time. The LSTM
-that some of their checkpoints hold is not run by the public package, so it is not run here.
+Public bi-encoders use a ModernBERT for texts and a sentence encoder (BGE, MiniLM) for labels. A label's vector depends
+only on the label. It is computed once, kept, and used for any text, with thousands of labels per text. Some public
+checkpoints contain an LSTM, which the public package does not run for bi-encoders; neither does this package.
 """
 
 import hashlib
@@ -23,13 +23,16 @@ from glimodern.inputs.plain_text import plain_tokenizer
 from glimodern.layers.packed_linear import PackedLinear
 from glimodern.runtime.forks import keep_to_own_threads
 
-_CHUNK_TOKENS = 2048  # of labels that are encoded at a time
-_SAMPLE = 256  # values of a tensor that its fingerprint reads
+_CHUNK_TOKENS = 2048  # maximum tokens of the labels that are encoded at a time
+_SAMPLE = 256  # values of each tensor that the fingerprint reads, approximately
 
 
 class LabelEncoder(nn.Module):
-    """Labels in, vectors out: an encoder, the mean over a label's tokens, and a projection to the head's width d if the
-    encoder has another."""
+    """Labels in, vectors out: an encoder, the mean over a label's tokens, and a projection to the head's width d.
+
+    The projection is the identity if the encoder's width is d. max_tokens: maximum tokens of a label; longer labels are
+    truncated. sealed: the fingerprint of weights that no longer change (`seal`), else None.
+    """
 
     def __init__(self, encoder: Encoder, tokenizer: Any, width: int) -> None:
         super().__init__()
@@ -42,17 +45,20 @@ class LabelEncoder(nn.Module):
         self.max_tokens = token_limit(tokenizer, encoder.max_length)
         if self.max_tokens is not None:
             self._tokens.enable_truncation(self.max_tokens)
-        self.sealed: str | None = None  # the fingerprint of weights that stay as they are
+        self.sealed: str | None = None
 
     def forward(self, labels: Sequence[str]) -> Tensor:
-        """labels [m] -> vectors [m, d]; differentiable, packed, some thousand tokens at a time."""
+        """Encode labels [m] as vectors [m, d]: differentiable, packed, about 2,000 tokens at a time.
+
+        Warns if labels are longer than `max_tokens`.
+        """
         keep_to_own_threads()
         chunks, chunk, room = [], list[list[int]](), _CHUNK_TOKENS
         encodings = self._tokens.encode_batch(list(labels))
         if cut := [label for label, encoding in zip(labels, encodings, strict=True) if encoding.overflowing]:
             warnings.warn(
-                f"labels: {len(cut)} are longer than the label encoder takes ({self.max_tokens} tokens) and are read "
-                f"to there: {', '.join(f'{label[:40]!r}...' for label in cut[:3])}",
+                f"labels: expected at most {self.max_tokens} tokens, the label encoder's limit, got more in "
+                f"{len(cut)}, which are truncated: {', '.join(f'{label[:40]!r}...' for label in cut[:3])}",
                 stacklevel=2,
             )
         for encoding in encodings:
@@ -66,7 +72,7 @@ class LabelEncoder(nn.Module):
         return vectors
 
     def _pooled(self, labels: Sequence[Sequence[int]]) -> Tensor:
-        """Token ids of labels -> the mean of each label's hidden states, [m, encoder's width]."""
+        """Compute the mean hidden state of each label, [m, encoder width], from the labels' token ids."""
         device = next(self.encoder.parameters()).device
         lengths = torch.tensor([len(ids) for ids in labels], dtype=torch.int64, device="cpu")
         ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(torch.int32)
@@ -77,36 +83,36 @@ class LabelEncoder(nn.Module):
         return (total / lengths.clamp(min=1)[:, None]).to(hidden.dtype)
 
     def pack(self, dtype: str) -> bool:
-        """Pack the linear layers for inference; returns whether the encoder's were."""
+        """Pack the linear layers for inference. Returns whether the encoder's were packed (see `Encoder.pack`)."""
         if isinstance(self.projection, nn.Linear):
             self.projection = PackedLinear(self.projection, dtype)
         return self.encoder.pack(dtype)
 
     def seal(self) -> None:
-        """Promise that the weights stay as they are, but for packing and casting; their fingerprint is kept."""
+        """Declare that the weights no longer change, except by packing and casting, and store their fingerprint."""
         self.sealed = self.fingerprint
 
     @property
     def fingerprint(self) -> str:
-        """Tells label encoders apart: a hash of every weight's name and shape, and of some of its values in fp32."""
+        """Hash of every weight's name, shape and a sample of its values in fp32, which identifies a label encoder."""
         if self.sealed is not None:
             return self.sealed
-        told = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
         for name, tensor in sorted(self.state_dict().items()):
             values = tensor.detach().flatten()
-            told.update(f"{name} {tuple(tensor.shape)}".encode())
-            told.update(values[:: max(1, len(values) // _SAMPLE)].float().cpu().numpy().tobytes())
-        return told.hexdigest()
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(values[:: max(1, len(values) // _SAMPLE)].float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def fresh_label_encoder(path_or_hub_id: str, width: int, hub: HubAccess) -> LabelEncoder:
-    """A pretrained label encoder with its tokenizer, of a folder or hub name."""
+    """Load a pretrained label encoder with its tokenizer. width: the head's width d. hub: options of the hub lookup."""
     encoder = load_encoder(path_or_hub_id, hub)
     return LabelEncoder(encoder, load_tokenizer(path_or_hub_id, add_bos_eos=False, **hub.options()), width)
 
 
 def stored_label_encoder(config: ModelConfig, tokenizer: Any) -> LabelEncoder | None:
-    """The label encoder that a checkpoint's config describes, without its weights; None for a uni-encoder."""
+    """Build the label encoder of a checkpoint's config, without values; None for a model without a label encoder."""
     if config.labels_encoder_config is None:
         return None
     return LabelEncoder(build_encoder(config.labels_encoder_config, values=False), tokenizer, config.hidden_size)

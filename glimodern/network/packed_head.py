@@ -1,4 +1,4 @@
-"""The span head's layers packed for inference on CPUs; their state dicts are those of the plain layers."""
+"""The span head's layers packed for inference on CPUs, with the plain layers' state dicts."""
 
 from typing import Any, cast
 
@@ -8,23 +8,29 @@ from torch import Tensor, nn
 from glimodern.layers.packed_linear import PackedLinear, check_lossless, input_sizes
 
 
-def packed_mlp(mlp: nn.Module, dtype: str, last: str) -> nn.Sequential:
-    """Linear - ReLU - Dropout - Linear packed, the second with the activation `last`; same names in the state dict."""
+def packed_mlp(mlp: nn.Module, dtype: str, activation: str) -> nn.Sequential:
+    """Pack Linear - ReLU - Dropout - Linear, with `activation` in the second layer's epilogue.
+
+    The names in the state dict stay the same.
+    """
     first, second = cast(nn.Linear, mlp.get_submodule("0")), cast(nn.Linear, mlp.get_submodule("3"))
     hidden = PackedLinear(first, dtype, "relu")
-    return nn.Sequential(hidden, nn.Identity(), nn.Identity(), PackedLinear(second, dtype, last))
+    return nn.Sequential(hidden, nn.Identity(), nn.Identity(), PackedLinear(second, dtype, activation))
 
 
 def packed_span(span: nn.Module, dtype: str, fold_dtype: str) -> nn.Sequential:
-    """The span FFN packed: the halves of W1 in dtype, W2 for the fold in fold_dtype; same names in the state dict."""
+    """Pack the span FFN: the two halves of W1 in dtype, and W2 for the fold in fold_dtype.
+
+    The names in the state dict stay the same.
+    """
     first, second = cast(nn.Linear, span.get_submodule("0")), cast(nn.Linear, span.get_submodule("3"))
     return nn.Sequential(PackedHalves(first, dtype), nn.Identity(), nn.Identity(), PackedFold(second, fold_dtype))
 
 
 class PackedFold(PackedLinear):
-    """W2 [d, H] and b2 [d] of the span head, packed transposed: x -> x W2, which makes u of the type vectors q.
+    """W2 [d, H], packed transposed, and b2 [d] of the span head. Computes x -> x W2, and so u from the type vectors q.
 
-    It meets only types, and so is fp32 or bf16 where other layers are int8.
+    W2 multiplies entity types only. In an int8 model it is therefore packed in fp32 or bf16.
     """
 
     b2: Tensor
@@ -41,29 +47,30 @@ class PackedFold(PackedLinear):
 
 
 class _Half(PackedLinear):
-    """Half of W1's columns; `PackedHalves` saves both."""
+    """Half of W1's columns. `PackedHalves` saves both halves."""
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         pass
 
 
 class PackedHalves(nn.Module):
-    """W1 [H, 2d], packed as two halves: starts, ends [n, d] -> a = starts W1s^T + b1, b = ends W1e^T, both [n, H]."""
+    """W1 [H, 2d], packed as two halves: W1s for starts and W1e for ends."""
 
     def __init__(self, linear: nn.Linear, dtype: str) -> None:
         super().__init__()
-        seen = input_sizes(linear)
-        sizes = (None, None) if seen is None else seen.chunk(2)
+        measured = input_sizes(linear)
+        sizes = (None, None) if measured is None else measured.chunk(2)
         halves = []
-        for weight, bias, largest in zip(linear.weight.chunk(2, dim=1), (linear.bias, None), sizes, strict=True):
+        for weight, bias, half_sizes in zip(linear.weight.chunk(2, dim=1), (linear.bias, None), sizes, strict=True):
             half = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
             half.weight = nn.Parameter(weight.detach(), requires_grad=False)
             if bias is not None:
                 half.bias = bias
-            halves.append(_Half(half, dtype, sizes=largest))
+            halves.append(_Half(half, dtype, sizes=half_sizes))
         self.start, self.end = halves
 
     def forward(self, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute a = starts W1s^T + b1 and b = ends W1e^T, both [n, H], from starts and ends [n, d]."""
         return self.start(starts), self.end(ends)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

@@ -1,7 +1,7 @@
-"""Sub-tokens' vectors in, word vectors out: public GLiNER's `subtoken_pooling`.
+"""Pooling of sub-token vectors into word vectors: public GLiNER's `subtoken_pooling`.
 
-"first" and "last" are one row of the encoder's output a word and need no pooling; "mean" and "max" read all sub-tokens
-of a word, which stand one after the other.
+"first" and "last" select one row of the encoder's output per word and need no pooling. "mean" and "max" read all
+sub-tokens of a word, which are consecutive.
 """
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def pool_subtokens(subtokens: Tensor, counts: Tensor, pooling: str) -> Tensor:
-    """subtokens [s, d], word after word; counts int64 [n], sub-tokens of each word, sum s -> [n, d].
+    """Pool sub-token vectors [s, d], in the order of the words, into word vectors [n, d].
 
-    pooling: "mean" or "max", elementwise; a word without sub-tokens is zero. The gradient of a maximum that several
-    sub-tokens share is divided among them.
+    counts: int64 [n], the number of sub-tokens of each word, with the sum s. pooling: "mean" or "max", elementwise. A
+    word without sub-tokens becomes zero. The gradient of a maximum that several sub-tokens share is divided among them.
     """
     words = torch.segment_reduce(subtokens, pooling, lengths=counts, axis=0, unsafe=True)
-    return words.masked_fill((counts == 0)[:, None], 0.0)  # nan and -inf until here
+    return words.masked_fill((counts == 0)[:, None], 0.0)  # segment_reduce gives NaN or -inf for empty words

@@ -1,4 +1,4 @@
-"""The network, encoder and span head as one module: a packed batch in; loss, logits or candidates out."""
+"""Encoder and span head as one module: a packed batch in; loss, logits or candidate entities out."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,9 +33,15 @@ T = TypeVar("T")
 
 
 class SpanNetwork(nn.Module):
-    """GLiNER's span model on any encoder, from packed batches on; `GLiModern` adds texts and files."""
+    """GLiNER's span model on any encoder, for packed batches. `GLiModern` adds texts, labels and files.
 
-    label_encoder: LabelEncoder | None  # of a bi-encoder
+    label_encoder: a bi-encoder's label encoder; None for a model whose prompts stand in the text.
+    encoder_frozen: whether `freeze_encoder` was called. packed_dtype: dtype of the packed linear layers; None: not
+    packed. inference_only: whether the model was loaded for inference; autocast then has no effect on it.
+    cuda_graphs: whether small batches on a GPU may use CUDA graphs (`glimodern.network.cuda_graphs`).
+    """
+
+    label_encoder: LabelEncoder | None
 
     def __init__(
         self, config: ModelConfig, encoder: Encoder, tokenizer: Any, label_encoder: LabelEncoder | None = None
@@ -43,7 +49,7 @@ class SpanNetwork(nn.Module):
         super().__init__()
         watch_forks()
         keep_to_own_threads()
-        self._mode: object | None = object()  # another one after every switch of the mode, None during it
+        self._mode: object | None = object()  # a new object after every switch of the mode; None during the switch
         self.config = config
         self.tokenizer = tokenizer
         self.encoder = encoder
@@ -54,13 +60,13 @@ class SpanNetwork(nn.Module):
         self.head = SpanHead(config.hidden_size, config.dropout, config.span_mode)
         self.label_encoder = label_encoder
         if label_encoder is not None and self.rnn is not None:
-            self.rnn.requires_grad_(False)  # it is not run
+            self.rnn.requires_grad_(False)  # not run by a bi-encoder
         self.packer = self._make_packer()
         self._types = TypeCache()
         self.encoder_frozen = False
-        self.packed_dtype: str | None = None  # of linear layers that are packed for inference
-        self.inference_only = False  # loaded so; autocast, which is how others are trained, does not reach it
-        self.cuda_graphs = True  # for small batches on a GPU
+        self.packed_dtype: str | None = None
+        self.inference_only = False
+        self.cuda_graphs = True
         self._graphs = GraphCache()
 
     def _make_packer(self) -> Packer:
@@ -86,7 +92,7 @@ class SpanNetwork(nn.Module):
         return next(self.parameters()).device
 
     def freeze_encoder(self) -> None:
-        """Run the encoder, or a bi-encoder's two, without gradients and without dropout from now on."""
+        """Run the encoder, or both encoders of a bi-encoder, without gradients and dropout from now on."""
         self.encoder_frozen = True
         for encoder in self._encoders():
             encoder.requires_grad_(False).eval()
@@ -95,7 +101,7 @@ class SpanNetwork(nn.Module):
         return [self.encoder] if self.label_encoder is None else [self.encoder, self.label_encoder.encoder]
 
     def set_dropout(self, p: float) -> None:
-        """Train the head with this dropout from now on; the encoder keeps its own."""
+        """Set the dropout probability of the head, for training. The encoder keeps its own."""
         self.config = replace(self.config, dropout=p)
         for module in self.head.modules():
             if isinstance(module, nn.Dropout):
@@ -115,10 +121,10 @@ class SpanNetwork(nn.Module):
         return self
 
     def run_in_eval(self, compute: Callable[[Self], T]) -> T:
-        """compute(network) without dropout, whatever modes the modules are in, which stay as they are.
+        """Call compute(network) in eval mode, without changing the modules' modes.
 
-        The network given is this one where all of it is in eval mode, else a replica on the same parameters; a replica
-        too if another thread switched the mode (`train`, `eval`) in the meantime.
+        The network passed is this one if all of its modules are in eval mode, else a replica on the same parameters. If
+        another thread switches the mode (`train`, `eval`) during the call, the result is computed again on a replica.
         """
         keep_to_own_threads()
         mode = self._mode
@@ -129,15 +135,15 @@ class SpanNetwork(nn.Module):
         return compute(eval_replica(self))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._graphs.clear()  # weights move
+        self._graphs.clear()  # the weights move
         return super()._apply(fn, recurse)
 
     # computing
 
     def encode(self, batch: PackedBatch, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
-        """Word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device.
+        """Compute the word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device.
 
-        packing: of the batch, known to be right (`glimodern.network.cuda_graphs`); None: checked and made here.
+        packing: the batch's checked Packing (`glimodern.network.cuda_graphs` passes one); None: built and checked here.
         """
         if self.label_encoder is None or not isinstance(batch, LabelBatch):
             return self._encode_texts(batch, batch.type_index, packing)
@@ -145,7 +151,7 @@ class SpanNetwork(nn.Module):
         return words, self.label_encoder(batch.labels)[batch.type_index]
 
     def _encode_texts(self, batch: PackedBatch, types: Tensor, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
-        """Word vectors [n, d], and those of the tokens that ask the types [m]."""
+        """Compute word vectors [n, d], and the vectors [m, d] of the tokens `types`, int64 [m]."""
         keep_to_own_threads()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
             tokens = batch.word_index.clamp(min=0) if batch.subtoken_index is None else batch.subtoken_index
@@ -174,11 +180,15 @@ class SpanNetwork(nn.Module):
         reduction: str = "sum",
         fused: bool = True,
     ) -> Tensor:
-        """The loss of a batch with positives (see ops.span_loss); fused=False computes it by the textbook form."""
+        """Compute the loss of a batch with positives, a scalar (see `ops.span_loss` for the options).
+
+        fused: if False, compute it by the textbook form in plain PyTorch. Raises ValueError for a model whose layers
+        are packed for inference.
+        """
         if self.packed_dtype is not None:
             raise ValueError(
-                "this model was loaded for inference and has no gradients; load it with "
-                "GLiModern.from_pretrained(..., trainable=True)"
+                "model: expected a trainable model, got one that was loaded for inference and has no gradients; load "
+                "it with GLiModern.from_pretrained(..., trainable=True)"
             )
         words, prompts = self.encode(batch)
         width = self.config.max_width
@@ -214,7 +224,10 @@ class SpanNetwork(nn.Module):
 
     @predicts
     def scores(self, batch: PackedBatch) -> list[Tensor]:
-        """Logits of every span and type, one tensor [words, max_width, types] per text; -inf where a span leaves it."""
+        """Compute the logits of every span and type: one tensor [words, max_width, types] per text.
+
+        The logit of a span that leaves its text is -inf.
+        """
         words, prompts = self.encode(batch)
         factors = self.head.factors(words, prompts)
         logits = ops.head_scores(*factors, batch.cu_words, batch.cu_types, self.config.max_width)
@@ -233,7 +246,7 @@ class SpanNetwork(nn.Module):
     def _entities(
         self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None, *, graphs: bool
     ) -> ops.SpanEntities:
-        """Candidates of a batch on the CPU; graphs: those of this very network may be used."""
+        """Find the candidate entities of a batch on the CPU. graphs: whether to use this network's CUDA graphs."""
         if isinstance(batch, LabelBatch) and self.label_encoder is not None:
             types = self._types.find(batch.labels, label_vectors, self.label_encoder, self.head)
             words, _ = self._encode_texts(batch.to(self.device), batch.type_index[:0].to(self.device))
@@ -247,5 +260,5 @@ class SpanNetwork(nn.Module):
             cu_words, cu_types = to_device([batch.cu_words, batch.cu_types], device)
             return ops.head_entities(*factors, cu_words, cu_types, self.config.max_width, threshold)
         except torch.OutOfMemoryError:
-            self._graphs.clear()  # their memory may be what is missing when half of the batch comes
+            self._graphs.clear()  # frees their memory before the caller retries with half of the batch
             raise

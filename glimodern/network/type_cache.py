@@ -1,4 +1,4 @@
-"""The type vectors of labels that were asked last, kept for a bi-encoder whose weights stay as they are."""
+"""A cache of a bi-encoder's type vectors for the labels of recent requests, and candidates from cached vectors."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -18,12 +18,15 @@ from glimodern.runtime.forks import watch_forks
 from .head import SpanHead
 from .label_encoder import LabelEncoder
 
-_LABELS_KEPT = 4096  # of the labels that were asked last; and of label vectors whose fold is kept
-_TYPE_ROWS = 4096  # type vectors that exist twice: one text's, or those of some texts with few types
+_MAX_LABELS = 4096  # cached labels of recent requests, and labels of one set whose fold is cached
+_TYPE_ROWS = 4096  # maximum type vectors that are copied at a time, for one text or for consecutive texts
 
 
 class Types(NamedTuple):
-    """Labels, the row of each, their type vectors q [labels, d], and u [labels, H], c [labels] of the fold if kept."""
+    """Type vectors of labels.
+
+    rows: label -> row. q: type vectors [labels, d]. folded: u [labels, H] and c [labels] of the fold, or None.
+    """
 
     labels: tuple[str, ...]
     rows: dict[str, int]
@@ -32,15 +35,18 @@ class Types(NamedTuple):
 
     @classmethod
     def of(cls, labels: Sequence[str], vectors: Tensor, head: SpanHead, fold: bool) -> "Types":
-        """The head's side of label vectors [labels, d]."""
-        # some at a time: the hidden layer of MLP_prompt is four times as wide
+        """Compute type vectors from label vectors [labels, d].
+
+        fold: compute u and c of the fold too, for at most _MAX_LABELS labels.
+        """
+        # In parts, because the hidden layer of MLP_prompt has the width 4d.
         q = torch.cat([head.prompt(part) for part in vectors.split(_TYPE_ROWS)])
         _, _, w2, b2, _ = head.factors(q[:0], q[:0])
-        folded = ops.fold_types(q, w2, b2) if fold and len(q) <= _LABELS_KEPT else None
+        folded = ops.fold_types(q, w2, b2) if fold and len(q) <= _MAX_LABELS else None
         return cls(tuple(labels), {label: row for row, label in enumerate(labels)}, q, folded)
 
     def joined(self, other: "Types") -> "Types":
-        """With those of other labels after them."""
+        """Append the types of other labels."""
         labels = (*self.labels, *other.labels)
         folded = None
         if self.folded is not None and other.folded is not None:
@@ -49,10 +55,10 @@ class Types(NamedTuple):
 
 
 class TypeCache:
-    """The types of the labels that were asked last, and of `LabelVectors`, for a model whose weights stay as they are.
+    """Types of recently requested labels and of `LabelVectors`, for a model whose weights no longer change.
 
-    Of a model that can be trained nothing is kept: a fused optimizer changes weights and leaves no trace. Safe to use
-    from several threads.
+    Nothing is cached for a model that can be trained, because a fused optimizer changes weights without a trace. The
+    cache is thread-safe. Copied and pickled models start with an empty cache.
     """
 
     def __init__(self) -> None:
@@ -60,67 +66,71 @@ class TypeCache:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Start anew: a thread of the parent may hold the lock."""
+        """Replace the lock, which a thread of the parent process may hold, and empty the cache."""
         self._lock = Lock()
         self._drop(None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TypeCache, ()  # of a copied or pickled model: nothing kept, a lock of its own
+        return TypeCache, ()
 
-    def _drop(self, place: tuple[torch.device, torch.dtype, nn.Module] | None) -> None:
-        self._place = place
-        self._asked: Types | None = None
-        self._given: WeakKeyDictionary[LabelVectors, Types] = WeakKeyDictionary()
+    def _drop(self, key: tuple[torch.device, torch.dtype, nn.Module] | None) -> None:
+        self._key = key
+        self._by_label: Types | None = None
+        self._by_vectors: WeakKeyDictionary[LabelVectors, Types] = WeakKeyDictionary()
 
     def find(
         self, labels: Sequence[str], label_vectors: LabelVectors | None, encoder: LabelEncoder, head: SpanHead
     ) -> Types:
-        """Of these labels and maybe more: from label vectors, or by the encoder where they are not kept."""
+        """Return the types of these labels, and possibly of more, from label vectors or by the encoder.
+
+        label_vectors: vectors of these labels; None: labels that are not cached are encoded.
+        """
         weight = next(encoder.parameters())
         if not encoder.sealed:
             vectors = encoder(labels) if label_vectors is None else label_vectors.of(labels)
             return Types.of(labels, vectors.to(weight.device, weight.dtype), head, fold=False)
         with self._lock, lasting():
-            place = (weight.device, weight.dtype, head.prompt)  # packing gives the head another
-            if self._place != place:
-                self._drop(place)
+            key = (weight.device, weight.dtype, head.prompt)  # packing replaces head.prompt
+            if self._key != key:
+                self._drop(key)
             if label_vectors is None:
                 return self._encoded(labels, encoder, head)
-            types = self._given.get(label_vectors)
+            types = self._by_vectors.get(label_vectors)
             if types is None:
                 vectors = label_vectors.vectors.to(weight.device, weight.dtype)
-                types = self._given[label_vectors] = Types.of(label_vectors.labels, vectors, head, fold=True)
+                types = self._by_vectors[label_vectors] = Types.of(label_vectors.labels, vectors, head, fold=True)
             return types
 
     def _encoded(self, labels: Sequence[str], encoder: LabelEncoder, head: SpanHead) -> Types:
-        kept = self._asked
-        missing = [label for label in labels if kept is None or label not in kept.rows]
-        if kept is None or (missing and len(kept.labels) + len(missing) > _LABELS_KEPT):
-            kept = Types.of(labels, encoder(labels), head, fold=True)
+        cached = self._by_label
+        missing = [label for label in labels if cached is None or label not in cached.rows]
+        if cached is None or (missing and len(cached.labels) + len(missing) > _MAX_LABELS):
+            cached = Types.of(labels, encoder(labels), head, fold=True)
         elif missing:
-            kept = kept.joined(Types.of(missing, encoder(missing), head, fold=True))
-        self._asked = kept
-        return kept
+            cached = cached.joined(Types.of(missing, encoder(missing), head, fold=True))
+        self._by_label = cached
+        return cached
 
 
 def label_entities(
     head: SpanHead, words: Tensor, batch: LabelBatch, types: Types, max_width: int, threshold: float
 ) -> ops.SpanEntities:
-    """Candidates of a batch whose words [n, d] are known. batch: on the CPU.
+    """Find the candidate entities of a batch with the word vectors words [n, d].
 
-    A few texts at a time, so that type vectors of many labels are not repeated for every text.
+    batch: on the CPU. types: of all labels of the batch. Texts are processed in runs (`_runs`), so that the type
+    vectors of many labels are not copied for all texts at once.
     """
     a, b, w2, b2, _ = head.factors(words, types.q[:0])
     index = batch.type_index
     if batch.labels != types.labels:
         index = torch.tensor([types.rows[label] for label in batch.labels], dtype=torch.int64, device="cpu")[index]
-    everything = torch.arange(len(types.labels), device="cpu")
     found = []
-    same, q, folded = everything, types.q, types.folded
+    # q and folded hold the rows `selected` of types. Texts with the same labels share one selection.
+    selected, q, folded = torch.arange(len(types.labels), device="cpu"), types.q, types.folded
     for (w0, w1), (t0, t1), texts in _runs(batch):
-        if not torch.equal(same, index[t0:t1]):
-            same = index[t0:t1]
-            rows = same.to(words.device)
+        if not torch.equal(selected, index[t0:t1]):
+            selected = index[t0:t1]
+            rows = selected.to(words.device)
             q = types.q.index_select(0, rows)
             if types.folded is not None:
                 folded = (types.folded[0].index_select(0, rows), types.folded[1].index_select(0, rows))
@@ -132,7 +142,10 @@ def label_entities(
 
 
 def _runs(batch: LabelBatch) -> Iterator[tuple[tuple[int, int], tuple[int, int], slice]]:
-    """Consecutive texts with at most _TYPE_ROWS types, or one text: bounds of words and types, and of the offsets."""
+    """Yield runs of consecutive texts with at most _TYPE_ROWS types in all, or of one text.
+
+    Each run is (bounds of its words, bounds of its types, slice of cu_words and cu_types).
+    """
     words, types = batch.cu_words.tolist(), batch.cu_types.tolist()
     first = 0
     for text, (_, end) in enumerate(pairwise(types)):

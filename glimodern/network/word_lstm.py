@@ -1,4 +1,4 @@
-"""The LSTM over words of old checkpoints."""
+"""The bidirectional LSTM over words of old checkpoints."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 class WordLstm(nn.LSTM):
-    """The bidirectional LSTM over words that old checkpoints put between encoder and head; packed in, packed out."""
+    """The bidirectional LSTM over words that old checkpoints run between encoder and head, for packed batches."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__(width, width // 2, num_layers=layers, bidirectional=True, batch_first=True)
 
     def run_packed(self, words: Tensor, offsets: Sequence[int]) -> Tensor:
-        """words [n, d], offsets [b + 1] of the texts in it -> [n, d]; texts without words take no part."""
+        """Run the LSTM over each text: words [n, d] -> [n, d]. offsets: the texts' word offsets [texts + 1]."""
         lengths = [end - start for start, end in zip(offsets, offsets[1:], strict=False) if end > start]
         if not lengths:
             return words

@@ -1,1 +1,1 @@
-"""State of the process that results must not depend on: torch's ambient settings, threads after a fork."""
+"""Process-wide state that results must not depend on: torch's ambient settings, threads after a fork."""

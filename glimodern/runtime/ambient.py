@@ -1,7 +1,8 @@
-"""What a process or a thread has set in torch for itself, kept away from what must not depend on it.
+"""Isolation from torch's ambient settings (default dtype and device, inference mode, gradients, autocast).
 
-Loading, building and predicting give the same under torch.set_default_dtype, set_default_device, inference_mode and
-set_grad_enabled as without them; so they do under autocast, but for the predictions of a model that can be trained.
+Loading, building and predicting return the same results under torch.set_default_dtype, set_default_device,
+inference_mode and set_grad_enabled as without them. The same holds under autocast, with one exception: predictions of
+a trainable model follow autocast.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _HOST = torch.device("cpu")
 
 @contextmanager
 def lasting() -> Iterator[None]:
-    """Make the tensors of the block ordinary tensors without gradients, inside `torch.inference_mode()` too.
+    """Create ordinary tensors without gradients in this block, even inside `torch.inference_mode()`.
 
-    For what is kept after the call that makes it. A tensor made in inference mode stays an inference tensor: outside
-    that mode it can be neither written nor saved for a backward pass.
+    Use it for tensors that outlive the call that creates them. A tensor created in inference mode stays an inference
+    tensor: outside that mode it can be neither written nor saved for a backward pass.
     (https://docs.pytorch.org/docs/stable/notes/autograd.html#inference-mode)
     """
     with torch.inference_mode(False), torch.no_grad():
@@ -31,7 +32,7 @@ def lasting() -> Iterator[None]:
 
 @contextmanager
 def as_in_a_new_process() -> Iterator[None]:
-    """`lasting`, with new tensors on the CPU and autocast off."""
+    """Apply `lasting`, create new tensors on the CPU and disable autocast."""
     with ExitStack() as stack:
         stack.enter_context(lasting())
         stack.enter_context(_HOST)
@@ -41,8 +42,8 @@ def as_in_a_new_process() -> Iterator[None]:
         yield
 
 
-class _Parameters(TorchFunctionMode):
-    """Has `torch.empty`, by which modules make their parameters, give fp32 tensors on one device."""
+class _ParameterDefaults(TorchFunctionMode):
+    """Make `torch.empty`, with which modules allocate their parameters, return fp32 tensors on one device."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -60,13 +61,14 @@ class _Parameters(TorchFunctionMode):
 
 @contextmanager
 def building(*, meta: bool = False) -> Iterator[None]:
-    """`as_in_a_new_process`, in which modules are made with fp32 parameters.
+    """Apply `as_in_a_new_process` and give modules created in this block fp32 parameters.
 
-    meta: parameters have shapes but no memory and no values, and nothing is drawn; buffers are as always, unless a
-    module makes one by `torch.empty`. (torch.device("meta") alone would lose all buffers, of which those that no
-    checkpoint stores, such as rotary frequencies, could not be had back.)
+    meta: allocate parameters on the meta device: they have shapes but no memory and no values, and no random numbers
+        are drawn. Buffers are allocated as usual, unless a module allocates one with `torch.empty`.
+        (`torch.device("meta")` alone would lose all buffers. Those that no checkpoint stores, such as rotary
+        frequencies, could not be recovered.)
     """
-    with as_in_a_new_process(), _Parameters(torch.device("meta") if meta else _HOST):
+    with as_in_a_new_process(), _ParameterDefaults(torch.device("meta") if meta else _HOST):
         yield
 
 
@@ -75,8 +77,10 @@ R = TypeVar("R")
 
 
 def predicts(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """Have a model's method give the same under any default device, and, of a model with `inference_only`, under
-    autocast. Inference mode and gradients stay as they are."""
+    """Decorate a model's method to ignore the default device and, if `model.inference_only`, autocast.
+
+    Inference mode and gradient mode are left as they are.
+    """
 
     @functools.wraps(method)
     def run(model: Any, *args: P.args, **kwargs: P.kwargs) -> R:

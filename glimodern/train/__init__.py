@@ -1,1 +1,1 @@
-"""Training: `python -m glimodern.train` (see `glimodern.train.loop`)."""
+"""Training of models: `python -m glimodern.train` (see `glimodern.train.loop`)."""

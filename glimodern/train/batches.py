@@ -1,4 +1,4 @@
-"""The batches of a training run, a function of the seed and the position in the run."""
+"""The batches of a training run, as a function of the seed and the position in the run."""
 
 import itertools
 import math
@@ -13,10 +13,12 @@ from .config import TrainConfig
 
 
 class TrainingBatches:
-    """The batches of a run, a function of seed and position: shuffled epochs, token budgets, sampled types.
+    """The batches of a run: shuffled epochs, token budgets and sampled types, as a function of seed and position.
 
-    Types of other sentences that the prompt has no room for are not asked; `types_left_out` counts them. Raises
-    ValueError at once for a sentence whose own types may not fit.
+    lengths: estimated tokens of each sentence with its prompt. types_left_out: number of negative types (types of other
+    sentences) that were dropped because the prompt had no room for them.
+
+    Raises ValueError for a sentence whose own types may not fit the prompt.
     """
 
     def __init__(self, dataset: Dataset, packer: Packer, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
@@ -27,64 +29,64 @@ class TrainingBatches:
         self.world = world
         self.types_left_out = 0
         self._room = self._prompt_room()
-        self.lengths = [1] * len(dataset)  # without a token budget no length matters
+        self.lengths = [1] * len(dataset)  # without a token budget the lengths have no effect
         if config.run.batch_tokens is not None:
             tokens = packer.tokenize([example.words for example in dataset])
-            asked = dataset.types if packer.asks_in_text else ()
-            label_tokens = int(packer.label_lengths(asked).sum()) / max(len(asked), 1)
+            prompt_labels = dataset.types if packer.asks_in_text else ()
+            label_tokens = int(packer.label_lengths(prompt_labels).sum()) / max(len(prompt_labels), 1)
             self.lengths = [
                 len(text.ids) + 3 + round(label_tokens * self._types_asked(example))  # 3: [CLS], <<SEP>>, [SEP]
                 for text, example in zip(tokens, dataset, strict=True)
             ]
 
     def _prompt_room(self) -> int | None:
-        """Tokens that labels may take of a prompt; None where any max_types labels of the data set fit."""
-        packer, most = self.packer, self.config.data.max_types
+        """Maximum tokens of the labels of a prompt; None if any max_types labels of the data set fit."""
+        packer, max_types = self.packer, self.config.data.max_types
         if packer.max_tokens is None or not packer.asks_in_text:
             return None
         empty = len(packer.prompt([]).ids)
         (bare,) = packer.tokenize([[]])
         room = packer.max_tokens - packer.length(bare, packer.prompt([])) - 1  # a text keeps its first token
         sizes = {label: len(packer.prompt([label]).ids) - empty for label in self.dataset.types}
-        if sum(sorted(sizes.values())[-most:]) <= room:
+        if sum(sorted(sizes.values())[-max_types:]) <= room:
             return None
         for number, example in enumerate(self.dataset):
             own = {label for _, _, label in example.entities} | set(example.types or ())
-            need = sum(sorted(sizes[label] for label in own)[-most:])
+            need = sum(sorted(sizes[label] for label in own)[-max_types:])
             if need > room:
                 raise ValueError(
-                    f"max_types: the {min(len(own), most)} types asked of {example.id or f'sentence {number}'} need up "
-                    f"to {need} tokens, the encoder has room for {room}; lower max_types"
+                    f"max_types: expected types of at most {room} tokens, the room in the prompt, got up to {need} "
+                    f"for the {min(len(own), max_types)} types of {example.id or f'sentence {number}'}; lower max_types"
                 )
         return room
 
     def _fitted(self, example: Example, types: list[str]) -> list[str]:
-        """The types without the last ones that are not the sentence's own, as many as the prompt has no room for."""
+        """Drop the last types that are not the sentence's own until the prompt has room for the rest."""
         if self._room is None:
             return types
         empty = len(self.packer.prompt([]).ids)
         own = {label for _, _, label in example.entities} | set(example.types or ())
         kept = list(types)
         while len(self.packer.prompt(kept).ids) - empty > self._room:
-            del kept[max(place for place, label in enumerate(kept) if label not in own)]
+            del kept[max(index for index, label in enumerate(kept) if label not in own)]
         self.types_left_out += len(types) - len(kept)
         return kept
 
     def _types_asked(self, example: Example) -> float:
-        """How many types sample_types will ask of a sentence."""
+        """Expected number of types that `sample_types` asks of a sentence."""
         data = self.config.data
         gold = {label for _, _, label in example.entities}
         return min(len(gold | set(example.types or ())) + data.negative_ratio * max(len(gold), 1), data.max_types)
 
     def epoch(self, number: int) -> list[list[int]]:
-        """All batches of an epoch, on all ranks; their number is a multiple of the number of ranks."""
+        """Group an epoch's sentence indices into batches, for all ranks. Their number is a multiple of the ranks'."""
         run = self.config.run
         rng = random.Random(f"{run.seed} epoch {number}")
         groups = token_batches(self.lengths, batch_tokens=run.batch_tokens, batch_size=run.batch_size, rng=rng)
         return groups + list(itertools.islice(itertools.cycle(groups), -len(groups) % self.world))
 
     def steps(self) -> int:
-        """Optimizer steps of the run."""
+        """Number of optimizer steps of the run."""
         run = self.config.run
         if run.max_steps is not None:
             return run.max_steps
@@ -93,17 +95,18 @@ class TrainingBatches:
         return max(1, math.floor((whole + part) / self.world / run.accumulation))
 
     def starting_at(self, first: int) -> Iterator[tuple[int, list[int], PackedBatch]]:
-        """(position, sentence indices, batch) of this rank from a position on, without end."""
+        """Yield (position, sentence indices, batch) of this rank, from a position on, without end."""
         position = number = 0
         while True:
             groups = self.epoch(number)[self.rank :: self.world]
-            for place, group in enumerate(groups, start=position):
-                if place >= first:
-                    yield place, group, self.pack(group, place)
+            for current, group in enumerate(groups, start=position):
+                if current >= first:
+                    yield current, group, self.pack(group, current)
             position += len(groups)
             number += 1
 
     def pack(self, group: list[int], position: int) -> PackedBatch:
+        """Pack the sentences of a group, with types sampled by the seed, the position and the rank."""
         data = self.config.data
         rng = random.Random(f"{self.config.run.seed} batch {position} of {self.rank}")
         examples = [self.dataset[i] for i in group]
@@ -115,5 +118,5 @@ class TrainingBatches:
             drop=data.type_drop,
             rng=rng,
         )
-        types = [self._fitted(example, asked) for example, asked in zip(examples, types, strict=True)]
+        types = [self._fitted(example, sampled) for example, sampled in zip(examples, types, strict=True)]
         return self.packer.pack([e.words for e in examples], types, [e.entities for e in examples])

@@ -1,7 +1,7 @@
-"""The settings of a training run: frozen dataclasses, validated once; the command line is made from them.
+"""The settings of a training run: frozen dataclasses, validated once, from which the command line is built.
 
-A YAML file given by `--config` holds the same names as the flags (with `-` or `_`), flat; flags override it. A setting
-whose default is None was not given; `glimodern.train.setup` says what it then is.
+A YAML file given by `--config` contains a flat mapping with the names of the flags, with `-` or `_`. Flags override the
+file. A setting that is None was not given; `glimodern.train.setup` resolves it.
 """
 
 import sys
@@ -35,39 +35,40 @@ TrainingDtype = Literal["auto", "fp32", "bf16", "fp16"]
 
 _BALANCE = Range(
     0, 1, open_least=True, open_most=True,
-    remedy="1 would silence every negative, 0 every positive; for a plain factor use focal_scale",
+    remedy="1 gives negatives no weight, 0 positives; for a constant factor use focal_scale",
 )  # fmt: skip
 _RATE = Range(0, 1, open_least=True, remedy="AdamW changes each weight by up to the rate at every step")
-_SEED = Range(0, 2**32 - 1)  # the trainer multiplies it into PyTorch's 64 bits
+_SEED = Range(0, 2**32 - 1)  # so that products of the seed fit PyTorch's 64-bit seed
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to train and evaluate on."""
+    """Data to train and evaluate on."""
 
     train_data: tuple[str, ...] = ()
-    """Files, folders or hub data sets to train on; none: the embedded demo corpus."""
+    """Files, folders or hub data sets to train on. Default: the embedded demo corpus."""
     dev_data: tuple[str, ...] = ()
-    """Data sets that choose the best checkpoint."""
+    """Data sets on which the best checkpoint is chosen."""
     eval_data: tuple[str, ...] = ()
-    """Data sets to report on at the end."""
+    """Data sets to evaluate on at the end."""
     eval_split: str | None = "test"
     """Split to read from evaluation folders that have splits."""
     held_out_types: Annotated[int, NOT_NEGATIVE] = 0
-    """Choose the checkpoint on this many types that are taken out of the training data; not beside dev_data."""
+    """Choose the best checkpoint on this many types, which are removed from the training data. Not with dev_data."""
     skip_bad_rows: bool = False
     """Count and skip rows that cannot be read, instead of stopping."""
     max_types: Annotated[int, AT_LEAST_ONE] = 25
-    """Most types asked of a sentence."""
+    """Maximum number of entity types asked of a sentence."""
     negative_ratio: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Types of other sentences asked of a sentence, at most this many times its own types (at least one)."""
+    """Maximum ratio of negative types (types of other sentences) to the sentence's own types, which count as at least
+    one."""
     type_drop: Annotated[float, SHARE] = 0.0
-    """Probability with which a type of a sentence is not asked."""
+    """Probability of not asking a type of the sentence."""
     shuffle_types: bool = True
     """Ask the types in random order."""
     ask_whole_set: bool = True
-    """Ask a sentence all types of its data set (or group), if these are at most max_types: its annotators looked for
-    them all, so what is not marked is a true negative."""
+    """Ask a sentence all types of its data set (or group), if there are at most max_types. Its annotators looked for
+    all of these types, so spans that are not annotated are true negatives."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -75,33 +76,35 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The model to build, or to go on from."""
+    """The model to build, or to continue from."""
 
     encoder: str | None = None
-    """Folder or hub name of a pretrained encoder; "demo": a tiny ModernBERT from scratch with its own tokenizer (others
-    of its size: glimodern.train.demo.DEMO_ENCODERS). Default: demo, or that of the checkpoint in init_from."""
+    """Folder or hub name of a pretrained encoder, or "demo": a tiny ModernBERT from scratch with its own tokenizer
+    (others of its size: glimodern.train.demo.DEMO_ENCODERS). Default: demo, or that of the checkpoint in init_from."""
     labels_encoder: str | None = None
-    """Folder or hub name of a sentence encoder for the labels (a bi-encoder); none: the labels stand in the text."""
+    """Folder or hub name of a sentence encoder for the labels, which makes a bi-encoder. Default: none, the labels
+    stand in the text, or that of the checkpoint in init_from."""
     init_from: str | None = None
-    """Checkpoint of a whole model to fine-tune (instead of a fresh head on an encoder)."""
+    """Checkpoint of a whole model to fine-tune, instead of a fresh head on an encoder."""
     hidden_size: Annotated[int | None, WIDTH] = None
     """Width d of the span head. Default: the encoder's, or that of the checkpoint in init_from."""
     span_mode: SpanMode | None = None
-    """The head: public checkpoints' markers, those of the oldest checkpoints, or the paper's plain FFN. Default:
+    """Span head: markerV0 of public checkpoints, marker of the oldest ones, or ffn of the paper's equation 3. Default:
     markerV0, or that of the checkpoint in init_from."""
     subtoken_pooling: Pooling | None = None
-    """Which sub-tokens make a word's vector. Default: first, or that of the checkpoint in init_from."""
+    """Sub-tokens that make a word's vector. Default: first, or that of the checkpoint in init_from."""
     embed_ent_token: bool | None = None
-    """A type's vector is that of the <<ENT>> token before its label; else of the label's first token, which a small
-    encoder learns to use sooner. Default: true, or as the checkpoint in init_from."""
+    """Read a type's vector at the <<ENT>> token before its label, instead of at the label's first token, which a small
+    encoder learns to use sooner. Default: true, or as in the checkpoint in init_from."""
     max_width: Annotated[int | None, AT_LEAST_ONE] = None
     """Longest span, in words (K). Default: 12, or that of the checkpoint in init_from."""
     max_len: Annotated[int | None, AT_LEAST_ONE] = None
-    """Words of a text that are read. Default: what the encoder takes, or that of the checkpoint in init_from."""
+    """Maximum words read of a text. Default: as many as the encoder takes tokens, at most 8,192, or that of the
+    checkpoint in init_from."""
     dropout: Annotated[float | None, SHARE] = None
-    """Dropout of the head. Default: 0.4, or that of the checkpoint in init_from."""
+    """Dropout probability of the head. Default: 0.4, or that of the checkpoint in init_from."""
     freeze_encoder: bool = False
-    """Run the encoder once per text without gradients."""
+    """Run the encoder without gradients and without dropout."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -116,19 +119,19 @@ class OptimConfig:
     head_lr: Annotated[float, _RATE] = 5e-5
     """Peak learning rate of everything else."""
     weight_decay: Annotated[float, NOT_NEGATIVE] = 0.01
-    """AdamW's decay, not on biases and norms."""
+    """AdamW's weight decay, not applied to biases and norms."""
     warmup: Annotated[float, SHARE] = 0.1
-    """Share of the steps with a linearly rising rate; a cosine falls to zero after it."""
+    """Fraction of the steps with a linearly rising learning rate, followed by a cosine decay to zero."""
     max_grad_norm: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Clip the gradient's norm to this; 0 for no clipping."""
+    """Maximum norm of the gradient, which is clipped to it; 0: no clipping."""
     focal_gamma: Annotated[float, NOT_NEGATIVE] = 0.0
     """Focusing exponent of the focal loss."""
     focal_scale: Annotated[float, POSITIVE] = 1.0
-    """Plain factor on the loss (the paper's alpha)."""
+    """Constant factor on the loss (the paper's alpha)."""
     class_balance: Annotated[float | None, _BALANCE] = None
-    """Weight of positives, negatives get one minus it (the public code's alpha); none: both 1."""
+    """Weight of positives; negatives have one minus it (the public code's alpha). Default: both have the weight 1."""
     loss_reduction: Literal["sum", "mean"] = "sum"
-    """Sum over spans and types, or their mean."""
+    """Sum or mean of the loss over spans and types."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -142,42 +145,42 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How long, how much at a time, where to, and how."""
+    """Length of the run, batch size, output and arithmetic."""
 
     output_dir: str = "runs/demo"
     """Folder for the model, checkpoints, logs and report.json."""
     max_steps: Annotated[int | None, AT_LEAST_ONE] = None
-    """Optimizer steps; none: by epochs. With resume, more steps than before extend a finished run."""
+    """Optimizer steps. Default: by epochs. With resume, more steps than before extend a finished run."""
     epochs: Annotated[float, POSITIVE] = 1.0
-    """Passes over the training data, when max_steps is not given."""
+    """Passes over the training data, if max_steps is not given."""
     batch_tokens: Annotated[int | None, AT_LEAST_ONE] = None
-    """Tokens in a batch, prompts by their mean length."""
+    """Maximum tokens in a batch, with prompts counted by their mean length."""
     batch_size: Annotated[int | None, AT_LEAST_ONE] = 8
-    """Most sentences in a batch."""
+    """Maximum sentences in a batch."""
     accumulation: Annotated[int, AT_LEAST_ONE] = 1
     """Batches per optimizer step."""
     eval_steps: Annotated[int, NOT_NEGATIVE] = 500
-    """Evaluate on the dev data after so many steps; 0: only at the end."""
+    """Steps between evaluations on the dev data; 0: evaluate at the end only."""
     checkpoint_steps: Annotated[int, NOT_NEGATIVE] = 500
-    """Write a checkpoint to resume from after so many steps and at the end; 0: only when the run is interrupted."""
+    """Steps between checkpoints to resume from; one is written at the end, too. 0: only when the run is interrupted."""
     threshold: Annotated[float, PROBABILITY] = 0.5
-    """Least probability of a predicted entity."""
+    """Minimum probability of a predicted entity, exclusive."""
     dtype: TrainingDtype = "auto"
-    """Arithmetic of training and evaluation (mixed precision for bf16 and fp16; the weights stay fp32); auto: bf16 on a
-    GPU that multiplies it natively, else fp32."""
+    """Dtype of training and evaluation: mixed precision for bf16 and fp16, with weights in fp32. auto: bf16 on a GPU
+    that multiplies it natively, else fp32."""
     fused: bool = True
-    """Use the fused operators (Triton on a GPU, C++ on a CPU), or the textbook head in plain PyTorch."""
+    """Use the fused operators (Triton on a GPU, C++ on a CPU), instead of the textbook head in plain PyTorch."""
     seed: Annotated[int, _SEED] = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     resume: bool = False
-    """Go on from the newest checkpoint in output_dir, with the same settings (but max_steps and epochs)."""
+    """Continue from the newest checkpoint in output_dir, with the same settings except max_steps and epochs."""
     overwrite: bool = False
-    """Replace what an earlier run left in output_dir: its checkpoints and logs once all inputs have been read, its
-    model when there is a new one."""
+    """Replace an earlier run in output_dir: its checkpoints and logs after all inputs have been read, its model when a
+    new one is saved."""
     progress: bool = True
     """Show a progress bar."""
     config: tuple[str, ...] = ()
-    """YAML files of settings, by the names of these flags; flags win."""
+    """YAML files of settings, with the names of these flags. Flags override them."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -193,12 +196,12 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself; the parts have checked their own fields."""
+        """Check the settings against each other. Each part has checked its own fields."""
         run, data, model = self.run, self.data, self.model
         if not data.train_data and (data.dev_data or data.eval_data or data.held_out_types):
             raise SettingError(
-                "train_data: expected at least one data set beside dev_data, eval_data or held_out_types, got none "
-                "(with none of them all, the embedded demo corpus is used)"
+                "train_data: expected at least one data set with dev_data, eval_data or held_out_types, got none; give "
+                "train_data, or none of them to use the embedded demo corpus"
             )
         if data.dev_data and data.held_out_types:
             raise SettingError(
@@ -216,7 +219,7 @@ class TrainConfig:
             )
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by its flag's name, as report.json keeps it."""
+        """All settings by the names of their flags, as in report.json."""
         return {f.name: getattr(part, f.name) for part in self._parts() for f in fields(part)}
 
     def _parts(self) -> tuple[Any, ...]:
@@ -224,7 +227,10 @@ class TrainConfig:
 
 
 def yaml_arguments(path: str) -> list[str]:
-    """The settings of a YAML file, types checked, as command-line arguments. SettingError names file and setting."""
+    """Read the settings of a YAML file, check their types, and return them as command-line arguments.
+
+    Raises SettingError, which names the file and the setting, and FileNotFoundError.
+    """
     import yaml
 
     file = user_path(path, "--config")
@@ -238,9 +244,9 @@ def yaml_arguments(path: str) -> list[str]:
     if not isinstance(settings, dict):
         raise SettingError(f"--config {path}: expected a mapping of settings, got {type(settings).__name__}")
     keys = [] if tree is None else [str(key.value).replace("-", "_") for key, _ in tree.value]
-    twice = sorted(key for key, count in Counter(keys).items() if count > 1)
-    if twice:
-        raise SettingError(f"--config {path}: expected each setting once, got {', '.join(twice)} several times")
+    repeated = sorted(key for key, count in Counter(keys).items() if count > 1)
+    if repeated:
+        raise SettingError(f"--config {path}: expected each setting once, got {', '.join(repeated)} several times")
     return [argument for key, value in settings.items() for argument in _yaml_argument(path, key, value)]
 
 
@@ -249,30 +255,27 @@ def _yaml_argument(path: str, key: Hashable, value: Any) -> list[str]:
     part = next((part for part in _PARTS if name in field_hints(part)), None)
     if part is None or name == "config":
         known = [name for part in _PARTS for name in field_hints(part) if name != "config"]
-        raise SettingError(f"--config {path}: unknown setting {key!r}; known are {', '.join(known)}")
+        raise SettingError(f"--config {path}: expected one of {', '.join(known)}, got the unknown setting {key!r}")
     hint = field_hints(part)[name]
-    several = isinstance(default_of(part, name), tuple)
-    if several:
+    is_list = isinstance(default_of(part, name), tuple)
+    if is_list:
         value = tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
     elif isinstance(value, str):
         value = _number(value, hint)
     try:
         check_value(name, hint, value)
     except SettingError as error:
-        quote = (
-            ""
-            if isinstance(value, (str, tuple)) or value is None
-            else "; text that YAML takes for something else needs quotes"
-        )
-        raise SettingError(f"--config {path}: {error}{quote}") from None
+        is_text = isinstance(value, (str, tuple)) or value is None
+        remedy = "" if is_text else "; quote text that YAML reads as another type"
+        raise SettingError(f"--config {path}: {error}{remedy}") from None
     flag = "--" + name.replace("_", "-")
-    if isinstance(value, bool) and default_of(part, name) is not None:  # else the flag takes True or False
+    if isinstance(value, bool) and default_of(part, name) is not None:  # with the default None the flag takes a value
         return [flag if value else "--no-" + flag[2:]]
-    return [flag, *value] if several else [f"{flag}={value}"]
+    return [flag, *value] if is_list else [f"{flag}={value}"]
 
 
 def _number(text: str, hint: Any) -> Any:
-    """The number that a text writes, where the setting may be one: YAML 1.1 reads 1e-3, without a dot, as text."""
+    """Convert text to a number if the setting may be a float: YAML 1.1 reads 1e-3, without a dot, as text."""
     if float not in plain_types(hint):
         return text
     try:
@@ -282,9 +285,9 @@ def _number(text: str, hint: Any) -> Any:
 
 
 def with_yaml(given: Sequence[str]) -> list[str]:
-    """Arguments with what the YAML files of `--config` hold put before them, so that flags win.
+    """Put the settings of the YAML files of `--config` before the other arguments, so that flags override them.
 
-    SettingError for a list setting that is given by two flags, of which a parser would keep the last.
+    Raises SettingError for a list setting that is given by two flags, of which a parser would keep the last.
     """
     lists = {"--" + name.replace("_", "-") for name in _list_settings()}
     refuse_repeated(given, lists - {"--config"})
@@ -318,7 +321,7 @@ _PARTS = (DataConfig, EncoderConfig, OptimConfig, RunConfig)
 
 
 def parse_train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
-    """TrainConfig from flags and an optional `--config FILE.yaml`."""
+    """Build a TrainConfig from flags and an optional `--config FILE.yaml`."""
     return tyro.cli(
         Annotated[TrainConfig, tyro.conf.OmitArgPrefixes],
         args=with_yaml(sys.argv[1:] if arguments is None else arguments),

@@ -1,15 +1,16 @@
-"""The models of the embedded demo: tiny encoders from scratch, with a tokenizer trained on the spot."""
+"""The models of the embedded demo: tiny encoders from scratch, and a tokenizer trained on the corpus."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-# A label counts as often as a common word, so that it becomes few tokens: a prompt repeats it in every sentence.
+# Each label is repeated in the tokenizer's training texts, as often as a common word, so that it becomes few tokens:
+# prompts contain it in every sentence.
 _LABEL_COUNT = 30
 
 
 def train_tokenizer(texts: Iterable[Sequence[str]], labels: Iterable[str], vocab_size: int = 5000) -> Any:
-    """A byte-level BPE tokenizer of the given words and labels, as a transformers fast tokenizer."""
+    """Train a byte-level BPE tokenizer on words and labels. Returns a transformers fast tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -45,12 +46,12 @@ _BERT: dict[str, Any] = dict(
     max_position_embeddings=1026,
     initializer_range=0.06,
 )
-# The first layer sees four tokens to each side, and turns of its rotary embedding are short: attention that starts out
-# even over a whole prompt hides a label, and a name's neighbours, for hundreds of steps.
+# The first layer attends to four tokens on each side, and the rotary base is small. Attention that is initially uniform
+# over a whole prompt takes hundreds of steps to find a label or a name's neighbours.
 _LAYERS = ["sliding_attention", "full_attention"] * 2
-_ROPE = {kind: {"rope_type": "default", "rope_theta": 1000.0} for kind in _LAYERS}
+_ROPE = {layer_type: {"rope_type": "default", "rope_theta": 1000.0} for layer_type in _LAYERS}
 _T5: dict[str, Any] = dict(d_model=160, d_ff=320, d_kv=32, num_layers=4, num_heads=5)
-# name -> model_type and its fields; all are of one size
+# name -> (model_type, config fields); all encoders have about the same size
 DEMO_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "demo": (
         "modernbert",
@@ -87,9 +88,12 @@ DEMO_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def encoder_config(vocab_size: int, name: str = "demo") -> Any:
-    """A transformers config of about one million parameters beside the embeddings, by its name in DEMO_ENCODERS."""
+    """Build the transformers config of a demo encoder. name: a key of DEMO_ENCODERS.
+
+    The encoder has about one million parameters besides the embeddings.
+    """
     from transformers import AutoConfig
 
-    kind, fields = DEMO_ENCODERS[name]
+    model_type, fields = DEMO_ENCODERS[name]
     special = dict(pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3)
-    return AutoConfig.for_model(kind, vocab_size=vocab_size, **special, **fields)
+    return AutoConfig.for_model(model_type, vocab_size=vocab_size, **special, **fields)

@@ -1,4 +1,4 @@
-"""The end of a run: the saved model is evaluated, and report.json says how it went."""
+"""The end of a run: evaluation of the saved model, and report.json."""
 
 import logging
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def finish(trainer: Trainer) -> dict[str, Any]:
-    """Save the model where no dev set chose it, write report.json, and again after each evaluation set.
+    """Evaluate the saved model on each evaluation set and write report.json. Returns the report.
 
-    A set whose evaluation fails is named in the report's "failed", and RuntimeError is raised once all others have
+    Without a dev set the model is saved first. report.json is written before the evaluation and after each set. A set
+    whose evaluation fails is listed in the report's "failed". RuntimeError is then raised after all other sets have
     been evaluated.
     """
     accelerator, run = trainer.accelerator, trainer.config.run
@@ -29,7 +30,7 @@ def finish(trainer: Trainer) -> dict[str, Any]:
             trainer.save_model()
     report = make_report(trainer.config, trainer.done, trainer.durations, trainer.first_word)
     report["git_commit"] = trainer.commit
-    report["peak_memory_bytes"] = peak_memory(accelerator.device)  # before a second model is loaded
+    report["peak_memory_bytes"] = peak_memory(accelerator.device)  # before the saved model is loaded too
     named = _named(trainer.test_sets)
     report["failed"] = dict.fromkeys(named, "not evaluated yet")
     _write(trainer, report)
@@ -39,7 +40,7 @@ def finish(trainer: Trainer) -> dict[str, Any]:
     for name, dataset in named.items():
         try:
             tables[name] = evaluate_together(accelerator, best, dataset, run.threshold, autocast=False)
-        except Exception as error:  # the others are still worth their scores
+        except Exception as error:  # the other sets are still evaluated
             logger.exception("%s was not evaluated", name)
             report["failed"][name] = f"{type(error).__name__}: {error}"
         else:
@@ -58,8 +59,8 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         trainer.console.print(scores.table(f"{name}: {len(named[name])} sentences"))
     trainer.console.print(f"model: {trainer.output / 'model'}   report: {trainer.output / 'report.json'}")
     if report["failed"]:
-        said = "; ".join(f"{name}: {message}" for name, message in report["failed"].items())
-        raise RuntimeError(f"the model is trained and saved, but {len(report['failed'])} sets failed: {said}")
+        failures = "; ".join(f"{name}: {message}" for name, message in report["failed"].items())
+        raise RuntimeError(f"the model is trained and saved, but {len(report['failed'])} sets failed: {failures}")
     return report
 
 
@@ -70,7 +71,7 @@ def _write(trainer: Trainer, report: dict[str, Any]) -> None:
 
 
 def _named(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
-    """Data sets by their names, those of one name numbered."""
+    """Map names to data sets. A repeated name gets a number."""
     named: dict[str, Dataset] = {}
     for dataset in datasets:
         name, number = dataset.name, 1

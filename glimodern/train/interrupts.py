@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a run wants them: the step at hand ends first, and what was done can be kept."""
+"""Handling of SIGINT (Ctrl-C) and SIGTERM: the current step ends first, so that a checkpoint can be written."""
 
 import signal
 import threading
@@ -8,11 +8,16 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-_SAME = 1.0  # seconds: a launcher passes on the signal that a terminal has sent to every process already
+# Seconds within which a second signal counts as the first one: a terminal sends a signal to every process, and a
+# launcher passes it on to them again.
+_SAME_SIGNAL = 1.0
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGINT or SIGTERM ended a run. The message says where it stands; exit_code is 128 + the signal's number."""
+    """Raised when SIGINT or SIGTERM ends a run. The message states the progress. number: the signal's number.
+
+    exit_code: 128 + number.
+    """
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
@@ -24,42 +29,43 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Inside this context SIGINT and SIGTERM raise Stopped, and inside `held` only once the block has ended.
+    """A context in which SIGINT and SIGTERM raise Stopped. Inside `held`, the first signal is only recorded.
 
-    received: the signal's number, 0 before one comes. A second signal, more than a second after the first, raises at
-    once even in `held`. Signals that are ignored stay ignored, and outside the main thread nothing is changed.
+    received: the number of the signal received, 0 if there was none. A second signal, more than a second after the
+    first, raises immediately, even inside `held`. Ignored signals stay ignored. Outside the main thread the context
+    does nothing.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        self._at = 0.0
+        self._received_at = 0.0
         self._held = 0
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}  # to restore
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._receive)
+                    self._handlers[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.received and now - self._at < _SAME:
+        if self.received and now - self._received_at < _SAME_SIGNAL:
             return
-        again, self.received, self._at = bool(self.received), number, now
-        if again or not self._held:
+        repeated, self.received, self._received_at = bool(self.received), number, now
+        if repeated or not self._held:
             raise Stopped(number)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """A block that a first signal does not break; whoever holds asks `received` afterwards."""
+        """A context that a first signal does not interrupt. The caller must check `received` afterwards."""
         self._held += 1
         try:
             yield

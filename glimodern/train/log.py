@@ -1,4 +1,4 @@
-"""What a training run leaves to read: progress bar, metrics.jsonl, TensorBoard, report.json."""
+"""Logs and reports of a training run: progress bar, metrics.jsonl, TensorBoard, report.json."""
 
 import json
 import logging
@@ -21,11 +21,15 @@ from .resume import Progress
 
 logger = logging.getLogger(__name__)
 
-LOG_STEPS = 50  # a line so often where the output is no terminal and cannot show a bar
+LOG_STEPS = 50  # steps between log lines if the output is not a terminal, which cannot show a progress bar
 
 
 class RunLog:
-    """metrics.jsonl, TensorBoard and the progress bar of the main process."""
+    """The main process's metrics.jsonl, TensorBoard log and progress bar.
+
+    folder: for metrics.jsonl, which is cut back to the step of `done`. total: steps of the run. show: whether to show
+    the progress bar.
+    """
 
     def __init__(self, accelerator: Accelerator, folder: Path, total: int, done: Progress, show: bool) -> None:
         from rich import progress
@@ -35,7 +39,7 @@ class RunLog:
         self.accelerator = accelerator
         self.file = folder / "metrics.jsonl"
         if accelerator.is_main_process:
-            self._keep(done.step)
+            self._cut_back(done.step)
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
@@ -47,8 +51,8 @@ class RunLog:
         )
         self.task = self.bar.add_task("train", total=total, completed=done.step, loss=math.nan, speed=0.0)
 
-    def _keep(self, step: int) -> None:
-        """Cut the file back to a step; what a crash left of a line goes too."""
+    def _cut_back(self, step: int) -> None:
+        """Remove the lines after a step from metrics.jsonl, and lines that a crash left incomplete."""
         text = self.file.read_text(encoding="utf-8", errors="replace") if self.file.exists() else ""
         lines = text.splitlines(keepends=True)
         steps = [_step_of(line) for line in lines]
@@ -59,16 +63,18 @@ class RunLog:
             partial.write_text("".join(kept), encoding="utf-8")
 
     def step(self, step: int, **values: float) -> None:
+        """Log a training step. values: loss, words_per_second, seconds and others."""
         self.bar.update(self.task, completed=step, loss=values["loss"], speed=values["words_per_second"])
         if not self.bar.console.is_terminal and not self.bar.disable and step % LOG_STEPS == 0:
-            left = (self.bar.tasks[self.task].total or step) - step
+            remaining = (self.bar.tasks[self.task].total or step) - step
             logger.info(
                 "step %d: loss %.4g, %.0f words/s, about %.0f s to go",
-                step, values["loss"], values["words_per_second"], left * values["seconds"],
+                step, values["loss"], values["words_per_second"], remaining * values["seconds"],
             )  # fmt: skip
         self.write(step, **values)
 
     def write(self, step: int, **values: float) -> None:
+        """Write values of a step to metrics.jsonl and TensorBoard."""
         self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
             with self.file.open("a", encoding="utf-8") as file:
@@ -76,7 +82,7 @@ class RunLog:
 
 
 def _step_of(line: str) -> int | None:
-    """The step of a whole line of metrics.jsonl; None for another."""
+    """Read the step from a line of metrics.jsonl; None for an incomplete or damaged line."""
     try:
         step = json.loads(line)["step"] if line.endswith("\n") else None
     except (ValueError, TypeError, KeyError):
@@ -85,10 +91,10 @@ def _step_of(line: str) -> int | None:
 
 
 def make_report(config: TrainConfig, done: Progress, durations: list[float], first_word: int) -> dict[str, Any]:
-    """The facts of a run whose training has ended; evaluation follows. F1 values lie in [0, 1].
+    """Build the report of a run whose training has ended and whose evaluation follows. F1 values lie in [0, 1].
 
-    config: as resolved. durations: seconds of each step of this launch, first_word: words trained on before it; the
-    speeds are of this launch, and None where it ran no step.
+    config: with all settings resolved. durations: seconds of each step of this launch. first_word: number of words
+    trained on before this launch. The speeds are those of this launch, and None if it ran no step.
     """
     return {
         "evaluation": {},
@@ -108,7 +114,7 @@ def make_report(config: TrainConfig, done: Progress, durations: list[float], fir
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package and of what the figures depend on."""
+    """Versions of this package, of Python and of the packages that affect measurements."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"glimodern": __version__, "python": platform.python_version()}
@@ -121,7 +127,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Where the run took place."""
+    """Description of the machine that the run took place on."""
     return {
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
@@ -131,7 +137,7 @@ def machine() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree this package runs from; None when it is not its own git checkout."""
+    """Commit of the source tree that this package runs from; None if that is not a git checkout of its own."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,8 +1,8 @@
-"""Training: `python -m glimodern.train --config configs/demo.yaml` trains, evaluates and saves a model.
+"""The training loop: `python -m glimodern.train --config configs/demo.yaml` trains, evaluates and saves a model.
 
-A loop on accelerate: `accelerate launch -m glimodern.train ...` runs it on several GPUs or nodes, which share the
-output folder. Everything random is a function of the seed and the position in the run, so a resumed run repeats the one
-that was killed.
+The loop runs on accelerate: `accelerate launch -m glimodern.train ...` starts it on several GPUs or nodes, which share
+the output folder. All random numbers are a function of the seed and the position in the run, so a resumed run gives the
+results of an uninterrupted one.
 """
 
 import math
@@ -28,19 +28,20 @@ Batches = Iterator[tuple[int, list[int], PackedBatch]]
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train, evaluate and save as the config says; returns what report.json holds.
+    """Train, evaluate and save a model. Returns the contents of report.json.
 
-    On SIGINT or SIGTERM the step at hand ends, a checkpoint is written, and Stopped, a KeyboardInterrupt, is raised.
+    On SIGINT or SIGTERM the current step ends, a checkpoint is written, and Stopped, a KeyboardInterrupt, is raised.
     """
     with Interrupts() as interrupts:
         try:
             trainer = Trainer(config, interrupts)
         except Stopped as stopped:
             raise Stopped(stopped.number, "stopped before the first step") from None
-        # ranks that a signal reaches at different places would wait for each other, so there it waits for the next step
-        several = trainer.accelerator.num_processes > 1
+        # Ranks that a signal interrupts at different points would wait for each other. With several ranks, a signal is
+        # therefore handled at the end of a step.
+        several_ranks = trainer.accelerator.num_processes > 1
         try:
-            with trainer.log.bar, interrupts.held() if several else nullcontext():
+            with trainer.log.bar, interrupts.held() if several_ranks else nullcontext():
                 run_steps(trainer)
             trainer.report_left_out()
             return finish(trainer)
@@ -54,7 +55,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def run_steps(trainer: Trainer) -> None:
-    """Train to the last step; evaluate and save on the way. Raises Stopped after the step in which a signal came."""
+    """Run the training steps, with evaluations and checkpoints. Raises Stopped after a step with a signal."""
     trainer.prepared.train()
     batches = trainer.batches.starting_at(trainer.done.batches)
     while True:
@@ -69,9 +70,9 @@ def run_steps(trainer: Trainer) -> None:
 
 
 def run_step(trainer: Trainer, batches: Batches) -> int:
-    """One optimizer step; returns the signal that a rank received meanwhile, 0 if none did.
+    """Run one optimizer step. Returns the signal that a rank received during it, 0 if there was none.
 
-    The host waits for the device once, to check the losses and the gradient's norm before the weights change.
+    The host synchronises with the device once, to check the losses and the gradient's norm before the weights change.
     """
     run, optim, accelerator, optimizer = (
         trainer.config.run,
@@ -86,7 +87,9 @@ def run_step(trainer: Trainer, batches: Batches) -> int:
     losses, seen, value, signal = list[Tensor](), list[list[int]](), math.nan, 0
     for _ in range(run.accumulation):
         with accelerator.accumulate(trainer.prepared):
-            with together(accelerator, f"packing a batch of step {number}"):  # the forward pass may sync buffers
+            # together: a rank that failed here would leave the others waiting in the forward pass, which may sync
+            # buffers
+            with together(accelerator, f"packing a batch of step {number}"):
                 position, sentences, batch = next(batches)
             problem: Exception | None = None
             try:
@@ -108,7 +111,7 @@ def run_step(trainer: Trainer, batches: Batches) -> int:
 
 
 def compute_loss(trainer: Trainer, batch: PackedBatch, position: int) -> Tensor:
-    """The loss of a batch; its dropout is a function of the seed, the position and the rank."""
+    """Compute the loss of a batch. Its dropout is a function of the seed, the position and the rank."""
     run, optim, accelerator = trainer.config.run, trainer.config.optim, trainer.accelerator
     torch.manual_seed(run.seed * 1_000_003 + position * accelerator.num_processes + trainer.batches.rank)
     loss: Tensor = trainer.prepared(
@@ -123,24 +126,26 @@ def compute_loss(trainer: Trainer, batch: PackedBatch, position: int) -> Tensor:
 
 
 def mean_loss(trainer: Trainer, losses: Sequence[Tensor], norm: Any, seen: Sequence[Sequence[int]]) -> float:
-    """The mean of a step's losses. FloatingPointError, with the sentences, where one or the gradient is no number.
+    """Compute the mean of a step's losses.
 
-    losses: scalars, one a batch. norm: of the gradient. seen: each batch's sentences.
+    losses: one scalar per batch. norm: the gradient's norm. seen: the sentence indices of each batch. Raises
+    FloatingPointError, with the sentences, if a loss or the gradient is not finite.
     """
     norms = [torch.as_tensor(norm, device=losses[0].device, dtype=torch.float32)]
     *values, length = torch.stack([*(loss.detach().float() for loss in losses), *norms]).tolist()
     step = trainer.done.step + 1
     for value, sentences in zip(values, seen, strict=True):
         stop_unless_finite("loss", value, step, trainer.train_set, sentences)
-    if trainer.config.run.dtype != "fp16":  # whose scaler leaves such a step out and lowers its scale
+    if trainer.config.run.dtype != "fp16":  # fp16's gradient scaler skips such a step and lowers its scale
         stop_unless_finite("the gradient's norm", length, step, trainer.train_set, [i for part in seen for i in part])
     return sum(values) / len(values)
 
 
 def stop_unless_finite(what: str, value: float, step: int, dataset: Dataset, sentences: Sequence[int]) -> None:
-    """FloatingPointError that names the sentences of a step whose loss or gradient is no number."""
+    """Raise FloatingPointError, with the step's sentences, if a value is not finite. what: the value's name."""
     if not math.isfinite(value):
         ids = ", ".join(dataset[i].id or str(i) for i in sentences)
         raise FloatingPointError(
-            f"{what} is {value} at step {step}, with the sentences {ids}; the weights are as step {step - 1} left them"
+            f"{what}: expected a finite value at step {step}, got {value} with the sentences {ids}; the weights are "
+            f"those after step {step - 1}"
         )

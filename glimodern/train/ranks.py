@@ -1,4 +1,4 @@
-"""Several processes as one: what fails or is stopped on one rank fails or stops on all, so that none waits for it."""
+"""Coordination of ranks: an error or a signal on one rank ends the run on all, so that none waits for another."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class RankError(RuntimeError):
-    """Another rank failed; the message names the rank and its error."""
+    """Raised when another rank failed. The message names the rank and its error."""
 
 
 def this_device() -> torch.device:
-    """The device that this process will train on, known before an Accelerator is made (which starts as this does)."""
+    """The device that this process will train on, determined as an Accelerator does, before one is created."""
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
@@ -34,7 +34,10 @@ def this_device() -> torch.device:
 
 @contextmanager
 def together(accelerator: "Accelerator", doing: str) -> Iterator[None]:
-    """A block that all ranks run, each its part. All wait at its end; if it raises on one rank, all raise."""
+    """A context that all ranks run at the same time. They wait at its end; if one rank raises, all ranks raise.
+
+    doing: description of the work, for the message of RankError.
+    """
     if accelerator.num_processes == 1:
         yield
         return
@@ -49,9 +52,9 @@ def together(accelerator: "Accelerator", doing: str) -> Iterator[None]:
 
 
 def agree(accelerator: "Accelerator", problem: BaseException | None, doing: str, stop: int = 0) -> int:
-    """Tell all ranks this one's problem and the signal it received (0: none); returns the signal of any rank.
+    """Share this rank's error and signal (stop; 0: none) with all ranks. Returns the signal of any rank.
 
-    Raises the problem on its own rank and RankError on the others; a Stopped counts as a signal, not as a problem.
+    An error is raised on its own rank, and RankError on all other ranks. Stopped counts as a signal, not as an error.
     """
     if isinstance(problem, Stopped):
         stop, problem = problem.number, None
@@ -62,16 +65,16 @@ def agree(accelerator: "Accelerator", problem: BaseException | None, doing: str,
     mine = torch.tensor([[stop, problem is not None]], dtype=torch.int64, device=accelerator.device)
     stops, failures = accelerator.gather(mine).max(0).values.tolist()
     if failures:
-        said = _gather_object(None if problem is None else f"{type(problem).__name__}: {problem}")
+        messages = _gather_object(None if problem is None else f"{type(problem).__name__}: {problem}")
         if problem is not None:
             raise problem
-        rank, message = next((rank, message) for rank, message in enumerate(said) if message is not None)
+        rank, message = next((rank, message) for rank, message in enumerate(messages) if message is not None)
         raise RankError(f"{doing}: rank {rank} failed with {message}")
     return int(stops)
 
 
 def _gather_object(item: Any) -> list[Any]:
-    """The item of each rank, on all of them."""
+    """Gather one object of each rank on all ranks, in rank order."""
     from accelerate.utils import gather_object
 
     return list(gather_object([item]))
@@ -80,16 +83,16 @@ def _gather_object(item: Any) -> list[Any]:
 def evaluate_together(
     accelerator: "Accelerator", model: "GLiModern", dataset: Dataset, threshold: float, *, autocast: bool
 ) -> Scores:
-    """`evaluate`, each rank predicting its share of the sentences; all ranks get the scores of all.
+    """Run `evaluate` with the sentences split among the ranks. Returns the scores of all sentences on each rank.
 
-    autocast: compute in the run's mixed precision (for a model whose weights are fp32).
+    autocast: compute in the run's mixed precision, for a model with fp32 weights.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
-    asked = asked_types(dataset)
+    label_sets = asked_types(dataset)
     with together(accelerator, f"evaluating {dataset.name}"):
         share = replace(dataset, examples=dataset.examples[rank::world])
         with accelerator.autocast() if autocast else nullcontext():
-            predicted = predict_gold_labels(model, share, asked[rank::world], threshold=threshold)
+            predicted = predict_gold_labels(model, share, label_sets[rank::world], threshold=threshold)
     if world > 1:
         parts = _gather_object(predicted)
         predicted = [[] for _ in dataset]

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, found again after a crash."""
+"""Checkpoints of a training run: atomic writing, search, loading, and removal of earlier runs."""
 
 import json
 import os
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 
 STATE_FILE = "trainer.json"
 PER_LAUNCH = ("resume", "overwrite", "progress", "output_dir", "config", "checkpoint_steps", "max_steps", "epochs")
-"""Settings that may differ when a run is resumed. max_steps and epochs extend it."""
+"""Settings that may differ when a run is resumed. max_steps and epochs extend the run."""
 _PATHS = ("train_data", "dev_data", "eval_data", "init_from", "encoder", "labels_encoder")
 
-_LEFTOVER = re.compile(r"\.(model|step-\d+)\.(old\.)?\w{8}")  # what atomic_folder leaves of these names after a crash
+_LEFTOVER = re.compile(r"\.(model|step-\d+)\.(old\.)?\w{8}")  # temporary folders of atomic_folder after a crash
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: optimizer steps and batches done, and the best dev score so far.
+    """Progress of a run.
 
-    evaluated: the last step whose weights were evaluated on the dev data.
+    step, batches, words: optimizer steps, batches and words done. best_f1, best_step: the best dev score so far, and
+    its
+    step. evaluated: the last step whose weights were evaluated on the dev data. seconds: time of all launches.
     """
 
     step: int = 0
@@ -42,7 +44,7 @@ class Progress:
 
 
 def save_progress(accelerator: "Accelerator", folder: Path, progress: Progress, settings: dict[str, Any]) -> None:
-    """Write folder/step-N with model, optimizer and random states; the one before it is removed after."""
+    """Write the checkpoint folder/step-N with model, optimizer and random states, then remove earlier checkpoints."""
     target = folder / f"step-{progress.step}"
     with together(accelerator, "writing a checkpoint"):
         if accelerator.is_main_process:
@@ -56,20 +58,22 @@ def save_progress(accelerator: "Accelerator", folder: Path, progress: Progress, 
 
 
 def newest(folder: Path) -> Path | None:
-    """The checkpoint with the most steps, or None; half-written ones never carry this name."""
+    """Return the checkpoint with the most steps, or None. A half-written checkpoint has another name."""
     return max(_saved(folder), key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
 def _saved(folder: Path) -> Iterator[Path]:
-    """The checkpoints in a folder, and nothing else that is in it."""
+    """Iterate over the checkpoints in a folder."""
     return (
         path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and (path / STATE_FILE).is_file()
     )
 
 
 def load_progress(accelerator: "Accelerator", path: Path, settings: dict[str, Any]) -> Progress:
-    """Load what save_progress wrote; ValueError when it belongs to a run with other settings, naming them, and when it
-    is damaged."""
+    """Load a checkpoint written by `save_progress`.
+
+    Raises ValueError if the checkpoint belongs to a run with other settings, which the message lists, or is damaged.
+    """
     with _readable(path):
         stored = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     if not isinstance(stored, dict) or not {"settings", "progress"} <= stored.keys():
@@ -79,62 +83,69 @@ def load_progress(accelerator: "Accelerator", path: Path, settings: dict[str, An
     changed = sorted(key for key in current if _as_path(key, current[key]) != _as_path(key, before.get(key)))
     if changed:
         pairs = ", ".join(f"{key}: was {before.get(key)!r}, is {current[key]!r}" for key in changed)
-        raise ValueError(f"--resume: {path} belongs to a run with other settings ({pairs}); use another --output-dir")
+        raise ValueError(
+            f"--resume: expected a run with the same settings, got {path} with other settings ({pairs}); use another "
+            "--output-dir"
+        )
     with _readable(path):
         accelerator.load_state(str(path))
         return Progress(**stored["progress"])
 
 
 def _as_path(key: str, value: Any) -> Any:
-    """The value of a setting; file and folder names as absolute paths, so that "./a" is "a"."""
+    """Return the value of a setting, with file and folder names as absolute paths, so that "./a" equals "a"."""
     if key not in _PATHS or value is None:
         return value
     names = [value] if isinstance(value, str) else value
     return [os.path.abspath(os.path.expanduser(name)) for name in names]
 
 
-_WITHOUT = "start anew with --overwrite, or go on from the saved model with --init-from"
+_WITHOUT = "start again with --overwrite, or train on from the saved model with --init-from"
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """ValueError, in one line, for whatever the libraries that read a checkpoint say of damaged files."""
+    """A context that turns any error of the libraries that read a checkpoint into a ValueError of one line."""
     try:
         yield
-    except Exception as error:  # each file's library has errors of its own
-        said = next(iter(str(error).splitlines()), "")[:200]
+    except Exception as error:  # each library raises its own errors for damaged files
+        message = next(iter(str(error).splitlines()), "")[:200]
         raise ValueError(
-            f"--resume: {path}: the checkpoint cannot be read ({type(error).__name__}: {said}); {_WITHOUT}"
+            f"--resume: expected a checkpoint, got {path}, which cannot be read ({type(error).__name__}: {message}); "
+            f"{_WITHOUT}"
         ) from error
 
 
 def run_files(output: Path) -> list[Path]:
-    """The files and folders in an output folder that a run writes, whether they exist or not."""
+    """List the files and folders that a run writes in its output folder, whether they exist or not."""
     return [output / name for name in ("checkpoints", "model", "metrics.jsonl", "report.json", "tensorboard")]
 
 
 def check_earlier_run(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """ValueError where an earlier run's files would be lost: without resume or overwrite, or where none can go on."""
+    """Raise ValueError if the output folder holds an earlier run that is neither resumed nor overwritten.
+
+    Also if it should be resumed, but is finished and has no checkpoint.
+    """
     earlier = [path.name for path in run_files(output) if path.exists() and path.name != "tensorboard"]
     if overwrite or not earlier:
         return
     if not resume:
         raise ValueError(
-            f"output_dir: {output} holds an earlier run ({', '.join(earlier)}); go on with --resume, "
-            "replace it with --overwrite, or choose another folder"
+            f"output_dir: expected a folder without an earlier run, got {output} with {', '.join(earlier)}; continue "
+            "the run with --resume, replace it with --overwrite, or choose another folder"
         )
     if "report.json" in earlier and newest(output / "checkpoints") is None:
         raise ValueError(
-            f"--resume: {output} holds a finished run without a checkpoint to go on from (checkpoint_steps was 0); "
-            "train on from its model with --init-from and another --output-dir, or replace the run with --overwrite"
+            f"--resume: expected a checkpoint to continue from, got none in {output}, which holds a finished run "
+            "(checkpoint_steps was 0); train on from its model with --init-from and another --output-dir, or replace "
+            "the run with --overwrite"
         )
 
 
 def clear_output(output: Path, *, overwrite: bool) -> None:
-    """Make room for a run: what a crash left half written goes, and with `overwrite` an earlier run's checkpoints, logs
-    and report.
+    """Remove half-written files of a crashed run and, with `overwrite`, an earlier run's checkpoints, logs and report.
 
-    An earlier model stays until a new one takes its place, and so does every file that no run wrote.
+    An earlier model stays until a new one replaces it. Files that no run wrote stay.
     """
     for partial in [*output.glob(".*"), *output.glob("checkpoints/.*")]:
         if _LEFTOVER.fullmatch(partial.name) and partial.is_dir() and not partial.is_symlink():

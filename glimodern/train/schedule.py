@@ -1,13 +1,13 @@
-"""The learning rate over a run."""
+"""The learning rate schedule."""
 
 import math
 
 
 def rate(step: int, total: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step (0-based): linear rise over warmup x total, then a cosine to 0.
+    """Fraction of the peak learning rate at a step (0-based): a linear rise over warmup * total, then a cosine to 0.
 
-    A run that is extended goes on with the schedule of its new length: the rate jumps up to where a run of that length
-    would be, and the result is not that of a run which had that length from the start.
+    An extended run uses the schedule of its new length. Its rate jumps up to that of a run of the new length, so the
+    result differs from that of a run which had the new length from the start.
     """
     rise = math.ceil(warmup * total)
     if step < rise:

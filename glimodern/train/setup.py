@@ -1,4 +1,4 @@
-"""What a training run starts from: data that can be learned from, a model, an optimizer; all checked before a step."""
+"""Setup of a training run: paths, data, model and optimizer, all checked before the first step."""
 
 import logging
 import os
@@ -24,14 +24,15 @@ from .resume import run_files
 
 logger = logging.getLogger(__name__)
 
-_OF_THE_CHECKPOINT = (
+# Settings of the model that a checkpoint fixes. They may be given with init_from only if they are the checkpoint's.
+_FIXED_BY_CHECKPOINT = (
     *("hidden_size", "span_mode", "subtoken_pooling", "embed_ent_token", "max_width", "max_len"),
     "labels_encoder",
 )
 
 
 def check_paths(config: TrainConfig) -> Path:
-    """The output folder. ValueError if it cannot be written, or if the run reads what it replaces there."""
+    """Return the output folder. Raises ValueError if it cannot be written, or if the run would replace its inputs."""
     output = check_output_folder("output_dir", config.run.output_dir)
     sources = {name: getattr(config.data, name) for name in ("train_data", "dev_data", "eval_data")}
     models = {name: getattr(config.model, name) for name in ("init_from", "encoder", "labels_encoder")}
@@ -42,20 +43,25 @@ def check_paths(config: TrainConfig) -> Path:
             folder = user_path(name, setting)
             if folder.is_dir() and folder.resolve() in (output.resolve(), output.resolve().parent):
                 raise ValueError(
-                    f"output_dir: {output} lies in {name}, whose files {setting} reads as data, so what the run writes "
-                    "would be read the next time; choose a folder elsewhere"
+                    f"output_dir: expected a folder outside {name}, whose files {setting} reads as data, got {output}, "
+                    "whose files would be read by the next run; choose a folder elsewhere"
                 )
     for path in run_files(output):
         if path.exists() and path.is_dir() != (path.suffix == ""):
-            kind = "a file" if path.suffix else "a folder"
-            raise ValueError(f"output_dir: expected {path} to be {kind} or not to exist; choose another folder")
+            expected, got = ("a file", "a folder") if path.suffix else ("a folder", "a file")
+            raise ValueError(
+                f"output_dir: expected {path} to be {expected} or not to exist, got {got}; choose another folder"
+            )
         if path.exists() and not os.access(path, os.W_OK):
-            raise ValueError(f"output_dir: {path} cannot be written; choose another folder")
+            raise ValueError(f"output_dir: expected a writable {path}, got a read-only one; choose another folder")
     return output
 
 
 def load_data(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None, list[Dataset]]:
-    """Training, dev and evaluation sets; with no train_data the embedded demo corpus."""
+    """Load the training set, the dev set (or None) and the evaluation sets.
+
+    Without train_data these are the embedded demo corpus. seed: chooses held-out types.
+    """
     if not config.train_data:
         from glimodern.data.demo import build_demo_corpus
 
@@ -77,7 +83,7 @@ def load_data(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None, l
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
-    """Several data sets as one."""
+    """Concatenate data sets."""
     return Dataset(
         " + ".join(dict.fromkeys(dataset.name for dataset in datasets)),
         [example for dataset in datasets for example in dataset],
@@ -88,9 +94,10 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
 
 
 def check_gold(setting: str, dataset: Dataset, packer: Packer, *, alone: bool) -> None:
-    """ValueError, with the reason, unless the model can give at least one gold entity of the data set.
+    """Raise ValueError, with the reason, unless the model can find at least one gold entity of the data set.
 
-    alone: each label is asked by itself, which leaves a text the most room; else as asked_types says.
+    setting: the data set's name in errors. alone: check with one label per prompt, which leaves the most room for the
+    text; if False, with the labels of `asked_types`.
     """
     if not any(example.words for example in dataset):
         raise ValueError(f"{setting}: expected sentences with words, got {len(dataset)} sentences without one")
@@ -99,48 +106,52 @@ def check_gold(setting: str, dataset: Dataset, packer: Packer, *, alone: bool) -
             f"{setting}: expected an entity type to ask for, got none in the {len(dataset)} sentences of "
             f"{dataset.name}; mark entities, or give a row its `types`"
         )
-    gold = wide = 0
-    for example, asked in zip(dataset, asked_types(dataset), strict=True):
+    gold = too_wide = 0
+    for example, types in zip(dataset, asked_types(dataset), strict=True):
         entities = example.entities if example.words else []
-        questions = [[label] for label in dict.fromkeys(label for _, _, label in entities)] if alone else [asked]
-        for labels in questions if entities else ():
+        prompts = [[label] for label in dict.fromkeys(label for _, _, label in entities)] if alone else [types]
+        for labels in prompts if entities else ():
             if len(packer.pack([example.words], [labels], [entities]).positives):
                 return
         gold += len(entities)
-        wide += sum(end - start >= packer.max_width for start, end, _ in entities)
+        too_wide += sum(end - start >= packer.max_width for start, end, _ in entities)
     if not gold:
         raise ValueError(
-            f"{setting}: expected gold entities, got none in the {len(dataset)} sentences of {dataset.name}, so there "
-            "is nothing to learn or to score"
+            f"{setting}: expected gold entities, got none in the {len(dataset)} sentences of {dataset.name}; annotate "
+            "entities, without which nothing can be learned or scored"
         )
     limit = "" if packer.max_tokens is None else f" and {packer.max_tokens} tokens with its labels"
     raise ValueError(
-        f"{setting}: expected entities that the model can give, got {gold} in {dataset.name} of which {wide} are wider "
-        f"than max_width ({packer.max_width} words) and {gold - wide} lie beyond what is read of a text "
-        f"({packer.max_words} words{limit}); raise max_width or max_len, or split the texts"
+        f"{setting}: expected entities that the model can find, got {gold} in {dataset.name} of which {too_wide} are "
+        f"wider than max_width ({packer.max_width} words) and {gold - too_wide} lie beyond the part of a text that is "
+        f"read ({packer.max_words} words{limit}); raise max_width or max_len, or split the texts"
     )
 
 
 def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int) -> GLiModern:
-    """A model to train: a checkpoint to go on from, a fresh head on a pretrained encoder, or the demo's own.
+    """Build the model to train: a checkpoint, a fresh head on a pretrained encoder, or the demo's model.
 
-    Settings that are None were not given: a checkpoint keeps its own, and a fresh head has the defaults of HeadConfig.
-    The model's config says how many types this run asks of a sentence (max_types), not what an earlier run asked.
+    A setting that is None was not given: a checkpoint keeps its own, and a fresh head has the default of HeadConfig.
+    The config's max_types is set to this run's. seed: of the initial weights.
+
+    Raises ValueError for a setting that differs from the checkpoint's.
     """
     torch.manual_seed(seed)
     if config.init_from is not None:
         model = GLiModern.from_pretrained(config.init_from, trainable=True)
-        for name in _OF_THE_CHECKPOINT:
-            asked, has = getattr(config, name), getattr(model.config, name)
-            if asked not in (None, has):
-                raise ValueError(f"{name}: the checkpoint of init_from has {has!r}, got {asked!r}; leave it out")
+        for name in _FIXED_BY_CHECKPOINT:
+            given, stored = getattr(config, name), getattr(model.config, name)
+            if given not in (None, stored):
+                raise ValueError(
+                    f"{name}: expected {stored!r}, as in the checkpoint of init_from, got {given!r}; leave it out"
+                )
         if config.dropout is not None:
             model.set_dropout(config.dropout)
         model.config = replace(model.config, max_types=max_types)
         return model
-    given = {name: getattr(config, name) for name in (*_OF_THE_CHECKPOINT, "dropout")}
+    settings = {name: getattr(config, name) for name in (*_FIXED_BY_CHECKPOINT, "dropout")}
     head: HeadOptions = {"max_types": max_types}
-    head.update({name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
+    head.update({name: value for name, value in settings.items() if value is not None})  # type: ignore[typeddict-item]
     encoder = config.encoder or "demo"
     if encoder in DEMO_ENCODERS:
         tokenizer = train_tokenizer((example.words for example in train), train.types)
@@ -149,17 +160,18 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
 
 
 def resolved(config: TrainConfig, model: GLiModern, dtype: TrainingDtype) -> TrainConfig:
-    """The settings with what was not given as the model has it, and the dtype that is computed in."""
-    has = {name: getattr(model.config, name) for name in (*_OF_THE_CHECKPOINT, "dropout")}
+    """Fill in the model's values for settings that were not given, and the dtype of computation."""
+    settings = {name: getattr(model.config, name) for name in (*_FIXED_BY_CHECKPOINT, "dropout")}
     encoder = None if config.model.init_from is not None else config.model.encoder or "demo"
-    return replace(config, model=replace(config.model, encoder=encoder, **has), run=replace(config.run, dtype=dtype))
+    model_config = replace(config.model, encoder=encoder, **settings)
+    return replace(config, model=model_config, run=replace(config.run, dtype=dtype))
 
 
 def training_dtype(dtype: TrainingDtype, device: torch.device) -> TrainingDtype:
-    """ "fp32", "bf16" or "fp16" on this device; "auto" is bf16 on a GPU that multiplies it natively, else fp32.
+    """Resolve the dtype of training to "fp32", "bf16" or "fp16".
 
-    CPUs default to fp32: bf16 training on them has been measured only where it is emulated, 20 times slower
-    (docs/LOG.md).
+    "auto" is bf16 on a GPU that multiplies it natively, else fp32. It is fp32 on all CPUs, because bf16 training has
+    been measured only on a CPU that emulates it, where it is 20 times slower (docs/LOG.md). Warns for emulated bf16.
     """
     native = resolve_dtype("auto", device) == torch.bfloat16
     if dtype == "auto":
@@ -170,7 +182,10 @@ def training_dtype(dtype: TrainingDtype, device: torch.device) -> TrainingDtype:
 
 
 def optimizer_groups(model: GLiModern, config: OptimConfig) -> list[dict[str, Any]]:
-    """Four groups: encoders and the rest, each with and without weight decay (none on biases and other vectors)."""
+    """Build AdamW's parameter groups: encoders and all other modules, each with and without weight decay.
+
+    Biases and other one-dimensional parameters have no weight decay.
+    """
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -1,7 +1,7 @@
-"""Ten sentences from outside the demo corpus, with their entities: what the demo model finds in ordinary English.
+"""A tour: ten sentences from outside the demo corpus, with their entities, predicted by the demo model.
 
-They are written by hand about varied subjects, follow no template, and take no part in training or in any F1. The demo
-model is tiny and has read only made-up sentences, so expect it to miss some.
+The sentences are written by hand about varied subjects and follow no template. They are not used in training or in any
+F1. The demo model is tiny and is trained on generated sentences only, so it misses some of the entities.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from glimodern.model.glimodern import GLiModern
 
-# a type to ask, and a sentence in which an entity is written [text](type); the types of its entities are asked too
+# (an additional type to ask, a sentence with its entities marked up as [text](type))
 _MARKED = (
     ("award", "[Marie Curie](scientist) left [Warsaw](city) at twenty-four to study physics in [Paris](city)."),
     ("person", "The night ferry from [Aberdeen](city) reaches the islands of [Shetland](place) just before breakfast."),
@@ -39,14 +39,14 @@ _ENTITY = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<label>[^)]+)\)")
 
 @dataclass(frozen=True, slots=True)
 class TourSentence:
-    """A sentence, its entities as (start, end, label) in characters, and the types to ask."""
+    """A sentence, its entities (start, end, label) with character offsets, end exclusive, and the types to ask."""
 
     text: str
     entities: tuple[tuple[int, int, str], ...]
     asked: tuple[str, ...]
 
 
-def _read(more: str, marked: str) -> TourSentence:
+def _read(additional_type: str, marked: str) -> TourSentence:
     text, last = "", 0
     entities = []
     for match in _ENTITY.finditer(marked):
@@ -54,45 +54,45 @@ def _read(more: str, marked: str) -> TourSentence:
         entities.append((len(text), len(text) + len(match["text"]), match["label"]))
         text += match["text"]
         last = match.end()
-    asked = dict.fromkeys([*(label for _, _, label in entities), more])
+    asked = dict.fromkeys([*(label for _, _, label in entities), additional_type])
     return TourSentence(text + marked[last:], tuple(entities), tuple(asked))
 
 
-TOUR = tuple(_read(more, marked) for more, marked in _MARKED)
+TOUR = tuple(_read(additional_type, marked) for additional_type, marked in _MARKED)
 
 
 def take_tour(model: GLiModern, threshold: float = 0.5) -> list[dict[str, Any]]:
-    """Predict the ten sentences: per sentence its text, the types asked, and what was found, missed and spurious.
+    """Predict the ten sentences. Returns a dict per sentence with the keys text, asked, found, missed and spurious.
 
-    Each of the three is a list of {"text", "label"}, with the "score" of what the model gave. An entity counts as found
-    only with exactly the right characters and type.
+    found, missed and spurious are lists of dicts with the keys text and label, and score for predicted entities. An
+    entity is found only if its characters and its type are exactly those of the gold.
     """
     predicted = model.predict([sentence.text for sentence in TOUR], [list(s.asked) for s in TOUR], threshold=threshold)
     rows = []
     for sentence, entities in zip(TOUR, predicted, strict=True):
         gold = set(sentence.entities)
-        given = {(entity["start"], entity["end"], entity["label"]): entity["score"] for entity in entities}
+        scores = {(entity["start"], entity["end"], entity["label"]): entity["score"] for entity in entities}
 
         def named(spans: Any, text: str = sentence.text) -> list[dict[str, Any]]:
             return [{"text": text[start:end], "label": label} for start, end, label in spans]
 
-        def scored(spans: Any, text: str = sentence.text, given: Any = given) -> list[dict[str, Any]]:
-            return [{**row, "score": given[span]} for row, span in zip(named(spans, text), spans, strict=True)]
+        def scored(spans: Any, text: str = sentence.text, scores: Any = scores) -> list[dict[str, Any]]:
+            return [{**row, "score": scores[span]} for row, span in zip(named(spans, text), spans, strict=True)]
 
         rows.append(
             {
                 "text": sentence.text,
                 "asked": list(sentence.asked),
-                "found": scored([span for span in given if span in gold]),
-                "missed": named([span for span in sentence.entities if span not in given]),
-                "spurious": scored([span for span in given if span not in gold]),
+                "found": scored([span for span in scores if span in gold]),
+                "missed": named([span for span in sentence.entities if span not in scores]),
+                "spurious": scored([span for span in scores if span not in gold]),
             }
         )
     return rows
 
 
 def tour_table(rows: list[dict[str, Any]]) -> Table:
-    """The tour as a rich table."""
+    """Build a rich table of the results of `take_tour`."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""A training run: what it starts from, where it stands, and what it writes."""
+"""The state of a training run: data, model, optimizer, progress, and the files that it writes."""
 
 import logging
 import time
@@ -26,10 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """A run: what it starts from, and where it stands.
+    """A training run: data, model, optimizer and progress.
 
-    done: steps, batches and scores so far. saved: the step of the newest checkpoint. durations: seconds of each step of
-    this launch. Raises ValueError before anything is replaced where data, settings and output do not fit.
+    config: with all settings resolved. done: the progress so far. saved: the step of the newest checkpoint. durations:
+    seconds of each step of this launch. first_word, seconds_before: words and seconds of earlier launches. words_cut,
+    entities_lost: words and gold entities of training batches that the model could not read.
+
+    Raises ValueError, before any file is replaced, if data, settings and output folder do not fit together.
     """
 
     def __init__(self, config: TrainConfig, interrupts: Interrupts) -> None:
@@ -64,7 +67,7 @@ class Trainer:
         self.settings = {key: value for key, value in self.config.flat().items() if key not in PER_LAUNCH}
         self.settings["num_processes"] = world
         self.done = self._find_progress()
-        self.saved = self.done.step  # of the newest checkpoint
+        self.saved = self.done.step
         self.first_word, self.seconds_before = self.done.words, self.done.seconds
         self.durations: list[float] = []
         self.words_cut = self.entities_lost = 0
@@ -77,7 +80,7 @@ class Trainer:
         self.started = time.perf_counter()
 
     def _check_data(self) -> None:
-        """Refuse data that a model cannot learn from or be chosen by, and evaluation that would fail at the end."""
+        """Check that the data can train the model and choose a checkpoint, and that the evaluations will not fail."""
         packer = self.model.packer
         check_gold("train_data", self.train_set, packer, alone=True)
         if self.dev_set:
@@ -90,7 +93,10 @@ class Trainer:
                 self.console.print(validate(dataset, self.model.config.max_width).table())
 
     def _find_progress(self) -> Progress:
-        """Where the run goes on. ValueError for a checkpoint of other settings, or of more steps than are wanted."""
+        """Load the progress to resume from, if any.
+
+        Raises ValueError for a checkpoint of a run with other settings, or with more steps than this run has.
+        """
         if not self.config.run.resume:
             return Progress()
         saved = newest(self.checkpoints)
@@ -108,26 +114,28 @@ class Trainer:
         return done
 
     def where(self) -> str:
+        """Describe where a stopped run stands and how to continue it."""
         done = self.done.step
         if done == 0:
             return "stopped before the first step"
-        again = "the same command with --resume" + (" in place of --overwrite" if self.config.run.overwrite else "")
-        return f"stopped at step {done} of {self.total}; go on with {again}"
+        command = "the same command with --resume" + (" in place of --overwrite" if self.config.run.overwrite else "")
+        return f"stopped at step {done} of {self.total}; go on with {command}"
 
     def save(self) -> None:
+        """Write a checkpoint to resume from."""
         self._check_weights()
         save_progress(self.accelerator, self.checkpoints, self.done, self.settings)
         self.saved = self.done.step
 
     def save_if_due(self) -> None:
-        """Every checkpoint_steps, and at the end, from which a run can be extended."""
+        """Write a checkpoint every checkpoint_steps, and at the end, so that the run can be extended."""
         every, step = self.config.run.checkpoint_steps, self.done.step
         if every and step > self.saved and (step % every == 0 or step == self.total):
             with self.interrupts.held():
                 self.save()
 
     def evaluate_if_due(self) -> None:
-        """On the dev set, every eval_steps and at the end; the model with the best micro F1 so far is kept."""
+        """Evaluate on the dev set every eval_steps and at the end, and save the model with the best micro F1 so far."""
         run, step = self.config.run, self.done.step
         due = step == self.total or (run.eval_steps and step % run.eval_steps == 0)
         if not self.dev_set or step == 0 or step == self.done.evaluated or not due:
@@ -145,40 +153,42 @@ class Trainer:
         self.prepared.train()
 
     def _check_weights(self) -> None:
-        """FloatingPointError unless all weights are finite: what is saved already is not replaced by others.
+        """Raise FloatingPointError unless all weights are finite, so that they do not replace saved weights.
 
-        The loss and the gradient of a step are checked before it, so this catches what the last step made of them.
+        Each step checks its loss and gradient before the weights change. This check covers the last step's change.
         """
         with together(self.accelerator, "checking the weights"):
             for name, weight in self.model.named_parameters():
                 if not torch.isfinite(weight).all():
                     raise FloatingPointError(
-                        f"after step {self.done.step} {name} is not finite, so the weights are not saved; lower lr, "
-                        "head_lr or weight_decay"
+                        f"{name}: expected finite weights after step {self.done.step}, got NaN or infinity, which are "
+                        "not saved; lower lr, head_lr or weight_decay"
                     )
 
     def save_model(self) -> None:
+        """Save the model in the output folder, in place of an earlier one."""
         self._check_weights()
         with together(self.accelerator, "saving the model"):
             if self.accelerator.is_main_process:
                 self.model.save_pretrained(self.output / "model")
 
     def report_left_out(self) -> None:
+        """Log a warning about words, entities and types that training left out, if there are any."""
         if self.words_cut or self.entities_lost or self.batches.types_left_out:
             logger.warning(
                 "training left out %d words of texts that are too long, %d gold entities that are wider than %d words "
-                "or were cut off, and %d types of other sentences that the prompt had no room for",
+                "or beyond the part of a text that is read, and %d types of other sentences without room in the prompt",
                 self.words_cut, self.entities_lost, self.model.config.max_width, self.batches.types_left_out,
             )  # fmt: skip
 
     def count(self, batch: PackedBatch) -> int:
-        """Note what a batch left out; returns its words, on all ranks together (as many on each, about)."""
+        """Count what a batch left out. Returns its words times the ranks, an estimate of the words on all ranks."""
         self.words_cut += sum(batch.words_cut)
         self.entities_lost += batch.entities_lost
         return batch.word_index.numel() * self.accelerator.num_processes
 
     def finished_step(self, seconds: float, loss: float, lr: float, words: int) -> None:
-        """Note that a step was done, and log it."""
+        """Update the progress after a step, and log the step."""
         self.durations.append(seconds)
         done = self.done
         self.done = replace(

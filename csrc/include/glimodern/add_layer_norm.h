@@ -1,4 +1,4 @@
-// add_layer_norm: sum = x + residual, normed = xhat * weight + bias with xhat = (sum - mean) * rstd by row, and
+// add_layer_norm: sum = x + residual; normed = xhat * weight + bias by row, with xhat = (sum - mean) * rstd and
 // rstd = 1 / sqrt(variance + eps).
 #pragma once
 
@@ -8,13 +8,14 @@
 
 namespace glimodern {
 
-// Matrices [rows, width] contiguous, in the storage type; weight and bias [width], mean and rstd [rows] in fp32 (fp64
-// for fp64). Null: there is none, or it is not wanted.
+// Matrices are [rows, width], contiguous, in the storage dtype; mean and rstd [rows] in the accumulator dtype. Null
+// inputs are absent, null outputs are not computed.
 struct AddLayerNormForward {
   const void* x;
   const void* residual;  // or null
-  const void* weight;
-  const void* bias;  // or null
+  Dtype weight_dtype;    // fp32 or bf16; fp64 if x is
+  const void* weight;    // [width]
+  const void* bias;      // [width], or null
   double eps;
   void* normed;
   void* sum;          // or null
@@ -22,16 +23,16 @@ struct AddLayerNormForward {
   int64_t rows, width;
 };
 
-// With g = grad_normed * weight: grad_x (= the residual's) = rstd * (g - mean(g) - xhat * mean(g * xhat)) + grad_sum,
-// grad_weight = column sums of grad_normed * xhat, grad_bias = column sums of grad_normed.
+// With g = grad_normed * weight: grad_x = rstd * (g - mean(g) - xhat * mean(g * xhat)) + grad_sum, which is also the
+// residual's gradient; grad_weight = column sums of grad_normed * xhat; grad_bias = column sums of grad_normed.
 struct AddLayerNormBackward {
   const void* grad_normed;
   const void* grad_sum;  // or null
   const void* sum;
-  const void* weight;
+  const void* weight;  // [width], in the accumulator dtype
   const void *mean, *rstd;
   void* grad_x;       // or null
-  void* grad_weight;  // [width] fp32 (fp64 for fp64), or null
+  void* grad_weight;  // [width], in the accumulator dtype, or null
   void* grad_bias;    // like grad_weight, or null
   int64_t rows, width;
 };

@@ -1,19 +1,24 @@
-// Dropout of a matrix by the counter-based mask of csrc/dropout.h (glimodern/reference/span.py, dropout_keep).
+// Dropout by a counter-based mask (csrc/dropout_mask.h, glimodern/reference/span.py: dropout_keep).
 //
-//     y(r, h) = keep(r, h) * scale * x(r, h)
+//     y(r, h) = keep(r, h) * keep_scale * x(r, h)
 #pragma once
 
 #include <cstdint>
 
 namespace glimodern {
 
+struct Dropout {
+  bool enabled;
+  uint32_t threshold;  // elements with a hash below it are dropped: floor(p * 2^32)
+  double keep_scale;   // 1 / (1 - p)
+  uint32_t seed;       // low 32 bits
+};
+
 struct DropoutRows {
-  const float* x;  // [rows, columns], contiguous, as y
+  const float* x;  // [rows, columns], contiguous, like y
   float* y;        // may be x
   int64_t rows, columns;
-  uint32_t drop_below;  // an element whose hash is below this is dropped: floor(p * 2^32)
-  float scale;          // 1 / (1 - p)
-  uint32_t seed;
+  Dropout dropout;
 };
 
 void dropout_rows(const DropoutRows&, int threads);

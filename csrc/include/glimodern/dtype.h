@@ -1,4 +1,4 @@
-// How the elementwise operators' numbers are stored, and what they are computed in.
+// Storage dtypes, and the accumulator type that each is computed in.
 #pragma once
 
 namespace glimodern {
@@ -6,14 +6,15 @@ namespace glimodern {
 enum class Dtype { fp32, bf16, fp64 };
 
 template <class T>
-struct WideOf {
+struct AccumulatorOf {
   using type = float;
 };
 template <>
-struct WideOf<double> {
+struct AccumulatorOf<double> {
   using type = double;
 };
+// float for float and Bf16, double for double.
 template <class T>
-using Wide = typename WideOf<T>::type;
+using Accumulator = typename AccumulatorOf<T>::type;
 
 }  // namespace glimodern

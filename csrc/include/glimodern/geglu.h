@@ -1,5 +1,5 @@
-// geglu: y = gelu(a) * b with [a | b] = x; gelu(a) = a * Phi(a), Phi the normal distribution function (the exact, "erf"
-// GELU).
+// geglu: y = gelu(a) * b with [a | b] = x. gelu(a) = a * Phi(a), where Phi is the normal distribution function (the
+// exact "erf" GELU).
 #pragma once
 
 #include <cstdint>

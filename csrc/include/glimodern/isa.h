@@ -1,4 +1,4 @@
-// The instruction sets that the CPU kernels are written for, and the choice among them at run time.
+// The instruction sets of the CPU kernels, and the selection at run time.
 #pragma once
 
 #include <string>
@@ -6,19 +6,19 @@
 
 namespace glimodern {
 
-// avx512_bf16: avx512 with the product of bf16 pairs; amx: that with VNNI and matrix products of bf16 and int8 tiles.
-// Both for the operators that ask for them.
+// avx512_bf16 adds dot products of bf16 pairs to avx512; amx adds VNNI and tile products of bf16 and int8 to that. Only
+// some operators have kernels for these two.
 enum class Isa { scalar = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, amx = 4 };
 
-// Built into this library and usable on this machine (processor and operating system), best last.
+// Those built into this library that the processor and the operating system support, best last.
 std::vector<Isa> available_isas();
 
-// The one that runs: set_isa()'s, else the environment variable GLIMODERN_ISA's (read at every call), else the best; or
-// `most`, the last that an operator has kernels for. Throws std::invalid_argument for an unknown name or one that this
-// machine or build does not have.
-Isa current_isa(Isa most = Isa::avx512);
+// The one that runs: that of set_isa(), else of the environment variable GLIMODERN_ISA (read at every call), else the
+// best; at most max_isa, the best that the operator has kernels for. Throws std::invalid_argument for a name that is
+// unknown or not available.
+Isa current_isa(Isa max_isa = Isa::avx512);
 
-// Forces one by name; the empty string lifts the force. Throws like current_isa().
+// Forces one by name; the empty string removes the force. Throws like current_isa().
 void set_isa(const std::string& name);
 
 const char* isa_name(Isa isa);

@@ -6,12 +6,12 @@
 namespace glimodern {
 
 // logits: text after text, each block row-major [words, K, types]; -inf for a span that leaves its text.
-template <class W>
-void span_scores_forward(const SpanInputs&, W* logits, int threads);
+template <class Acc>
+void span_scores_forward(const SpanInputs&, Acc* logits, int threads);
 
-// grads <- from grad_logits (the logits' layout; positions of spans that leave their text are not read).
+// grads <- gradients from grad_logits, in the layout of logits; entries of spans that leave their text are not read.
 // Deterministic: no atomics, the same bits for every number of threads.
-template <class W>
-void span_scores_backward(const SpanInputs&, const W* grad_logits, const SpanGradsOf<W>& grads, int threads);
+template <class Acc>
+void span_scores_backward(const SpanInputs&, const Acc* grad_logits, const SpanGradsOf<Acc>& grads, int threads);
 
 }  // namespace glimodern

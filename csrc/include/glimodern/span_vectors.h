@@ -1,14 +1,15 @@
-// span_vectors: hidden values of chosen spans, a tile of rows at a time, and their gradients' way back to the words.
+// span_vectors: the hidden vectors of selected spans, a tile of rows at a time, and the gradients of the words.
 //
 //     x(r) = drop(relu(a_start + b_end))      0 for a row without a span (end < 0)
 //
-// The second Linear, S = x W2^T + b2, is the matrix library's: glimodern/ops/_span_vectors.py calls it tile by tile. a
-// and b are stored as fp32, bf16 or fp64; all else is "wide": fp32, or fp64 for fp64, which runs in the scalar kernels
-// (for gradcheck).
+// The second linear layer, S = x W2^T + b2, is PyTorch's: glimodern/ops/_span_vectors.py calls it tile by tile. a and b
+// are stored in fp32, bf16 or fp64. Everything else is in the accumulator dtype: fp32, or fp64 for fp64, which runs in
+// the scalar kernels (for gradcheck).
 #pragma once
 
 #include <cstdint>
 
+#include "glimodern/dropout.h"
 #include "glimodern/dtype.h"
 
 namespace glimodern {
@@ -20,19 +21,16 @@ struct SpanRows {
   const int32_t* start;  // [rows] first word
   const int32_t* end;    // [rows] last word, or negative: no span
   int64_t rows, hidden;
-  int64_t max_width;    // a span's number in the dropout mask is start * max_width + end - start
-  bool dropout;         // whether elements are dropped at all
-  uint32_t drop_below;  // an element whose hash is below this is dropped: floor(p * 2^32)
-  double keep_scale;    // 1 / (1 - p)
-  uint32_t seed;        // low 32 bits
+  int64_t max_width;  // a span's row in the dropout mask is start * max_width + end - start
+  Dropout dropout;
 };
 
-// x [rows, hidden] <- the spans' hidden values.
-template <class W>
-void span_hidden(const SpanRows&, W* x, int threads);
+// x [rows, hidden] <- the spans' hidden vectors.
+template <class Acc>
+void span_hidden(const SpanRows&, Acc* x, int threads);
 
 // da[start], db[end] += dx / (1 - p) where x > 0, row after row: the same bits for every number of threads.
-template <class W>
-void span_hidden_backward(const SpanRows&, const W* x, const W* dx, W* da, W* db, int threads);
+template <class Acc>
+void span_hidden_backward(const SpanRows&, const Acc* x, const Acc* dx, Acc* da, Acc* db, int threads);
 
 }  // namespace glimodern

@@ -1,4 +1,4 @@
-"""The embedded default corpus: made from our own templates and word lists, the same on every machine."""
+"""Embedded default corpus, generated from this package's templates and word lists; identical on every machine."""
 
 from .build import GROUP_HELD_OUT, GROUP_NEW, GROUP_SEEN, DemoCorpus, build_demo_corpus
 

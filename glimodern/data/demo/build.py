@@ -1,4 +1,4 @@
-"""The demo corpus from templates and names: training, dev and test sentences with exact word offsets."""
+"""Generation of the demo corpus: training, dev and test sentences with exact word offsets."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ GROUP_HELD_OUT = "held-out types"
 NEW_SHARE = 0.2
 HELD_OUT_SHARE = 0.15
 PLAIN_SHARE = 0.06
-# kinds of training sentences (see Composer)
+# fractions of the kinds of training sentences (see Composer)
 TRAIN_SHARES = {"seen": 0.44, "clause": 0.28, "rare": 0.22, "plain": 0.06}
 
-# how the types to ask for in dev and test are chosen (see _ask)
+# choice of the types of dev and test sentences (see _with_types)
 COARSE_SHARE = 0.35
 UNASKED_SHARE = 0.2
 NEGATIVES = (3, 6)
 
-_PIECE = re.compile(r"\{(?P<slot>[\w ]+)\}|\[(?P<options>[^\]]+)\]|<(?P<filler>\w+)>")
+_TOKEN = re.compile(r"\{(?P<slot>[\w ]+)\}|\[(?P<options>[^\]]+)\]|<(?P<filler>\w+)>")
 
 
 TRAIN_SHAPES = train_shapes()
@@ -47,17 +47,17 @@ TRAIN_FILLERS = {**words.FILLERS, **training_words.FILLERS}
 
 @dataclass(frozen=True, slots=True)
 class DemoCorpus:
-    """The three splits and the types that only the test split has.
+    """The three splits, and the types that only the test split has.
 
-    train: complete annotation, fine and coarse: a span that is a "surgeon" is a "person" too, as two entities over the
-           same words. Whatever types are asked, the entities with those labels are all there is to find; `types` are
-           the sentence's own and some that are easily taken for them. `group` is the domain, or "broad" for sentences
-           about rare types, which dev and test do not have.
-    dev, test: `types` are the ones to ask for, at one level for each coarse type, and `entities` only those of asked
-           types, so a span has one label. Names never occur in another split.
-    dev:   seen types and templates; `group` is the domain.
-    test:  `group` is GROUP_SEEN, GROUP_NEW (templates never in training or dev) or GROUP_HELD_OUT (sentences with an
-           entity of `held_out_types`; only these ask for them).
+    train: Complete annotation at the fine and the coarse level: a "surgeon" is also a "person", as two entities over
+           the same words. For any choice of types, the entities with those labels are complete. `types` are the
+           sentence's own types and some that are easily confused with them. `group` is the domain, or "broad" for
+           sentences about rare types, which dev and test do not have.
+    dev, test: `types` are the types to find, at one level for each coarse type; `entities` are only those of these
+           types, so a span has one label. No name occurs in another split.
+    dev:   Types and templates of training; `group` is the domain.
+    test:  `group` is GROUP_SEEN, GROUP_NEW (templates that are not in training or dev) or GROUP_HELD_OUT (sentences
+           with an entity of `held_out_types`; only these have those types in `types`).
     """
 
     train: Dataset
@@ -68,7 +68,7 @@ class DemoCorpus:
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """A sentence pattern; `name` says domain, kind and line."""
+    """A sentence pattern. name: its domain, kind and line."""
 
     name: str
     domain: str
@@ -78,9 +78,9 @@ class _Template:
 def build_demo_corpus(
     seed: int = 0, *, train_size: int = 24000, dev_size: int = 400, test_size: int = 1000
 ) -> DemoCorpus:
-    """The corpus, the same for the same arguments on every machine; sizes in sentences.
+    """Generate the corpus; the same arguments give the same corpus on every machine.
 
-    Raises ValueError for a size below 1.
+    train_size, dev_size, test_size: number of sentences. Raises ValueError for a size below 1.
     """
     for name, size in (("train_size", train_size), ("dev_size", dev_size), ("test_size", test_size)):
         if size < 1:
@@ -95,16 +95,17 @@ def build_demo_corpus(
 
     rng = random.Random(f"{seed} dev")
     dev = [
-        _ask(_write(template, pools["dev"], rng, f"demo-dev/{template.name}:{line}"), rng, template.domain)
+        _with_types(_write(template, pools["dev"], rng, f"demo-dev/{template.name}:{line}"), rng, template.domain)
         for line, template in enumerate(_schedule(seen, plain, dev_size, rng), 1)
     ]
     rng = random.Random(f"{seed} test")
-    exam = [(template, GROUP_SEEN) for template in _schedule(seen, plain, test_size - new_size - held_out_size, rng)]
-    exam += [(template, GROUP_NEW) for template in _schedule(new, plain_new, new_size, rng)]
-    exam += [(template, GROUP_HELD_OUT) for template in _schedule(held_out, [], held_out_size, rng)]
+    seen_size = test_size - new_size - held_out_size
+    test_templates = [(template, GROUP_SEEN) for template in _schedule(seen, plain, seen_size, rng)]
+    test_templates += [(template, GROUP_NEW) for template in _schedule(new, plain_new, new_size, rng)]
+    test_templates += [(template, GROUP_HELD_OUT) for template in _schedule(held_out, [], held_out_size, rng)]
     test = [
-        _ask(_write(template, pools["test"], rng, f"demo-test/{template.name}:{line}"), rng, group)
-        for line, (template, group) in enumerate(exam, 1)
+        _with_types(_write(template, pools["test"], rng, f"demo-test/{template.name}:{line}"), rng, group)
+        for line, (template, group) in enumerate(test_templates, 1)
     ]
     return DemoCorpus(
         Dataset("demo-train", train), Dataset("demo-dev", dev), Dataset("demo-test", test), words.HELD_OUT_TYPES
@@ -125,23 +126,23 @@ def _training_set(size: int, pools: Pools, seed: int) -> list[Example]:
         pattern = draw[kind]()
         template = _Template(f"{pattern.domain}/{kind}", pattern.domain, pattern.text)
         example = _write(template, pools, rng, f"demo-train/{template.name}:{line}", TRAIN_SHAPES, TRAIN_FILLERS)
-        examples.append(_ask_hard_types(example, pattern.unnamed, rng))
+        examples.append(_with_hard_types(example, pattern.unnamed, rng))
     return examples
 
 
-def _ask_hard_types(example: Example, unnamed: Sequence[str], rng: random.Random) -> Example:
-    """The example with types to ask: its own, those it speaks of without a name, and some whose names look alike."""
+def _with_hard_types(example: Example, unnamed: Sequence[str], rng: random.Random) -> Example:
+    """Set `types`: the sentence's own types, types that it mentions without an entity, and types with similar names."""
     own = list(dict.fromkeys(label for _, _, label in example.entities))
-    asked = [*own, *unnamed]
+    types = [*own, *unnamed]
     for label in [label for label in own if label not in words.COARSE][:2]:
         if label not in FREQUENT_TYPES and rng.random() < 0.5:
-            asked.append(rng.choice(RARE_TYPES[kind_of(label)]))
-        asked += rng.sample(look_alikes(label), min(1, len(look_alikes(label))))
-    return replace(example, types=tuple(dict.fromkeys(asked)))
+            types.append(rng.choice(RARE_TYPES[kind_of(label)]))
+        types += rng.sample(look_alikes(label), min(1, len(look_alikes(label))))
+    return replace(example, types=tuple(dict.fromkeys(types)))
 
 
 def _load(kind: str, blocks: dict[str, str]) -> list[_Template]:
-    """The templates of one kind; `blocks` maps a domain (a type, for held-out ones) to lines."""
+    """Return the templates of one kind. blocks: {domain: lines}; for held-out types, {type: lines}."""
     return [
         _Template(f"{domain}/{kind}-{line:02d}", domain, pattern)
         for domain, block in blocks.items()
@@ -152,7 +153,7 @@ def _load(kind: str, blocks: dict[str, str]) -> list[_Template]:
 def _schedule(
     patterns: Sequence[_Template], plain: Sequence[_Template], size: int, rng: random.Random
 ) -> list[_Template]:
-    """`size` templates in random order, PLAIN_SHARE of them plain, each about equally often within its kind."""
+    """Draw `size` templates in random order, a fraction PLAIN_SHARE of them plain; all are about equally frequent."""
     plain_size = round(size * PLAIN_SHARE) if plain else 0
     chosen = _rounds(patterns, size - plain_size, rng) + _rounds(plain, plain_size, rng)
     rng.shuffle(chosen)
@@ -160,6 +161,7 @@ def _schedule(
 
 
 def _rounds(patterns: Sequence[_Template], size: int, rng: random.Random) -> list[_Template]:
+    """Draw `size` templates; every template is drawn once before any is drawn again."""
     chosen: list[_Template] = []
     while len(chosen) < size:
         chosen += rng.sample(patterns, min(len(patterns), size - len(chosen)))
@@ -174,21 +176,21 @@ def _write(
     shapes: Mapping[str, Shapes] = words.SHAPES,
     fillers: Mapping[str, Sequence[str]] = words.FILLERS,
 ) -> Example:
-    """A sentence from a template, with every entity at its fine and at its coarse type."""
+    """Fill a template to a sentence; every entity is annotated with its fine and with its coarse type."""
     text = ""
     spans: list[tuple[int, int, str]] = []
     last = 0
-    for piece in _PIECE.finditer(template.pattern):
-        text += template.pattern[last : piece.start()]
-        last = piece.end()
-        if piece["slot"]:
-            name = _fresh_name(shapes[piece["slot"]], pools, rng, [text[start:end] for start, end, _ in spans])
-            spans.append((len(text), len(text) + len(name), piece["slot"]))
+    for token in _TOKEN.finditer(template.pattern):
+        text += template.pattern[last : token.start()]
+        last = token.end()
+        if token["slot"]:
+            name = _fresh_name(shapes[token["slot"]], pools, rng, [text[start:end] for start, end, _ in spans])
+            spans.append((len(text), len(text) + len(name), token["slot"]))
             text += name
-        elif piece["options"]:
-            text += rng.choice(piece["options"].split("|"))
+        elif token["options"]:
+            text += rng.choice(token["options"].split("|"))
         else:
-            text += rng.choice(fillers[piece["filler"]])
+            text += rng.choice(fillers[token["filler"]])
     text += template.pattern[last:]
     text = text[0].upper() + text[1:]
 
@@ -210,7 +212,7 @@ def _write(
 
 
 def _fresh_name(shapes: Shapes, pools: Pools, rng: random.Random, used: list[str]) -> str:
-    """A name that the sentence does not have yet."""
+    """Draw a name that the sentence does not contain yet."""
     while (name := draw_name(shapes, pools, rng)) in used:
         pass
     return name
@@ -222,12 +224,12 @@ def _levels(entity_type: str) -> Iterator[str]:
         yield coarse
 
 
-def _ask(example: Example, rng: random.Random, group: str) -> Example:
-    """The same sentence with the types to ask for, and only the entities of those types.
+def _with_types(example: Example, rng: random.Random, group: str) -> Example:
+    """Choose the `types` of a dev or test sentence, and keep only the entities of these types.
 
-    Each coarse type is asked for as a whole in COARSE_SHARE of the sentences, else only its fine types may be. An
-    entity's type is left out with probability UNASKED_SHARE. The other types asked are first ones whose names look like
-    those of the sentence, then any.
+    With probability COARSE_SHARE a coarse type replaces all its fine types; otherwise only the fine types may be
+    chosen. An entity's type is left out with probability UNASKED_SHARE, held-out types excepted. Negatives are added:
+    first types whose names look like those of the sentence, then any.
     """
     held_out = group == GROUP_HELD_OUT
     fine = list(FREQUENT_TYPES)
@@ -239,25 +241,25 @@ def _ask(example: Example, rng: random.Random, group: str) -> Example:
     vocabulary = list(dict.fromkeys(_level(label, merged) for label in fine))
 
     present = list(dict.fromkeys(_level(label, merged) for _, _, label in example.entities if label in words.SHAPES))
-    asked = [label for label in present if label in words.HELD_OUT_TYPES or rng.random() >= UNASKED_SHARE]
+    types = [label for label in present if label in words.HELD_OUT_TYPES or rng.random() >= UNASKED_SHARE]
     absent = [label for label in vocabulary if label not in present]
     rng.shuffle(absent)
     look_alikes = [label for label in absent if any(alikeness(label, other) >= ALIKE for other in present)]
     negatives = rng.randint(*NEGATIVES)
-    asked += list(dict.fromkeys(look_alikes[: negatives - 1] + absent))[:negatives]
-    rng.shuffle(asked)
+    types += list(dict.fromkeys(look_alikes[: negatives - 1] + absent))[:negatives]
+    rng.shuffle(types)
     return Example(
         words=example.words,
-        entities=[entity for entity in example.entities if entity[2] in asked],
+        entities=[entity for entity in example.entities if entity[2] in types],
         id=example.id,
         text=example.text,
         offsets=example.offsets,
-        types=tuple(asked),
+        types=tuple(types),
         group=group,
     )
 
 
 def _level(label: str, merged: set[str]) -> str:
-    """The label itself, or its coarse type if that is asked for as a whole."""
+    """Return the coarse type of a label if it is in `merged`, else the label itself."""
     coarse = coarse_type(label)
     return coarse if coarse in merged and coarse is not None else label

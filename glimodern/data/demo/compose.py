@@ -1,7 +1,7 @@
-"""Training patterns of the demo corpus: clauses with the type named, swapped or left unnamed, joined and framed.
+"""Training patterns of the demo corpus: templates and clauses, varied, joined and framed.
 
-A pattern is a sentence with slots, in the notation of `templates`. Only training sentences are made here: dev and test
-sentences are the templates as they stand.
+A pattern is a sentence with slots, in the notation of `templates`. Variations name a type beside its entity, replace an
+entity by its type, or swap the type of an entity. Dev and test sentences use the templates unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .kinds import FREQUENT_TYPES, RARE_TYPES, kind_of
 
 T = TypeVar("T")
 
-# the nouns that may stand beside a frequent type's name; the first is the type itself
+# nouns that may stand beside a name of a frequent type; the first is the type itself
 NOUNS_OF = {
     "surgeon": ("surgeon", "chief surgeon", "heart surgeon"),
     "patient": ("patient", "new patient"),
@@ -109,7 +109,7 @@ JOINTS = (
     *(", and ", ", and ", ", but ", " while ", " because ", " after ", " before "),
     *(", so ", " when ", " although ", "; ", ". ", ". ", ". "),
 )
-# (weight, what stands in the place of a name); {noun} is its type's, {name} its slot
+# (weight, replacement for a name); {noun}: noun of its type, {name}: its slot
 PERSON_FORMS = ((1.5, "{noun} {name}"),)
 OTHER_FORMS = ((0.7, 'the {noun} "{name}"'),)
 FORMS = (
@@ -136,7 +136,7 @@ _FREQUENT_OF_KIND = {kind: [label for label in FREQUENT_TYPES if kind_of(label) 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A sentence pattern, its domain, and types that it speaks of without naming an entity of them."""
+    """A sentence pattern, its domain, and the types that it mentions without an entity (`unnamed`)."""
 
     domain: str
     text: str
@@ -144,7 +144,7 @@ class Pattern:
 
 
 class Composer:
-    """Draws patterns for training; the same ones for the same `rng`."""
+    """Draws training patterns; deterministic for a seeded `rng`."""
 
     def __init__(self, rng: random.Random) -> None:
         domain_of = {label: domain for domain, labels in words.DOMAINS.items() for label in labels}
@@ -161,7 +161,7 @@ class Composer:
         self.openings, self.closings = OPENINGS.strip("\n").splitlines(), CLOSINGS.strip("\n").splitlines()
 
     def seen_sentence(self) -> Pattern:
-        """A template that dev and test have too, as it stands or changed."""
+        """Draw a template of dev and test, unchanged or varied."""
         domain, text = self.seen.draw()
         if self.rng.random() < 0.5:
             return Pattern(domain, text)
@@ -169,7 +169,7 @@ class Composer:
         return Pattern(domain, self._frame(text, 0.3), unnamed)
 
     def clause_sentence(self) -> Pattern:
-        """One or two clauses about frequent types."""
+        """Draw one or two clauses about frequent types."""
         domain, text = self.clauses.draw()
         text, unnamed = self._vary(text, named=0.25)
         if self.rng.random() < 0.15:
@@ -177,7 +177,7 @@ class Composer:
         return Pattern(domain, self._frame(text, 0.35), unnamed)
 
     def rare_sentence(self) -> Pattern:
-        """One or two clauses, at least one of them about a rare type."""
+        """Draw one or two clauses, at least one of them about a rare type."""
         clause = self._rare_clause()
         if self.rng.random() < 0.15:
             rare = self.rng.random() < 0.5
@@ -186,7 +186,7 @@ class Composer:
         return Pattern("broad", self._frame(text, 0.35), unnamed)
 
     def plain_sentence(self) -> Pattern:
-        """A sentence without entities."""
+        """Draw a sentence without entities."""
         return Pattern(*self.plain.draw())
 
     def _rare_clause(self) -> tuple[str, tuple[str, ...]]:
@@ -203,7 +203,10 @@ class Composer:
         return self._swap(_lowered(text))
 
     def _vary(self, text: str, named: float) -> tuple[str, tuple[str, ...]]:
-        """The clause with the type beside some of its names, or in the place of one; or with one name swapped."""
+        """Add the type beside some names of a clause, replace one name by its type, or swap the type of one name.
+
+        named: probability that a name gets its type. Returns (clause, types mentioned without an entity).
+        """
         share = self.rng.random()
         if share < 0.06:
             return self._swap(text)
@@ -230,7 +233,7 @@ class Composer:
         return _tidy(_SLOT.sub(name, text)), tuple(unnamed)
 
     def _swap(self, text: str) -> tuple[str, tuple[str, ...]]:
-        """The clause with one name that is of another type than the clause lets expect, as the noun beside it says."""
+        """Replace one name of a clause by a name of an unexpected type, with that type as the noun beside it."""
         slots = [match for match in _SLOT.finditer(text) if match[1] in NOUNS_OF]
         if not slots:
             return text, ()
@@ -248,7 +251,7 @@ class Composer:
         return _tidy(changed), () if label == match[1] else (match[1],)
 
     def _with_nouns(self, text: str, named: bool) -> tuple[str, tuple[str, ...]]:
-        """The clause with a type of its kind for each $kind; with `named`, the type stands beside each name too."""
+        """Replace each $kind in a clause by a type of that kind. named: also add the type beside each name."""
         chosen: dict[str, str] = {}
         for variable in _NOUN.finditer(text):
             while variable[0] not in chosen:
@@ -266,10 +269,11 @@ class Composer:
         return _tidy(_NOUN.sub(lambda variable: chosen[variable[0]], text)), unnamed
 
     def _draw_type(self, kind: str, frequent: float) -> str:
-        """A type of this kind: with this probability a frequent one, else a rare one."""
+        """Draw a type of a kind: a frequent one with probability `frequent`, else a rare one."""
         return self.rng.choice(_FREQUENT_OF_KIND[kind]) if self.rng.random() < frequent else self.rare[kind].draw()
 
     def _with_type(self, slot: str, noun: str, kind: str) -> str:
+        """Put a noun beside a slot, as in "the band {band}"."""
         if noun.endswith(" of"):
             return f"the {noun} {slot}"
         forms = FORMS + (PERSON_FORMS if kind == "person" else OTHER_FORMS)
@@ -277,6 +281,7 @@ class Composer:
         return form.format(noun=noun, name=slot)
 
     def _join(self, one: tuple[str, tuple[str, ...]], two: tuple[str, tuple[str, ...]]) -> tuple[str, tuple[str, ...]]:
+        """Join two clauses, or return the first if both together have more than MAX_SLOTS slots."""
         (text, unnamed), (other, more) = one, two
         if len(_SLOT.findall(text)) + len(_SLOT.findall(other)) > MAX_SLOTS:
             return one
@@ -284,7 +289,10 @@ class Composer:
         return text + joint + (_raised(other) if joint == ". " else other), (*unnamed, *more)
 
     def _frame(self, text: str, share: float) -> str:
-        """A sentence from a clause: perhaps with an opening or a closing, and nearly always with a full stop."""
+        """Make a sentence from a clause: perhaps add an opening or a closing, and usually a full stop.
+
+        share: probability of an opening; without one, probability of a closing.
+        """
         if self.rng.random() < share:
             text = f"{self.rng.choice(self.openings)} {text}"
         elif self.rng.random() < share:
@@ -293,16 +301,16 @@ class Composer:
 
 
 class _Rounds(Generic[T]):
-    """Draws items at random, each once before any comes again."""
+    """Draws items at random; every item is drawn once before any is drawn again."""
 
     def __init__(self, items: Sequence[T], rng: random.Random) -> None:
         self.items, self.rng = list(items), rng
-        self.left: list[T] = []
+        self.remaining: list[T] = []
 
     def draw(self) -> T:
-        if not self.left:
-            self.left = self.rng.sample(self.items, len(self.items))
-        return self.left.pop()
+        if not self.remaining:
+            self.remaining = self.rng.sample(self.items, len(self.items))
+        return self.remaining.pop()
 
 
 def _lines(blocks: dict[str, str]) -> list[tuple[str, str]]:
@@ -310,13 +318,13 @@ def _lines(blocks: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _stated_noun(before: str, label: str) -> str | None:
-    """The noun of a type that ends the text before its slot, as in "the band {band}"."""
+    """Return the noun of a type that stands directly before its slot, as in "the band {band}", or None."""
     nouns = sorted(NOUNS_OF[label], key=len, reverse=True)
     return next((before[-len(noun) - 1 : -1] for noun in nouns if before.lower().endswith(f"{noun} ")), None)
 
 
 def _lowered(sentence: str) -> str:
-    """A template as a clause: without its full stop, and its capital if that is no name's."""
+    """Convert a template to a clause: drop its full stop and its capital letter, except in "Dr."."""
     text = sentence.removesuffix(".")
     if text.startswith("Dr."):
         return text
@@ -329,6 +337,6 @@ def _raised(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Commas that meet other marks go, and "a" before a vowel becomes "an"."""
+    """Remove commas before other punctuation and at the end, and change "a" before a vowel to "an"."""
     text = re.sub(r",(?=[,.;]|$| \()", "", text)
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)

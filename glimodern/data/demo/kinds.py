@@ -1,4 +1,4 @@
-"""The entity types of the demo corpus and how they relate: frequent and rare ones, kinds, coarse types, look-alikes."""
+"""Entity types of the demo corpus and their relations: frequent and rare types, kinds, coarse types, look-alikes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 
 from . import training_words, words
 
-# fine types that every split has, and those of which training alone has a few sentences each
+# fine types of all splits, and fine types with a few training sentences each
 FREQUENT_TYPES = tuple(label for labels in words.DOMAINS.values() for label in labels)
 RARE_TYPES: dict[str, tuple[str, ...]] = {
     kind: (*words.BROAD_TYPES.get(kind, ()), *labels, *training_words.PHRASES[kind].split("|"))
@@ -19,24 +19,23 @@ _COARSE = {fine: coarse for coarse, labels in words.COARSE.items() for fine in l
 }
 _KIND = {coarse: kind for kind, coarse in COARSE_OF_KIND.items()}
 
-# types as alike as this are asked together (see `alikeness`)
-ALIKE = 0.4
+ALIKE = 0.4  # minimum `alikeness` of two types to be used as each other's negatives
 
 
 def coarse_type(entity_type: str) -> str | None:
-    """The coarse type that covers a fine type, if there is one."""
+    """Return the coarse type of a fine type, or None."""
     return _COARSE.get(entity_type)
 
 
 def kind_of(entity_type: str) -> str:
-    """The kind of a fine type: "person", "place", "organization", "work", or "thing" for all others."""
+    """Return the kind of a fine type: "person", "place", "organization", "work", or "thing" for all others."""
     return _KIND.get(_COARSE.get(entity_type, ""), "thing")
 
 
 def alikeness(label: str, other: str) -> float:
-    """How much the names of two types look alike, in [0, 1]: the probability mass that their shapes share.
+    """Return the similarity of two types' names in [0, 1]: the probability mass shared by their name shapes.
 
-    A coarse type's shapes are those of its fine types, in equal parts. Counts the shapes of dev and test names.
+    A coarse type has the shapes of its fine types, with equal weights. Uses the shapes of dev and test names.
     """
     mine, theirs = _shape_shares(label), _shape_shares(other)
     return sum(min(share, theirs.get(shape, 0.0)) for shape, share in mine.items())
@@ -55,7 +54,7 @@ def _shape_shares(label: str) -> dict[str, float]:
 
 @functools.cache
 def look_alikes(entity_type: str) -> tuple[str, ...]:
-    """The frequent types whose names look like those of a fine type."""
+    """Return the frequent types whose names look like those of a fine type."""
     if entity_type in FREQUENT_TYPES:
         return tuple(o for o in FREQUENT_TYPES if o != entity_type and alikeness(entity_type, o) >= ALIKE)
     kind = kind_of(entity_type)

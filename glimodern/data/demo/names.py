@@ -1,4 +1,4 @@
-"""Entity names of the demo corpus, dealt to the splits so that no name of one split occurs in another."""
+"""Entity names of the demo corpus, divided among the splits so that no name occurs in two splits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from .kinds import FREQUENT_TYPES, RARE_TYPES, kind_of
 
 SPLITS = ("train", "dev", "test")
 SHARES = (0.62, 0.13, 0.25)
-# full names and phrases are products of two lists; this many of each are plenty
-POOL_LIMIT = 1500
+POOL_LIMIT = 1500  # names per pool; full names and phrases are products of two lists, with more names than needed
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _POOL_OF_MORE = re.compile(r"\{(word|given|surname)\}")
@@ -23,7 +22,7 @@ Shapes = Sequence[tuple[float, str]]
 
 
 def all_names() -> Pools:
-    """Every base name that the word lists make, by pool, without regard to splits."""
+    """Return all base names made from the word lists, by pool, before the division into splits."""
     pairs = itertools.product
     return {
         "word": list(words.BRAND_WORDS),
@@ -38,9 +37,10 @@ def all_names() -> Pools:
 
 
 def deal_names(rng: random.Random) -> dict[str, Pools]:
-    """Split -> pool -> names. A name that is in two pools goes to the same split in both; case is ignored.
+    """Divide the names among the splits at random; return {split: {pool: names}}.
 
-    Parts of names (a first name, the noun of a phrase) are shared by the splits, whole names are not.
+    A name in two pools goes to the same split in both; case is ignored. Splits share parts of names (a first name, the
+    noun of a phrase), but no whole names.
     """
     dealt: dict[str, Pools] = {split: {} for split in SPLITS}
     split_of: dict[str, str] = {}
@@ -57,13 +57,13 @@ def deal_names(rng: random.Random) -> dict[str, Pools]:
 
 
 def draw_name(shapes: Shapes, pools: Pools, rng: random.Random) -> str:
-    """A name of one of these (weight, shape), filled from one split's pools."""
+    """Draw a (weight, shape) by weight and fill the shape's slots from one split's pools."""
     shape = rng.choices([shape for _, shape in shapes], [weight for weight, _ in shapes])[0]
     return _SLOT.sub(lambda match: rng.choice(pools[match[1]]), shape)
 
 
 def more_names(dealt: dict[str, Pools], rng: random.Random) -> Pools:
-    """The pools that training has beside its share, without the names that another split has."""
+    """Return additional pools for training, without the names of other splits."""
     others = {name.casefold() for split in SPLITS[1:] for pool in dealt[split].values() for name in pool}
 
     def fresh(names: Iterable[str]) -> list[str]:
@@ -84,9 +84,9 @@ def more_names(dealt: dict[str, Pools], rng: random.Random) -> Pools:
 
 
 def train_shapes() -> dict[str, Shapes]:
-    """What training names look like: as those of dev and test, in more shapes, and those of the rare types.
+    """Return the name shapes for training: those of dev and test, additional ones, and those of the rare types.
 
-    Names of one word come from `more_names` half of the time: of few words, each would be known by heart.
+    Half of the one-word names come from `more_names`, because a model would memorise a small set of words.
     """
     shapes: dict[str, Shapes] = {}
     for label in FREQUENT_TYPES:

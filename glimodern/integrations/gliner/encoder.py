@@ -1,4 +1,4 @@
-"""gliner's encoder, run packed."""
+"""The replacement of the forward pass of gliner's encoder, which runs packed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from .shadows import Shadow, build_encoder, why_plain
 
 
 class EncoderForward:
-    """In the place of gliner's `Transformer.forward`."""
+    """Replaces gliner's `Transformer.forward`."""
 
     def __init__(self, layer: Any, pack: bool) -> None:
         self.layer = layer
         self.shadow: Shadow[Encoder] = Shadow(build_encoder, layer, [layer.model], pack)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """input_ids, attention_mask [b, tokens] -> hidden states [b, tokens, hidden_size], zero where there is none."""
+        """Encode padded texts: input_ids, attention_mask [b, tokens] -> hidden states [b, tokens, hidden_size].
+
+        The hidden states of padding are zero. With other arguments, gliner's own encoder runs.
+        """
         given = dict(kwargs)
         ids = args[0] if args else given.pop("input_ids", None)
         mask = given.pop("attention_mask", None)
         given.pop("token_lengths", None)
         reason = why_plain(self.layer)
         if not reason and (len(args) > 1 or given or ids is None or mask is None):
-            reason = f"its encoder was given more than ids and a mask ({', '.join(given) or 'positional arguments'})"
+            reason = f"its encoder got more than ids and a mask ({', '.join(given) or 'positional arguments'})"
         encoder = self.shadow.current() if not reason else reason
         if isinstance(encoder, str):
             return self._own(encoder, args, kwargs)
@@ -49,12 +52,15 @@ class EncoderForward:
 
 
 def text_bounds(lengths: Sequence[int], device: torch.device) -> Tensor:
-    """int32 [texts + 1]."""
+    """Compute cu_seqlens, int32 [texts + 1], from the texts' lengths."""
     return torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
 
 
 def starts_left_and_fits(encoder: Encoder, inside: Tensor, lengths: Tensor) -> bool:
-    """Whether the texts of a padded batch [b, tokens] begin at its left edge and fit the encoder."""
+    """Whether the texts of a padded batch [b, tokens] are padded on the right only and fit the encoder's positions.
+
+    inside: bool [b, tokens], True at tokens. lengths: tokens of each text.
+    """
     longest = int(lengths.max())
     if encoder.max_length is not None and longest > encoder.max_length:
         return False

@@ -1,4 +1,4 @@
-"""Modules of ours on the parameters of a live model of gliner's, made anew when those change."""
+"""Modules of this package on the parameters of a live gliner model, rebuilt when the parameters change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ T = TypeVar("T")
 
 
 class Shadow(Generic[T]):
-    """What `build(module, pack)` makes of a live module's parameters; made anew when those change."""
+    """A module built by `build(module, pack)` on a live module's parameters, and rebuilt when they change.
+
+    parts: the live modules whose parameters are used. pack: whether the copy may hold packed weights. Copies and
+    pickles rebuild the shadow on first use.
+    """
 
     def __init__(self, build: Callable[[Any, bool], T], module: nn.Module, parts: list[nn.Module], pack: bool) -> None:
         self.build, self.module, self.parts, self.pack = build, module, parts, pack
@@ -29,7 +33,7 @@ class Shadow(Generic[T]):
         watch_forks()
 
     def current(self) -> T | str:
-        """The shadow, or why there is none."""
+        """Return the shadow, or the reason why there is none."""
         keep_to_own_threads()
         snapshot = self.built[0]
         if snapshot is None or not snapshot.unchanged():
@@ -43,11 +47,11 @@ class Shadow(Generic[T]):
         return self.built[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles of the model make shadows of their own."""
         return {**self.__dict__, "built": (None, "")}
 
 
 def build_encoder(layer: Any, pack: bool) -> Encoder:
+    """Build an encoder on the parameters of gliner's `Transformer`. Raises ValueError with the reason if it cannot."""
     if layer.config.fuse_layers:
         raise ValueError("fuse_layers reads all layers")
     encoder = shadow_encoder(layer.model)
@@ -57,14 +61,19 @@ def build_encoder(layer: Any, pack: bool) -> Encoder:
 
 
 class Head(NamedTuple):
+    """A span head, and the projection of the encoder's width to the head's, if the model has one."""
+
     head: SpanHead
     projection: Callable[[Tensor], Tensor] | None
 
 
 def build_head(core: Any, pack: bool) -> Head:
+    """Build a span head on the parameters of gliner's core model. Raises ValueError with the reason if it cannot."""
     context = type(core.span_rep_layer.context_encoder).__name__
     if core.config.span_mode != "markerV0" or context != "IdentityContextEncoder":
-        raise ValueError(f"span_mode {core.config.span_mode!r} with {context}; ours is markerV0's on words as they are")
+        raise ValueError(
+            f"span_mode: expected 'markerV0' with IdentityContextEncoder, got {core.config.span_mode!r} with {context}"
+        )
     with torch.device("meta"):
         head = SpanHead(core.config.hidden_size, 0.0, "markerV0")
     prefixes = {public: ours.removeprefix("head.") for ours, public in PREFIXES if ours.startswith("head.")}
@@ -84,7 +93,7 @@ def build_head(core: Any, pack: bool) -> Head:
 
 
 def why_plain(module: nn.Module) -> str:
-    """Why a module must run as it is; empty if it need not."""
+    """Reason why gliner's own module must run; empty if it need not."""
     if module.training:
         return "the model is in training mode (call .eval())"
     if torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):

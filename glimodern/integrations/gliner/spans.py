@@ -1,4 +1,4 @@
-"""gliner's span scores: from a collated batch to the logits that gliner decodes."""
+"""The replacement of gliner's span scoring: from a collated batch to the logits that gliner decodes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from glimodern.runtime.forks import keep_to_own_threads
 from .encoder import starts_left_and_fits, text_bounds
 from .shadows import Head, Shadow, build_head, why_plain
 
-Batch = dict[str, Any]  # gliner's, collated: texts padded to [b, tokens], spans to [b, words * K]
+Batch = dict[str, Any]  # gliner's collated batch: texts padded to [b, tokens], spans to [b, words * K]
 
-_AHEAD = "glimodern_output"  # under this name a batch carries the output that was computed before its turn
+_OUTPUT_KEY = "glimodern_output"  # the key of a batch's output that `LookAhead` has computed
 
 
 class _Texts(NamedTuple):
-    """A batch of b texts, N tokens, n words and m labels, packed: ids int64 [N], word_rows int64 [n] (-1: a word
-    without a token, whose vector is zero), label_rows int64 [m], and how many of each a text has."""
+    """A packed batch of N tokens, n words and m labels.
+
+    ids: int64 [N]. word_rows: int64 [n], each word's token; -1 for a word without a token, whose vector is zero.
+    label_rows: int64 [m], each label's token. tokens, words, labels: their number in each text.
+    """
 
     ids: Tensor
     word_rows: Tensor
@@ -35,8 +38,11 @@ class _Texts(NamedTuple):
 
 
 class _Vectors(NamedTuple):
-    """Of packed texts: word vectors [n, d], label vectors [m, d], how many of either each text has, and gliner's mask
-    of the labels [b, most] where it made one."""
+    """Vectors of packed texts.
+
+    words: [n, d]. labels: [m, d]. word_counts, label_counts: their number in each text. label_mask: gliner's own mask
+    of the labels [b, max labels], or None.
+    """
 
     words: Tensor
     labels: Tensor
@@ -46,7 +52,7 @@ class _Vectors(NamedTuple):
 
 
 class SpanForward:
-    """In the place of the forward pass of gliner's span models."""
+    """Replaces the forward pass of gliner's span models."""
 
     def __init__(self, core: Any, encoder: Shadow[Encoder] | None, pack: bool) -> None:
         from gliner.modeling.outputs import GLiNERBaseOutput
@@ -59,9 +65,10 @@ class SpanForward:
         self.shadow: Shadow[Head] = Shadow(build_head, core, parts, pack)
 
     def forward(self, *args: Any, **batch: Any) -> Any:
-        ahead = batch.pop(_AHEAD, None)
-        if ahead is not None:
-            return ahead
+        """Return gliner's output object for a batch, by gliner's own forward pass if this one does not apply."""
+        computed = batch.pop(_OUTPUT_KEY, None)
+        if computed is not None:
+            return computed
         outputs = "positional arguments" if args else self.run([batch])
         if isinstance(outputs, str):
             warn_once(f"accelerate_gliner: gliner's own span head runs: {outputs}")
@@ -69,40 +76,47 @@ class SpanForward:
         return outputs[0]
 
     def run(self, batches: Sequence[Batch]) -> list[Any] | str:
-        """The outputs of batches, computed together where the encoder is ours; or why gliner's own forward must run."""
+        """Compute the outputs of batches, or return the reason why gliner's own forward pass must run.
+
+        The batches are computed together if the encoder is this package's.
+        """
         if any(batch.get("labels") is not None for batch in batches):
             return "a loss is asked for"
         if any(batch.get("return_embeddings") for batch in batches):
             return "span vectors are asked for"
-        made = why_plain(self.core) or self.shadow.current()
-        if isinstance(made, str):
-            return made
+        head = why_plain(self.core) or self.shadow.current()
+        if isinstance(head, str):
+            return head
         if not all(map(self._has_all_spans, batches)):
             return "the batch has spans of its own"
         encoder = self.encoder.current() if self.encoder is not None else "none"
         texts = [None if isinstance(encoder, str) else self._read(batch, encoder) for batch in batches]
         if isinstance(encoder, str) or any(text is None for text in texts):
-            return [self._scored(made, [batch], self._represent(batch))[0] for batch in batches]
-        return self._scored(made, batches, self._encode(made, encoder, [text for text in texts if text is not None]))
+            return [self._scored(head, [batch], self._represent(batch))[0] for batch in batches]
+        return self._scored(head, batches, self._encode(head, encoder, [text for text in texts if text is not None]))
 
     def _has_all_spans(self, batch: Batch) -> bool:
-        """Whether span_idx [b, L * K, 2] and span_mask are gliner's own: at place (i, k) the words i to i + k."""
+        """Whether span_idx [b, L * K, 2] and span_mask are gliner's defaults: entry (i, k) is the words i to i + k."""
         lengths, spans, mask = batch["text_lengths"].view(-1), batch["span_idx"], batch["span_mask"]
         width = self.core.config.max_width
         words = spans.shape[1] // width
         starts = torch.arange(words, device=spans.device)[:, None].expand(words, width)
         ends = starts + torch.arange(width, device=spans.device)
-        wanted = ends < lengths[:, None, None]
-        if int(lengths.max()) > words or not torch.equal(mask.bool().view(wanted.shape), wanted):
+        inside = ends < lengths[:, None, None]
+        if int(lengths.max()) > words or not torch.equal(mask.bool().view(inside.shape), inside):
             return False
-        found = spans.view(len(lengths), words, width, 2)[wanted]
-        return torch.equal(found, torch.stack([starts, ends], -1).expand(len(lengths), -1, -1, -1)[wanted])
+        found = spans.view(len(lengths), words, width, 2)[inside]
+        return torch.equal(found, torch.stack([starts, ends], -1).expand(len(lengths), -1, -1, -1)[inside])
 
     def _read(self, batch: Batch, encoder: Encoder) -> _Texts | None:
-        """None: its words and labels are not at one token each, or the encoder does not take it."""
+        """Pack a collated batch.
+
+        Returns None if a word's or label's vector is not that of one token, or if the encoder cannot take the batch.
+        """
         config = self.core.config
-        other = getattr(config, "precomputed_prompts_mode", False) or hasattr(self.core, "rnn")
-        if other or type(self.core).__name__ != "UniEncoderSpanModel" or batch.get("pair_attention_mask") is not None:
+        if getattr(config, "precomputed_prompts_mode", False) or hasattr(self.core, "rnn"):
+            return None
+        if type(self.core).__name__ != "UniEncoderSpanModel" or batch.get("pair_attention_mask") is not None:
             return None
         if getattr(config, "subtoken_pooling", "first") not in ("first", "last"):
             return None
@@ -121,25 +135,29 @@ class SpanForward:
         labels = torch.bincount(text[is_label], minlength=len(tokens))
         return _Texts(ids, word_rows, label_rows, tokens.tolist(), words.tolist(), labels.tolist())
 
-    def _encode(self, made: Head, encoder: Encoder, texts: Sequence[_Texts]) -> _Vectors:
-        word_rows, label_rows, first = [], [], 0
-        for part in texts:
-            word_rows.append(torch.where(part.word_rows < 0, -1, part.word_rows + first))
-            label_rows.append(part.label_rows + first)
+    def _encode(self, head: Head, encoder: Encoder, batches: Sequence[_Texts]) -> _Vectors:
+        """Compute the vectors of packed batches in one pass of the encoder."""
+        word_parts, label_parts, first = [], [], 0
+        for part in batches:
+            word_parts.append(torch.where(part.word_rows < 0, -1, part.word_rows + first))
+            label_parts.append(part.label_rows + first)
             first += len(part.ids)
-        of_words, of_labels = torch.cat(word_rows), torch.cat(label_rows)
-        tokens = [length for part in texts for length in part.tokens]
-        ids = torch.cat([part.ids for part in texts])
-        rows = torch.cat([of_words.clamp(min=0), of_labels])
+        word_rows, label_rows = torch.cat(word_parts), torch.cat(label_parts)
+        tokens = [length for part in batches for length in part.tokens]
+        ids = torch.cat([part.ids for part in batches])
+        rows = torch.cat([word_rows.clamp(min=0), label_rows])
         hidden = encoder(ids, text_bounds(tokens, ids.device), max(tokens), rows)
-        if made.projection is not None:
-            hidden = made.projection(hidden)
-        vectors, prompts = hidden.split([len(of_words), len(of_labels)])
-        vectors = vectors.masked_fill((of_words < 0)[:, None], 0.0)
-        return _Vectors(vectors, prompts, [n for t in texts for n in t.words], [m for t in texts for m in t.labels])
+        if head.projection is not None:
+            hidden = head.projection(hidden)
+        vectors, prompts = hidden.split([len(word_rows), len(label_rows)])
+        vectors = vectors.masked_fill((word_rows < 0)[:, None], 0.0)
+        return _Vectors(vectors, prompts, [n for b in batches for n in b.words], [m for b in batches for m in b.labels])
 
     def _represent(self, batch: Batch) -> _Vectors:
-        """The same by gliner's own `get_representations`: any encoder (ours too, padded), pooling, LSTM, bi-encoder."""
+        """Compute a batch's vectors by gliner's own `get_representations`.
+
+        It serves any encoder (this package's too, with padding), pooling, the LSTM and bi-encoders.
+        """
         names = (
             "input_ids", "attention_mask", "text_lengths", "words_mask", "labels_embeds", "labels_input_ids",
             "labels_attention_mask", "labels_gather_indices", "prompts_embedding_mask", "packing_config",
@@ -152,62 +170,66 @@ class SpanForward:
         counts = [prompts.shape[1]] * len(lengths)
         return _Vectors(vectors, prompts.flatten(0, 1), lengths, counts, found.prompts_embedding_mask)
 
-    def _scored(self, made: Head, batches: Sequence[Batch], found: _Vectors) -> list[Any]:
-        """gliner's output of each batch; a logit of no span or no label is -inf."""
-        vectors, prompts, words, labels, label_mask = found
-        width, device = self.core.config.max_width, vectors.device
-        cu_words, cu_labels = text_bounds(words, device), text_bounds(labels, device)
-        factors = made.head.factors(vectors, prompts)
+    def _scored(self, head: Head, batches: Sequence[Batch], vectors: _Vectors) -> list[Any]:
+        """Build gliner's output object of each batch, padded. The logit of padding is -inf."""
+        words, prompts, word_counts, label_counts, label_mask = vectors
+        width, device = self.core.config.max_width, words.device
+        cu_words, cu_labels = text_bounds(word_counts, device), text_bounds(label_counts, device)
+        factors = head.head.factors(words, prompts)
         logits = ops.head_scores(*factors, cu_words, cu_labels, width)
-        parts = ops.split_scores(logits, cu_words, cu_labels, width)
-        of_words, of_labels = vectors.split(words), factors.q.split(labels)
+        text_logits = ops.split_scores(logits, cu_words, cu_labels, width)
+        text_words, text_types = words.split(word_counts), factors.q.split(label_counts)
         outputs, first = [], 0
         for batch in batches:
             count, length = len(batch["input_ids"]), batch["span_idx"].shape[1] // width
             texts = slice(first, first + count)
-            most = max(labels[texts], default=0)
-            output = vectors.new_full((count, length, width, most), -torch.inf, dtype=logits.dtype)
-            padded = vectors.new_zeros(count, length, vectors.shape[1])
-            types = factors.q.new_zeros(count, most, factors.q.shape[1])
-            for row, (part, vector, label) in enumerate(
-                zip(parts[texts], of_words[texts], of_labels[texts], strict=True)
+            max_labels = max(label_counts[texts], default=0)
+            padded_logits = words.new_full((count, length, width, max_labels), -torch.inf, dtype=logits.dtype)
+            padded_words = words.new_zeros(count, length, words.shape[1])
+            padded_types = factors.q.new_zeros(count, max_labels, factors.q.shape[1])
+            for row, (text_logit, word, label) in enumerate(
+                zip(text_logits[texts], text_words[texts], text_types[texts], strict=True)
             ):
-                output[row, : len(vector), :, : len(label)] = part
-                padded[row, : len(vector)] = vector
-                types[row, : len(label)] = label
-            own_mask = _prefix_mask(labels[texts], most, device).long()
+                padded_logits[row, : len(word), :, : len(label)] = text_logit
+                padded_words[row, : len(word)] = word
+                padded_types[row, : len(label)] = label
+            own_mask = _prefix_mask(label_counts[texts], max_labels, device).long()
             outputs.append(
                 self.output(
-                    logits=output,
-                    prompts_embedding=types,
+                    logits=padded_logits,
+                    prompts_embedding=padded_types,
                     prompts_embedding_mask=own_mask if label_mask is None else label_mask,
-                    words_embedding=padded,
-                    mask=_prefix_mask(words[texts], length, device),
+                    words_embedding=padded_words,
+                    mask=_prefix_mask(word_counts[texts], length, device),
                 )
             )
             first += count
         return outputs
 
 
-def _prefix_mask(lengths: Sequence[int], most: int, device: torch.device) -> Tensor:
-    return torch.arange(most, device=device) < torch.tensor(lengths, device=device)[:, None]
+def _prefix_mask(lengths: Sequence[int], max_length: int, device: torch.device) -> Tensor:
+    """Build a mask, bool [len(lengths), max_length], that is True in the first `length` columns of each row."""
+    return torch.arange(max_length, device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
 class LookAhead:
-    """In the place of `_process_batches`, which is given batches with their outputs in them."""
+    """Replaces `_process_batches`: several batches are computed together, before gliner processes each of them."""
 
-    _USUAL = ("return_class_probs", "word_input_spans", "return_label_vectors")
+    # Options with which the outputs do not differ from those computed ahead.
+    _SUPPORTED = ("return_class_probs", "word_input_spans", "return_label_vectors")
 
     def __init__(self, gliner: Any, spans: SpanForward) -> None:
         self.gliner, self.spans = gliner, spans
 
     def process(self, data_loader: Iterable[Batch], *args: Any, **kwargs: Any) -> Any:
+        """Call gliner's `_process_batches` on batches that carry their outputs."""
         keep_to_own_threads()  # before gliner's own tensors
-        asked = [name for name, value in kwargs.items() if value is not None and value is not False]
-        batches = self._computed(data_loader) if set(asked) <= set(self._USUAL) else data_loader
+        options = [name for name, value in kwargs.items() if value is not None and value is not False]
+        batches = self._computed(data_loader) if set(options) <= set(self._SUPPORTED) else data_loader
         return type(self.gliner)._process_batches(self.gliner, batches, *args, **kwargs)
 
     def _computed(self, data_loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches with their outputs, computed in groups of a token budget."""
         weight = next(self.spans.core.parameters())
         width = self.spans.core.config.hidden_size
         budget = resolve_batch_tokens("auto", weight.device, activation_bytes(weight, width))
@@ -230,4 +252,4 @@ class LookAhead:
     def _with_outputs(self, group: list[Batch], device: torch.device) -> Iterator[Batch]:
         outputs = self._outputs(group, device)
         for i, batch in enumerate(group):
-            yield batch if isinstance(outputs, str) else {**batch, _AHEAD: outputs[i]}
+            yield batch if isinstance(outputs, str) else {**batch, _OUTPUT_KEY: outputs[i]}

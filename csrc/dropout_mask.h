@@ -1,7 +1,12 @@
-// The counter-based dropout mask of glimodern/reference/span.py (dropout_keep), one span's key at a time.
+// The counter-based dropout mask of glimodern/reference/span.py (dropout_keep), a row at a time.
+//
+// Element (row, h) is kept if mix32(key + h * kGolden) >= threshold, with key = dropout_key(row, seed). The row of a
+// span is i * K + k, with i counted in the whole batch.
 #pragma once
 
 #include <cstdint>
+
+#include "glimodern/dropout.h"
 
 namespace {
 
@@ -29,11 +34,15 @@ typename V::I column_counters(uint32_t key, int64_t column) {
   return V::add(V::set1(key + static_cast<uint32_t>(column) * kGolden), V::mul(V::lanes(), V::set1(kGolden)));
 }
 
-// floor(p * 2^32), p in [0, 1).
-inline uint32_t dropout_threshold(double p) { return static_cast<uint32_t>(p * 4294967296.0); }
-
-// row: the span's number i * K + k, i counted in the whole batch. Column h is kept if mix32(key + h * kGolden) >=
-// floor(p * 2^32).
 inline uint32_t dropout_key(uint64_t row, uint32_t seed) { return mix32(mix32(static_cast<uint32_t>(row)) ^ seed); }
+
+inline bool dropout_keeps(uint32_t key, int64_t column, uint32_t threshold) {
+  return mix32(key + static_cast<uint32_t>(column) * kGolden) >= threshold;
+}
+
+// p in [0, 1).
+inline glimodern::Dropout make_dropout(double p, uint64_t seed) {
+  return {p > 0.0, static_cast<uint32_t>(p * 4294967296.0), 1.0 / (1.0 - p), static_cast<uint32_t>(seed)};
+}
 
 }  // namespace

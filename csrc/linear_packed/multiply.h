@@ -1,0 +1,90 @@
+// linear_packed for every vector class V (csrc/simd/) and dot-product type D (micro_kernel.h): the loops over rows,
+// panels and chunks of inputs, and the tables of kernels.
+#pragma once
+
+#include "linear_packed/epilogue.h"
+#include "linear_packed/micro_kernel.h"
+#include "linear_packed/prepare.h"
+#include "simd/gemm.h"
+
+namespace {
+
+// Rows [row, row + rows) of a block, N vectors of outputs from `panel` on. The inputs are processed in chunks, so that
+// a chunk of the panels stays in L1 while the next chunk is prefetched. Summing by chunks also loses fewer digits in
+// fp32. prefetch_panels: more panels follow the last chunk.
+template <class D, class V, int N>
+void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, const float* row_scale,
+                     const int32_t* zero_point, int64_t row, int64_t rows, int64_t panel, bool prefetch_panels,
+                     float* scratch) {
+  constexpr int64_t panels = N * V::width / kPanelColumns;
+  const int64_t pairs = glimodern::packed_groups(in) / 2, bytes = pairs * 2 * kLineBytes;
+  const int64_t chunks = ceil_div(pairs, glimodern::half_l1_bytes() / (2 * kLineBytes * panels));
+  const char* w = static_cast<const char*>(in.weight) + panel * bytes;
+  const Epilogue epilogue = choose_epilogue<D, V, N>(in);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t begin = pairs * chunk / chunks, end = pairs * (chunk + 1) / chunks;
+    const char* from = w + begin * 2 * kLineBytes;
+    const bool last = chunk + 1 >= chunks;
+    const char* next = last ? w + panels * bytes : w + end * 2 * kLineBytes;
+    const int64_t next_lines = last && !prefetch_panels ? 0 : (end - begin) * 2;
+    for (int64_t done = 0; done < rows;) {
+      const int tile = tile_rows(rows - done, D::rows);
+      for (int64_t line = next_lines * done / rows; line < next_lines * (done + tile) / rows; ++line) {
+        for (int64_t p = 0; p < panels; ++p) __builtin_prefetch(next + p * bytes + line * kLineBytes, 0, 2);
+      }
+      float* sums = scratch + (chunks > 1 ? done * N * V::width : 0);
+      PackedMicroKernel<D, V, D::rows, N>::run(tile, x + done * stride + begin * 2 * D::x_bytes, stride, from, bytes,
+                                               end - begin, sums, chunk > 0);
+      if (last) {
+        epilogue(in, sums, tile, D::int8 ? row_scale + done : nullptr, D::int8 ? zero_point + done : nullptr,
+                 row + done, panel * kPanelColumns);
+      }
+      done += tile;
+    }
+  }
+}
+
+template <class D, class V>
+void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from, int64_t begin, int64_t end,
+              int64_t panel, int64_t last, float* scratch) {
+  constexpr int per_panel = static_cast<int>(kPanelColumns) / V::width, panels = D::vectors / per_panel;
+  const int64_t max_rows = glimodern::block_rows(prepared.stride, D::rows);
+  for (int64_t row = begin; row < end; row += max_rows) {
+    const int64_t rows = min(end - row, max_rows);
+    const char* x = prepared.data + (row - from) * prepared.stride;
+    const float* scale = D::int8 ? prepared.scale + (row - from) : nullptr;
+    const int32_t* zero_point = D::int8 ? prepared.zero_point + (row - from) : nullptr;
+    int64_t p = panel;
+    for (; p + panels <= last; p += panels) {
+      multiply_panels<D, V, D::vectors>(in, x, prepared.stride, scale, zero_point, row, rows, p, p + 2 * panels <= last,
+                                        scratch);
+    }
+    for (; p < last; ++p)
+      multiply_panels<D, V, per_panel>(in, x, prepared.stride, scale, zero_point, row, rows, p, false, scratch);
+  }
+}
+
+// X: the type of a prepared row's elements.
+template <class D, class V, class X>
+constexpr glimodern::LinearKernels linear_kernels(std::optional<Dtype> in_place_dtype,
+                                                  decltype(glimodern::LinearKernels::prepare) prepare) {
+  return {D::rows,       D::vectors * V::width / kPanelColumns, 2, 1, D::x_bytes, sizeof(X), in_place_dtype, prepare,
+          multiply<D, V>};
+}
+
+template <class V>
+constexpr glimodern::LinearKernels fp32_kernels() {
+  return linear_kernels<Fp32<V>, V, float>(Dtype::fp32, prepare_floats<V, float, WeightDtype::fp32>);
+}
+
+template <class V>
+constexpr glimodern::LinearKernels bf16_by_fma_kernels() {
+  return linear_kernels<Bf16ByFma<V>, V, float>(std::nullopt, prepare_floats<V, float, WeightDtype::bf16>);
+}
+
+template <class D, class V>
+constexpr glimodern::LinearKernels int8_kernels() {
+  return linear_kernels<D, V, uint8_t>(std::nullopt, prepare_int8<D, V>);
+}
+
+}  // namespace
