@@ -81,7 +81,7 @@ def _text_by_text(q: Tensor, k: Tensor, v: Tensor, offsets: Sequence[int], scale
 class _CppInputs:
     """Arguments of the extension's attention kernels; keeps the tensors alive that `arguments` has the addresses of.
 
-    Strided views are read in place where only the last stride must be 1, and copied otherwise.
+    Tensors with unit last stride are read in place, others copied.
     """
 
     def __init__(self, inputs: AttentionInputs) -> None:

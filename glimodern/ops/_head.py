@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
-from glimodern.reference.span import wide_product
+from glimodern.reference.span import fp32_product
 
 from . import dispatch
 from ._check import text_offsets
@@ -110,7 +110,7 @@ def _product_with(q: Tensor, inputs: tuple[Tensor, ...]) -> Callable[[Tensor], T
     if all_bf16 and not needs_grad(q, *inputs) and dispatch.can_run("linear_packed", "cpp", q):
         packed = PackedWeight.pack(q, dtype="bf16")
         return lambda vectors: linear_packed(vectors, packed, dtype=FP32)
-    return lambda vectors: wide_product(vectors, q)
+    return lambda vectors: fp32_product(vectors, q)
 
 
 def _vector_logits(inputs: HeadInputs) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -271,7 +271,7 @@ def linear_packed(
         raise TypeError(f"dtype: expected a float dtype, got {dtype}")
     if needs_grad(x):
         raise ValueError(
-            "x: expected a tensor without gradients, got one that requires them: packed weights are for inference only; "
+            "x: expected no gradients, got a tensor that requires them, and packed weights are for inference only; "
             "run under torch.inference_mode(), or load the model in fp32 to train"
         )
     rows = x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), packed.inputs)

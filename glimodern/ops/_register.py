@@ -1,6 +1,6 @@
 """Register operators with torch.library; an operator's arguments are the fields of one NamedTuple, stated once.
 
-Tensors come first among the fields, then options. `torch.ops.glimodern.NAME` takes the fields in that order.
+`torch.ops.glimodern.NAME` takes the fields in their order.
 """
 
 from __future__ import annotations
@@ -26,17 +26,13 @@ def _define(
     fake: Callable[..., Any],
 ) -> Any:
     """Register glimodern::NAME with these argument and return types; run and fake take the arguments by position."""
-
-    def implementation(*values: Any) -> Any:
-        return run(*values)
-
     parameters = [
         inspect.Parameter(argument, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=hint)
         for argument, hint in arguments.items()
     ]
     # torch.library infers the schema from the signature
-    implementation.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
-    op = torch.library.custom_op(f"glimodern::{name}", implementation, mutates_args=())
+    run.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
+    op = torch.library.custom_op(f"glimodern::{name}", run, mutates_args=())
     op.register_fake(fake)
     return op
 
@@ -63,11 +59,6 @@ class Operator(Generic[Inputs, Outputs]):
         )
         self._overload = getattr(torch.ops.glimodern, name).default
 
-    @property
-    def tensors(self) -> int:
-        """Number of tensors among the fields."""
-        return sum(hint in (Tensor, Tensor | None) for hint in self.fields.values())
-
     def __call__(self, inputs: Inputs, *differentiable: Tensor) -> Outputs:
         """Run `forward` itself where neither autograd (of these tensors) nor tracing asks for the registered op."""
         if direct(needs_grad(*differentiable), differentiable):
@@ -88,13 +79,14 @@ def differentiable_op(
 ) -> Operator[Inputs, Outputs]:
     """Register glimodern::NAME, its gradient, and glimodern::NAME_backward, which computes it.
 
-    forward(inputs) -> output, or a tuple whose first element is the output; the others have no gradient.
+    forward(inputs) -> output, or a tuple whose first element is the output; the others have no gradient. The fields of
+        inputs are tensors, then options.
     backward(grad, inputs, *outputs) -> gradients of the first fields of inputs, as many as it returns, each in its
-    field's shape and dtype. All inputs are saved, and as many outputs as backward has parameters for.
+        field's shape and dtype. All inputs are saved, and as many outputs as backward has parameters for.
     fake: `forward` without values.
     """
     operator = Operator(name, forward, fake)
-    tensors, fields = operator.tensors, len(operator.fields)
+    tensors, fields = sum(hint in (Tensor, Tensor | None) for hint in operator.fields.values()), len(operator.fields)
     _, _, *saved_outputs = inspect.signature(backward).parameters
     returns = get_type_hints(backward)["return"]
     grads_count = len(get_args(returns)) or 1
@@ -114,15 +106,16 @@ def differentiable_op(
         outputs = (output,) if isinstance(output, Tensor) else output
         ctx.save_for_backward(*inputs[:tensors], *outputs[: len(saved_outputs)])
         ctx.options = inputs[tensors:]
-        ctx.mark_non_differentiable(*outputs[1:])
+        if len(outputs) > 1:
+            ctx.mark_non_differentiable(*outputs[1:])
 
     def autograd(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
-        given = [grad, *(x for x in saved if x is not None)]
+        given = [grad, *[x for x in saved if x is not None]]
         compute = run if direct(needs_grad(*given), given) else backward_op
         grads = compute(grad, *saved[:tensors], *ctx.options, *saved[tensors:])
         grads = (grads,) if isinstance(grads, Tensor) else grads
-        asked = (x if needed else None for x, needed in zip(grads, ctx.needs_input_grad, strict=False))
+        asked = [x if needed else None for x, needed in zip(grads, ctx.needs_input_grad, strict=False)]
         return (*asked, *(None,) * (fields - grads_count))
 
     operator.op.register_autograd(autograd, setup_context=setup)

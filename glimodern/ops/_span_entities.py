@@ -131,10 +131,10 @@ def _forward(inputs: EntityInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if chosen == "cpp":
         kernel = CppInputs(span)
         bounds = type_bounds(threshold, thresholds, types, a.device, kernel.accumulator_dtype)
-        found = dispatch.extension.span_entities(*kernel.arguments, bounds.data_ptr(), torch.get_num_threads())
-        word, width, type_id = (a.new_empty(len(found), dtype=torch.int64) for _ in range(3))
-        logits = a.new_empty(len(found), dtype=kernel.accumulator_dtype)
-        found.copy_to(*(x.data_ptr() for x in (word, width, type_id, logits)))
+        candidates = dispatch.extension.span_entities(*kernel.arguments, bounds.data_ptr(), torch.get_num_threads())
+        word, width, type_id = (a.new_empty(len(candidates), dtype=torch.int64) for _ in range(3))
+        logits = a.new_empty(len(candidates), dtype=kernel.accumulator_dtype)
+        candidates.copy_to(*(x.data_ptr() for x in (word, width, type_id, logits)))
     elif chosen == "triton":
         launch = triton_kernels("span_entities").span_entities_forward
         bounds = type_bounds(threshold, thresholds, types, a.device, accumulator_dtype(a))

@@ -15,7 +15,7 @@ from torch import Tensor
 from .dropout import dropout_keep
 
 
-def wide_product(x: Tensor, y: Tensor) -> Tensor:
+def fp32_product(x: Tensor, y: Tensor) -> Tensor:
     """x y^T [s, m] for x [s, d] and y [m, d], summed and returned in fp32 (fp64 for fp64), under autocast too."""
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False):
@@ -62,10 +62,10 @@ def span_scores(
     words, types = cu_words.tolist(), cu_types.tolist()
     for w0, w1, t0, t1 in zip(words, words[1:], types, types[1:], strict=False):
         x = span_hidden(a[w0:w1], b[w0:w1], max_width, w0, dropout_p, seed)
-        logits = wide_product(x.flatten(0, 1), u[t0:t1]).unflatten(0, x.shape[:2]) + c[t0:t1]
+        logits = fp32_product(x.flatten(0, 1), u[t0:t1]).unflatten(0, x.shape[:2]) + c[t0:t1]
         outside = (span_ends(w1 - w0, max_width, a.device) >= w1 - w0)[..., None].expand_as(logits)
         blocks.append(logits.masked_fill(outside, -math.inf).reshape(-1))
-    return torch.cat(blocks) if blocks else wide_product(a[:0], u).flatten()
+    return torch.cat(blocks) if blocks else fp32_product(a[:0], u).flatten()
 
 
 def textbook_scores(
@@ -104,11 +104,11 @@ def textbook_scores(
             keep = dropout_keep(rows, hidden.shape[1], dropout_p, seed)
             hidden = torch.where(keep, hidden / (1.0 - dropout_p), hidden.new_zeros(()))
         spans = torch.nn.functional.linear(hidden, w2, b2)
-        inner = wide_product(spans, q[t0:t1])
+        inner = fp32_product(spans, q[t0:t1])
         logits = inner.new_full((length, max_width, t1 - t0), -math.inf)
         logits[inside] = inner
         blocks.append(logits.reshape(-1))
-    return torch.cat(blocks) if blocks else wide_product(starts[:0], q).flatten()
+    return torch.cat(blocks) if blocks else fp32_product(starts[:0], q).flatten()
 
 
 def logit_offsets(cu_words: Tensor, cu_types: Tensor, max_width: int) -> Tensor:
