@@ -183,9 +183,7 @@ def test_an_encoder_that_stays_plain_is_said(tmp_path):
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     GLiModern.from_encoder_config(config, tokenizer).save_pretrained(tmp_path / "plain")
-    with pytest.warns(
-        UserWarning, match="got megatron-bert; the encoder is not quantised"
-    ):
+    with pytest.warns(UserWarning, match="got megatron-bert; the encoder is not quantised"):
         GLiModern.from_pretrained(tmp_path / "plain", dtype="int8")
 
 
