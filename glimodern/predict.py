@@ -43,7 +43,7 @@ class PredictConfig:
     """Folder or hub name of a checkpoint."""
     texts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Texts to predict."""
-    asked: cli.LabelOptions = field(default_factory=cli.LabelOptions)
+    label_options: cli.LabelOptions = field(default_factory=cli.LabelOptions)
     input: str | None = None
     """File of texts, one per line, or of objects with a "text" (.jsonl, .json). "-": standard input, which is also the
     default without texts."""
@@ -76,7 +76,7 @@ def check_config(config: PredictConfig) -> None:
     if config.texts and (config.input is not None or config.jsonl):
         option = "--input" if config.input is not None else "--jsonl"
         raise ValueError(f"{option}: expected texts as arguments or an input, got both; leave one out")
-    if config.asked.labels_file == "-" and not config.texts and config.input in (None, "-"):
+    if config.label_options.labels_file == "-" and not config.texts and config.input in (None, "-"):
         raise ValueError("--labels-file: expected a file, got - beside texts on standard input; name a file for one")
     name = config.result_field
     if name in ("", "text", "words_cut"):
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Annotated[PredictConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.predict"
     )
     check_config(config)
-    labels = config.asked.read()
+    labels = config.label_options.read()
     check_threshold(config.threshold)
     if sys.stdout is None:
         raise OSError("standard output is closed")

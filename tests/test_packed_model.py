@@ -148,7 +148,9 @@ def test_int8_does_not_save_nor_train_nor_leave_the_cpu(folder, tmp_path, monkey
     from glimodern.model import glimodern as model_module
 
     int8 = quietly_int8(folder)
-    with pytest.raises(ValueError, match='dtype: expected fp32, bf16 or fp16 to save, got int8; load the model with dtype="fp32"'):
+    with pytest.raises(
+        ValueError, match='dtype: expected fp32, bf16 or fp16 to save, got int8; load the model with dtype="fp32"'
+    ):
         int8.save_pretrained(tmp_path / "int8")
     assert not (tmp_path / "int8").exists()
     with pytest.raises(ValueError, match="loaded for inference and has no gradients.*trainable=True"):
@@ -183,9 +185,7 @@ def test_an_encoder_that_stays_plain_is_said(tmp_path):
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     GLiModern.from_encoder_config(config, tokenizer).save_pretrained(tmp_path / "plain")
-    with pytest.warns(
-        UserWarning, match="got megatron-bert; the encoder is not quantised"
-    ):
+    with pytest.warns(UserWarning, match="got megatron-bert; the encoder is not quantised"):
         GLiModern.from_pretrained(tmp_path / "plain", dtype="int8")
 
 

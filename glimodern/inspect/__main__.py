@@ -22,7 +22,7 @@ class InspectConfig:
     """Folder or hub name of a checkpoint."""
     text: tyro.conf.Positional[str]
     """Text to predict."""
-    asked: cli.LabelOptions = field(default_factory=cli.LabelOptions)
+    label_options: cli.LabelOptions = field(default_factory=cli.LabelOptions)
     threshold: float = 0.5
     """Minimum probability of an entity, exclusive."""
     flat: bool = True
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = tyro.cli(
         Annotated[InspectConfig, tyro.conf.OmitArgPrefixes], args=arguments, prog="python -m glimodern.inspect"
     )
-    labels = config.asked.read()
+    labels = config.label_options.read()
     outputs = {
         name: check_output_file(f"--{name}", file, checkpoint_files(config.model))
         for name, file in (("json", config.json), ("html", config.html))
