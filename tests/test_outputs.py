@@ -11,11 +11,7 @@ from glimodern.cli.outputs import check_not_read, check_output_file, check_outpu
 
 @pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="needs /dev/stdout")
 def test_a_pipe_is_none_of_the_files_that_are_read():
-<<<<<<< HEAD
     code = "import sys; from glimodern.cli.outputs import check_output_file as f; print(f('', '/dev/stdout', sys.argv))"
-=======
-    code = "import sys; from glimodern.cli import outputs as o; print(o.check_output_file('', '/dev/stdout', sys.argv))"
->>>>>>> h/proseb
     done = subprocess.run([sys.executable, "-c", code, __file__], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("/dev/stdout\n", "")
 

@@ -149,7 +149,7 @@ def test_int8_does_not_save_nor_train_nor_leave_the_cpu(folder, tmp_path, monkey
 
     int8 = quietly_int8(folder)
     with pytest.raises(
-        ValueError, match='dtype: expected fp32, bf16 or fp16 to save, got int8; load the model with dtype="fp32"'
+        ValueError, match="dtype: expected fp32, bf16 or fp16 to save, got int8"
     ):
         int8.save_pretrained(tmp_path / "int8")
     assert not (tmp_path / "int8").exists()
