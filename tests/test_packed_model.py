@@ -148,9 +148,7 @@ def test_int8_does_not_save_nor_train_nor_leave_the_cpu(folder, tmp_path, monkey
     from glimodern.model import glimodern as model_module
 
     int8 = quietly_int8(folder)
-    with pytest.raises(
-        ValueError, match="dtype: expected fp32, bf16 or fp16 to save, got int8"
-    ):
+    with pytest.raises(ValueError, match="dtype: expected fp32, bf16 or fp16 to save, got int8"):
         int8.save_pretrained(tmp_path / "int8")
     assert not (tmp_path / "int8").exists()
     with pytest.raises(ValueError, match="loaded for inference and has no gradients.*trainable=True"):
