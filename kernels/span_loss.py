@@ -11,8 +11,9 @@ are computed in fp32. p^gamma = exp(gamma log p) with log p = min(x, 0) - log(1 
 end.
 
 The loss alone stores 4 bytes per program, and no logits. With gradients, g is written once in the inputs' dtype, L
-elements (H times fewer than the hidden values), and the kernels of span_scores.py compute da, db, du and dc from it.
-Constant factors multiply the fp32 sums at the end, so that the mean does not scale a half-precision g towards zero.
+elements (H / types of a text times fewer than the hidden values), and the kernels of span_scores.py compute da, db, du
+and dc from it. Constant factors multiply the fp32 sums at the end, so that the mean does not scale a half-precision g
+towards zero.
 
 Positives are a sorted list of span rows; each program loops over the few in its tile.
 

@@ -39,7 +39,7 @@ class Packer:
     max_tokens: maximum tokens of the encoder, with prompt and special tokens; None: no limit.
     subtoken_pooling: which tokens of a word make its vector (see glimodern.network.pooling).
     control: tokens, beside the special ones, that text must not become.
-    ids: added tokens with this id or a higher one are unknown to the encoder and are read as text.
+    first_unknown_id: added tokens with this id or a higher one are unknown to the encoder and are read as text.
     """
 
     asks_in_text: bool  # whether labels are part of the text's tokens and reduce the budget of its words
@@ -53,9 +53,9 @@ class Packer:
         max_tokens: int | None,
         subtoken_pooling: str = "first",
         control: Sequence[str] = (),
-        ids: int | None = None,
+        first_unknown_id: int | None = None,
     ) -> None:
-        self.tokenizer, self._names = plain_tokenizer(tokenizer, control, ids=ids)
+        self.tokenizer, self._names = plain_tokenizer(tokenizer, control, first_unknown_id=first_unknown_id)
         self.max_width = max_width
         self.max_words = max_words
         self.max_tokens = max_tokens

@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 
 def plain_tokenizer(
-    tokenizer: Tokenizer, control: Iterable[str] = (), *, ids: int | None = None
+    tokenizer: Tokenizer, control: Iterable[str] = (), *, first_unknown_id: int | None = None
 ) -> tuple[Tokenizer, dict[str, str]]:
     """Return a copy that never encodes text as a special token, and {name in the copy: original name} of those tokens.
 
     The copy has no padding and no truncation. Special are the tokens flagged as special, the tokens that the tokenizer
     puts around a text (the copy still puts them there), and `control`.
 
-    control: further tokens that text must not become. ids: added tokens with this id or a higher one are dropped.
+    control: further tokens that text must not become. first_unknown_id: added tokens with
+    this id or a higher one are dropped.
     """
     state = json.loads(tokenizer.to_str())
     state["truncation"] = state["padding"] = None
-    added = [token for token in state["added_tokens"] if ids is None or token["id"] < ids]
+    added = [token for token in state["added_tokens"] if first_unknown_id is None or token["id"] < first_unknown_id]
     encoding = tokenizer.encode("a")
     around = [token for token, mask in zip(encoding.tokens, encoding.special_tokens_mask, strict=True) if mask]
     special = {*control, *around, *(token["content"] for token in added if token["special"])}

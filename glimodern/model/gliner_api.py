@@ -1,6 +1,6 @@
 """The public package's prediction methods, for programs written for `gliner.GLiNER`.
 
-These three methods are the only second names in this package. Pipelines such as gliner-spacy call them on any object
+No other method of this package has an alias. Pipelines such as gliner-spacy call them on any object
 they are given, and so run on this model unchanged. Signatures and results are those of gliner 0.2.29
 (https://github.com/urchade/GLiNER). Each method calls `GLiModern.predict`.
 """

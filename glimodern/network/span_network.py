@@ -78,7 +78,7 @@ class SpanNetwork(nn.Module):
             "subtoken_pooling": config.subtoken_pooling,
         }
         if self.label_encoder is not None:
-            return TextPacker(tokenizer, ids=config.vocab_size, **options)
+            return TextPacker(tokenizer, first_unknown_id=config.vocab_size, **options)
         return PromptPacker(
             tokenizer,
             ent_token=config.ent_token,

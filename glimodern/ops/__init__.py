@@ -1,9 +1,10 @@
 """Fused operators, for this model and for any other.
 
-Each is a `torch.library` custom op (`torch.ops.glimodern.*`) with a fake and autograd, so it works under autograd,
-`torch.compile` and `torch.export`. Backends are Triton on CUDA, C++ on CPUs, and plain PyTorch (`glimodern.reference`)
-elsewhere; `backend_info` reports which runs and why, and `use_backend` forces one. Where neither gradients nor a
-compiler need the registered op, the public functions call the backend directly.
+Most are `torch.library` custom ops (`torch.ops.glimodern.*`) with a fake and autograd, so they work under autograd,
+`torch.compile` and `torch.export`; docs/operators.md names the exceptions. Backends are Triton on CUDA, C++ on CPUs,
+and plain PyTorch (`glimodern.reference`) elsewhere; `backend_info` reports which runs and why, and `use_backend`
+forces one. Where neither gradients nor a compiler need the registered op, the public functions call the backend
+directly.
 
 Operators: `attention_varlen`, `rotary`, `geglu`, `add_layer_norm`, `dropout`; `linear_packed` on a `PackedWeight`, and
 `Chain`, steps of these without Python in between. Span models: `span_scores` with `split_scores`, `span_loss`,

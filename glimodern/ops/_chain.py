@@ -27,7 +27,7 @@ class Columns(NamedTuple):
 class Chain:
     """Steps between numbered buffers [rows, width] of one dtype; buffer 0, of `width`, is the input.
 
-    Each step is the operator of its name with the same bits. No Python runs between two steps, and their results share
+    Each step gives the same bits as the operator of its name. No Python runs between two steps, and their results share
     one workspace, so an encoder's layers on one sentence take less time than separate calls. Weights are read in place,
     are kept alive, and must not be moved. A chain is bound to its process: it cannot be copied or pickled. The last
     step's result is the chain's; no other step may use its buffer.

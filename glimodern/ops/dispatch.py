@@ -294,5 +294,5 @@ def native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
-    kept = extension is not None and extension.current_isa(True) not in ("avx512_bf16", "amx")
-    return torch.cpu._is_avx512_bf16_supported() and not kept
+    forced_below_bf16 = extension is not None and extension.current_isa(True) not in ("avx512_bf16", "amx")
+    return torch.cpu._is_avx512_bf16_supported() and not forced_below_bf16

@@ -84,7 +84,7 @@ def run_step(trainer: Trainer, batches: Batches) -> int:
     factor = rate(trainer.done.step, trainer.total, optim.warmup)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
-    losses, seen, value, signal = list[Tensor](), list[list[int]](), math.nan, 0
+    losses, sentences_of_batches, mean_loss, signal = list[Tensor](), list[list[int]](), math.nan, 0
     for _ in range(run.accumulation):
         with accelerator.accumulate(trainer.prepared):
             # together: a rank that failed here would leave the others waiting in the forward pass, which may sync
@@ -98,15 +98,16 @@ def run_step(trainer: Trainer, batches: Batches) -> int:
                 problem = error
             signal = agree(accelerator, problem, f"training step {number}", trainer.interrupts.received)
             accelerator.backward(losses[-1])
-            seen.append(sentences)
-            words += trainer.count(batch)
+            sentences_of_batches.append(sentences)
+            trainer.record_left_out(batch)
+            words += batch.word_index.numel() * accelerator.num_processes  # as many on each rank, about
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(trainer.model.parameters(), optim.max_grad_norm or math.inf)
                 with together(accelerator, f"training step {number}"):
-                    value = mean_loss(trainer, losses, norm, seen)
+                    mean_loss = checked_mean_loss(trainer, losses, norm, sentences_of_batches)
             optimizer.step()
             optimizer.zero_grad()
-    trainer.finished_step(time.perf_counter() - began, value, optim.lr * factor, words)
+    trainer.finished_step(time.perf_counter() - began, mean_loss, optim.lr * factor, words)
     return signal or (trainer.interrupts.received if accelerator.num_processes == 1 else 0)
 
 
@@ -125,7 +126,7 @@ def compute_loss(trainer: Trainer, batch: PackedBatch, position: int) -> Tensor:
     return loss
 
 
-def mean_loss(trainer: Trainer, losses: Sequence[Tensor], norm: Any, seen: Sequence[Sequence[int]]) -> float:
+def checked_mean_loss(trainer: Trainer, losses: Sequence[Tensor], norm: Any, seen: Sequence[Sequence[int]]) -> float:
     """Compute the mean of a step's losses.
 
     losses: one scalar per batch. norm: the gradient's norm. seen: the sentence indices of each batch. Raises

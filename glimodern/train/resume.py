@@ -30,8 +30,7 @@ class Progress:
     """Progress of a run.
 
     step, batches, words: optimizer steps, batches and words done. best_f1, best_step: the best dev score so far, and
-    its
-    step. evaluated: the last step whose weights were evaluated on the dev data. seconds: time of all launches.
+    its step. evaluated: the last step whose weights were evaluated on the dev data. seconds: time of all launches.
     """
 
     step: int = 0

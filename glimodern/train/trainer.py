@@ -181,11 +181,10 @@ class Trainer:
                 self.words_cut, self.entities_lost, self.model.config.max_width, self.batches.types_left_out,
             )  # fmt: skip
 
-    def count(self, batch: PackedBatch) -> int:
-        """Count what a batch left out. Returns its words times the ranks, an estimate of the words on all ranks."""
+    def record_left_out(self, batch: PackedBatch) -> None:
+        """Count the words and the gold entities that a batch could not hold."""
         self.words_cut += sum(batch.words_cut)
         self.entities_lost += batch.entities_lost
-        return batch.word_index.numel() * self.accelerator.num_processes
 
     def finished_step(self, seconds: float, loss: float, lr: float, words: int) -> None:
         """Update the progress after a step, and log the step."""

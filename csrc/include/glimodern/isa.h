@@ -6,8 +6,8 @@
 
 namespace glimodern {
 
-// avx512_bf16 adds dot products of bf16 pairs to avx512; amx adds VNNI and tile products of bf16 and int8 to that. Only
-// some operators have kernels for these two.
+// avx512_bf16 adds dot products of bf16 pairs to avx512; amx adds tile products of bf16 and int8 to that. Only some
+// operators have kernels for these two. int8 products use VNNI from avx512 on, where the processor has it.
 enum class Isa { scalar = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, amx = 4 };
 
 // Those built into this library that the processor and the operating system support, best last.
