@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
 from glimodern.kernels import (
     add_layer_norm,
     geglu,
@@ -21,6 +19,7 @@ from glimodern.kernels import (
     span_scores,
     span_vectors,
 )
+from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SEED = 5

@@ -18,9 +18,8 @@ Their Applications" (https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf).
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from glimodern.kernels._common import TILES, logit_tile, text_frame, text_of
+from torch import Tensor
 
 
 @triton.jit(do_not_specialize=["words", "texts"])  # else compiled again for batches of one text, or of 16

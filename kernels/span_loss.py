@@ -23,8 +23,6 @@ Source: focal loss, https://arxiv.org/abs/1708.02002; docs/ARCHITECTURE.md ("The
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from glimodern.kernels._common import (
     TILES,
     as_int32,
@@ -34,6 +32,8 @@ from glimodern.kernels._common import (
     text_of,
 )
 from glimodern.kernels.span_scores import span_scores_backward
+from torch import Tensor
+
 from glimodern.reference import dropout_threshold, logit_offsets, pairs_inside
 
 

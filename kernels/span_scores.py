@@ -18,8 +18,6 @@ Source: docs/ARCHITECTURE.md ("The fold"); the dropout mask is glimodern.referen
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from glimodern.kernels._common import (
     TILES,
     as_int32,
@@ -33,6 +31,8 @@ from glimodern.kernels._common import (
     text_frame,
     text_of,
 )
+from torch import Tensor
+
 from glimodern.reference import dropout_threshold, logit_offsets
 
 

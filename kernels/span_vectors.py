@@ -17,9 +17,9 @@ One program sums each word's gradient, over its rows in order: no atomics, two r
 import torch
 import triton
 import triton.language as tl
+from glimodern.kernels._common import TILES, as_int32, dropout_key, hidden_tile, logit_tile
 from torch import Tensor
 
-from glimodern.kernels._common import TILES, as_int32, dropout_key, hidden_tile, logit_tile
 from glimodern.reference import dropout_threshold
 
 # Columns of S per program of the forward, for which the hidden values are computed once. Twice as many would leave room
