@@ -48,7 +48,7 @@ def main() -> None:
                 raise
 
     from glimodern import GLiModern, evaluate, predict
-    from glimodern.train import loop as train
+    from glimodern.train import __main__ as train
 
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder) / "data.jsonl", Path(folder) / "run"
