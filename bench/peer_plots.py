@@ -91,11 +91,9 @@ def length_plot(results: Mapping[str, Any], file: Path) -> None:
     axes.fill_between(points, line, whole, alpha=0.2, label=share)
     axes.plot(points, whole, color=OURS, linewidth=1)
     axes.plot(list(seconds), list(seconds.values()), "o", color=OURS, label=f"ours, {results['lengths_dtype']}")
-    for row, values in results.get("long", {}).items():
-        if not row.startswith("ours"):
-            axes.plot(
-                [results["long_tokens"]], [median(values)], "s", color=PEER, label=f"{row}, {median(values):.3g} s"
-            )
+    peers = {row: median(values) for row, values in results.get("long", {}).items() if not row.startswith("ours")}
+    for marker, (row, value) in zip("s^Dv", peers.items(), strict=False):
+        axes.plot([results["long_tokens"]], [value], marker, color=PEER, label=f"{row}, {value:.3g} s")
     axes.xaxis.set_major_formatter(plain_numbers)
     axes.set_xlabel("tokens of one text")
     axes.set_ylabel("seconds (median)")

@@ -24,8 +24,9 @@ import tyro
 
 from glimodern import cli
 from glimodern.data.formats import JSON_SUFFIXES
-from glimodern.data.json_rows import Row, json_rows, show
+from glimodern.data.json_rows import Row, json_rows
 from glimodern.data.lines import open_input, read_lines, stem_and_suffix
+from glimodern.display import short
 from glimodern.inference.request import check_threshold
 
 logger = logging.getLogger(__name__)
@@ -117,16 +118,16 @@ def _rows(config: PredictConfig, stream: BinaryIO | None, on_idle: Callable[[], 
 def _head(row: Any, output_fields: tuple[str, ...]) -> tuple[str | None, bytes]:
     """Return (error message or None, the row's JSON without the closing brace). output_fields: names not allowed."""
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        return f'expected an object with a string "text", got {show(row)}', b""
+        return f'expected an object with a string "text", got {short(row)}', b""
     for name in output_fields:
         if name in row:
             return f'expected a row without the output field "{name}", got one; choose another by --result-field', b""
     try:
         return None, json.dumps(row, ensure_ascii=False, allow_nan=False)[:-1].encode()
     except UnicodeEncodeError:
-        return f"expected Unicode text, got half of a surrogate pair in {show(row)}", b""
+        return f"expected Unicode text, got half of a surrogate pair in {short(row)}", b""
     except ValueError:
-        return f"expected JSON, got NaN or Infinity, which JSON does not have, in {show(row)}; write null", b""
+        return f"expected JSON, got NaN or Infinity, which JSON does not have, in {short(row)}; write null", b""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -72,9 +72,9 @@ def runs_of(monkeypatch) -> list[int]:
     runs: list[int] = []
     run = Chain.run
 
-    def counted(self, x, *arguments):
+    def counted(self, x, *arguments, **options):
         runs.append(len(x))
-        return run(self, x, *arguments)
+        return run(self, x, *arguments, **options)
 
     monkeypatch.setattr(Chain, "run", counted)
     return runs

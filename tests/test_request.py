@@ -87,7 +87,7 @@ STREAMS = {
 def read(texts, labels):
     stream, total = read_requests(texts, labels, split_words)
     requests = list(stream)
-    assert all(type(r.text) is str and [w.text for w in r.places] == list(r.words) for r in requests)
+    assert all(type(r.text) is str and [w.text for w in r.offsets] == list(r.words) for r in requests)
     assert all(type(name) is str for r in requests for name in (*r.labels.names, *r.labels.prompts))
     return [request.text for request in requests], [request.labels.names for request in requests], total
 

@@ -128,8 +128,3 @@ def _after_space(text: str, offset: int) -> int:
 
 def _blank(text: str) -> bool:
     return not text or text.isspace()
-
-
-def show(value: Any) -> str:
-    """Return `short(value)`."""
-    return short(value)

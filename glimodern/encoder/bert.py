@@ -41,7 +41,8 @@ def bert_forward(
         x = model.embeddings_project(x)
     chain = None if chained is None else chained.of(model, x, model.encoder)
     if chain is not None:
-        return chain.run(x, packing.cu_seqlens, torch.arange(len(x), device=x.device) if rows is None else rows)
+        kept = torch.arange(len(x), device=x.device) if rows is None else rows
+        return chain.run(x, packing.cu_seqlens, kept, check_offsets=len(x) != packing.tokens)
     layers = model.encoder.layer
     for number, layer in enumerate(layers):
         context = _attention(layer.attention.self, x, packing)

@@ -221,7 +221,8 @@ class ModernBert(nn.Module):
         chain = self._chained.of(self, x, self.layers, self.final_norm)
         if chain is not None:
             kept = torch.arange(len(x), device=x.device) if rows is None else rows
-            return chain.run(x, packing.cu_seqlens, kept, list(rotary.values()))
+            tables, check = list(rotary.values()), len(x) != packing.tokens
+            return chain.run(x, packing.cu_seqlens, kept, tables, check_offsets=check)
         for number, layer in enumerate(self.layers, 1):
             layer_rows = rows if number == len(self.layers) else None
             branch, x = layer(branch, x, packing, rotary[cast(_Layer, layer).layer_type], layer_rows)

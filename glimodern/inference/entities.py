@@ -7,7 +7,7 @@ from typing import Any
 from glimodern.inputs.packer import Packer
 
 from .request import Request
-from .stream import Answer, Result
+from .stream import Result
 
 
 class Entities(list[dict[str, Any]]):
@@ -30,7 +30,7 @@ def with_offsets(request: Request, result: Result) -> Entities:
     """Convert a text's entities from word indices to character offsets."""
     entities = Entities(words_cut=result.words_cut)
     for start, end, label, score in result.entities:
-        first, last = request.places[start].start, request.places[end].end
+        first, last = request.offsets[start].start, request.offsets[end].end
         text = request.text[first:last]
         entities.append({"start": first, "end": last, "text": text, "label": label, "score": score})
     return entities
@@ -71,7 +71,9 @@ class _TruncationCounter:
             )
 
 
-def warn_cut(stream: Iterator[Answer], packer: Packer, stacklevel: int) -> Iterator[Answer]:
+def warn_cut(
+    stream: Iterator[tuple[Request, Result]], packer: Packer, stacklevel: int
+) -> Iterator[tuple[Request, Result]]:
     """Pass a stream of results through; at its end, or before its error is raised, warn if any text was truncated."""
     counter = _TruncationCounter()
 

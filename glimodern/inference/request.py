@@ -36,13 +36,13 @@ _LABELS = "an iterable of strings, or a mapping label -> description"
 class Request(NamedTuple):
     """The words of a text and its labels.
 
-    text, places: the source text and its words with character offsets; empty for texts given as words.
+    text, offsets: the source text, and its words with character offsets; empty for texts given as words.
     """
 
     words: Sequence[str]
     labels: LabelSet
     text: str = ""
-    places: Sequence[Word] = ()
+    offsets: Sequence[Word] = ()
 
 
 class Requests(NamedTuple):

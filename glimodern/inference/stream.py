@@ -53,7 +53,6 @@ class Result(NamedTuple):
     cut_by_labels: bool = False
 
 
-Answer = tuple[Request, Result]
 Candidates = Callable[[PackedBatch, float], "SpanEntities"]
 """Maps a packed batch on the CPU and a threshold to the spans with a probability above it."""
 
@@ -123,7 +122,7 @@ def _chunks(requests: Iterable[Request], batch_tokens: int, packer: Packer) -> I
 
 def find_entities(
     requests: Iterable[Request], packer: Packer, candidates: Candidates, search: Search, batch_tokens: int
-) -> Iterator[Answer]:
+) -> Iterator[tuple[Request, Result]]:
     """Yield each request with its result, in order; an error of the stream is raised after the results before it."""
     chunks = _chunks(requests, batch_tokens, packer)
 
@@ -154,7 +153,7 @@ def _prepared(
     return prepare(chunk) if future is None or os.getpid() != process else future.result()
 
 
-def _run_window(window: _Window, candidates: Candidates, search: Search) -> Iterator[Answer]:
+def _run_window(window: _Window, candidates: Candidates, search: Search) -> Iterator[tuple[Request, Result]]:
     """Yield a window's requests with their results, in order; raise the first error after the results before it."""
     results = [None if i in window.tokens else Result([], 0) for i in range(len(window.requests))]
     error, end = window.error, len(results)

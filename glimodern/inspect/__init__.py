@@ -51,7 +51,7 @@ def inspect(
     threshold, flat, multi_label = Search.checked(threshold, flat, multi_label)
     top = check_count("top", top, "a number of spans")
     (request,) = model.requests(check_string(text, "text"), dict(zip(*read_labels(labels), strict=True))).stream
-    word_texts, words, text = list(request.words), request.places, request.text
+    word_texts, words, text = list(request.words), request.offsets, request.text
     names, prompts = list(request.labels.names), list(request.labels.prompts)
     if not words:
         raise ValueError(f"text: expected at least one word, got {text!r}")

@@ -23,6 +23,7 @@ from glimodern.files.tokenizer import add_prompt_tokens, load_tokenizer
 from glimodern.inference.entities import Entities, warn_cut, with_offsets
 from glimodern.inference.request import (
     CheckLabels,
+    Request,
     Requests,
     Search,
     check_flag,
@@ -30,7 +31,7 @@ from glimodern.inference.request import (
     read_requests,
     read_word_requests,
 )
-from glimodern.inference.stream import Answer, Result, activation_bytes, find_entities, resolve_batch_tokens
+from glimodern.inference.stream import Result, activation_bytes, find_entities, resolve_batch_tokens
 from glimodern.inputs.label_vectors import LabelVectors
 from glimodern.inputs.labels import LabelArgument, Labels, LabelSet
 from glimodern.inputs.words import word_splitter
@@ -343,7 +344,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         search: Search,
         batch_tokens: int | str,
         label_vectors: LabelVectors | None = None,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[tuple[Request, Result]]:
         """Yield each request with its result, in order; warn at the end if any text was truncated."""
         weight = next(self.parameters())
         tokens = resolve_batch_tokens(batch_tokens, weight.device, activation_bytes(weight, self.config.hidden_size))

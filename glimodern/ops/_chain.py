@@ -154,12 +154,18 @@ class Chain:
         return kept
 
     def run(
-        self, x: Tensor, cu_seqlens: Tensor, kept: Tensor | None, tables: Sequence[tuple[Tensor, Tensor]] = ()
+        self,
+        x: Tensor,
+        cu_seqlens: Tensor,
+        kept: Tensor | None,
+        tables: Sequence[tuple[Tensor, Tensor]] = (),
+        *,
+        check_offsets: bool = True,
     ) -> Tensor:
         """Run the steps on x [rows, width], which they may overwrite; return the last step's result.
 
         cu_seqlens: int32 [texts + 1]. kept: int64, rows of x; None for a chain without `keep`. tables: cos and sin
-        [rows, head_dim / 2] each.
+        [rows, head_dim / 2] each. check_offsets: as in `attention_varlen`.
 
         Returns [rows, the last step's width], or [len(kept), that width].
 
@@ -186,7 +192,8 @@ class Chain:
             first, last = torch.stack(torch.aminmax(kept)).tolist()
             if not 0 <= first <= last < rows:
                 raise ValueError(f"kept: expected rows of x, 0 to {rows - 1}, got {first} to {last}")
-        text_offsets("cu_seqlens", cu_seqlens, rows)
+        if check_offsets:
+            text_offsets("cu_seqlens", cu_seqlens, rows)
         x, cu_seqlens = x.contiguous(), cu_seqlens.to(torch.int32).contiguous()
         kept = cu_seqlens.new_empty(0, dtype=torch.int64) if kept is None else kept.to(torch.int64).contiguous()
         angles = [y.to(FP32).contiguous() for table in tables for y in table]
