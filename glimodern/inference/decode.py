@@ -1,13 +1,17 @@
-"""Greedy decoding of a batch's candidate spans into the entities of its texts.
+"""Greedy decoding of candidate spans into the entities of texts.
 
 The results, ties included, equal those of the public gliner package (its ``decoding/decoder.py``, 0.2.29,
 https://github.com/urchade/GLiNER); tests/test_decode.py compares both. gliner compares every candidate with every span
 kept so far. Here an array over the words (ops.select_spans) answers the same question in time proportional to
-candidates x span width. One search serves a whole batch, because words are numbered over the batch and no span leaves
+candidates x span width. One search serves many texts, because words are numbered over all of them and no span leaves
 its text.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,31 +21,102 @@ from torch import Tensor
 from glimodern.inputs.transfer import to_host
 from glimodern.ops import SpanEntities, select_spans
 
+from .windows import IntArray, owners
+
 DecodedEntity = tuple[int, int, int, float]
 """First word, last word (inclusive), type_id, score."""
 
 
-def decode_batch(
-    candidates: SpanEntities, cu_words: Tensor, cu_types: Tensor, *, flat: bool = True, multi_label: bool = False
-) -> dict[int, list[DecodedEntity]]:
-    """Decode a batch's candidates with `greedy_decode` and group the kept ones by text.
+class TextSpans(NamedTuple):
+    """Candidate spans of texts, columns of one length.
 
-    candidates: from ops.span_entities, on any device. cu_words, cu_types: int32 [texts + 1] on the CPU.
-    Returns {text index: entities} for the texts with entities. Words and type_ids are numbered from 0 in each text, the
-    last word is inclusive, and the order is that of `greedy_decode`. Raises ValueError on a NaN score.
+    request: the text. window: the window of the text that scored the span. start, end: words of the text, both
+    inclusive. type_id: index of the label in the text's label set. All int64. score: probability, fp32 or fp64.
     """
-    start, width, type_id, score = (column.numpy() for column in to_host(candidates))
+
+    request: IntArray
+    window: IntArray
+    start: IntArray
+    end: IntArray
+    type_id: IntArray
+    score: npt.NDArray[np.floating[Any]]
+
+    def rows(self, index: npt.NDArray[Any]) -> TextSpans:
+        """Return the spans of an index or a mask."""
+        return TextSpans(*(column[index] for column in self))
+
+
+def text_spans(
+    candidates: SpanEntities,
+    cu_words: Tensor,
+    cu_types: Tensor,
+    places: Sequence[tuple[int, int, int, int]] | None = None,
+) -> TextSpans:
+    """Number a batch's candidates by text, window, words and labels.
+
+    candidates: from ops.span_entities, on any device. cu_words, cu_types: int32 [rows + 1] on the CPU, of the batch.
+    places: (text, window, first word in the text, first label in the label set) of each row of the batch; None: row i
+    is text i, whole, with all its labels.
+
+    Raises ValueError on a NaN score.
+    """
+    word, width, type_id, score = (column.numpy() for column in to_host(candidates))
     if np.isnan(score).any():
         raise ValueError("scores: expected numbers, got NaN; the model's weights or its input are broken")
-    kept = greedy_decode(start, start + width, type_id, score, flat=flat, multi_label=multi_label)
-    start, width, type_id, score = start[kept], width[kept], type_id[kept], score[kept]
-    text = np.searchsorted(cu_words.numpy(), start, side="right") - 1
-    start, type_id = start - cu_words.numpy()[text], type_id - cu_types.numpy()[text]
+    row = np.searchsorted(cu_words.numpy(), word, side="right") - 1
+    start, type_id = word - cu_words.numpy()[row], type_id - cu_types.numpy()[row]
+    if places is None:
+        return TextSpans(row, np.zeros_like(row), start, start + width, type_id, score)
+    request, window, first_word, first_type = np.array(places, dtype=np.int64).reshape(-1, 4)[row].T
+    return TextSpans(request, window, start + first_word, start + first_word + width, type_id + first_type, score)
+
+
+def decode_texts(
+    found: Sequence[TextSpans],
+    words: Sequence[int],
+    windows: Sequence[Sequence[tuple[int, int]]] | None = None,
+    *,
+    flat: bool = True,
+    multi_label: bool = False,
+    top_k: int | None = None,
+) -> dict[int, list[DecodedEntity]]:
+    """Find the entities of texts among their candidates, by one search over all windows of all texts.
+
+    found: candidates in any order; those of texts beyond `words` are ignored. words: number of words of each text.
+    windows: of each text; None: each was read whole. A span counts in the window that owns it (`windows.owners`) alone.
+    top_k: most entities of a text, those with the highest scores; None: all.
+
+    Returns {text: entities} for the texts with entities, in the order of `greedy_decode`.
+    """
+    if not found:
+        return {}
+    spans = TextSpans(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    spans = spans.rows(np.lexsort((spans.type_id, spans.end, spans.start, spans.request)))
+    bounds = np.searchsorted(spans.request, np.arange(len(words) + 1))
+    counted = np.arange(len(spans.request)) < bounds[-1]
+    for text, (first, end) in enumerate(pairwise(bounds)):
+        if windows is not None and len(windows[text]) > 1 and end > first:
+            owner = owners(spans.start[first:end], spans.end[first:end], windows[text])
+            counted[first:end] = spans.window[first:end] == owner
+    spans = spans.rows(counted)
+    offset = np.concatenate([[0], np.cumsum(words)])[spans.request]
+    kept = greedy_decode(
+        spans.start + offset, spans.end + offset, spans.type_id, spans.score, flat=flat, multi_label=multi_label
+    )
+    spans = spans.rows(kept)
     texts: dict[int, list[DecodedEntity]] = {}
-    columns = (start, start + width, type_id, score)
-    for index, *entity in zip(text.tolist(), *(column.tolist() for column in columns), strict=True):
-        texts.setdefault(index, []).append(tuple(entity))
+    columns = (spans.start, spans.end, spans.type_id, spans.score)
+    for text, *entity in zip(spans.request.tolist(), *(column.tolist() for column in columns), strict=True):
+        texts.setdefault(text, []).append(tuple(entity))
+    if top_k is not None:
+        texts = {text: _highest(entities, top_k) for text, entities in texts.items()}
     return texts
+
+
+def _highest(entities: list[DecodedEntity], count: int) -> list[DecodedEntity]:
+    """Return the `count` entities with the highest scores, of equal scores the first ones, in their order."""
+    kept = sorted(sorted(range(len(entities)), key=lambda i: -entities[i][3])[:count])
+    return [entities[i] for i in kept]
 
 
 def greedy_decode(

@@ -13,12 +13,14 @@ from .stream import Result
 class Entities(list[dict[str, Any]]):
     """Entities of one text: dicts with start, end, text, label, score (character offsets, end exclusive).
 
-    words_cut: number of words at the text's end that the model did not read; 0 for a text read whole.
+    words_cut: number of words at the text's end that the model did not read; 0 for a text read whole. windows: number
+    of windows that the text was read in; 0 for a text without words, or without labels.
     """
 
-    def __init__(self, entities: Sequence[dict[str, Any]] = (), words_cut: int = 0) -> None:
+    def __init__(self, entities: Sequence[dict[str, Any]] = (), words_cut: int = 0, windows: int = 0) -> None:
         super().__init__(entities)
         self.words_cut = words_cut
+        self.windows = windows
 
     @property
     def truncated(self) -> bool:
@@ -28,7 +30,7 @@ class Entities(list[dict[str, Any]]):
 
 def with_offsets(request: Request, result: Result) -> Entities:
     """Convert a text's entities from word indices to character offsets."""
-    entities = Entities(words_cut=result.words_cut)
+    entities = Entities(words_cut=result.words_cut, windows=result.windows)
     for start, end, label, score in result.entities:
         first, last = request.offsets[start].start, request.offsets[end].end
         text = request.text[first:last]

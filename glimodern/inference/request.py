@@ -13,6 +13,9 @@ Labels: one label set for all texts, or an iterable with one label set per text.
 
 Duplicate labels count once.
 
+Thresholds: a probability for all labels; or a mapping label -> probability, in which "*" stands for the labels that are
+not named; or an iterable with one of these per text; or "calibrated", the thresholds of the model's calibration.
+
 Any other input raises TypeError or ValueError with the name of the argument and the index of the item.
 """
 
@@ -29,18 +32,27 @@ from glimodern.inputs.words import Word, WordSplitter
 
 T = TypeVar("T")
 
+CALIBRATED = "calibrated"
+OTHERS = "*"  # in a mapping of thresholds: the labels that it does not name
+_END = object()
+_THRESHOLD = 'a probability, a mapping label -> probability, one of these per text, or "calibrated"'
 _TEXTS = "a string or an iterable of strings"
 _LABELS = "an iterable of strings, or a mapping label -> description"
 
 
+Threshold = float | tuple[float, ...]
+"""A probability for all labels of a text, or one for each of its labels."""
+
+
 class Request(NamedTuple):
-    """The words of a text and its labels.
+    """The words of a text, its labels, and the probability that an entity must exceed.
 
     text, offsets: the source text, and its words with character offsets; empty for texts given as words.
     """
 
     words: Sequence[str]
     labels: LabelSet
+    threshold: Threshold = 0.5
     text: str = ""
     offsets: Sequence[Word] = ()
 
@@ -55,19 +67,20 @@ class Requests(NamedTuple):
 class Search(NamedTuple):
     """Decoding options.
 
-    threshold: an entity's probability must be above it.
     flat: allow no overlapping entities; otherwise allow nested ones.
     multi_label: allow several labels for one span.
+    top_k: most entities of a text, those with the highest scores; None: all.
     """
 
-    threshold: float
-    flat: bool
-    multi_label: bool
+    flat: bool = True
+    multi_label: bool = False
+    top_k: int | None = None
 
     @classmethod
-    def checked(cls, threshold: Any, flat: Any, multi_label: Any) -> Search:
+    def checked(cls, flat: Any, multi_label: Any, top_k: Any = None) -> Search:
         """Validate the options. Raises TypeError or ValueError with the name of the option."""
-        return cls(check_threshold(threshold), check_flag("flat", flat), check_flag("multi_label", multi_label))
+        most = None if top_k is None else check_count("top_k", top_k, "a number of entities")
+        return cls(check_flag("flat", flat), check_flag("multi_label", multi_label), most)
 
 
 CheckLabels = Callable[[LabelSet, str], LabelSet]
@@ -81,14 +94,14 @@ def _scalar(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
-def check_threshold(threshold: Any) -> float:
+def check_threshold(threshold: Any, where: str = "threshold") -> float:
     """Return a probability as a float. Accepts a real number in [0, 1], a NumPy scalar and a 0-d array or tensor."""
     value = _scalar(threshold)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"threshold: expected a probability in [0, 1], got {typed(threshold)}")
+        raise TypeError(f"{where}: expected a probability in [0, 1], got {typed(threshold)}")
     probability = float(value)
     if not 0.0 <= probability <= 1.0:  # also true for NaN
-        raise ValueError(f"threshold: expected a probability in [0, 1], got {probability!r}")
+        raise ValueError(f"{where}: expected a probability in [0, 1], got {probability!r}")
     return probability
 
 
@@ -100,13 +113,13 @@ def check_flag(name: str, value: Any) -> bool:
     return flag
 
 
-def check_count(name: str, value: Any, what: str) -> int:
-    """Return a whole number >= 1; accepts NumPy's too. what: the quantity in errors, such as "a number of spans"."""
+def check_count(name: str, value: Any, what: str, least: int = 1) -> int:
+    """Return a whole number; accepts NumPy's too. what: the quantity in errors, such as "a number of spans"."""
     count = _scalar(value)
     if isinstance(count, bool) or not isinstance(count, numbers.Integral):
         raise TypeError(f"{name}: expected {what}, got {typed(value)}")
-    if count < 1:
-        raise ValueError(f"{name}: expected {what} of at least 1, got {int(count)}")
+    if count < least:
+        raise ValueError(f"{name}: expected {what} of at least {least}, got {int(count)}")
     return int(count)
 
 
@@ -272,53 +285,176 @@ def _read_words(texts: Iterator[Any]) -> Iterator[list[str]]:
         yield words
 
 
-def _pairs(texts: Iterator[T], labels: LabelSet | Iterable[LabelSet]) -> Iterator[tuple[T, LabelSet]]:
-    """Yield (text, its labels); raise ValueError at the end of the shorter one if their numbers differ."""
+# thresholds
+
+ReadThreshold = float | dict[str, float] | Callable[[str], float]
+"""A probability, one for each label that is named ("*": for the others), or a function of the label."""
+
+
+def read_threshold(threshold: Any, where: str = "threshold") -> float | dict[str, float]:
+    """Read the threshold of one text. where: its name in errors. Raises TypeError or ValueError."""
+    if not isinstance(threshold, Mapping):
+        return check_threshold(threshold, where)
+    return {
+        _label(label, f"{where}: key {i}"): check_threshold(value, f"{where}[{label!r}]")
+        for i, (label, value) in enumerate(threshold.items())
+    }
+
+
+def _read_thresholds(
+    threshold: Any, texts: int | None, calibrated: Callable[[str], float] | None
+) -> ReadThreshold | Iterable[ReadThreshold]:
+    """Return the threshold of all texts, or the thresholds of each text. calibrated: the model's, if it has them."""
+    if isinstance(threshold, str):
+        if threshold != CALIBRATED:
+            raise TypeError(f"threshold: expected {_THRESHOLD}, got the string {threshold!r}")
+        if calibrated is None:
+            raise ValueError(
+                'threshold: expected a calibrated model for "calibrated", got one without a calibration; calibrate it '
+                "with python -m glimodern.calibrate or model.calibrate"
+            )
+        return calibrated
+    if isinstance(threshold, Mapping) or getattr(threshold, "ndim", None) == 0 or not hasattr(threshold, "__iter__"):
+        return read_threshold(threshold)
+    count = size_of(threshold)
+    if count is not None and texts is not None and count != texts:
+        raise ValueError(f"threshold: expected one threshold per text ({texts}), got {count}")
+    rest = _items(threshold, "threshold", _THRESHOLD)
+    each = (read_threshold(_plain(value), f"threshold[{i}]") for i, value in enumerate(rest))
+    return each if count is None else list(each)
+
+
+def _by_label(threshold: ReadThreshold, labels: LabelSet, asked: set[str] | None) -> Threshold:
+    """Return the threshold of a text with these labels. asked: all labels a mapping may name; None: any.
+
+    Raises ValueError for a mapping that names a label that is not asked, or that lacks a label.
+    """
+    if isinstance(threshold, float):
+        return threshold
+    if not isinstance(threshold, dict):
+        return tuple(map(threshold, labels.names))
+    unknown = [] if asked is None else [name for name in threshold if name not in asked and name != OTHERS]
+    if unknown:
+        raise ValueError(f"threshold: expected labels that are asked, or {OTHERS!r} for the others, got {unknown}")
+    missing = [] if OTHERS in threshold else [name for name in labels.names if name not in threshold]
+    if missing:
+        raise ValueError(
+            f"threshold: expected a probability for each label, got none for {missing}; add {OTHERS!r} for the others"
+        )
+    return tuple(threshold.get(name, threshold.get(OTHERS, 0.0)) for name in labels.names)
+
+
+def _thresholds(
+    thresholds: ReadThreshold | Iterable[ReadThreshold], labels: LabelSet | Iterable[LabelSet]
+) -> Callable[[ReadThreshold, LabelSet], Threshold]:
+    """Return a function of a text's threshold and labels, which remembers its last result."""
+    asked: set[str] | None = None
     if isinstance(labels, LabelSet):
-        for text in texts:
-            yield text, labels
-        return
-    sets, count = iter(labels), 0
+        asked = set(labels.names)
+    elif isinstance(labels, list) and isinstance(thresholds, dict):
+        asked = {name for label_set in labels for name in label_set.names}
+    last: tuple[ReadThreshold, LabelSet, Threshold] | None = None
+
+    def of(threshold: ReadThreshold, label_set: LabelSet) -> Threshold:
+        nonlocal last
+        if last is None or last[0] is not threshold or last[1] is not label_set:
+            last = threshold, label_set, _by_label(threshold, label_set, asked)
+        return last[2]
+
+    return of
+
+
+# rows
+
+
+class _Column(NamedTuple):
+    """An argument of each text. what: a value's name in errors. values: one for all texts, or one each."""
+
+    name: str
+    what: str
+    values: Any
+    for_all: bool
+
+
+def _rows(texts: Iterable[T], columns: Sequence[_Column]) -> Iterator[tuple[T, list[Any]]]:
+    """Yield (text, its value of each column); raise ValueError at the end of the shortest if their numbers differ."""
+    streams = [itertools.repeat(column.values) if column.for_all else iter(column.values) for column in columns]
+    count = 0
     for count, text in enumerate(texts, 1):
-        label_set = next(sets, None)
-        if label_set is None:
-            raise ValueError(f"labels: expected one label set per text, got {count - 1} label sets and more texts")
-        yield text, label_set
-    if next(sets, None) is not None:
-        raise ValueError(f"labels: expected one label set per text ({count}), got more")
+        row = []
+        for column, stream in zip(columns, streams, strict=True):
+            value = next(stream, _END)
+            if value is _END:
+                raise ValueError(
+                    f"{column.name}: expected one {column.what} per text, got {count - 1} {column.what}s and more texts"
+                )
+            row.append(value)
+        yield text, row
+    for column, stream in zip(columns, streams, strict=True):
+        if not column.for_all and next(stream, _END) is not _END:
+            raise ValueError(f"{column.name}: expected one {column.what} per text ({count}), got more")
 
 
 def _accept(labels: LabelSet, where: str) -> LabelSet:
     return labels
 
 
-def read_requests(texts: Any, labels: Any, splitter: WordSplitter, check: CheckLabels = _accept) -> Requests:
-    """Read texts given as strings and their labels as requests; the module docstring defines both.
+class ReadOptions(NamedTuple):
+    """What a model adds to the reading of its requests.
 
-    check: the model's check of each label set.
+    check: its check of each label set. threshold: see the module's docstring. calibrated: the calibrated threshold of a
+    label, if the model has been calibrated.
+    """
+
+    check: CheckLabels = _accept
+    threshold: Any = 0.5
+    calibrated: Callable[[str], float] | None = None
+
+
+_DEFAULT_OPTIONS = ReadOptions()
+
+
+def _read(
+    texts: Iterator[T], labels: Any, count: int | None, options: ReadOptions
+) -> Iterable[tuple[T, LabelSet, Threshold]]:
+    """Return each text with its labels and its threshold; a list if the texts have a length, count, and are checked."""
+    label_sets: Any = _read_label_sets(labels, count, options.check)
+    thresholds: Any = _read_thresholds(options.threshold, count, options.calibrated)
+    one_set, one_threshold = isinstance(label_sets, LabelSet), isinstance(thresholds, float | dict | Callable)
+    threshold_of = _thresholds(thresholds, label_sets)
+    if one_set and one_threshold:
+        threshold_of(thresholds, label_sets)  # an error is raised even without texts
+    columns = [
+        _Column("labels", "label set", label_sets, one_set),
+        _Column("threshold", "threshold", thresholds, one_threshold),
+    ]
+    rows = ((text, label_set, threshold_of(given, label_set)) for text, (label_set, given) in _rows(texts, columns))
+    return rows if count is None else list(rows)
+
+
+def read_requests(texts: Any, labels: Any, splitter: WordSplitter, options: ReadOptions = _DEFAULT_OPTIONS) -> Requests:
+    """Read texts given as strings, with their labels and thresholds, as requests; see the module's docstring.
+
     Raises TypeError or ValueError with the name of the argument: immediately for an argument with a length, otherwise
     when the bad item is reached.
     """
     if isinstance(texts, str):
         texts = [texts]
-    items = _items(texts, "texts", _TEXTS)
     count = size_of(texts)
-    pairs = _pairs(_read_texts(items), _read_label_sets(labels, count, check))
-    checked = pairs if count is None else list(pairs)
+    rows = _read(_read_texts(_items(texts, "texts", _TEXTS)), labels, count, options)
 
     def requests() -> Iterator[Request]:
-        for text, label_set in checked:
+        for text, label_set, threshold in rows:
             words = splitter(text)
-            yield Request([word.text for word in words], label_set, text, words)
+            yield Request([word.text for word in words], label_set, threshold, text, words)
 
-    return Requests(requests(), None if isinstance(checked, Iterator) else len(checked))
+    return Requests(requests(), len(rows) if isinstance(rows, list) else None)
 
 
-def read_word_requests(texts: Any, labels: Any, check: CheckLabels = _accept) -> Requests:
+def read_word_requests(texts: Any, labels: Any, options: ReadOptions = _DEFAULT_OPTIONS) -> Requests:
     """Read texts given as iterables of words, and their labels, as `read_requests` does."""
-    items = _items(texts, "texts", "an iterable of texts, each a list of words")
     count = size_of(texts)
-    pairs = _pairs(_read_words(items), _read_label_sets(labels, count, check))
-    checked = pairs if count is None else list(pairs)
-    stream = (Request(words, label_set) for words, label_set in checked)
-    return Requests(stream, None if isinstance(checked, Iterator) else len(checked))
+    texts = _read_words(_items(texts, "texts", "an iterable of texts, each a list of words"))
+    rows = _read(texts, labels, count, options)
+    requests = (Request(words, label_set, threshold) for words, label_set, threshold in rows)
+    return Requests(requests, len(rows) if isinstance(rows, list) else None)

@@ -78,6 +78,18 @@ class TextTokens(NamedTuple):
     starts: IntArray
     words: int
 
+    @property
+    def bounds(self) -> IntArray:
+        """Number of tokens before each word kept, and of the text: int64 [words kept + 1]."""
+        starts = np.where(self.starts < 0, len(self.ids), self.starts)
+        return np.minimum.accumulate(np.append(starts, len(self.ids))[::-1])[::-1]
+
+    def part(self, first: int, end: int, bounds: IntArray) -> "TextTokens":
+        """Return the sub-tokens of the words first .. end - 1. bounds: this text's."""
+        starts = self.starts[first:end]
+        ids = self.ids[bounds[first] : bounds[end]]
+        return TextTokens(ids, np.where(starts < 0, -1, starts - bounds[first]), end - first)
+
 
 class PromptTokens(NamedTuple):
     """Sub-tokens of a prompt.
@@ -90,3 +102,14 @@ class PromptTokens(NamedTuple):
     ids: IntArray
     types: IntArray
     bounds: IntArray
+
+
+class LabelGroup(NamedTuple):
+    """Consecutive labels of a label set that share a prompt.
+
+    first: index of the first one in the label set.
+    """
+
+    first: int
+    labels: tuple[str, ...]
+    prompt: PromptTokens

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 LabelArgument = Iterable[str] | Mapping[str, str]
 """One label set as a public argument: labels, or {label: description}."""
 Labels = LabelArgument | Iterable[LabelArgument]
 """One label set for all texts, or one per text."""
+TextThreshold = float | Mapping[str, float]
+"""A probability for all labels, or {label: probability}, in which "*" stands for all other labels."""
+Thresholds = TextThreshold | Iterable[TextThreshold] | Literal["calibrated"]
+"""One threshold for all texts, or one per text, or those of the model's calibration."""
 
 
 class LabelSet(NamedTuple):

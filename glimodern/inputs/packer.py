@@ -8,7 +8,7 @@ The texts of a batch are concatenated in one row of tokens; `cu_seqlens` holds t
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from glimodern.display import short
 from glimodern.runtime.forks import keep_to_own_threads
 
-from .batch import IntArray, PackedBatch, PromptTokens, TextTokens, int32_offsets
+from .batch import IntArray, LabelGroup, PackedBatch, PromptTokens, TextTokens, int32_offsets
 from .plain_text import plain_tokenizer
 from .words import Entity
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _NONE = np.empty(0, dtype=np.int64)
 _CACHED_PROMPTS = 64
+_SEGMENT_WORDS = 1024  # a long text is tokenised in segments, which the tokenizer spreads over its threads
+_CALL_WORDS = 1 << 16  # words a call of the tokenizer, whose encodings take some hundred bytes a token
 
 
 class Packer:
@@ -70,8 +72,19 @@ class Packer:
         """Return the number of prompt tokens of each label: int64 [labels]."""
         return np.diff(self.prompt(labels).bounds)
 
+    def label_groups(self, labels: tuple[str, ...], labels_per_prompt: int | None = None) -> tuple[LabelGroup, ...]:
+        """Divide labels into groups that are asked one prompt each; one group unless prompts hold the labels.
+
+        labels_per_prompt: most labels of a group; None: as many as half of the encoder's tokens hold.
+        """
+        return (LabelGroup(0, labels, self.prompt(labels)),)
+
     def prompt_problem(self, types: Sequence[str]) -> str:
         """Return an error message if these labels leave no token for a text, else an empty string."""
+        return ""
+
+    def label_problem(self, labels: Sequence[str]) -> str:
+        """Return an error message if one of these labels alone leaves no token for a text, else an empty string."""
         return ""
 
     def prompt_summary(self, types: Sequence[str]) -> str:
@@ -83,21 +96,43 @@ class Packer:
         name = self.tokenizer.id_to_token(token) or "?"
         return self._names.get(name, name)
 
-    def tokenize(self, texts: Sequence[Sequence[str]]) -> list[TextTokens]:
-        """Tokenise texts given as words, in one call of the tokenizer."""
+    def tokenize(self, texts: Sequence[Sequence[str]], *, max_words: int | None = None) -> list[TextTokens]:
+        """Tokenise texts given as words.
+
+        max_words: words to read of a text, the first ones; None: `self.max_words`. `TextTokens.words` counts all words.
+        """
         keep_to_own_threads()
-        kept = [list(text[: self.max_words]) for text in texts]
-        encodings = self.tokenizer.encode_batch(kept, is_pretokenized=True, add_special_tokens=False)
+        most = self.max_words if max_words is None else max_words
+        cuts = [range(0, min(len(text), most), _SEGMENT_WORDS) for text in texts]
+        segments = (
+            list(text[first : min(first + _SEGMENT_WORDS, most)])
+            for text, cut in zip(texts, cuts, strict=True)
+            for first in cut
+        )
+        encoded = self._encode(segments)
         return [
-            TextTokens(np.array(encoding.ids, dtype=np.int64), _word_starts(encoding, len(words)), len(text))
-            for encoding, words, text in zip(encodings, kept, texts, strict=True)
+            _joined(list(itertools.islice(encoded, len(cut))), len(text)) for text, cut in zip(texts, cuts, strict=True)
         ]
+
+    def _encode(self, segments: Iterable[list[str]]) -> Iterator[TextTokens]:
+        """Tokenise segments of texts, _CALL_WORDS words and more in one call of the tokenizer."""
+        pending, words = list[list[str]](), 0
+        for segment in itertools.chain(segments, [None]):
+            if segment is not None:
+                pending.append(segment)
+                words += len(segment)
+                if words < _CALL_WORDS:
+                    continue
+            encodings = self.tokenizer.encode_batch(pending, is_pretokenized=True, add_special_tokens=False)
+            for encoding, tokenised in zip(encodings, pending, strict=True):
+                starts = _word_starts(encoding, len(tokenised))
+                yield TextTokens(np.array(encoding.ids, dtype=np.int64), starts, len(tokenised))
+            pending, words = [], 0
 
     def fits_alone(self, text: TextTokens) -> bool:
         """Return whether a text without labels would be read whole."""
-        return len(text.starts) == text.words and (
-            self.max_tokens is None or len(text.ids) + self._num_special + len(self.prompt([]).ids) <= self.max_tokens
-        )
+        budget = self.text_budget(self.prompt([]))
+        return len(text.starts) == text.words and (budget is None or len(text.ids) <= budget)
 
     @property
     def tokens_before(self) -> int:
@@ -109,9 +144,9 @@ class Packer:
         """Number of special tokens around a text."""
         return len(self._before) + len(self._after)
 
-    def _text_budget(self, prompt: PromptTokens) -> int:
-        """Return the tokens left for a text beside its prompt; requires `max_tokens`."""
-        return (self.max_tokens or 0) - self._num_special - len(prompt.ids)
+    def text_budget(self, prompt: PromptTokens) -> int | None:
+        """Return the tokens left for a text beside its prompt; None: no limit."""
+        return None if self.max_tokens is None else self.max_tokens - self._num_special - len(prompt.ids)
 
     def length(self, tokens: TextTokens, prompt: PromptTokens) -> int:
         """Return the number of tokens of a text with its prompt, after `pack` has cut it."""
@@ -190,12 +225,10 @@ class Packer:
 
     def _cut(self, text: TextTokens, prompt: PromptTokens, labels: Sequence[str]) -> tuple[IntArray, IntArray]:
         """Return the ids and word starts of the part of a text that fits into the encoder beside its prompt."""
-        if self.max_tokens is None:
-            return text.ids, text.starts
-        budget = self._text_budget(prompt)
-        if budget < 0 or (budget == 0 and len(text.ids)):
+        budget = self.text_budget(prompt)
+        if budget is not None and (budget < 0 or (budget == 0 and len(text.ids))):
             raise ValueError(f"labels: {self.prompt_problem(labels)}")
-        if len(text.ids) <= budget:
+        if budget is None or len(text.ids) <= budget:
             return text.ids, text.starts
         inside = np.flatnonzero((text.starts >= 0) & (text.starts < budget))
         return text.ids[:budget], text.starts[: inside[-1] + 1 if len(inside) else 0]
@@ -246,6 +279,7 @@ class PromptPacker(Packer):
         self.embed_ent_token = embed_ent_token
         self._ent, self._sep = (_split_special(tokenizer, token)[1] for token in (ent_token, sep_token))
         self._prompts: dict[tuple[str, ...], PromptTokens] = {}
+        self._groups: dict[tuple[tuple[str, ...], int | None], tuple[LabelGroup, ...]] = {}
 
     def label_lengths(self, labels: Sequence[str]) -> IntArray:
         """Return the number of prompt tokens of each label, its <<ENT>> included: int64 [labels]."""
@@ -262,6 +296,41 @@ class PromptPacker(Packer):
             self._prompts[key] = prompt
         return prompt
 
+    def label_groups(self, labels: tuple[str, ...], labels_per_prompt: int | None = None) -> tuple[LabelGroup, ...]:
+        """Divide labels into groups that are asked one prompt each; cached, because most texts have the same labels.
+
+        labels_per_prompt: most labels of a group. A group takes at most half of the encoder's tokens, unless it is one
+        label. Groups are of one size, if they fit so.
+        """
+        key = labels, labels_per_prompt
+        groups = self._groups.get(key)
+        if groups is None:
+            bounds = self._group_bounds(labels, labels_per_prompt)
+            groups = tuple(
+                LabelGroup(first, labels[first:end], self.prompt(labels[first:end]))
+                for first, end in itertools.pairwise(bounds)
+            )
+            if len(self._groups) >= _CACHED_PROMPTS:
+                self._groups.clear()
+            self._groups[key] = groups
+        return groups
+
+    def _group_bounds(self, labels: tuple[str, ...], labels_per_prompt: int | None) -> list[int]:
+        """Return the first label of each group, and the number of labels."""
+        most = len(labels) if labels_per_prompt is None else labels_per_prompt
+        if len(labels) <= most and (self.max_tokens is None or len(self.prompt(labels).ids) <= self.max_tokens // 2):
+            return [0, len(labels)]
+        tokens = self._build_prompt(labels).bounds
+        room = int(tokens[-1]) if self.max_tokens is None else self.max_tokens // 2 - len(self._sep)
+        bounds = [0]
+        while bounds[-1] < len(labels):
+            first = bounds[-1]
+            fitting = int(np.searchsorted(tokens, tokens[first] + room, side="right")) - 1
+            bounds.append(min(max(fitting, first + 1), first + most, len(labels)))
+        even = np.linspace(0, len(labels), len(bounds)).astype(np.int64)
+        sizes = tokens[even[1:]] - tokens[even[:-1]]
+        return even.tolist() if bool(((sizes <= room) | (np.diff(even) == 1)).all()) else bounds
+
     def _build_prompt(self, labels: tuple[str, ...]) -> PromptTokens:
         keep_to_own_threads()
         (encoding,) = self.tokenizer.encode_batch([list(labels)], is_pretokenized=True, add_special_tokens=False)
@@ -275,12 +344,13 @@ class PromptPacker(Packer):
     def prompt_problem(self, types: Sequence[str]) -> str:
         """Return an error message if these labels leave no token for a text, else an empty string."""
         prompt = self.prompt(types)
-        if self.max_tokens is None or not len(types) or self._text_budget(prompt) > 0:
+        budget = self.text_budget(prompt)
+        if self.max_tokens is None or budget is None or not len(types) or budget > 0:
             return ""
-        lengths, budget = np.diff(prompt.bounds), self.max_tokens - self._num_special - len(self._sep) - 1
-        fit = int(np.searchsorted(prompt.bounds, budget, side="right")) - 1
+        lengths, room = np.diff(prompt.bounds), self.max_tokens - self._num_special - len(self._sep) - 1
+        fit = int(np.searchsorted(prompt.bounds, room, side="right")) - 1
         longest = int(lengths.argmax())
-        if lengths[longest] > budget:
+        if lengths[longest] > room:
             remedy = f"{short(types[longest])} (index {longest}) alone has {lengths[longest]} tokens; shorten it"
         else:
             remedy = f"the first {fit} would fit; ask for fewer labels at a time"
@@ -289,6 +359,15 @@ class PromptPacker(Packer):
             f"{count} not fit the prompt: the encoder takes {self.max_tokens} tokens, the labels need "
             f"{len(prompt.ids) + self._num_special} and leave none for the text; {remedy}"
         )
+
+    def label_problem(self, labels: Sequence[str]) -> str:
+        """Return an error message if one of these labels alone leaves no token for a text, else an empty string."""
+        if self.max_tokens is None or not self.prompt_problem(labels):
+            return ""
+        longest = int(self.label_lengths(labels).argmax())
+        if not self.prompt_problem([labels[longest]]):
+            return ""
+        return self.prompt_problem(labels)
 
     def prompt_summary(self, types: Sequence[str]) -> str:
         """Describe for a warning how many tokens these labels take."""
@@ -335,6 +414,16 @@ def _word_starts(encoding: "Encoding", words: int) -> IntArray:
     starts = np.full(words, -1, dtype=np.int64)
     starts[word_ids[first]] = first
     return starts
+
+
+def _joined(segments: Sequence[TextTokens], words: int) -> TextTokens:
+    """Join the segments of a text. words: number of words of the whole text."""
+    if len(segments) == 1:
+        return segments[0]._replace(words=words)
+    firsts = itertools.accumulate((len(segment.ids) for segment in segments), initial=0)
+    ids = [segment.ids for segment in segments]
+    starts = [np.where(s.starts < 0, -1, s.starts + first) for s, first in zip(segments, firsts, strict=False)]
+    return TextTokens(np.concatenate([_NONE, *ids]), np.concatenate([_NONE, *starts]), words)
 
 
 def _subtoken_counts(starts: IntArray, tokens: int) -> IntArray:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from glimodern import ops
-from glimodern.inference.decode import decode_batch
-from glimodern.inference.request import Search, check_count, check_string, read_labels
+from glimodern.inference.decode import decode_texts, text_spans
+from glimodern.inference.request import Search, check_count, check_string, check_threshold, read_labels
 from glimodern.network.eval_mode import eval_replica
 
 from .base import InspectedWord, Inspection, Token
@@ -48,7 +48,8 @@ def inspect(
 
     Raises TypeError and ValueError as `predict` does, and ValueError for a text without words and for no labels.
     """
-    threshold, flat, multi_label = Search.checked(threshold, flat, multi_label)
+    threshold = check_threshold(threshold)
+    flat, multi_label, _ = Search.checked(flat, multi_label)
     top = check_count("top", top, "a number of spans")
     (request,) = model.requests(check_string(text, "text"), dict(zip(*read_labels(labels), strict=True))).stream
     word_texts, words, text = list(request.words), request.offsets, request.text
@@ -71,7 +72,8 @@ def inspect(
         logits = ops.split_scores(ops.head_scores(*factors, *layout), *layout)[0].float().cpu()
         candidates = ops.head_entities(*factors, *layout, threshold)
         watch.scores(logits, candidates, threshold)
-    kept = decode_batch(candidates, batch.cu_words, batch.cu_types, flat=flat, multi_label=multi_label).get(0, [])
+    found = text_spans(candidates, batch.cu_words, batch.cu_types)
+    kept = decode_texts([found], [len(words)], flat=flat, multi_label=multi_label).get(0, [])
     watch.entities(len(kept), flat, multi_label)
     tokens = _tokens(model.packer, batch, word_texts, prompts)
     weight = next(model.parameters())

@@ -73,7 +73,7 @@ def rank_spans(
 ) -> list[TypeSpans]:
     """Return the `top` best spans of each type, and all its kept ones.
 
-    logits: fp32 [n, K, m]. kept: the entities of the text from `decode_batch`.
+    logits: fp32 [n, K, m]. kept: the entities of the text from `decode_texts`.
     """
     scores: Floats = reference.probability(logits).numpy()  # the same rounding as in the comparison with the threshold
     _, max_width, types = scores.shape

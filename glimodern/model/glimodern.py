@@ -23,6 +23,7 @@ from glimodern.files.tokenizer import add_prompt_tokens, load_tokenizer
 from glimodern.inference.entities import Entities, warn_cut, with_offsets
 from glimodern.inference.request import (
     CheckLabels,
+    ReadOptions,
     Request,
     Requests,
     Search,
@@ -32,8 +33,9 @@ from glimodern.inference.request import (
     read_word_requests,
 )
 from glimodern.inference.stream import Result, activation_bytes, find_entities, resolve_batch_tokens
+from glimodern.inference.windows import Reading, ReadingOptions
 from glimodern.inputs.label_vectors import LabelVectors
-from glimodern.inputs.labels import LabelArgument, Labels, LabelSet
+from glimodern.inputs.labels import LabelArgument, Labels, LabelSet, Thresholds
 from glimodern.inputs.words import word_splitter
 from glimodern.layers.packed_linear import measured_inputs
 from glimodern.layers.parameters import take_tensors, without_values
@@ -322,26 +324,35 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         def check(labels: LabelSet, where: str) -> LabelSet:
             if label_vectors is not None:
                 labels = label_vectors.select(labels, where)
-            if problem := self.packer.prompt_problem(labels.prompts):
+            if problem := self.packer.label_problem(labels.prompts):
                 raise ValueError(f"{where}: {problem}")
             return labels
 
         return check
 
     def requests(
-        self, texts: str | Iterable[str], labels: Labels | None, label_vectors: LabelVectors | None = None
+        self,
+        texts: str | Iterable[str],
+        labels: Labels | None,
+        threshold: Thresholds = 0.5,
+        label_vectors: LabelVectors | None = None,
     ) -> Requests:
-        """Read the texts and labels of `predict` as requests (see `glimodern.inference.request`), split into words."""
+        """Read arguments of `predict` as requests (see `glimodern.inference.request`), split into words."""
         if label_vectors is not None:
             self._check_vectors(label_vectors)
             labels = label_vectors.labels if labels is None else labels
         splitter = word_splitter(self.config.words_splitter_type)
-        return read_requests(texts, labels, splitter, self._label_check(label_vectors))
+        return read_requests(texts, labels, splitter, ReadOptions(self._label_check(label_vectors), threshold))
+
+    def _reading(self, function: str, options: ReadingOptions) -> Reading:
+        refuse_keywords(function, options, tuple(ReadingOptions.__annotations__))
+        return Reading.checked(self.packer, **options)
 
     def _find(
         self,
         requests: Requests,
         search: Search,
+        reading: Reading,
         batch_tokens: int | str,
         label_vectors: LabelVectors | None = None,
     ) -> Iterator[tuple[Request, Result]]:
@@ -351,19 +362,21 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         candidates = self._candidates
         if label_vectors is not None:
             candidates = partial(self._candidates, label_vectors=label_vectors)
-        stream = find_entities(requests.stream, self.packer, candidates, search, tokens)
+        stream = find_entities(requests.stream, self.packer, candidates, search, reading, tokens)
         return warn_cut(stream, self.packer, stacklevel=3 if requests.total is None else 4)
 
     @overload
     def predict_words(  # type: ignore[overload-overlap]
-        self, texts: Sequence[Iterable[str]], labels: Labels, *, threshold: float = ..., flat: bool = ...,
-        multi_label: bool = ..., batch_tokens: int | str = ...,
+        self, texts: Sequence[Iterable[str]], labels: Labels, *, threshold: Thresholds = ..., flat: bool = ...,
+        multi_label: bool = ..., batch_tokens: int | str = ..., top_k: int | None = ...,
+        **reading: Unpack[ReadingOptions],
     ) -> list[Result]: ...  # fmt: skip
 
     @overload
     def predict_words(
-        self, texts: Iterable[Iterable[str]], labels: Labels, *, threshold: float = ..., flat: bool = ...,
-        multi_label: bool = ..., batch_tokens: int | str = ...,
+        self, texts: Iterable[Iterable[str]], labels: Labels, *, threshold: Thresholds = ..., flat: bool = ...,
+        multi_label: bool = ..., batch_tokens: int | str = ..., top_k: int | None = ...,
+        **reading: Unpack[ReadingOptions],
     ) -> Iterator[Result]: ...  # fmt: skip
 
     def predict_words(
@@ -371,74 +384,88 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         texts: Iterable[Iterable[str]],
         labels: Labels,
         *,
-        threshold: float = 0.5,
+        threshold: Thresholds = 0.5,
         flat: bool = True,
         multi_label: bool = False,
         batch_tokens: int | str = "auto",
+        top_k: int | None = None,
+        **reading: Unpack[ReadingOptions],
     ) -> list[Result] | Iterator[Result]:
         """Find entities in texts that are already split into words; otherwise like `predict`.
 
         texts: each a list, or another iterable, of strings. A result has `entities`, tuples (start, end, label, score)
         with inclusive word indices, and `words_cut`, the number of words at the text's end that were not read.
         """
-        search = Search.checked(threshold, flat, multi_label)
-        requests = read_word_requests(texts, labels, self._label_check(None))
-        results = (result for _, result in self._find(requests, search, batch_tokens))
+        search, how = Search.checked(flat, multi_label, top_k), self._reading("predict_words", reading)
+        requests = read_word_requests(texts, labels, ReadOptions(self._label_check(None), threshold))
+        results = (result for _, result in self._find(requests, search, how, batch_tokens))
         return results if requests.total is None else list(results)
 
     @overload
     def predict(  # type: ignore[overload-overlap]
-        self, texts: str | Sequence[str], labels: Labels | None = ..., threshold: float = ..., flat: bool = ...,
+        self, texts: str | Sequence[str], labels: Labels | None = ..., threshold: Thresholds = ..., flat: bool = ...,
         multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ..., *,
-        label_vectors: LabelVectors | None = ...,
+        label_vectors: LabelVectors | None = ..., top_k: int | None = ..., **reading: Unpack[ReadingOptions],
     ) -> list[Entities]: ...  # fmt: skip
 
     @overload
     def predict(
-        self, texts: Iterable[str], labels: Labels | None = ..., threshold: float = ..., flat: bool = ...,
+        self, texts: Iterable[str], labels: Labels | None = ..., threshold: Thresholds = ..., flat: bool = ...,
         multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ..., *,
-        label_vectors: LabelVectors | None = ...,
+        label_vectors: LabelVectors | None = ..., top_k: int | None = ..., **reading: Unpack[ReadingOptions],
     ) -> Iterator[Entities]: ...  # fmt: skip
 
     def predict(
         self,
         texts: str | Iterable[str],
         labels: Labels | None = None,
-        threshold: float = 0.5,
+        threshold: Thresholds = 0.5,
         flat: bool = True,
         multi_label: bool = False,
         batch_tokens: int | str = "auto",
         progress: bool | None = None,
         *,
         label_vectors: LabelVectors | None = None,
+        top_k: int | None = None,
+        **reading: Unpack[ReadingOptions],
     ) -> list[Entities] | Iterator[Entities]:
         """Find entities of the given types in texts.
 
         Returns one result per text: a list of dicts with the keys start, end, text, label and score, by ascending
         start. start and end are character offsets into the text, end exclusive. A text without words, or without
-        labels, has no entities. A text that is too long is truncated with a warning, and its result says so.
+        labels, has no entities.
 
         texts: a string (one text), or an ordered iterable of strings. An iterable with a length (list, array, column)
         is checked first and gives a list. A stream gives an iterator of results, in order; it is read as results are
         consumed, and takes memory for a few batches of texts only.
         labels: strings, for all texts; or a mapping label -> description, whose descriptions the model reads and whose
         labels the results have; or one of these per text. Duplicates count once.
-        threshold: minimum probability of an entity, exclusive.
+        threshold: minimum probability of an entity, exclusive; or a mapping label -> probability, in which "*" stands
+        for all other labels; or one of these per text.
         flat: no overlapping entities; if False, nested entities are allowed.
         multi_label: whether a span may have several labels.
         batch_tokens: tokens to compute at a time. Results do not depend on it. A batch that does not fit the memory is
         split.
         progress: whether to show a progress bar; None: for lists of more than 1,000 texts, on a terminal.
         label_vectors: from a bi-encoder's `encode_labels`. All its labels are used, or those that `labels` names.
+        top_k: most entities of a text, those with the highest scores.
+        long_texts: what to do with a text that the encoder does not take whole. "windows": read it in overlapping
+        windows of words, whose number is the result's `.windows`; one search over the whole text keeps the best
+        entities. "cut": do not read its end; a warning and the result's `.words_cut` say so. "error": raise ValueError.
+        window: most words of a window, at most the model's `max_len`. None: as many as the encoder takes.
+        context: a span of at most `max_width` words is scored in a window with at least this many words on each side of
+        it, or the text's end. None: 32, or fewer if windows are too small for that.
+        labels_per_prompt: most labels to ask at a time; more are asked in groups, and all compete in one search. None:
+        as many as half of the encoder's tokens hold.
 
         Raises TypeError and ValueError that name the argument and the item. An error in a stream is raised after the
         results of all earlier texts.
         """
-        search = Search.checked(threshold, flat, multi_label)
+        search, how = Search.checked(flat, multi_label, top_k), self._reading("predict", reading)
         if progress is not None:
             progress = check_flag("progress", progress)
-        requests = self.requests(texts, labels, label_vectors)
-        stream = self._find(requests, search, batch_tokens, label_vectors)
+        requests = self.requests(texts, labels, threshold, label_vectors)
+        stream = self._find(requests, search, how, batch_tokens, label_vectors)
         results = (with_offsets(request, result) for request, result in stream)
         if progress or (progress is None and (requests.total or 0) > 1000 and sys.stderr.isatty()):
             from rich.progress import track

@@ -236,7 +236,7 @@ class SpanNetwork(nn.Module):
     @predicts
     @torch.no_grad()
     def _candidates(
-        self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None = None
+        self, batch: PackedBatch, threshold: float | Tensor, label_vectors: LabelVectors | None = None
     ) -> ops.SpanEntities:
         def compute(network: Self) -> ops.SpanEntities:
             return network._entities(batch, threshold, label_vectors, graphs=network is self and self.cuda_graphs)
@@ -244,14 +244,18 @@ class SpanNetwork(nn.Module):
         return self.run_in_eval(compute)
 
     def _entities(
-        self, batch: PackedBatch, threshold: float, label_vectors: LabelVectors | None, *, graphs: bool
+        self, batch: PackedBatch, threshold: float | Tensor, label_vectors: LabelVectors | None, *, graphs: bool
     ) -> ops.SpanEntities:
-        """Find the candidate entities of a batch on the CPU. graphs: whether to use this network's CUDA graphs."""
+        """Find the candidate entities of a batch on the CPU.
+
+        threshold: one for all types, or one per type, fp32 [m]. graphs: whether to use this network's CUDA graphs.
+        """
         if isinstance(batch, LabelBatch) and self.label_encoder is not None:
             types = self._types.find(batch.labels, label_vectors, self.label_encoder, self.head)
             words, _ = self._encode_texts(batch.to(self.device), batch.type_index[:0].to(self.device))
             return label_entities(self.head, words, batch, types, self.config.max_width, threshold)
         device = self.device
+        threshold = threshold.to(device) if isinstance(threshold, Tensor) else threshold
         try:
             factors = self._graphs.factors(self, batch, device) if graphs else None
             if factors is None:

@@ -113,7 +113,7 @@ class TypeCache:
 
 
 def label_entities(
-    head: SpanHead, words: Tensor, batch: LabelBatch, types: Types, max_width: int, threshold: float
+    head: SpanHead, words: Tensor, batch: LabelBatch, types: Types, max_width: int, threshold: float | Tensor
 ) -> ops.SpanEntities:
     """Find the candidate entities of a batch with the word vectors words [n, d].
 
@@ -136,7 +136,8 @@ def label_entities(
                 folded = (types.folded[0].index_select(0, rows), types.folded[1].index_select(0, rows))
         cu_words, cu_types = batch.cu_words[texts] - w0, batch.cu_types[texts] - t0
         bounds = (cu_words.to(a.device), cu_types.to(a.device))
-        part = ops.head_entities(a[w0:w1], b[w0:w1], w2, b2, q, *bounds, max_width, threshold, folded)
+        limit = threshold[t0:t1].to(a.device) if isinstance(threshold, Tensor) else threshold
+        part = ops.head_entities(a[w0:w1], b[w0:w1], w2, b2, q, *bounds, max_width, limit, folded)
         found.append(part._replace(word=part.word + w0, type=part.type + t0))
     return ops.SpanEntities(*(torch.cat(column) for column in zip(*found, strict=True)))
 

@@ -1,0 +1,229 @@
+"""Overlapping windows of words for texts that are longer than the encoder takes.
+
+A window has at most `max_words` words and `max_tokens` tokens. Consecutive windows share at least
+max_width - 1 + 2 * context words. So every span of at most max_width words lies whole in a window that holds at least
+`context` words on each side of it, or the text's end:
+
+    Let a window end before word e and the next one start at word s <= e - (max_width - 1 + 2 * context). A span that
+    has its context in the first window ends at most at word e - context - 1. Any other one ends later, so it starts at
+    word e - context - max_width + 1 or later, and has at least `context` words after s.
+
+The one exception is a place whose words have so many tokens that these words fill more than half of a window. There the
+windows share half of their tokens only, so that the work stays linear in the text's tokens.
+
+Each span is scored in one window only, the one where its narrower context is widest (`owners`). The candidates of all
+windows then go through one search over the whole text, as if one forward pass had read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Unpack
+
+from glimodern.display import short
+from glimodern.inputs.batch import TextTokens
+from glimodern.inputs.packer import Packer
+from glimodern.inputs.words import Word
+
+from .request import Request, check_count
+
+IntArray = npt.NDArray[np.int64]
+
+LONG_TEXTS = ("windows", "cut", "error")
+DEFAULT_CONTEXT = 32  # words
+_SLACK = 8  # a window starts up to 1 / _SLACK of its words earlier, at a sentence's start
+_SENTENCE_ENDS = frozenset(".!?…。！？｡।॥؟۔։።፧៕၊။")
+_LINE_ENDS = frozenset("\n\r\x85\u2028\u2029")
+_CLOSING = frozenset("\"'”’»)]}」』）】》")
+
+
+class WindowSizes(NamedTuple):
+    """Sizes of the windows of one text, in words and tokens.
+
+    max_words, max_tokens: most words and tokens of a window; None: any number of tokens.
+    overlap: least number of words that two consecutive windows share, less than max_words.
+    """
+
+    max_words: int
+    max_tokens: int | None
+    overlap: int
+
+
+class ReadingOptions(TypedDict, total=False):
+    """Options of `Reading`, as keyword arguments."""
+
+    long_texts: Literal["windows", "cut", "error"]
+    window: int | None
+    context: int | None
+    labels_per_prompt: int | None
+
+
+class Reading(NamedTuple):
+    """How texts and label sets are read that do not fit the encoder.
+
+    long_texts: "windows", "cut" (the words at the end are not read) or "error". window: most words of a window; None:
+    as many as the encoder takes. context: words on each side of a span, see the module's docstring; None:
+    DEFAULT_CONTEXT, or fewer for a smaller window. labels_per_prompt: see `Packer.label_groups`.
+    """
+
+    long_texts: Literal["windows", "cut", "error"] = "windows"
+    window: int | None = None
+    context: int | None = None
+    labels_per_prompt: int | None = None
+
+    @classmethod
+    def checked(cls, packer: Packer, **options: Unpack[ReadingOptions]) -> Reading:
+        """Validate options for a model's packer. Raises TypeError or ValueError with the name of the option."""
+        reading = cls(**options)
+        if reading.long_texts not in LONG_TEXTS:
+            raise ValueError(f"long_texts: expected one of {', '.join(LONG_TEXTS)}, got {short(reading.long_texts)}")
+        window = context = per_prompt = None
+        if reading.labels_per_prompt is not None:
+            per_prompt = check_count("labels_per_prompt", reading.labels_per_prompt, "a number of labels")
+        if reading.context is not None:
+            context = check_count("context", reading.context, "a number of words", least=0)
+        if reading.window is not None:
+            window = check_count("window", reading.window, "a number of words")
+        least, most = packer.max_width + 2 * (context or 0), packer.max_words
+        rule = f"{least} words, max_width {packer.max_width} + 2 x context {context or 0}"
+        if window is not None and window < least:
+            raise ValueError(
+                f"window: expected at least {rule}, got {window}; give a larger window or a smaller context"
+            )
+        if context is not None and most < least:
+            raise ValueError(f"context: expected windows of {rule}, to fit max_len {most}; give a smaller context")
+        return cls(reading.long_texts, window, context, per_prompt)
+
+    @property
+    def reads_whole(self) -> bool:
+        """Whether all words of a text are read."""
+        return self.long_texts != "cut"
+
+    def windows(
+        self, request: Request, text: TextTokens, packer: Packer, max_tokens: int | None, number: int
+    ) -> tuple[list[tuple[int, int]], list[TextTokens]]:
+        """Return a text's windows (first word, end word) and their sub-tokens.
+
+        max_tokens: tokens beside the prompt; None: no limit. number: the text's in messages.
+        Raises ValueError for a long text if `long_texts` is "error".
+        """
+        most = packer.max_words if self.window is None else min(self.window, packer.max_words)
+        fits = text.words <= most and (max_tokens is None or len(text.ids) <= max_tokens)
+        if fits or self.long_texts == "cut":
+            return [(0, text.words)], [text]
+        if self.long_texts == "error":
+            limit = "" if max_tokens is None else f" and {max_tokens} tokens beside its labels"
+            raise ValueError(
+                f"texts[{number}]: expected at most {most} words{limit}, got {text.words} words and {len(text.ids)} "
+                'tokens; split it, or pass long_texts="windows"'
+            )
+        context = min(DEFAULT_CONTEXT, (most - packer.max_width) // 2) if self.context is None else self.context
+        sizes = WindowSizes(most, max_tokens, overlap_of(most, packer.max_width, max(context, 0)))
+        bounds = text.bounds
+        windows = plan_windows(bounds, sizes, sentence_starts(request.words, request.text, request.offsets))
+        return windows, [text.part(first, end, bounds) for first, end in windows]
+
+
+def overlap_of(max_words: int, max_width: int, context: int) -> int:
+    """Return how many words consecutive windows share; see the module's docstring."""
+    return min(min(max_width, max_words) - 1 + 2 * context, max_words - 1)
+
+
+def plan_windows(
+    bounds: IntArray, sizes: WindowSizes, starts_sentence: Callable[[int], bool] = lambda word: False
+) -> list[tuple[int, int]]:
+    """Cut a text into windows (first word, end word exclusive), ascending, that cover it.
+
+    bounds: int64 [words + 1], the number of tokens before each word, and of the text.
+    starts_sentence: whether a sentence starts at a word. A window starts there, if one is near.
+
+    A text that fits has one window. A word with more tokens than a window takes stands in a window nonetheless.
+    """
+    words = len(bounds) - 1
+    windows = [(0, _reach(bounds, 0, sizes))]
+    while windows[-1][1] < words:
+        start, end = windows[-1]
+        latest = max(start + 1, end - sizes.overlap)
+        if sizes.max_tokens is not None:
+            half = int(np.searchsorted(bounds, bounds[end] - sizes.max_tokens // 2))
+            for_next_word = int(np.searchsorted(bounds, bounds[end + 1] - sizes.max_tokens))
+            latest = min(max(latest, half, for_next_word), end)
+        start = _sentence_start(bounds, start, latest, end, sizes, starts_sentence)
+        windows.append((start, _reach(bounds, start, sizes)))
+    return windows
+
+
+def _reach(bounds: IntArray, start: int, sizes: WindowSizes) -> int:
+    """Return the end of the longest window from word `start` on; at least one word long if the text goes on there."""
+    end = min(start + sizes.max_words, len(bounds) - 1)
+    if sizes.max_tokens is not None:
+        fitting = int(np.searchsorted(bounds, bounds[start] + sizes.max_tokens, side="right")) - 1
+        end = min(end, max(fitting, start + 1))
+    return end
+
+
+def _sentence_start(
+    bounds: IntArray,
+    previous: int,
+    latest: int,
+    end: int,
+    sizes: WindowSizes,
+    starts_sentence: Callable[[int], bool],
+) -> int:
+    """Return the last start of a sentence near and before `latest`, or `latest`.
+
+    previous, end: the bounds of the window before. The window from the sentence's start on must read at least half as
+    many new words as the one from `latest` on.
+    """
+    gain = _reach(bounds, latest, sizes) - end
+    for word in range(latest, max(previous, latest - sizes.max_words // _SLACK), -1):
+        if starts_sentence(word):
+            new = _reach(bounds, word, sizes) - end
+            return word if new >= 1 and 2 * new >= gain else latest
+    return latest
+
+
+def sentence_starts(words: Sequence[str], text: str = "", offsets: Sequence[Word] = ()) -> Callable[[int], bool]:
+    """Return a function that tells whether a sentence or a line starts at a word.
+
+    A sentence ends at a full stop, a question or exclamation mark of any script, and the closing quotes and brackets
+    after it. A line ends at a line break in `text` between two words. text, offsets: see `request.Request`.
+    """
+
+    def starts(word: int) -> bool:
+        if word <= 0:
+            return True
+        if offsets and not _LINE_ENDS.isdisjoint(text[offsets[word - 1].end : offsets[word].start]):
+            return True
+        last = word - 1
+        while last >= 0 and words[last] in _CLOSING:
+            last -= 1
+        return last >= 0 and words[last][-1:] in _SENTENCE_ENDS and words[word] not in _CLOSING
+
+    return starts
+
+
+def owners(starts: IntArray, ends: IntArray, windows: Sequence[tuple[int, int]]) -> IntArray:
+    """Return the window of each span: the one where the narrower of its two contexts is widest, the first of equals.
+
+    starts, ends: int64 [spans], first and last words (inclusive) of spans. windows: those of `plan_windows`. The text's
+    ends count as context without limit. Returns -1 for a span that lies whole in no window.
+    """
+    first_words, end_words = (np.array(column, dtype=np.int64) for column in zip(*windows, strict=True))
+    first = np.searchsorted(end_words, ends, side="right")  # the first window that holds the last word
+    last = np.searchsorted(first_words, starts, side="right") - 1  # the last window that holds the first word
+    best = np.full(len(starts), -1, dtype=np.int64)
+    widest = np.full(len(starts), -1, dtype=np.int64)
+    for step in range(int((last - first).max(initial=-1)) + 1):
+        window = np.minimum(first + step, len(windows) - 1)
+        context = np.minimum(
+            np.where(window == 0, np.iinfo(np.int64).max, starts - first_words[window]),
+            np.where(window == len(windows) - 1, np.iinfo(np.int64).max, end_words[window] - 1 - ends),
+        )
+        better = (first + step <= last) & (context > widest)
+        best[better], widest[better] = window[better], context[better]
+    return best
