@@ -18,6 +18,7 @@ windows then go through one search over the whole text, as if one forward pass h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
@@ -33,10 +34,15 @@ from .request import Request, check_count
 
 IntArray = npt.NDArray[np.int64]
 
+SENTENCE = "sentence"
 LONG_TEXTS = ("windows", "cut", "error")
 DEFAULT_CONTEXT = 32  # words
 _SLACK = 8  # a window starts up to 1 / _SLACK of its words earlier, at a sentence's start
 _SENTENCE_ENDS = frozenset(".!?…。！？｡।॥؟۔։።፧៕၊။")
+_ABBREVIATIONS = frozenset(
+    "mr mrs ms dr prof st no vs gen col lt sgt rev hon sen rep gov pres inc ltd co corp jr sr".split()
+)
+_OPENING = frozenset("\"'“‘«„‚([{「『（【《¿¡")
 _LINE_ENDS = frozenset("\n\r\x85\u2028\u2029")
 _CLOSING = frozenset("\"'”’»)]}」』）】》")
 
@@ -57,7 +63,7 @@ class ReadingOptions(TypedDict, total=False):
     """Options of `Reading`, as keyword arguments."""
 
     long_texts: Literal["windows", "cut", "error"]
-    window: int | None
+    window: int | Literal["sentence"] | None
     context: int | None
     labels_per_prompt: int | None
 
@@ -66,12 +72,13 @@ class Reading(NamedTuple):
     """How texts and label sets are read that do not fit the encoder.
 
     long_texts: "windows", "cut" (the words at the end are not read) or "error". window: most words of a window; None:
-    as many as the encoder takes. context: words on each side of a span, see the module's docstring; None:
-    DEFAULT_CONTEXT, or fewer for a smaller window. labels_per_prompt: see `Packer.label_groups`.
+    as many as the encoder takes; "sentence": each sentence of every text is read alone. context: words on each side of
+    a span, see the module's docstring; None: DEFAULT_CONTEXT, or fewer for a smaller window. labels_per_prompt: see
+    `Packer.label_groups`.
     """
 
     long_texts: Literal["windows", "cut", "error"] = "windows"
-    window: int | None = None
+    window: int | Literal["sentence"] | None = None
     context: int | None = None
     labels_per_prompt: int | None = None
 
@@ -81,16 +88,17 @@ class Reading(NamedTuple):
         reading = cls(**options)
         if reading.long_texts not in LONG_TEXTS:
             raise ValueError(f"long_texts: expected one of {', '.join(LONG_TEXTS)}, got {short(reading.long_texts)}")
-        window = context = per_prompt = None
+        window = reading.window
+        context = per_prompt = None
         if reading.labels_per_prompt is not None:
             per_prompt = check_count("labels_per_prompt", reading.labels_per_prompt, "a number of labels")
         if reading.context is not None:
             context = check_count("context", reading.context, "a number of words", least=0)
-        if reading.window is not None:
-            window = check_count("window", reading.window, "a number of words")
+        if window is not None and window != SENTENCE:
+            window = check_count("window", window, f'a number of words or "{SENTENCE}"')
         least, most = packer.max_width + 2 * (context or 0), packer.max_words
         rule = f"{least} words, max_width {packer.max_width} + 2 x context {context or 0}"
-        if window is not None and window < least:
+        if isinstance(window, int) and window < least:
             raise ValueError(
                 f"window: expected at least {rule}, got {window}; give a larger window or a smaller context"
             )
@@ -111,9 +119,9 @@ class Reading(NamedTuple):
         max_tokens: tokens beside the prompt; None: no limit. number: the text's in messages.
         Raises ValueError for a long text if `long_texts` is "error".
         """
-        most = packer.max_words if self.window is None else min(self.window, packer.max_words)
+        most = min(self.window, packer.max_words) if isinstance(self.window, int) else packer.max_words
         fits = text.words <= most and (max_tokens is None or len(text.ids) <= max_tokens)
-        if fits or self.long_texts == "cut":
+        if self.long_texts == "cut" or (fits and self.window != SENTENCE):
             return [(0, text.words)], [text]
         if self.long_texts == "error":
             limit = "" if max_tokens is None else f" and {max_tokens} tokens beside its labels"
@@ -124,7 +132,11 @@ class Reading(NamedTuple):
         context = min(DEFAULT_CONTEXT, (most - packer.max_width) // 2) if self.context is None else self.context
         sizes = WindowSizes(most, max_tokens, overlap_of(most, packer.max_width, max(context, 0)))
         bounds = text.bounds
-        windows = plan_windows(bounds, sizes, sentence_starts(request.words, request.text, request.offsets))
+        starts_sentence = sentence_starts(request.words, request.text, request.offsets)
+        if self.window == SENTENCE:
+            windows = plan_sentences(bounds, sizes, starts_sentence)
+        else:
+            windows = plan_windows(bounds, sizes, starts_sentence)
         return windows, [text.part(first, end, bounds) for first, end in windows]
 
 
@@ -155,6 +167,19 @@ def plan_windows(
         start = _sentence_start(bounds, start, latest, end, sizes, starts_sentence)
         windows.append((start, _reach(bounds, start, sizes)))
     return windows
+
+
+def plan_sentences(
+    bounds: IntArray, sizes: WindowSizes, starts_sentence: Callable[[int], bool]
+) -> list[tuple[int, int]]:
+    """Cut a text into its sentences, and a sentence that is too long into windows; see `plan_windows`."""
+    words = len(bounds) - 1
+    firsts = [0, *(word for word in range(1, words) if starts_sentence(word)), words]
+    return [
+        (first + start, first + stop)
+        for first, end in pairwise(firsts)
+        for start, stop in plan_windows(bounds[first : end + 1], sizes)
+    ]
 
 
 def _reach(bounds: IntArray, start: int, sizes: WindowSizes) -> int:
@@ -191,7 +216,8 @@ def sentence_starts(words: Sequence[str], text: str = "", offsets: Sequence[Word
     """Return a function that tells whether a sentence or a line starts at a word.
 
     A sentence ends at a full stop, a question or exclamation mark of any script, and the closing quotes and brackets
-    after it. A line ends at a line break in `text` between two words. text, offsets: see `request.Request`.
+    after it; not at a full stop after an initial or an abbreviation, and not before a word in lower case. A line ends
+    at a line break in `text` between two words. text, offsets: see `request.Request`.
     """
 
     def starts(word: int) -> bool:
@@ -200,9 +226,15 @@ def sentence_starts(words: Sequence[str], text: str = "", offsets: Sequence[Word
         if offsets and not _LINE_ENDS.isdisjoint(text[offsets[word - 1].end : offsets[word].start]):
             return True
         last = word - 1
-        while last >= 0 and words[last] in _CLOSING:
+        while last > 0 and words[last] in _CLOSING:
             last -= 1
-        return last >= 0 and words[last][-1:] in _SENTENCE_ENDS and words[word] not in _CLOSING
+        first = words[word][:1]
+        if not _SENTENCE_ENDS.issuperset(words[last] or " ") or first.islower():
+            return False
+        if not first.isalnum() and first not in _OPENING:
+            return False
+        before = words[last - 1] if last else ""
+        return words[last] != "." or not ((len(before) == 1 and before.isupper()) or before.lower() in _ABBREVIATIONS)
 
     return starts
 
