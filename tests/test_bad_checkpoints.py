@@ -158,6 +158,15 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         tensors(lambda state: state.update({EMBEDDING: state[EMBEDDING][:-3].clone()})),
         rf"{WEIGHTS}: vocab_size: expected \d+ rows of {EMBEDDING} \({CONFIG}\), got \d+",
     ),
+    "vocabulary of the config one too small": (
+        lambda folder: fields(vocab_size=json.loads((folder / CONFIG).read_text())["vocab_size"] - 1)(folder),
+        rf"{CONFIG}: vocab_size: expected at least the \d+ tokens of the tokenizer, got \d+",
+    ),
+    "width of the embedding": (
+        tensors(lambda state: state.update({EMBEDDING: state[EMBEDDING][:, :-1].clone()})),
+        rf"{WEIGHTS}: tensor {EMBEDDING}: expected shape \(\d+, 32\) by the config, got \(\d+, 31\)",
+    ),
+    "separator": (fields(sep_token="<<NOPE>>"), r"tokenizer.json: sep_token: expected '<<NOPE>>' in .*, got \d+ "),
     "type token": (fields(class_token_index=7), rf"{CONFIG}: class_token_index: expected the id of '<<ENT>>' .*got 7"),
     "pickle with code": (with_code, rf"{PICKLE}: refused: expected tensors .*a pickle that runs code \(posix.mkdir\)"),
     "pickle of a list": (as_pickle(lambda folder: [1]), rf"{PICKLE}: expected a dictionary of tensors, got list"),

@@ -1,8 +1,10 @@
 """ops.Chain: the same as its operators one by one; encoders run by it, and when they do not."""
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -293,6 +295,70 @@ def test_widths_must_fit():
         chain.attention(Columns(0), Columns(0, 9), Columns(0), chain.buffer(16), 2)
     with pytest.raises(ValueError, match=r"weight: expected a contiguous tensor \[24\]"):
         chain.add_layer_norm(0, None, chain.buffer(24), torch.ones(24, 2)[:, 0], None, 1e-5)
+    with pytest.raises(ValueError, match="dst: expected a buffer of 16 columns, got buffer 0 of 24"):
+        chain.linear(0, PackedWeight.pack(torch.ones(16, 24), None, "fp32"), 0)
+    narrow = chain.buffer(23)
+    with pytest.raises(ValueError, match=f"dst: expected a buffer of 24 columns, got buffer {narrow} of 23"):
+        chain.add_layer_norm(0, None, narrow, torch.ones(24), None, 1e-5)
+    with pytest.raises(ValueError, match=f"residual: expected a buffer of 24 columns, got buffer {narrow} of 23"):
+        chain.add_layer_norm(0, narrow, chain.buffer(24), torch.ones(24), None, 1e-5)
+    with pytest.raises(ValueError, match=f"qkv: expected a buffer of 18 columns, got buffer {narrow} of 23"):
+        chain.rotary(narrow, chain.buffer(16), 0, 1)
+    with pytest.raises(ValueError, match=f"dst: expected a buffer of 16 columns, got buffer {narrow} of 23"):
+        chain.rotary(0, narrow, 0, 1)
+
+
+def test_a_norm_has_one_dtype():
+    chain, weight = Chain(torch.float32, 24), torch.ones(24)
+    for name, given in (("weight", (weight.double(), None)), ("bias", (weight, weight.bfloat16()))):
+        with pytest.raises(ValueError, match=rf"{name}: expected a contiguous tensor \[24\] in fp32 or bf16, weight and"):
+            chain.add_layer_norm(0, None, chain.buffer(24), *given, 1e-5)
+
+
+def test_weights_stay_alive():
+    """The steps hold addresses alone."""
+    chain = Chain(torch.float32, 24)
+    packed, norm, bias = PackedWeight.pack(torch.ones(24, 24), None, "fp32"), torch.ones(24), torch.ones(24)
+    chain.add_layer_norm(chain.linear(0, packed), None, chain.buffer(24), norm, bias, 1e-5)
+    kept = [weakref.ref(tensor) for tensor in (*packed.tensors, norm, bias) if tensor is not None]
+    del packed, norm, bias
+    gc.collect()
+    assert all(tensor() is not None for tensor in kept)
+    del chain
+    gc.collect()
+    assert all(tensor() is None for tensor in kept)
+
+
+@pytest.mark.parametrize("layout", ["rows of any stride", "int32 indices", "more rows than the input has"])
+def test_rows_asked_for(layout):
+    x, cu = torch.randn(6, 24, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 6], dtype=torch.int32)
+    chain = Chain(torch.float32, 24)
+    (kept,) = chain.keep(0)
+    chain.linear(kept, PackedWeight.pack(torch.eye(24), None, "fp32"))
+    rows, given = torch.tensor([5, 0, 3]), x.clone()
+    if layout == "rows of any stride":
+        rows, given = torch.tensor([5, 9, 0, 9, 3, 9])[::2], x.t().contiguous().t()
+    if layout == "int32 indices":
+        rows = rows.int()
+    if layout == "more rows than the input has":
+        rows = rows.repeat(300)
+    with poisoned():
+        assert torch.equal(chain.run(given, cu, rows), x[rows.long()])
+
+
+def test_why_no_chain_takes_an_input():
+    x = torch.zeros(2, 24)
+    assert Chain.problem(x) == "" and Chain.problem(x.bfloat16()) == ""
+    assert "runs on the CPU, got meta" in Chain.problem(x.to("meta"))
+    assert "fp32 or bf16, got torch.float16" in Chain.problem(x.half())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert "autocast" in Chain.problem(x)
+    trained = x.clone().requires_grad_()
+    assert "no gradients" in Chain.problem(trained)
+    with torch.no_grad():
+        assert Chain.problem(trained) == ""
+    with ops.use_backend("reference"):
+        assert "add_layer_norm, attention_varlen, linear_packed, rotary would not" in Chain.problem(x)
 
 
 def test_tables_must_be_given():

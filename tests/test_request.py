@@ -305,7 +305,7 @@ def test_every_label_set_passes_the_models_check(labels, where):
     assert [request.labels.names for request in stream] == [("my a",)] * 3
 
 
-def test_a_list_of_labels_that_changes_between_texts_is_read_as_it_was():
+def test_each_text_has_its_own_descriptions():
     """Label sets with equal names and different descriptions stay apart."""
     (one, two, three), _ = read_requests(TEXTS, [{"a": "x"}, {"a": "y"}, ["a"]], split_words)
     assert [request.labels.prompts for request in (one, two, three)] == [("x",), ("y",), ("a",)]
