@@ -206,6 +206,78 @@ def test_weights_that_move_are_followed(monkeypatch):
     assert torch.equal(hidden(encoder), before) and len(runs) == 1
 
 
+def test_each_weight_that_moves_is_followed(monkeypatch):
+    """The panels alone, and memory that a parameter's data is exchanged for; the old memory has other values."""
+    encoder = packed_encoder(CONFIGS["modernbert"], "fp32")
+    before, runs = hidden(encoder), runs_of(monkeypatch)
+    linear = next(module for module in encoder.modules() if isinstance(module, PackedLinear))
+    old, moved = linear.packed.panels[:], linear.packed.panels.clone()
+    linear.packed.panels.set_(moved)
+    old.zero_()
+    assert torch.equal(hidden(encoder), before)
+    norm = [module for module in encoder.modules() if isinstance(module, nn.LayerNorm)][-1]
+    old, norm.weight.data = norm.weight.data, norm.weight.data.clone()
+    old.zero_()
+    assert torch.equal(hidden(encoder), before) and len(runs) == 2
+
+
+def test_a_part_in_training_mode_has_its_dropout(monkeypatch):
+    """Also where the chain was made before."""
+    encoder = packed_encoder({**CONFIGS["bert"], "hidden_dropout_prob": 0.5}, "fp32")
+    before, runs = hidden(encoder), runs_of(monkeypatch)
+    layer = encoder.model.encoder.layer[0]
+    for module in (layer, layer.output.dropout):
+        module.train()
+        assert not torch.allclose(hidden(encoder), before, atol=1e-2) and not runs
+        encoder.eval()
+        assert torch.equal(hidden(encoder), before) and len(runs) == 1
+        runs.clear()
+
+
+def test_hooks_before_a_module_are_called(monkeypatch):
+    encoder = packed_encoder(CONFIGS["bert"], "fp32")
+    before, runs, called = hidden(encoder), runs_of(monkeypatch), []
+    module = next(m for m in encoder.modules() if isinstance(m, PackedLinear))
+    module.register_forward_pre_hook(lambda *arguments: called.append(1))
+    torch.testing.assert_close(hidden(encoder), before, rtol=0.0, atol=1e-4)
+    assert called and not runs
+
+
+def prune_neurons(layer):
+    layer.intermediate.dense, layer.output.dense = nn.Linear(64, 48), nn.Linear(48, 64)
+
+
+def prune_heads(layer):
+    attention = layer.attention.self
+    attention.query, attention.key, attention.value = (nn.Linear(64, 32) for _ in range(3))
+    attention.num_attention_heads, attention.all_head_size = 2, 32
+    layer.attention.output.dense = nn.Linear(32, 64)
+
+
+@pytest.mark.parametrize("prune", [prune_neurons, prune_heads])
+def test_pruned_layers_make_no_chain(prune, monkeypatch):
+    torch.manual_seed(0)
+    encoder = build_encoder(CONFIGS["bert"]).eval()
+    prune(encoder.model.encoder.layer[1])
+    encoder.requires_grad_(False)
+    wanted = hidden(encoder)
+    assert encoder.pack("fp32")
+    runs = runs_of(monkeypatch)
+    torch.testing.assert_close(hidden(encoder), wanted, rtol=1e-4, atol=1e-4)
+    assert not runs
+
+
+@pytest.mark.parametrize(("config", "field"), [("bert", "hidden_act"), ("modernbert", "hidden_activation")])
+def test_another_activation_makes_no_chain(config, field, monkeypatch):
+    torch.manual_seed(0)
+    encoder = build_encoder({**CONFIGS[config], field: "silu"}).eval().requires_grad_(False)
+    wanted = hidden(encoder)
+    assert encoder.pack("fp32")
+    runs = runs_of(monkeypatch)
+    torch.testing.assert_close(hidden(encoder), wanted, rtol=1e-4, atol=1e-4)
+    assert not runs
+
+
 def test_threads_at_once():
     encoder = packed_encoder(CONFIGS["modernbert"], "fp32")
     wanted, found = [hidden(encoder, lengths=[n, 40]) for n in range(1, 9)], {}
