@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glimodern import ops
 from glimodern.encoder import Encoder, build_encoder, load_encoder
@@ -290,6 +290,10 @@ def test_resize_token_embeddings(kind: str, size: int) -> None:
     assert (after[90:].abs().amax(1) > 0).all()
     with pytest.raises(ValueError, match="size: expected a positive number"):
         encoder.resize_token_embeddings(0)
+    with torch.no_grad():
+        encoder.get_parameter(name).fill_(7.0)
+    encoder.resize_token_embeddings(120)
+    assert encoder.state_dict()[name][size:].abs().max() < 1.0  # drawn around 0, not around the rows that there are
     encoder.requires_grad_(False)
     encoder.resize_token_embeddings(1)  # a frozen encoder stays frozen; the padding token has no row any more
     assert encoder.state_dict()[name].shape == (1, 64)
@@ -510,7 +514,17 @@ def test_a_decoder_or_other_positions_are_no_packed_model() -> None:
     assert packed_reason(transformers.AutoConfig.for_model("bert")) == (True, "packed: our own pass through bert")
 
 
-def test_a_pooler_is_frozen() -> None:
+def test_attention_that_is_not_ours_is_an_error() -> None:
+    """As with a version of transformers whose model does not ask the attention interface."""
+    encoder = build_encoder(tiny_config("albert")).eval()
+    encoder.model.set_attn_implementation("sdpa")
+    with pytest.raises(RuntimeError, match="runs albert without its attention interface, so that texts would see each"):
+        encoder(*packed_ids([3, 4]))
+
+
+def test_a_pooler_is_frozen_and_dropout_is_ours() -> None:
+    dropouts = [module for module in build_encoder(tiny_config("bert")).modules() if isinstance(module, nn.Dropout)]
+    assert len(dropouts) > 3 and {type(module) for module in dropouts} == {Dropout}
     names = {name for name, p in build_encoder(tiny_config("bert")).named_parameters() if not p.requires_grad}
     assert names == {"model.pooler.dense.weight", "model.pooler.dense.bias"}
 

@@ -193,6 +193,7 @@ def test_what_is_no_path(tmp_path, tiny_model):
             (b"x", TypeError),
             (PathOf(b"x"), TypeError),
             ("", ValueError),
+            ("  ", ValueError),
         ):
             with pytest.raises(error, match=r"(folder|path|path_or_hub_id): expected a path"):
                 call(path)
@@ -210,9 +211,12 @@ def test_permissions_are_kept(tmp_path, tiny_model, old):
         assert mode(tmp_path / "model" / "model.safetensors") == 0o604
         write_json(tmp_path / "a.json", 1)
         assert mode(tmp_path / "a.json") == 0o640
-        (tmp_path / "a.json").chmod(0o600)
-        write_json(tmp_path / "a.json", 2)
-        assert mode(tmp_path / "a.json") == 0o600
+        for kept in (0o600, 0o664):
+            (tmp_path / "a.json").chmod(kept)
+            with atomic_file(tmp_path / "a.json") as partial:
+                assert mode(partial) == 0o600  # nobody else reads a private file's new content meanwhile
+                partial.write_text("2")
+            assert mode(tmp_path / "a.json") == kept
     finally:
         os.umask(before)
 
@@ -410,7 +414,7 @@ def test_atomic_file(tmp_path):
         raise RuntimeError("crash")
     assert (tmp_path / "link").read_text() == "second" and os.listdir(tmp_path / "real") == ["file"]
     write_json(tmp_path / "new" / "folder" / "x.json", {"a": Path("b")})
-    assert json.loads((tmp_path / "new" / "folder" / "x.json").read_text()) == {"a": "b"}
+    assert (tmp_path / "new" / "folder" / "x.json").read_text() == '{\n "a": "b"\n}\n'
     with pytest.raises(IsADirectoryError, match="file: expected a file to write to, got the folder"):
         write_json(tmp_path, 1)
     write_json(tmp_path / ("x" * 250 + ".json"), 1)  # the longest name that file systems take, or nearly
@@ -442,6 +446,48 @@ def test_atomic_folder(tmp_path):
     with pytest.raises(NotADirectoryError, match="folder: expected a folder to write, got the file"):
         with atomic_folder(tmp_path / "target" / "b"):
             pass
+
+
+def test_a_folder_comes_back_if_its_successor_does_not_come(tmp_path, monkeypatch):
+    put(tmp_path / "target", {"a": "old"})
+    replace = os.replace
+
+    def fail(source, target):
+        if (Path(source) / "b").exists():
+            raise OSError("no room")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no room"), atomic_folder(tmp_path / "target") as folder:
+        (folder / "b").write_text("new")
+    assert all_files(tmp_path) == {"target/a": b"old"} and os.listdir(tmp_path) == ["target"]
+
+
+def test_what_is_written_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
+    """Else a power failure leaves an empty file under the name."""
+    flushed, fsync = set(), os.fsync
+
+    def record(handle):
+        flushed.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    names = {}
+    for module, name in ((os, "replace"), (os, "rename")):
+        real = getattr(module, name)
+
+        def move(source, target, real=real):
+            places = [Path(source), *Path(source).rglob("*")]
+            names[Path(target).name] = all(place.stat().st_ino in flushed for place in places)
+            real(source, target)
+
+        monkeypatch.setattr(module, name, move)
+    write_json(tmp_path / "file.json", 1)
+    with atomic_folder(tmp_path / "folder") as folder:
+        put(folder, {"a": "1", "sub/b": "2"})
+    with replace_files(tmp_path / "files", lambda *_: [], last="b") as staged:
+        put(staged, {"a": "1", "sub/b": "2"})
+    assert {name for name, whole in names.items() if whole} >= {"file.json", "folder", ".glimodern-new", "a", "b"}
 
 
 def test_labels_vectors_through_a_link(tmp_path):
