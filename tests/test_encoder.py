@@ -234,6 +234,18 @@ def test_only_the_rows_asked_for(kind: str) -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_only_the_rows_asked_for_after_a_convolution(layers: int) -> None:
+    """It stands after the first layer and reads all of its tokens."""
+    torch.manual_seed(0)
+    options = dict(conv_kernel_size=3, conv_act="gelu", num_hidden_layers=layers)
+    encoder = build_encoder(tiny_config("deberta-v2", **options)).eval()
+    ids, cu_seqlens, longest = packed_ids([9, 1, 40])
+    rows = torch.tensor([3, 0, 9, 49, 20, 20])
+    some = encoder(ids, cu_seqlens, longest, rows)
+    torch.testing.assert_close(some, encoder(ids, cu_seqlens, longest)[rows], rtol=0, atol=1e-6)
+
+
 def test_other_architectures_run_padded() -> None:
     torch.manual_seed(0)
     encoder = build_encoder(tiny_config("deberta")).eval()
@@ -372,6 +384,17 @@ def test_debertas_positions_have_dropout() -> None:
     for layer in encoder.model.encoder.layer:
         layer.attention.self.pos_dropout.p = 0.5
     assert not torch.allclose(encoder(ids, cu_seqlens, longest), plain, atol=1e-4)
+
+
+def test_t5s_attention_has_dropout() -> None:
+    """Of the probabilities, by itself."""
+    encoder = build_encoder(tiny_config("t5", dropout_rate=0.5)).train()
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    ids, cu_seqlens, longest = packed_ids([20, 30])
+    trained = encoder(ids, cu_seqlens, longest)
+    assert not torch.allclose(trained, encoder.eval()(ids, cu_seqlens, longest), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2", "t5", "mpnet"])

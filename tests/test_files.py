@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -363,13 +364,10 @@ def test_an_error_leaves_all_as_it_was(tmp_path, tiny_model, old, monkeypatch):
 
 
 def test_two_at_a_time_take_turns(tmp_path, tiny_model, old):
-    threads = [
-        threading.Thread(target=model.save_pretrained, args=[tmp_path / "model"]) for model in (tiny_model, old) * 3
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as threads:
+        saves = [threads.submit(model.save_pretrained, tmp_path / "model") for model in (tiny_model, old) * 3]
+    for save in saves:
+        save.result()  # none failed
     loads(tmp_path / "model", tiny_model, old)
     assert not list((tmp_path / "model").glob(".*"))
 
@@ -400,6 +398,30 @@ def test_current_files(tmp_path):
         put(staged, {"a": "1", "b": "2", "sub/c": "3"})
         assert current_files(tmp_path) == tmp_path
     assert all_files(tmp_path) == {"a": b"1", "b": b"2", "sub/c": b"3"}
+
+
+def test_the_last_file_is_replaced_last(tmp_path, monkeypatch):
+    """By it a reader sees that the others are there: a checkpoint's config."""
+    order, replace = [], os.replace
+
+    def record(source, target):
+        order.append(Path(target).name)
+        replace(source, target)
+
+    for content in ("old", "new"):
+        with replace_files(tmp_path, lambda *_: [], last="b") as staged:
+            put(staged, {"a": content, "b": content, "c": content, "sub/b": content})
+            monkeypatch.setattr(os, "replace", record)
+        monkeypatch.undo()
+    assert len(order) == 8 and order[3] == order[7] == "b" and order[:2] == order[4:6] == ["a", "c"]
+
+
+def test_files_that_differ_anywhere_are_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CHUNK", 4)
+    for content in ("aaaabbbbcc", "aaaabbbbcx", "aaaaxbbbcx", "xaaaxbbbcx", "xaaaxbbb", "xaaaxbbbcxcc", ""):
+        with replace_files(tmp_path, lambda *_: [], last="a") as staged:
+            put(staged, {"a": content})
+        assert all_files(tmp_path) == {"a": content.encode()}
 
 
 def test_atomic_file(tmp_path):
