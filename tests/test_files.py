@@ -109,11 +109,14 @@ def test_what_an_older_checkpoint_leaves_goes(tmp_path, tiny_model, old):
     loads(folder, tiny_model)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "pytorch_model.bin", "added_tokens.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "tokenizer.json", "pytorch_model.bin", "added_tokens.json", "labels_tokenizer/vocab.txt"],
+)
 def test_another_models_files_are_not_replaced(tmp_path, tiny_model, name):
     put(tmp_path / "bert", {name: "years", "config.json": "{}"})
     with pytest.raises(
-        ValueError, match=rf"bert: expected no model or an older .*, got files of another model \({name}"
+        ValueError, match=rf"bert: expected no model or an older .*, got files of another model \({name.split('/')[0]}\)"
     ):
         tiny_model.save_pretrained(tmp_path / "bert")
     assert all_files(tmp_path / "bert") == {name: b"years", "config.json": b"{}"}
@@ -389,7 +392,55 @@ def test_read_while_it_is_replaced(tmp_path, tiny_model, old, monkeypatch):
     assert loads(tmp_path / "model", tiny_model, old) is tiny_model
 
 
+def test_read_again_after_an_error_of_old_and_new_files(tmp_path, tiny_model, old, monkeypatch):
+    """And an error of files that did not change is raised."""
+    from glimodern.checkpoint import folder as checkpoint
+
+    old.save_pretrained(tmp_path / "model")
+    read, saves = checkpoint.weights_file, [tiny_model]
+
+    def meanwhile(folder):
+        if saves:
+            saves.pop().save_pretrained(tmp_path / "model")
+            raise ValueError("config and weights are not of one model")
+        return read(folder)
+
+    monkeypatch.setattr(checkpoint, "weights_file", meanwhile)
+    assert loads(tmp_path / "model", tiny_model, old) is tiny_model
+    (tmp_path / "model" / "gliner_config.json").write_text("half")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        GLiModern.from_pretrained(tmp_path / "model")
+
+
+def test_a_checkpoint_that_keeps_changing_is_an_error(tmp_path, tiny_model, monkeypatch):
+    from glimodern.checkpoint import folder as checkpoint
+
+    tiny_model.save_pretrained(tmp_path / "model")
+    stamps = iter(range(99))
+    monkeypatch.setattr(checkpoint, "_stamp", lambda folder: next(stamps))
+    with pytest.raises(OSError, match="model: expected a checkpoint that does not change during reading"):
+        GLiModern.from_pretrained(tmp_path / "model")
+
+
+def test_a_file_that_may_not_be_written_leaves_all_as_it_was(tmp_path, tiny_model, old, monkeypatch):
+    """As root may write anything, the system's answer is replaced."""
+    old.save_pretrained(tmp_path / "model")
+    before, access = all_files(tmp_path / "model"), os.access
+    monkeypatch.setattr(os, "access", lambda path, *mode: Path(path).name != "tokenizer.json" and access(path, *mode))
+    with pytest.raises(PermissionError, match="tokenizer.json: expected a file that may be written, got a read-only"):
+        tiny_model.save_pretrained(tmp_path / "model")
+    assert all_files(tmp_path / "model") == before
+
+
 # the parts
+
+
+def test_a_file_in_the_place_of_a_folder_inside(tmp_path):
+    put(tmp_path, {"sub": "mine"})
+    with pytest.raises(NotADirectoryError, match="sub: expected a folder or nothing, got a file; move it away"):
+        with replace_files(tmp_path, lambda *_: [], last="a") as staged:
+            put(staged, {"a": "1", "sub/c": "3"})
+    assert all_files(tmp_path) == {"sub": b"mine"}
 
 
 def test_current_files(tmp_path):
