@@ -383,7 +383,9 @@ def test_widths_must_fit():
 def test_a_norm_has_one_dtype():
     chain, weight = Chain(torch.float32, 24), torch.ones(24)
     for name, given in (("weight", (weight.double(), None)), ("bias", (weight, weight.bfloat16()))):
-        with pytest.raises(ValueError, match=rf"{name}: expected a contiguous tensor \[24\] in fp32 or bf16, weight and"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: expected a contiguous tensor \[24\] in fp32 or bf16, weight and"
+        ):
             chain.add_layer_norm(0, None, chain.buffer(24), *given, 1e-5)
 
 

@@ -49,7 +49,13 @@ def test_standard_error_and_quiet(capsys):
 def test_values_in_messages():
     assert short("x" * 78) == repr("x" * 78)
     assert short("x" * 79) == "'" + "x" * 76 + "..."
-    assert [typed(value) for value in (3, 0.5, "a\n", ["a"], None)] == ["int 3", "float 0.5", r"str 'a\n'", "list", "NoneType"]
+    assert [typed(value) for value in (3, 0.5, "a\n", ["a"], None)] == [
+        "int 3",
+        "float 0.5",
+        r"str 'a\n'",
+        "list",
+        "NoneType",
+    ]
     assert typed("x" * 100) == "str '" + "x" * 76 + "..."
     assert [first_line(ValueError(text)) for text in ("a\nb", "", "y" * 300)] == ["a", "", "y" * 200]
 

@@ -116,7 +116,8 @@ def test_what_an_older_checkpoint_leaves_goes(tmp_path, tiny_model, old):
 def test_another_models_files_are_not_replaced(tmp_path, tiny_model, name):
     put(tmp_path / "bert", {name: "years", "config.json": "{}"})
     with pytest.raises(
-        ValueError, match=rf"bert: expected no model or an older .*, got files of another model \({name.split('/')[0]}\)"
+        ValueError,
+        match=rf"bert: expected no model or an older .*, got files of another model \({name.split('/')[0]}\)",
     ):
         tiny_model.save_pretrained(tmp_path / "bert")
     assert all_files(tmp_path / "bert") == {name: b"years", "config.json": b"{}"}

@@ -208,7 +208,9 @@ def test_progress_bar(tiny_model, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("texts", "terminal", "shown"), [(1000, True, False), (1001, True, True), (1001, False, False)])
+@pytest.mark.parametrize(
+    ("texts", "terminal", "shown"), [(1000, True, False), (1001, True, True), (1001, False, False)]
+)
 def test_many_texts_on_a_terminal_have_a_progress_bar(tiny_model, capfd, monkeypatch, texts, terminal, shown):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     tiny_model.predict([""] * texts, LABELS)

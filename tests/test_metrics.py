@@ -192,7 +192,12 @@ def test_rows_of_the_table():
         ([[]], [], None, "predicted: expected one list"),
         ([[]], [[]], [], "groups: expected one name"),
         ([[]], [[(0, 0, "a", 0.9)]], None, r"predicted\[0\]: expected entities .*, got \(0, 0, 'a', 0.9\)"),
-        ([[], [(0, 0)]], [[], []], None, r"gold\[1\]: expected entities \(first word, last word, label\), got \(0, 0\)"),
+        (
+            [[], [(0, 0)]],
+            [[], []],
+            None,
+            r"gold\[1\]: expected entities \(first word, last word, label\), got \(0, 0\)",
+        ),
     ],
 )
 def test_bad_input(gold, predicted, groups, message):
