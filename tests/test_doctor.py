@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from glimodern import reference
-from glimodern.doctor import __main__ as command
 from glimodern.doctor import Report, examine, machine
+from glimodern.doctor import __main__ as command
 from glimodern.doctor.base import Check, CheckError, Checks
 from glimodern.doctor.checkpoint import _compare
 from glimodern.model.glimodern import GLiModern

@@ -102,7 +102,7 @@ def test_bad_arguments(tiny_model, texts, labels, error, message):
 
 @pytest.mark.parametrize("options", [{"flat": False}, {"multi_label": True}, {"flat": False, "multi_label": True}, {}])
 def test_options_of_the_search(tiny_model, options):
-    """Each finds what its rules allow, and predict_words the same; together they find every span above the threshold."""
+    """Each finds what its rules allow, and predict_words the same."""
     threshold = low_threshold(tiny_model)
     (found,), (words,) = (
         tiny_model.predict([TEXT], LABELS, threshold, **options),
