@@ -182,7 +182,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "type token": (fields(class_token_index=7), rf"{CONFIG}: class_token_index: expected the id of '<<ENT>>' .*got 7"),
     "pickle with code": (with_code, rf"{PICKLE}: refused: expected tensors .*a pickle that runs code \(posix.mkdir\)"),
     "pickle of a list": (as_pickle(lambda folder: [1]), rf"{PICKLE}: expected a dictionary of tensors, got list"),
-    "pickle of a number": (as_pickle(lambda folder: {"a": 1}), rf"{PICKLE}: expected a dictionary of tensors, got dict"),
+    "pickle of a number": (as_pickle(lambda _: {"a": 1}), rf"{PICKLE}: expected a dictionary of tensors, got dict"),
     "pickle is empty": (
         lambda folder: ((folder / WEIGHTS).unlink(), (folder / PICKLE).write_bytes(b"")),
         rf"{PICKLE}: not a whole file: expected what torch.save writes, got 0 bytes",
