@@ -420,6 +420,14 @@ def test_rows_asked_for(layout):
         assert torch.equal(chain.run(given, cu, rows), x[rows.long()])
 
 
+def test_kept_rows_may_be_the_result():
+    x, chain = torch.randn(6, 24, generator=torch.Generator().manual_seed(0)), Chain(torch.float32, 24)
+    chain.linear(0, PackedWeight.pack(torch.eye(24), None, "fp32"))
+    chain.keep(0)
+    rows = torch.tensor([5, 0, 3])
+    assert torch.equal(chain.run(x.clone(), torch.tensor([0, 6], dtype=torch.int32), rows), x[rows])
+
+
 def test_why_no_chain_takes_an_input():
     x = torch.zeros(2, 24)
     assert Chain.problem(x) == "" and Chain.problem(x.bfloat16()) == ""

@@ -152,6 +152,42 @@ def test_a_text_that_does_not_fit_is_said(tiny_model, monkeypatch):
         tiny_model.predict(TEXTS, LABELS)
 
 
+def test_no_batch_is_larger_than_asked(tiny_model, threshold, monkeypatch):
+    """But for a text that is larger alone; and few batches are far smaller."""
+    whole, sizes = tiny_model._candidates, []
+
+    def watched(batch, limit):
+        sizes.append((int(batch.cu_seqlens[-1]), len(batch.cu_words) - 1))
+        return whole(batch, limit)
+
+    monkeypatch.setattr(tiny_model, "_candidates", watched)
+    tiny_model.predict(TEXTS * 5, LABELS, threshold, batch_tokens=70)
+    assert all(tokens <= 70 or texts == 1 for tokens, texts in sizes)
+    assert sum(texts for _, texts in sizes) == 25 and max(texts for _, texts in sizes) > 1
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_texts_that_do_not_fit_the_first_is_said(tiny_model, threshold, monkeypatch, first):
+    """Whichever is computed first: the longer one."""
+    whole = tiny_model._candidates
+
+    def cramped(batch, limit):
+        if batch.max_seqlen > 40:
+            raise torch.OutOfMemoryError
+        return whole(batch, limit)
+
+    both = [TEXT, TEXTS[4]]
+    (tokens,) = (int(tiny_model.packer.pack([text.split()], [LABELS]).cu_seqlens[-1]) for text in [both[first]])
+    monkeypatch.setattr(tiny_model, "_candidates", cramped)
+    wanted, found = spans(tiny_model.predict(["London", "Ada met"], LABELS, threshold)), []
+    with pytest.raises(RuntimeError, match=f"a text of {tokens} tokens with its prompt does not fit"):
+        for result in tiny_model.predict(
+            iter(["London", "Ada met", both[first], "Ada", both[1 - first]]), LABELS, threshold
+        ):
+            found.append(result)
+    assert spans(found) == wanted
+
+
 def test_other_errors_pass(tiny_model, monkeypatch):
     def broken(batch, limit):
         raise RuntimeError("shapes")
@@ -235,7 +271,7 @@ def test_truncation_is_said_before_an_error(tiny_model):
 
 def test_the_words_of_the_warning_are_those_that_were_cut(tiny_model):
     """By length and by labels apart; of the prompts that cut, the longest is described."""
-    labels = [["person"], [f"t {n}" for n in range(9)], [f"type {n}" for n in range(12)], ["place"]]
+    labels = [["person"], [f"type {n}" for n in range(12)], [f"t {n}" for n in range(9)], ["place"]]
     texts = [TEXT * 30, TEXT * 2, TEXT * 2, TEXT]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

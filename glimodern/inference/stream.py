@@ -163,7 +163,10 @@ def _run_window(window: _Window, candidates: Candidates, search: Search) -> Iter
             continue
         try:
             for i, result in _run_batch(window, batch, candidates, search):
-                results[i] = result
+                if isinstance(result, Result):
+                    results[i] = result
+                elif i < end:
+                    error, end = result, i
         except Exception as problem:
             failed = min(i for i in batch.texts if results[i] is None)
             if failed < end:
@@ -175,8 +178,13 @@ def _run_window(window: _Window, candidates: Candidates, search: Search) -> Iter
         raise error
 
 
-def _run_batch(window: _Window, batch: _Batch, candidates: Candidates, search: Search) -> Iterator[tuple[int, Result]]:
-    """Yield (index in the window, result) for each text; if memory runs out, split the batch in halves and retry."""
+def _run_batch(
+    window: _Window, batch: _Batch, candidates: Candidates, search: Search
+) -> Iterator[tuple[int, Result | RuntimeError]]:
+    """Yield (index in the window, result) for each text; if memory runs out, split the batch in halves and retry.
+
+    The result of a text that does not fit the memory alone is the error to raise.
+    """
     packed = batch.packed
     try:
         spans = candidates(packed, search.threshold)
@@ -185,10 +193,13 @@ def _run_batch(window: _Window, batch: _Batch, candidates: Candidates, search: S
             raise
         if len(batch.texts) == 1:
             tokens = int(packed.cu_seqlens[-1])
-            raise RuntimeError(
+            problem = RuntimeError(
                 f"a text of {tokens} tokens with its prompt does not fit the memory; split it, or ask for fewer labels "
                 "at a time"
-            ) from error
+            )
+            problem.__cause__ = error.with_traceback(None)  # its frames keep the batch's tensors alive
+            yield batch.texts[0], problem
+            return
         spans = None
     if spans is None:  # outside the except clause, because the error's frames keep the batch's tensors alive
         if torch.cuda.is_initialized():
