@@ -481,6 +481,20 @@ def test_bad_input_is_a_clear_error(changes, error, message):
         ops.attention_varlen(*changed(**changes))
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
+@pytest.mark.parametrize("needs_grad", [True, False])
+def test_offsets_on_the_host_hide_no_bad_tensor(backend, needs_grad):
+    """The kernels read the tensor."""
+    batch = CASES[0].build()
+    q, k, v = (x.clone().requires_grad_(needs_grad) for x in batch.qkv.unbind(1))
+    good, bad = batch.cu_seqlens, torch.tensor([0, 7, 20], dtype=torch.int32)
+    with running(backend):
+        plain = ops.attention_varlen(q, k, v, good, 13)
+        assert torch.equal(ops.attention_varlen(q, k, v, good, 13, offsets=good.tolist()), plain)
+        with pytest.raises(ValueError, match="cu_seqlens: expected offsets that rise from 0 to 19"):
+            ops.attention_varlen(q, k, v, bad, 13, offsets=good.tolist())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -546,14 +560,17 @@ def test_dropout_on_cuda_takes_flash_attn_where_that_drops(monkeypatch):
     given = []
 
     def flash(q, k, v, cu, longest, scale, window, **drop):
-        given.append(drop)
+        given.append((drop, cu.dtype, longest, scale, window))
         return q
 
     as_on_cuda(monkeypatch, flash, drops=True)
     q, cu = torch.ones(5, 2, 8, dtype=torch.bfloat16), torch.tensor([0, 2, 5], dtype=torch.int32)
-    for dropout_p in (0.0, 0.1):
-        ops.attention_varlen(q, q, q, cu, 3, dropout_p=dropout_p)
-    assert given == [{}, {"dropout_p": 0.1}]
+    ops.attention_varlen(q, q, q, cu, 3)
+    ops.attention_varlen(q, q, q, cu.long(), 4, dropout_p=0.1, scale=0.3, window=2)
+    assert given == [
+        ({}, torch.int32, 3, 1 / math.sqrt(8), None),
+        ({"dropout_p": 0.1}, torch.int32, 4, 0.3, 2),
+    ]
     assert takes_flash("cuda", torch.bfloat16, 64, 0.1) and not takes_flash("cuda", torch.float32, 64)
 
 
@@ -570,8 +587,15 @@ def test_dropout_on_cuda_without_flash_attn_goes_text_by_text(monkeypatch):
     q, cu = torch.ones(5, 2, 8, dtype=torch.bfloat16), torch.tensor([0, 2, 5], dtype=torch.int32)
     assert ops.attention_varlen(q, q, q, cu, 3, dropout_p=0.1).shape == q.shape
     assert asked == [(2, 0.1), (3, 0.1)] and not takes_flash("cuda", torch.bfloat16, 8, 0.1)
+    warned = []
+    monkeypatch.setattr(dispatch, "warn_once", warned.append)
     ops.attention_varlen(q, q, q, cu, 3, dropout_p=0.1, window=1)
     assert len(asked) == 2
+    assert len(warned) == 1 and "in plain PyTorch, slowly" in warned[0] and "dropout_p 0.1 and head_dim 8" in warned[0]
+    for offsets in (None, [0, 2, 4]):
+        with pytest.raises(ValueError, match="cu_seqlens: expected offsets that rise from 0 to 5"):
+            bounds = cu if offsets else torch.tensor([0, 2, 4], dtype=torch.int32)
+            ops.attention_varlen(q, q, q, bounds, 3, dropout_p=0.1, offsets=offsets)
 
 
 def test_text_by_text_is_the_same_attention():

@@ -31,7 +31,7 @@ def refusal(folder: Path, kind: type[Exception] = ValueError) -> str:
     message = str(caught.value)
     assert "weights_only" not in message  # torch advises to run the code
     assert "\n" not in message
-    assert ("expected" in message or "expected" in message) and "got" in message
+    assert "expected" in message and "got" in message
     return message
 
 
@@ -125,6 +125,14 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         tensors(lambda state: state.update(other=torch.zeros(3))),
         rf"{WEIGHTS}: expected the \d+ tensors .*got 0 missing \[\] and 1 unknown \['other'\]",
     ),
+    "LSTM in the weights only": (
+        tensors(lambda state: state.update({"rnn.lstm.weight_ih_l0": torch.zeros(3)})),
+        rf"{WEIGHTS}: .*1 unknown \['rnn.lstm.weight_ih_l0'\].* num_rnn_layers in {CONFIG} sets",
+    ),
+    "many tensors missing": (
+        tensors(lambda state: [state.pop(name) for name in list(state)[:9]]),
+        rf"{WEIGHTS}: .*got 9 missing \['[^',]*'(, '[^',]*'){{3}}\] and 0 unknown",
+    ),
     "LSTM in the config only": (
         fields(num_rnn_layers=1),
         rf"{WEIGHTS}: .*8 missing \['rnn.lstm.* num_rnn_layers in {CONFIG} sets",
@@ -133,6 +141,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "tokenizer is something else": (write("tokenizer.json", "{}"), r"tokenizer.json: expected a tokenizer, got files"),
     "tokenizer of another model": (of_another_model, r"tokenizer.json: ent_token: expected '<<ENT>>' in .*, got \d+ "),
     "config cut": (cut(CONFIG, 0.5), rf"{CONFIG}: not valid JSON: expected an object of fields, got \d+ bytes"),
+    "config is no text": (
+        lambda folder: (folder / CONFIG).write_bytes(b'{"name": "\xff"}'),
+        rf"{CONFIG}: not valid JSON: expected an object of fields, got 13 bytes",
+    ),
     "config is a list": (write(CONFIG, "[]"), rf"{CONFIG}: expected a JSON object, got list"),
     "config is empty": (write(CONFIG, "{}"), rf"{CONFIG}: encoder_config: expected the encoder's config, got none"),
     "no encoder": (fields(encoder_config=...), rf"{CONFIG}: encoder_config: expected the encoder's config, got none"),
@@ -158,9 +170,23 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         tensors(lambda state: state.update({EMBEDDING: state[EMBEDDING][:-3].clone()})),
         rf"{WEIGHTS}: vocab_size: expected \d+ rows of {EMBEDDING} \({CONFIG}\), got \d+",
     ),
+    "vocabulary of the config one too small": (
+        lambda folder: fields(vocab_size=json.loads((folder / CONFIG).read_text())["vocab_size"] - 1)(folder),
+        rf"{CONFIG}: vocab_size: expected at least the \d+ tokens of the tokenizer, got \d+",
+    ),
+    "width of the embedding": (
+        tensors(lambda state: state.update({EMBEDDING: state[EMBEDDING][:, :-1].clone()})),
+        rf"{WEIGHTS}: tensor {EMBEDDING}: expected shape \(\d+, 32\) by the config, got \(\d+, 31\)",
+    ),
+    "separator": (fields(sep_token="<<NOPE>>"), r"tokenizer.json: sep_token: expected '<<NOPE>>' in .*, got \d+ "),
     "type token": (fields(class_token_index=7), rf"{CONFIG}: class_token_index: expected the id of '<<ENT>>' .*got 7"),
     "pickle with code": (with_code, rf"{PICKLE}: refused: expected tensors .*a pickle that runs code \(posix.mkdir\)"),
     "pickle of a list": (as_pickle(lambda folder: [1]), rf"{PICKLE}: expected a dictionary of tensors, got list"),
+    "pickle of a number": (as_pickle(lambda _: {"a": 1}), rf"{PICKLE}: expected a dictionary of tensors, got dict"),
+    "pickle is empty": (
+        lambda folder: ((folder / WEIGHTS).unlink(), (folder / PICKLE).write_bytes(b"")),
+        rf"{PICKLE}: not a whole file: expected what torch.save writes, got 0 bytes",
+    ),
     "pickle cut": (
         lambda folder: (as_pickle(lambda _: {"a": torch.zeros(99)})(folder), cut(PICKLE, 0.5)(folder)),
         rf"{PICKLE}: not a whole file: expected what torch.save writes, got \d+ bytes",
@@ -180,6 +206,21 @@ def test_bad_file(saved, name):
     assert str(saved) in said
     assert re.search(message, said), said
     assert not (saved / "hacked").exists()
+
+
+def test_a_cut_file_says_how_long_it_should_be(saved):
+    whole = (saved / WEIGHTS).stat().st_size
+    cut(WEIGHTS, whole - 5)(saved)
+    assert f"expected {whole} bytes by its header, got {whole - 5} (" in refusal(saved)
+
+
+def test_tensors_without_effect_may_be_there_or_not(saved):
+    prefix = EMBEDDING.partition("embeddings.")[0]
+    extra = {f"{prefix}embeddings.position_ids": torch.arange(3), f"{prefix}rotary.inv_freq": torch.ones(3)}
+    wanted = GLiModern.from_pretrained(saved).predict("Ada met Charles", ["person"], 0.0)
+    assert wanted[0]
+    tensors(lambda state: state.update(extra))(saved)
+    assert GLiModern.from_pretrained(saved).predict("Ada met Charles", ["person"], 0.0) == wanted
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """ops.Chain: the same as its operators one by one; encoders run by it, and when they do not."""
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -204,6 +206,78 @@ def test_weights_that_move_are_followed(monkeypatch):
     assert torch.equal(hidden(encoder), before) and len(runs) == 1
 
 
+def test_each_weight_that_moves_is_followed(monkeypatch):
+    """The panels alone, and memory that a parameter's data is exchanged for; the old memory has other values."""
+    encoder = packed_encoder(CONFIGS["modernbert"], "fp32")
+    before, runs = hidden(encoder), runs_of(monkeypatch)
+    linear = next(module for module in encoder.modules() if isinstance(module, PackedLinear))
+    old, moved = linear.packed.panels[:], linear.packed.panels.clone()
+    linear.packed.panels.set_(moved)
+    old.zero_()
+    assert torch.equal(hidden(encoder), before)
+    norm = [module for module in encoder.modules() if isinstance(module, nn.LayerNorm)][-1]
+    old, norm.weight.data = norm.weight.data, norm.weight.data.clone()
+    old.zero_()
+    assert torch.equal(hidden(encoder), before) and len(runs) == 2
+
+
+def test_a_part_in_training_mode_has_its_dropout(monkeypatch):
+    """Also where the chain was made before."""
+    encoder = packed_encoder({**CONFIGS["bert"], "hidden_dropout_prob": 0.5}, "fp32")
+    before, runs = hidden(encoder), runs_of(monkeypatch)
+    layer = encoder.model.encoder.layer[0]
+    for module in (layer, layer.output.dropout):
+        module.train()
+        assert not torch.allclose(hidden(encoder), before, atol=1e-2) and not runs
+        encoder.eval()
+        assert torch.equal(hidden(encoder), before) and len(runs) == 1
+        runs.clear()
+
+
+def test_hooks_before_a_module_are_called(monkeypatch):
+    encoder = packed_encoder(CONFIGS["bert"], "fp32")
+    before, runs, called = hidden(encoder), runs_of(monkeypatch), []
+    module = next(m for m in encoder.modules() if isinstance(m, PackedLinear))
+    module.register_forward_pre_hook(lambda *arguments: called.append(1))
+    torch.testing.assert_close(hidden(encoder), before, rtol=0.0, atol=1e-4)
+    assert called and not runs
+
+
+def prune_neurons(layer):
+    layer.intermediate.dense, layer.output.dense = nn.Linear(64, 48), nn.Linear(48, 64)
+
+
+def prune_heads(layer):
+    attention = layer.attention.self
+    attention.query, attention.key, attention.value = (nn.Linear(64, 32) for _ in range(3))
+    attention.num_attention_heads, attention.all_head_size = 2, 32
+    layer.attention.output.dense = nn.Linear(32, 64)
+
+
+@pytest.mark.parametrize("prune", [prune_neurons, prune_heads])
+def test_pruned_layers_make_no_chain(prune, monkeypatch):
+    torch.manual_seed(0)
+    encoder = build_encoder(CONFIGS["bert"]).eval()
+    prune(encoder.model.encoder.layer[1])
+    encoder.requires_grad_(False)
+    wanted = hidden(encoder)
+    assert encoder.pack("fp32")
+    runs = runs_of(monkeypatch)
+    torch.testing.assert_close(hidden(encoder), wanted, rtol=1e-4, atol=1e-4)
+    assert not runs
+
+
+@pytest.mark.parametrize(("config", "field"), [("bert", "hidden_act"), ("modernbert", "hidden_activation")])
+def test_another_activation_makes_no_chain(config, field, monkeypatch):
+    torch.manual_seed(0)
+    encoder = build_encoder({**CONFIGS[config], field: "silu"}).eval().requires_grad_(False)
+    wanted = hidden(encoder)
+    assert encoder.pack("fp32")
+    runs = runs_of(monkeypatch)
+    torch.testing.assert_close(hidden(encoder), wanted, rtol=1e-4, atol=1e-4)
+    assert not runs
+
+
 def test_threads_at_once():
     encoder = packed_encoder(CONFIGS["modernbert"], "fp32")
     wanted, found = [hidden(encoder, lengths=[n, 40]) for n in range(1, 9)], {}
@@ -218,7 +292,7 @@ def test_threads_at_once():
     for thread in threads:
         thread.join()
     assert all(torch.equal(result, wanted[n]) for n, results in found.items() for result in results)
-    assert len(found) == 8
+    assert [len(results) for results in found.values()] == [20] * 8
 
 
 def test_steps_by_hand():
@@ -293,6 +367,80 @@ def test_widths_must_fit():
         chain.attention(Columns(0), Columns(0, 9), Columns(0), chain.buffer(16), 2)
     with pytest.raises(ValueError, match=r"weight: expected a contiguous tensor \[24\]"):
         chain.add_layer_norm(0, None, chain.buffer(24), torch.ones(24, 2)[:, 0], None, 1e-5)
+    with pytest.raises(ValueError, match="dst: expected a buffer of 16 columns, got buffer 0 of 24"):
+        chain.linear(0, PackedWeight.pack(torch.ones(16, 24), None, "fp32"), 0)
+    narrow = chain.buffer(23)
+    with pytest.raises(ValueError, match=f"dst: expected a buffer of 24 columns, got buffer {narrow} of 23"):
+        chain.add_layer_norm(0, None, narrow, torch.ones(24), None, 1e-5)
+    with pytest.raises(ValueError, match=f"residual: expected a buffer of 24 columns, got buffer {narrow} of 23"):
+        chain.add_layer_norm(0, narrow, chain.buffer(24), torch.ones(24), None, 1e-5)
+    with pytest.raises(ValueError, match=f"qkv: expected a buffer of 18 columns, got buffer {narrow} of 23"):
+        chain.rotary(narrow, chain.buffer(16), 0, 1)
+    with pytest.raises(ValueError, match=f"dst: expected a buffer of 16 columns, got buffer {narrow} of 23"):
+        chain.rotary(0, narrow, 0, 1)
+
+
+def test_a_norm_has_one_dtype():
+    chain, weight = Chain(torch.float32, 24), torch.ones(24)
+    for name, given in (("weight", (weight.double(), None)), ("bias", (weight, weight.bfloat16()))):
+        with pytest.raises(
+            ValueError, match=rf"{name}: expected a contiguous tensor \[24\] in fp32 or bf16, weight and"
+        ):
+            chain.add_layer_norm(0, None, chain.buffer(24), *given, 1e-5)
+
+
+def test_weights_stay_alive():
+    """The steps hold addresses alone."""
+    chain = Chain(torch.float32, 24)
+    packed, norm, bias = PackedWeight.pack(torch.ones(24, 24), None, "fp32"), torch.ones(24), torch.ones(24)
+    chain.add_layer_norm(chain.linear(0, packed), None, chain.buffer(24), norm, bias, 1e-5)
+    kept = [weakref.ref(tensor) for tensor in (*packed.tensors, norm, bias) if tensor is not None]
+    del packed, norm, bias
+    gc.collect()
+    assert all(tensor() is not None for tensor in kept)
+    del chain
+    gc.collect()
+    assert all(tensor() is None for tensor in kept)
+
+
+@pytest.mark.parametrize("layout", ["rows of any stride", "int32 indices", "more rows than the input has"])
+def test_rows_asked_for(layout):
+    x, cu = torch.randn(6, 24, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 6], dtype=torch.int32)
+    chain = Chain(torch.float32, 24)
+    (kept,) = chain.keep(0)
+    chain.linear(kept, PackedWeight.pack(torch.eye(24), None, "fp32"))
+    rows, given = torch.tensor([5, 0, 3]), x.clone()
+    if layout == "rows of any stride":
+        rows, given = torch.tensor([5, 9, 0, 9, 3, 9])[::2], x.t().contiguous().t()
+    if layout == "int32 indices":
+        rows = rows.int()
+    if layout == "more rows than the input has":
+        rows = rows.repeat(300)
+    with poisoned():
+        assert torch.equal(chain.run(given, cu, rows), x[rows.long()])
+
+
+def test_kept_rows_may_be_the_result():
+    x, chain = torch.randn(6, 24, generator=torch.Generator().manual_seed(0)), Chain(torch.float32, 24)
+    chain.linear(0, PackedWeight.pack(torch.eye(24), None, "fp32"))
+    chain.keep(0)
+    rows = torch.tensor([5, 0, 3])
+    assert torch.equal(chain.run(x.clone(), torch.tensor([0, 6], dtype=torch.int32), rows), x[rows])
+
+
+def test_why_no_chain_takes_an_input():
+    x = torch.zeros(2, 24)
+    assert Chain.problem(x) == "" and Chain.problem(x.bfloat16()) == ""
+    assert "runs on the CPU, got meta" in Chain.problem(x.to("meta"))
+    assert "fp32 or bf16, got torch.float16" in Chain.problem(x.half())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert "autocast" in Chain.problem(x)
+    trained = x.clone().requires_grad_()
+    assert "no gradients" in Chain.problem(trained)
+    with torch.no_grad():
+        assert Chain.problem(trained) == ""
+    with ops.use_backend("reference"):
+        assert "add_layer_norm, attention_varlen, linear_packed, rotary would not" in Chain.problem(x)
 
 
 def test_tables_must_be_given():

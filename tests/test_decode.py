@@ -125,6 +125,19 @@ def test_modes_on_one_example():
     assert decode(spans, flat=True, multi_label=True) == [1, 2, 3]
     assert decode(spans, flat=False, multi_label=False) == [0, 1]
     assert decode(spans, flat=False, multi_label=True) == [0, 1, 2]
+    assert greedy_decode(*(list(column) for column in zip(*spans, strict=True))).tolist() == [1, 3]  # the defaults
+
+
+def test_flat_and_one_label_a_span_by_default():
+    logits = torch.full((2, 2, 2), -9.0)
+    logits[0, 0], logits[0, 1, 0] = torch.tensor([3.0, 2.0]), 1.0
+    found, *bounds = entities_of([logits], 0.5)
+    for options, wanted in (
+        ({}, [(0, 0, 0)]),
+        ({"flat": False}, [(0, 0, 0), (0, 1, 0)]),
+        ({"multi_label": True}, [(0, 0, 0), (0, 0, 1)]),
+    ):
+        assert [entity[:3] for entity in decode_batch(found, *bounds, **options)[0]] == wanted
 
 
 def test_first_of_equal_scores_wins():

@@ -8,7 +8,7 @@ import pytest
 from rich.table import Table
 
 from glimodern.cli.outputs import check_output_file, write_text
-from glimodern.display import cell, console, printable
+from glimodern.display import cell, console, first_line, printable, short, typed
 
 
 def shown(capsys, *things):
@@ -26,9 +26,38 @@ def test_text_is_never_markup(capsys):
 
 def test_control_characters_and_surrogates_are_escaped(capsys):
     assert printable("a\x1b[31mb\nc\u202e\udc80é\u4e2d") == "a\\x1b[31mb\\nc\\u202e\\udc80é\u4e2d"
+    assert printable("a\u2028\u2029\u2066\u2069\u200e") == "a\\u2028\\u2029\\u2066\\u2069\u200e"
     assert "\x1b" not in shown(capsys, cell("\x1b[31m"))
     persian = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 a\u00a0b"
     assert printable(persian) == persian
+
+
+def test_a_terminal_shows_the_colours_asked_for_alone(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert shown(capsys, "3 files of '/a/b' are True") == "3 files of '/a/b' are True\n"
+    assert shown(capsys, cell("3 files", "bold")) == "\x1b[1m3 files\x1b[0m\n"
+
+
+def test_standard_error_and_quiet(capsys):
+    console(stderr=True).print("to error")
+    console(quiet=True).print("nowhere")
+    assert capsys.readouterr() == ("", "to error\n")
+
+
+def test_values_in_messages():
+    assert short("x" * 78) == repr("x" * 78)
+    assert short("x" * 79) == "'" + "x" * 76 + "..."
+    assert [typed(value) for value in (3, 0.5, "a\n", ["a"], None)] == [
+        "int 3",
+        "float 0.5",
+        r"str 'a\n'",
+        "list",
+        "NoneType",
+    ]
+    assert typed("x" * 100) == "str '" + "x" * 76 + "..."
+    assert [first_line(ValueError(text)) for text in ("a\nb", "", "y" * 300)] == ["a", "", "y" * 200]
 
 
 def test_a_terminal_without_unicode_ends_no_run(monkeypatch):

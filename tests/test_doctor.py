@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from glimodern import reference
+from glimodern.doctor import Report, examine, machine
 from glimodern.doctor import __main__ as command
-from glimodern.doctor import examine, machine
+from glimodern.doctor.base import Check, CheckError, Checks
+from glimodern.doctor.checkpoint import _compare
 from glimodern.model.glimodern import GLiModern
 from glimodern.ops import dispatch
 
@@ -108,6 +110,10 @@ BROKEN = {
         lambda f: edit_state(f, **{BIAS: torch.full((128,), torch.nan)}),
         {"finite weights": BIAS, "canary": "finite"},
     ),
+    "an infinity": (
+        lambda f: edit_state(f, **{BIAS: torch.full((128,), torch.inf)}),
+        {"finite weights": BIAS, "canary": "finite"},
+    ),
     "two faults at once": (
         lambda f: (halve(f / CONFIG), halve(f / WEIGHTS)),
         {"config": "not valid JSON", "weights": "not a whole"},
@@ -172,6 +178,73 @@ def test_exit_status_of_a_failure(saved, healthy, capsys):
     assert "FAILED weights" in printed and "remedy: " in printed and "1 of 12 checks failed" in printed
 
 
+def test_a_failure_is_reported_as_json_too(saved, healthy):
+    halve(saved / WEIGHTS)
+    with pytest.raises(SystemExit):
+        command.main([str(saved), "--json", str(saved.parent / "report.json")])
+    data = json.loads((saved.parent / "report.json").read_text())
+    assert not data["ok"] and [check["name"] for check in data["checks"] if check["ok"] is False] == ["weights"]
+
+
+def test_a_report_replaces_no_file_of_the_checkpoint(saved, healthy):
+    before = (saved / CONFIG).read_bytes()
+    with pytest.raises(ValueError, match="--json: .* is read by the same command"):
+        command.main([str(saved), "--json", str(saved / CONFIG)])
+    assert (saved / CONFIG).read_bytes() == before
+
+
+def test_the_terminal_shows_the_facts(healthy, capsys):
+    command.main([])
+    printed = capsys.readouterr().out
+    facts = machine.describe_machine()
+    assert f"torch {torch.__version__}" in printed and facts["processor"] in printed
+    for name, info in facts["backends"]["cpu"].items():
+        assert any(name in line and info["backend"] in line for line in printed.splitlines()), name
+
+
+def test_a_checkpoint_whose_saving_was_broken_off_is_read_as_it_loads(saved, healthy):
+    """The files that replace the older ones lie in their own folder until each is in its place."""
+    (saved / ".glimodern-new").mkdir()
+    for file in [file for file in saved.iterdir() if file.is_file()]:
+        (saved / ".glimodern-new" / file.name).write_bytes(file.read_bytes())
+    halve(saved / CONFIG)
+    report = examine(str(saved))
+    assert report.ok, failures(report)
+
+
+# the checks
+
+
+def test_what_a_check_raises():
+    """A message of this package is complete; another error's needs its type. A check that was not run is no pass."""
+
+    def fail(error):
+        raise error
+
+    checks = Checks()
+    for number, error in enumerate((ValueError("a:\n b"), KeyError("c"), CheckError("d", "own"))):
+        checks.run(str(number), lambda error=error: fail(error), "of all")
+    checks.run("needs", lambda *_: fail(RuntimeError("run")), "of all", needs=("0", "1"))
+    checks.run("last", lambda: (3, "found"), "of all")
+    checks.run("after", lambda value: (None, f"got {value}"), "of all", needs=("last",))
+    assert checks.done == [
+        Check("0", False, "a: b", "of all"), Check("1", False, "KeyError: 'c'", "of all"),
+        Check("2", False, "d", "own"), Check("needs", None, "not run: it needs 0 and 1"),
+        Check("last", True, "found"), Check("after", True, "got 3"),
+    ]  # fmt: skip
+    assert Report({}, checks.done[4:]).ok
+    assert not Report({}, checks.done[3:]).ok and not Report({}, checks.done[:1]).ok
+
+
+@pytest.mark.parametrize(("largest", "within", "beyond"), [(50.0, 0.004, 0.006), (0.1, 5e-5, 2e-4)])
+def test_how_far_logits_may_differ(largest, within, beyond):
+    expected = torch.tensor([0.0, largest, -largest], dtype=torch.float64)
+    assert "logits differ by" in _compare(expected + within, expected)
+    for difference in (beyond, -beyond, torch.nan):
+        with pytest.raises(CheckError, match="logits: expected equal values up to rounding"):
+            _compare(expected + difference, expected)
+
+
 def test_lstm_and_projection(tmp_path, healthy):
     """The shapes that a config asks for are those of every part that a model can have."""
     from dataclasses import replace
@@ -228,13 +301,15 @@ def test_machine_without_extension(monkeypatch):
 
 def test_machine_whose_kernels_are_wrong(monkeypatch):
     span_scores = reference.span_scores
-    monkeypatch.setattr(reference, "span_scores", lambda *arguments: 1.5 * span_scores(*arguments))
+    monkeypatch.setattr(reference, "span_scores", lambda *arguments: 1.0001 * span_scores(*arguments))
     assert "expected plain PyTorch's values" in failures(examine())["operators"].detail
 
 
 def test_machine_with_too_many_threads(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: torch.get_num_threads() - 1)
     assert "threads" in failures(examine())
+    monkeypatch.setattr(machine, "cores", torch.get_num_threads)
+    assert "threads" not in failures(examine())
 
 
 def test_machine_with_an_old_package(monkeypatch):
@@ -246,15 +321,45 @@ def test_machine_with_an_old_package(monkeypatch):
     assert failure.remedy == 'pip install "rich>=13" "tyro>=1.0"'
 
 
+def test_machine_without_packages_of_extras(monkeypatch):
+    """And with a release candidate of one that it needs."""
+    required = ["rich>=13", 'not-installed>=1; extra == "x"', 'old>=1; python_version < "3"']
+    monkeypatch.setattr(machine.importlib.metadata, "requires", lambda name: required)
+    monkeypatch.setattr(machine, "version_of", {"rich": "14.0rc1"}.get)
+    assert machine._packages()[1].startswith("1 requirements are met, Python ")
+
+
+def test_machine_with_a_gpu_and_no_triton(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CheckError, match="triton: expected it beside a GPU, got none installed") as caught:
+        machine._gpu()
+    assert caught.value.remedy == "pip install triton"
+
+
+@pytest.mark.skipif(dispatch.extension is None, reason="the C++ extension is not built")
+@pytest.mark.parametrize("openmp", [True, False])
+def test_extension_with_and_without_openmp(monkeypatch, openmp):
+    monkeypatch.setattr(
+        dispatch, "extension",
+        SimpleNamespace(openmp=lambda: openmp, available_isas=lambda: ["scalar", "avx2"], current_isa=lambda: "avx2"),
+    )  # fmt: skip
+    how = "with OpenMP" if openmp else "without OpenMP, so on one core"
+    assert machine._extension()[1] == f"built {how}; this CPU runs scalar, avx2; avx2 is used"
+
+
 def test_machine_whose_gpu_is_not_seen(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(machine, "shutil", SimpleNamespace(which=lambda name: "/usr/bin/" + name))
     assert "PyTorch" in failures(examine())["gpu"].remedy
 
 
-def test_facts_of_this_machine():
+def test_facts_of_this_machine(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.delenv("GLIMODERN_ISA", raising=False)
     facts = examine().machine
     assert facts["threads"] == torch.get_num_threads()
     assert set(facts["versions"]) == set(machine.PACKAGES)
     assert facts["cores"] >= 1 and facts["python"] and facts["processor"]
     assert set(facts["backends"]["cpu"]) == set(dispatch.OPERATORS)
+    assert facts["environment"]["OMP_NUM_THREADS"] == "2" and "GLIMODERN_ISA" not in facts["environment"]

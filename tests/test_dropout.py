@@ -69,6 +69,31 @@ def test_share_scale_and_independence():
         assert abs(correlation) < 5 / a.numel() ** 0.5, name
 
 
-def test_bad_share():
-    with pytest.raises(ValueError, match=r"p: expected a number in \[0, 1\), got 1.0"):
-        ops.dropout(torch.ones(2), 1.0, seed=0)
+@pytest.mark.parametrize("p", [1.0, -0.1, float("nan")])
+def test_bad_share(p):
+    with pytest.raises(ValueError, match=rf"p: expected a number in \[0, 1\), got {p}"):
+        ops.dropout(torch.ones(2), p, seed=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", [2**31 - 5, 2**32 - 1, 2**40 + 2**20])
+def test_seeds_count_modulo_2_to_the_32(backend, seed):
+    x = torch.ones(4, 50)
+    with running(backend):
+        assert torch.equal(ops.dropout(x, 0.5, seed), naive.dropout(x, 0.5, seed))
+        assert not torch.equal(ops.dropout(x, 0.5, seed), ops.dropout(x, 0.5, seed % 2**16))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_scalar_is_a_row_of_one(backend):
+    with running(backend):
+        for seed in range(8):
+            y = ops.dropout(torch.tensor(3.0), 0.5, seed)
+            assert y.shape == () and torch.equal(y[None], naive.dropout(torch.tensor([3.0]), 0.5, seed))
+
+
+def test_a_second_derivative_is_an_error():
+    x = torch.randn(3, 4, requires_grad=True)
+    (grad,) = torch.autograd.grad(ops.dropout(x, 0.5, seed=1).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()

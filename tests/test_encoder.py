@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glimodern import ops
 from glimodern.encoder import Encoder, build_encoder, load_encoder
-from glimodern.encoder.adapter import PACKED_MODELS
+from glimodern.encoder.adapter import PACKED_MODELS, first_position, max_length, packed_reason
 from glimodern.encoder.t5 import T5_MODELS
 from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.dropout import Dropout, dropout
@@ -105,8 +105,9 @@ def same_as_transformers(encoder: Encoder, reference: Any, lengths: list[int], t
         (dict(local_attention=8, attention_bias=True, mlp_bias=True, norm_bias=True), RAGGED),
         (dict(global_attn_every_n_layers=2, global_rope_theta=500.0, local_rope_theta=50.0), [1, 5, 9, 140]),
         (dict(local_attention=128, num_hidden_layers=2), [3000, 40]),
+        (dict(local_attention=8, hidden_activation="silu", num_hidden_layers=2), [1, 5, 40]),
     ],
-    ids=["window-128", "window-8-biases", "old-config-fields", "3000-tokens"],
+    ids=["window-128", "window-8-biases", "old-config-fields", "3000-tokens", "silu"],
 )
 def test_modernbert_equals_transformers(changes: dict[str, Any], lengths: list[int]) -> None:
     torch.manual_seed(0)
@@ -120,6 +121,24 @@ def test_modernbert_equals_transformers(changes: dict[str, Any], lengths: list[i
     assert set(encoder.model.state_dict()) == set(reference.state_dict())
     encoder.model.load_state_dict(reference.state_dict())
     same_as_transformers(encoder, reference, lengths, 2e-5)
+
+
+def test_modernberts_initial_weights_are_drawn_as_transformers_draws_them() -> None:
+    """Truncated normals, smaller ones at the end of a branch; biases are zero, norms are one."""
+    torch.manual_seed(0)
+    changes = dict(initializer_range=0.02, initializer_cutoff_factor=3.0, vocab_size=500)
+    config = modernbert_config(**changes, attention_bias=True, mlp_bias=True)
+    encoder, reference = build_encoder(config), transformers.ModernBertModel(config)
+    wanted = dict(reference.named_parameters())
+    for name, parameter in encoder.model.named_parameters():
+        if parameter.ndim == 1:
+            assert torch.equal(parameter, torch.full_like(parameter, float(name.endswith("norm.weight")))), name
+        else:
+            assert parameter.std().item() == pytest.approx(wanted[name].std().item(), rel=0.1), name
+            assert parameter.abs().max() <= 0.02 * 3 + 1e-6, name
+    assert encoder.get_parameter("model.embeddings.tok_embeddings.weight").abs().max() > 0.02 * 2.5
+    branch, inner = (encoder.get_parameter(f"model.layers.0.mlp.{name}.weight").std() for name in ("Wo", "Wi"))
+    assert branch.item() == pytest.approx(inner.item() / 8**0.5, rel=0.1)  # 4 layers
 
 
 def test_modernbert_reads_old_config_dicts() -> None:
@@ -179,6 +198,8 @@ def test_fp16_stays_finite(kind: str) -> None:
         if kind == "t5":
             encoder.get_parameter("model.encoder.block.0.layer.1.DenseReluDense.wo.weight").fill_(6e4)
             assert torch.isfinite(encoder(ids, cu_seqlens, longest)).all()
+            encoder.get_parameter("model.encoder.block.0.layer.0.SelfAttention.o.weight").fill_(6e4)
+            assert torch.isfinite(encoder(ids, cu_seqlens, longest)).all()
 
 
 def test_groups_of_like_length() -> None:
@@ -194,6 +215,8 @@ def test_groups_of_like_length() -> None:
     assert [seen[place] for place in groups.order.tolist()] == list(range(54))
     sorted_texts = group_texts(Packing.of(torch.tensor([0, 7, 14, 17], dtype=torch.int32), 7, 17))
     assert sorted_texts.order is None and [group.rows for group in sorted_texts.groups] == [slice(0, 14), slice(14, 17)]
+    many = group_texts(Packing.of(torch.arange(0, 1201, 100, dtype=torch.int32), 100, 1200))
+    assert [group.texts for group in many.groups] == [5, 5, 2]  # 512 tokens at most
 
 
 @pytest.mark.parametrize("kind", ["bert", "electra", "albert", "modernbert", "deberta", "deberta-v2", "mpnet", "t5"])
@@ -209,6 +232,18 @@ def test_only_the_rows_asked_for(kind: str) -> None:
     upstream = torch.randn(some.shape)
     wanted, got = (torch.autograd.grad((x * upstream).sum(), parameter)[0] for x in (whole[rows], some))
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_only_the_rows_asked_for_after_a_convolution(layers: int) -> None:
+    """It stands after the first layer and reads all of its tokens."""
+    torch.manual_seed(0)
+    options = dict(conv_kernel_size=3, conv_act="gelu", num_hidden_layers=layers)
+    encoder = build_encoder(tiny_config("deberta-v2", **options)).eval()
+    ids, cu_seqlens, longest = packed_ids([9, 1, 40])
+    rows = torch.tensor([3, 0, 9, 49, 20, 20])
+    some = encoder(ids, cu_seqlens, longest, rows)
+    torch.testing.assert_close(some, encoder(ids, cu_seqlens, longest)[rows], rtol=0, atol=1e-6)
 
 
 def test_other_architectures_run_padded() -> None:
@@ -251,6 +286,7 @@ def test_files_round_trip(kind: str, tmp_path: Path) -> None:
     expected = text_by_text(saved, ids, [7, 30])
     torch.testing.assert_close(encoder(ids, cu_seqlens, longest), expected, rtol=0, atol=2e-5)
     assert {name.removeprefix("model.") for name in encoder.state_dict()} == set(saved.state_dict())
+    assert not any(module.training for module in encoder.modules())
 
 
 @pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2"])
@@ -266,6 +302,14 @@ def test_resize_token_embeddings(kind: str, size: int) -> None:
     assert (after[90:].abs().amax(1) > 0).all()
     with pytest.raises(ValueError, match="size: expected a positive number"):
         encoder.resize_token_embeddings(0)
+    with torch.no_grad():
+        encoder.get_parameter(name).fill_(7.0)
+    encoder.resize_token_embeddings(120)
+    assert encoder.state_dict()[name][size:].abs().max() < 1.0  # drawn around 0, not around the rows that there are
+    encoder.requires_grad_(False)
+    encoder.resize_token_embeddings(1)  # a frozen encoder stays frozen; the padding token has no row any more
+    assert encoder.state_dict()[name].shape == (1, 64)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 @pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2", "t5"])
@@ -294,6 +338,63 @@ def test_training_uses_dropout_and_seeds(kind: str) -> None:
     assert not torch.equal(run(1), encoder.eval()(ids, cu_seqlens, longest))
     run(1).square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [
+        *(("modernbert", rate) for rate in ("attention_dropout", "mlp_dropout", "embedding_dropout")),
+        *((kind, rate) for kind in ("bert", "deberta-v2", "mpnet", "albert")
+          for rate in ("attention_probs_dropout_prob", "hidden_dropout_prob")),
+        *(("distilbert", rate) for rate in ("attention_dropout", "dropout")),
+    ],
+)  # fmt: skip
+def test_each_dropout_of_a_config_is_there_in_training_alone(kind: str, rate: str) -> None:
+    every = ("attention_dropout", "mlp_dropout", "embedding_dropout", "dropout", "attention_probs_dropout_prob",
+             "hidden_dropout_prob", "classifier_dropout")  # fmt: skip
+    encoder = build_encoder(tiny_config(kind, **{**dict.fromkeys(every, 0.0), rate: 0.5}))
+    ids, cu_seqlens, longest = packed_ids([20, 30])
+    torch.manual_seed(0)
+    plain = encoder.eval()(ids, cu_seqlens, longest)
+    assert torch.equal(encoder(ids, cu_seqlens, longest), plain)
+    assert not torch.allclose(encoder.train()(ids, cu_seqlens, longest), plain, atol=1e-4)
+    none = build_encoder(tiny_config(kind, **dict.fromkeys(every, 0.0))).train()
+    assert torch.equal(none(ids, cu_seqlens, longest), none.eval()(ids, cu_seqlens, longest))
+
+
+def test_modernberts_attention_has_two_dropouts() -> None:
+    """Of the probabilities, and of the result."""
+    ids, cu_seqlens, longest = packed_ids([20, 30])
+    for off in ("dropout_p", "out_drop"):
+        encoder = build_encoder(modernbert_config(attention_dropout=0.5))
+        plain = encoder.eval()(ids, cu_seqlens, longest)
+        for layer in encoder.model.layers:
+            if off == "dropout_p":
+                layer.attn.dropout_p = 0.0
+            else:
+                layer.attn.out_drop.p = 0.0
+        assert not torch.allclose(encoder.train()(ids, cu_seqlens, longest), plain, atol=1e-4)
+
+
+def test_debertas_positions_have_dropout() -> None:
+    """Of the table of distances, by itself."""
+    encoder = build_encoder(tiny_config("deberta-v2", attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0))
+    ids, cu_seqlens, longest = packed_ids([20, 30])
+    plain = encoder.train()(ids, cu_seqlens, longest)
+    for layer in encoder.model.encoder.layer:
+        layer.attention.self.pos_dropout.p = 0.5
+    assert not torch.allclose(encoder(ids, cu_seqlens, longest), plain, atol=1e-4)
+
+
+def test_t5s_attention_has_dropout() -> None:
+    """Of the probabilities, by itself."""
+    encoder = build_encoder(tiny_config("t5", dropout_rate=0.5)).train()
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    ids, cu_seqlens, longest = packed_ids([20, 30])
+    trained = encoder(ids, cu_seqlens, longest)
+    assert not torch.allclose(trained, encoder.eval()(ids, cu_seqlens, longest), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["modernbert", "bert", "deberta-v2", "t5", "mpnet"])
@@ -343,7 +444,20 @@ def test_attention_draws_nothing_without_dropout() -> None:
 def test_dropout_does_nothing_outside_training() -> None:
     x = torch.randn(10)
     assert dropout(x, 0.5, training=False) is x and dropout(x, 0.0) is x
-    assert torch.equal(Dropout(1.0)(x), torch.zeros(10))
+    assert torch.equal(Dropout(1.0)(x), torch.zeros(10)) and Dropout(0.5).eval()(x) is x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_call_of_dropout_draws_anew_by_torchs_seed(dtype: torch.dtype) -> None:
+    x = torch.ones(1000, dtype=dtype)
+
+    def masks() -> list[Tensor]:
+        torch.manual_seed(3)
+        return [dropout(x, 0.5) for _ in range(2)]
+
+    (one, two), again = masks(), masks()
+    assert not torch.equal(one, two) and torch.equal(one, again[0]) and torch.equal(two, again[1])
+    assert set(one.tolist()) == {0.0, 2.0} and 400 < int((one != 0).sum()) < 600
 
 
 # Bad input
@@ -358,12 +472,16 @@ def test_bad_batches_are_named() -> None:
         ((ids, cu_seqlens.long(), longest), "cu_seqlens: expected int32"),
         ((ids[:-1], cu_seqlens, longest), "number of tokens"),
         ((ids, torch.tensor([0, 9, 7], dtype=torch.int32), 9), "falling in between"),
+        ((ids, torch.tensor([1, 3, 7], dtype=torch.int32), 9), "expected offsets that rise from 0 to .* 7, got 1 to 7"),
+        ((ids, cu_seqlens[:0], longest), r"cu_seqlens: expected int32 \[texts \+ 1\]"),
         ((ids, cu_seqlens, 3), "max_seqlen: expected at least 4, .* got 3"),
     ]:
         with pytest.raises(ValueError, match=message):
             encoder(*arguments)
-    with pytest.raises(ValueError, match="input_ids: expected at most 200 tokens a text"):
-        encoder(*packed_ids([201]))
+    for kind in ("bert", "modernbert"):
+        with pytest.raises(ValueError, match="input_ids: expected at most 200 tokens a text, .* got 201"):
+            build_encoder(tiny_config(kind))(*packed_ids([3, 201]))
+        assert build_encoder(tiny_config(kind))(*packed_ids([200])).shape == (200, 64)
     with pytest.raises(ValueError, match="model: expected a call by its encoder"):
         build_encoder(tiny_config("albert")).model(input_ids=ids[None])
 
@@ -380,6 +498,66 @@ def test_bad_configs_are_named() -> None:
         build_encoder(modernbert_config(rope_parameters={"full_attention": linear, "sliding_attention": linear}))
     with pytest.raises(ValueError, match="encoder-decoder"):
         build_encoder({"model_type": "bart"})
+    for layer_types in (["full_attention"] * 3, ["full_attention"] * 5, ["full_attention"] * 3 + ["causal"]):
+        config = modernbert_config()
+        config.layer_types = layer_types
+        with pytest.raises(ValueError, match="layer_types: expected .* for each of 4 layers, got "):
+            build_encoder(config)
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_a_users_config_is_left_alone(kind: str) -> None:
+    config = tiny_config(kind)
+    before = copy.deepcopy(config)
+    build_encoder(config).resize_token_embeddings(120)
+    assert config == before
+    whole = transformers.AutoConfig.for_model(**config)
+    stored = whole.to_dict()
+    build_encoder(whole).resize_token_embeddings(120)
+    assert whole.to_dict() == stored
+
+
+def test_where_positions_begin_and_end() -> None:
+    for kind, padding, first in (("roberta", 5, 6), ("xlm-roberta", 1, 2), ("bert", 5, 0), ("mpnet", 5, 2)):
+        config = transformers.AutoConfig.for_model(kind, pad_token_id=padding, max_position_embeddings=50)
+        assert first_position(config) == first and max_length(config) == 50 - first
+    assert max_length(transformers.AutoConfig.for_model("t5")) is None
+
+
+def test_a_decoder_or_other_positions_are_no_packed_model() -> None:
+    for changes, reason in (
+        ({"is_decoder": True}, "is_decoder"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key' is not absolute"),
+    ):
+        config = transformers.AutoConfig.for_model("bert")
+        for name, value in changes.items():
+            setattr(config, name, value)
+        packed, said = packed_reason(config)
+        assert not packed and said.startswith("padded: ") and reason in said
+    assert packed_reason(transformers.AutoConfig.for_model("bert")) == (True, "packed: our own pass through bert")
+
+
+def test_attention_that_is_not_ours_is_an_error() -> None:
+    """As with a version of transformers whose model does not ask the attention interface."""
+    encoder = build_encoder(tiny_config("albert")).eval()
+    encoder.model.set_attn_implementation("sdpa")
+    with pytest.raises(RuntimeError, match="runs albert without its attention interface, so that texts would see each"):
+        encoder(*packed_ids([3, 4]))
+
+
+def test_a_pooler_is_frozen_and_dropout_is_ours() -> None:
+    dropouts = [module for module in build_encoder(tiny_config("bert")).modules() if isinstance(module, nn.Dropout)]
+    assert len(dropouts) > 3 and {type(module) for module in dropouts} == {Dropout}
+    names = {name for name, p in build_encoder(tiny_config("bert")).named_parameters() if not p.requires_grad}
+    assert names == {"model.pooler.dense.weight", "model.pooler.dense.bias"}
+
+
+def test_a_packing_without_host_offsets_knows_no_lengths() -> None:
+    packing = Packing(torch.tensor([0, 2, 5], dtype=torch.int32), 3, 5)
+    with pytest.raises(RuntimeError, match="lengths: the text lengths of a batch in a CUDA graph"):
+        packing.lengths  # noqa: B018
+    assert packing.position_ids.tolist() == [0, 1, 0, 1, 2]
+    assert Packing.of(packing.cu_seqlens, 9, 5).lengths == [2, 3]
 
 
 def test_bad_paths_are_named(tmp_path: Path) -> None:

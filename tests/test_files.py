@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,11 +109,15 @@ def test_what_an_older_checkpoint_leaves_goes(tmp_path, tiny_model, old):
     loads(folder, tiny_model)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "pytorch_model.bin", "added_tokens.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "tokenizer.json", "pytorch_model.bin", "added_tokens.json", "labels_tokenizer/vocab.txt"],
+)
 def test_another_models_files_are_not_replaced(tmp_path, tiny_model, name):
     put(tmp_path / "bert", {name: "years", "config.json": "{}"})
     with pytest.raises(
-        ValueError, match=rf"bert: expected no model or an older .*, got files of another model \({name}"
+        ValueError,
+        match=rf"bert: expected no model or an older .*, got files of another model \({name.split('/')[0]}\)",
     ):
         tiny_model.save_pretrained(tmp_path / "bert")
     assert all_files(tmp_path / "bert") == {name: b"years", "config.json": b"{}"}
@@ -193,6 +198,7 @@ def test_what_is_no_path(tmp_path, tiny_model):
             (b"x", TypeError),
             (PathOf(b"x"), TypeError),
             ("", ValueError),
+            ("  ", ValueError),
         ):
             with pytest.raises(error, match=r"(folder|path|path_or_hub_id): expected a path"):
                 call(path)
@@ -210,9 +216,12 @@ def test_permissions_are_kept(tmp_path, tiny_model, old):
         assert mode(tmp_path / "model" / "model.safetensors") == 0o604
         write_json(tmp_path / "a.json", 1)
         assert mode(tmp_path / "a.json") == 0o640
-        (tmp_path / "a.json").chmod(0o600)
-        write_json(tmp_path / "a.json", 2)
-        assert mode(tmp_path / "a.json") == 0o600
+        for kept in (0o600, 0o664):
+            (tmp_path / "a.json").chmod(kept)
+            with atomic_file(tmp_path / "a.json") as partial:
+                assert mode(partial) == 0o600  # nobody else reads a private file's new content meanwhile
+                partial.write_text("2")
+            assert mode(tmp_path / "a.json") == kept
     finally:
         os.umask(before)
 
@@ -359,13 +368,10 @@ def test_an_error_leaves_all_as_it_was(tmp_path, tiny_model, old, monkeypatch):
 
 
 def test_two_at_a_time_take_turns(tmp_path, tiny_model, old):
-    threads = [
-        threading.Thread(target=model.save_pretrained, args=[tmp_path / "model"]) for model in (tiny_model, old) * 3
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as threads:
+        saves = [threads.submit(model.save_pretrained, tmp_path / "model") for model in (tiny_model, old) * 3]
+    for save in saves:
+        save.result()  # none failed
     loads(tmp_path / "model", tiny_model, old)
     assert not list((tmp_path / "model").glob(".*"))
 
@@ -387,7 +393,55 @@ def test_read_while_it_is_replaced(tmp_path, tiny_model, old, monkeypatch):
     assert loads(tmp_path / "model", tiny_model, old) is tiny_model
 
 
+def test_read_again_after_an_error_of_old_and_new_files(tmp_path, tiny_model, old, monkeypatch):
+    """And an error of files that did not change is raised."""
+    from glimodern.checkpoint import folder as checkpoint
+
+    old.save_pretrained(tmp_path / "model")
+    read, saves = checkpoint.weights_file, [tiny_model]
+
+    def meanwhile(folder):
+        if saves:
+            saves.pop().save_pretrained(tmp_path / "model")
+            raise ValueError("config and weights are not of one model")
+        return read(folder)
+
+    monkeypatch.setattr(checkpoint, "weights_file", meanwhile)
+    assert loads(tmp_path / "model", tiny_model, old) is tiny_model
+    (tmp_path / "model" / "gliner_config.json").write_text("half")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        GLiModern.from_pretrained(tmp_path / "model")
+
+
+def test_a_checkpoint_that_keeps_changing_is_an_error(tmp_path, tiny_model, monkeypatch):
+    from glimodern.checkpoint import folder as checkpoint
+
+    tiny_model.save_pretrained(tmp_path / "model")
+    stamps = iter(range(99))
+    monkeypatch.setattr(checkpoint, "_stamp", lambda folder: next(stamps))
+    with pytest.raises(OSError, match="model: expected a checkpoint that does not change during reading"):
+        GLiModern.from_pretrained(tmp_path / "model")
+
+
+def test_a_file_that_may_not_be_written_leaves_all_as_it_was(tmp_path, tiny_model, old, monkeypatch):
+    """As root may write anything, the system's answer is replaced."""
+    old.save_pretrained(tmp_path / "model")
+    before, access = all_files(tmp_path / "model"), os.access
+    monkeypatch.setattr(os, "access", lambda path, *mode: Path(path).name != "tokenizer.json" and access(path, *mode))
+    with pytest.raises(PermissionError, match="tokenizer.json: expected a file that may be written, got a read-only"):
+        tiny_model.save_pretrained(tmp_path / "model")
+    assert all_files(tmp_path / "model") == before
+
+
 # the parts
+
+
+def test_a_file_in_the_place_of_a_folder_inside(tmp_path):
+    put(tmp_path, {"sub": "mine"})
+    with pytest.raises(NotADirectoryError, match="sub: expected a folder or nothing, got a file; move it away"):
+        with replace_files(tmp_path, lambda *_: [], last="a") as staged:
+            put(staged, {"a": "1", "sub/c": "3"})
+    assert all_files(tmp_path) == {"sub": b"mine"}
 
 
 def test_current_files(tmp_path):
@@ -396,6 +450,30 @@ def test_current_files(tmp_path):
         put(staged, {"a": "1", "b": "2", "sub/c": "3"})
         assert current_files(tmp_path) == tmp_path
     assert all_files(tmp_path) == {"a": b"1", "b": b"2", "sub/c": b"3"}
+
+
+def test_the_last_file_is_replaced_last(tmp_path, monkeypatch):
+    """By it a reader sees that the others are there: a checkpoint's config."""
+    order, replace = [], os.replace
+
+    def record(source, target):
+        order.append(Path(target).name)
+        replace(source, target)
+
+    for content in ("old", "new"):
+        with replace_files(tmp_path, lambda *_: [], last="b") as staged:
+            put(staged, {"a": content, "b": content, "c": content, "sub/b": content})
+            monkeypatch.setattr(os, "replace", record)
+        monkeypatch.undo()
+    assert len(order) == 8 and order[3] == order[7] == "b" and order[:2] == order[4:6] == ["a", "c"]
+
+
+def test_files_that_differ_anywhere_are_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CHUNK", 4)
+    for content in ("aaaabbbbcc", "aaaabbbbcx", "aaaaxbbbcx", "xaaaxbbbcx", "xaaaxbbb", "xaaaxbbbcxcc", ""):
+        with replace_files(tmp_path, lambda *_: [], last="a") as staged:
+            put(staged, {"a": content})
+        assert all_files(tmp_path) == {"a": content.encode()}
 
 
 def test_atomic_file(tmp_path):
@@ -410,7 +488,7 @@ def test_atomic_file(tmp_path):
         raise RuntimeError("crash")
     assert (tmp_path / "link").read_text() == "second" and os.listdir(tmp_path / "real") == ["file"]
     write_json(tmp_path / "new" / "folder" / "x.json", {"a": Path("b")})
-    assert json.loads((tmp_path / "new" / "folder" / "x.json").read_text()) == {"a": "b"}
+    assert (tmp_path / "new" / "folder" / "x.json").read_text() == '{\n "a": "b"\n}\n'
     with pytest.raises(IsADirectoryError, match="file: expected a file to write to, got the folder"):
         write_json(tmp_path, 1)
     write_json(tmp_path / ("x" * 250 + ".json"), 1)  # the longest name that file systems take, or nearly
@@ -442,6 +520,48 @@ def test_atomic_folder(tmp_path):
     with pytest.raises(NotADirectoryError, match="folder: expected a folder to write, got the file"):
         with atomic_folder(tmp_path / "target" / "b"):
             pass
+
+
+def test_a_folder_comes_back_if_its_successor_does_not_come(tmp_path, monkeypatch):
+    put(tmp_path / "target", {"a": "old"})
+    replace = os.replace
+
+    def fail(source, target):
+        if (Path(source) / "b").exists():
+            raise OSError("no room")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no room"), atomic_folder(tmp_path / "target") as folder:
+        (folder / "b").write_text("new")
+    assert all_files(tmp_path) == {"target/a": b"old"} and os.listdir(tmp_path) == ["target"]
+
+
+def test_what_is_written_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
+    """Else a power failure leaves an empty file under the name."""
+    flushed, fsync = set(), os.fsync
+
+    def record(handle):
+        flushed.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    names = {}
+    for module, name in ((os, "replace"), (os, "rename")):
+        real = getattr(module, name)
+
+        def move(source, target, real=real):
+            places = [Path(source), *Path(source).rglob("*")]
+            names[Path(target).name] = all(place.stat().st_ino in flushed for place in places)
+            real(source, target)
+
+        monkeypatch.setattr(module, name, move)
+    write_json(tmp_path / "file.json", 1)
+    with atomic_folder(tmp_path / "folder") as folder:
+        put(folder, {"a": "1", "sub/b": "2"})
+    with replace_files(tmp_path / "files", lambda *_: [], last="b") as staged:
+        put(staged, {"a": "1", "sub/b": "2"})
+    assert {name for name, whole in names.items() if whole} >= {"file.json", "folder", ".glimodern-new", "a", "b"}
 
 
 def test_labels_vectors_through_a_link(tmp_path):

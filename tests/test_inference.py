@@ -3,6 +3,7 @@
 import gc
 import itertools
 import re
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from glimodern.inference import stream
 from glimodern.inference.stream import find_entities, resolve_batch_tokens
 from glimodern.network.eval_mode import eval_replica
 from tests.conftest import WORDS, make_tiny_model
@@ -100,7 +102,32 @@ def test_auto_batch_tokens_on_a_cpu():
     assert resolve_batch_tokens("auto", torch.device("cpu"), 1) >= 512
 
 
-@pytest.mark.parametrize("message", ["CUDA", "DefaultCPUAllocator: can't allocate memory: you tried"])
+def test_auto_batch_tokens_on_a_gpu(monkeypatch):
+    """Half of the free memory, PyTorch's unused cache included, within 4,096 and 65,536 tokens."""
+    device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5_000_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1_000_000)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16_000_000, 0))
+    wanted = [(1, 65_536), (1000, 10_000), (10_000, 4096)]
+    stream._free_bytes.cache_clear()
+    try:
+        assert [(size, resolve_batch_tokens("auto", device, size)) for size, _ in wanted] == wanted
+    finally:
+        stream._free_bytes.cache_clear()
+    assert resolve_batch_tokens(7, device, 1) == 7
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA",
+        "DefaultCPUAllocator: can't allocate memory: you tried",
+        "CUDA error: out of memory",
+        "Triton Error [CUDA]: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
 def test_a_batch_that_does_not_fit_is_split(tiny_model, threshold, monkeypatch, message):
     wanted = tiny_model.predict(TEXTS, LABELS, threshold)
     whole, sizes = tiny_model._candidates, []
@@ -123,6 +150,42 @@ def test_a_text_that_does_not_fit_is_said(tiny_model, monkeypatch):
     monkeypatch.setattr(tiny_model, "_candidates", cramped)
     with pytest.raises(RuntimeError, match=r"a text of \d+ tokens .* does not fit the memory; split it"):
         tiny_model.predict(TEXTS, LABELS)
+
+
+def test_no_batch_is_larger_than_asked(tiny_model, threshold, monkeypatch):
+    """But for a text that is larger alone; and few batches are far smaller."""
+    whole, sizes = tiny_model._candidates, []
+
+    def watched(batch, limit):
+        sizes.append((int(batch.cu_seqlens[-1]), len(batch.cu_words) - 1))
+        return whole(batch, limit)
+
+    monkeypatch.setattr(tiny_model, "_candidates", watched)
+    tiny_model.predict(TEXTS * 5, LABELS, threshold, batch_tokens=70)
+    assert all(tokens <= 70 or texts == 1 for tokens, texts in sizes)
+    assert sum(texts for _, texts in sizes) == 25 and max(texts for _, texts in sizes) > 1
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_texts_that_do_not_fit_the_first_is_said(tiny_model, threshold, monkeypatch, first):
+    """Whichever is computed first: the longer one."""
+    whole = tiny_model._candidates
+
+    def cramped(batch, limit):
+        if batch.max_seqlen > 40:
+            raise torch.OutOfMemoryError
+        return whole(batch, limit)
+
+    both = [TEXT, TEXTS[4]]
+    (tokens,) = (int(tiny_model.packer.pack([text.split()], [LABELS]).cu_seqlens[-1]) for text in [both[first]])
+    monkeypatch.setattr(tiny_model, "_candidates", cramped)
+    wanted, found = spans(tiny_model.predict(["London", "Ada met"], LABELS, threshold)), []
+    with pytest.raises(RuntimeError, match=f"a text of {tokens} tokens with its prompt does not fit"):
+        for result in tiny_model.predict(
+            iter(["London", "Ada met", both[first], "Ada", both[1 - first]]), LABELS, threshold
+        ):
+            found.append(result)
+    assert spans(found) == wanted
 
 
 def test_other_errors_pass(tiny_model, monkeypatch):
@@ -179,6 +242,46 @@ def test_progress_bar(tiny_model, capfd):
     assert "predicting" in capfd.readouterr().err
     tiny_model.predict(TEXTS, LABELS)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("texts", "terminal", "shown"), [(1000, True, False), (1001, True, True), (1001, False, False)]
+)
+def test_many_texts_on_a_terminal_have_a_progress_bar(tiny_model, capfd, monkeypatch, texts, terminal, shown):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    tiny_model.predict([""] * texts, LABELS)
+    assert ("predicting" in capfd.readouterr().err) is shown
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_truncation_is_said_where_predict_is_called(tiny_model, streamed):
+    texts = [TEXT * 30]
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer") as caught:
+        list(tiny_model.predict(iter(texts) if streamed else texts, LABELS))
+        list(tiny_model.predict_words(iter([WORDS * 30]) if streamed else [WORDS * 30], LABELS))
+    assert [warning.filename for warning in caught] == [__file__] * 2
+
+
+def test_truncation_is_said_before_an_error(tiny_model):
+    stream = tiny_model.predict(itertools.chain([TEXT * 30, "London"], [None]), LABELS)
+    with pytest.warns(UserWarning, match=r"1 of 2 texts are longer .* \d+ words at their ends were not read"):
+        with pytest.raises(TypeError, match=r"texts\[2\]"):
+            list(stream)
+
+
+def test_the_words_of_the_warning_are_those_that_were_cut(tiny_model):
+    """By length and by labels apart; of the prompts that cut, the longest is described."""
+    labels = [["person"], [f"type {n}" for n in range(12)], [f"t {n}" for n in range(9)], ["place"]]
+    texts = [TEXT * 30, TEXT * 2, TEXT * 2, TEXT]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = tiny_model.predict(texts, labels)
+    cut = [result.words_cut for result in results]
+    assert min(cut[:3]) > 0 and cut[3] == 0
+    length, room = (str(warning.message) for warning in caught)
+    assert length.startswith("1 of 4 texts") and f": {cut[0]} words at their ends" in length
+    assert room.startswith("labels: 2 of 4 texts") and f"; {cut[1] + cut[2]} words at the texts' ends" in room
+    assert "12 labels take" in room
 
 
 def test_truncation_is_said_once_at_the_end_of_a_stream(tiny_model):

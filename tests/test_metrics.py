@@ -120,6 +120,8 @@ def test_a_worked_example():
     assert scores.micro.f1 == pytest.approx(4 / 7)
     assert scores.macro_f1 == pytest.approx((0 + 4 / 5) / 2)
     assert scores.group_average_f1 == pytest.approx((2 / 5 + 1) / 2)
+    assert list(score(GOLD, PREDICTED, groups=["science", "news", "arts"]).per_group) == ["science", "news", "arts"]
+    assert score(GOLD, PREDICTED, groups=["", None, ""]).per_group == {"": Counts(2, 3, 3)}
 
 
 def test_duplicates_count_once():
@@ -151,6 +153,9 @@ def test_to_dict_is_json_and_table_renders():
     assert again["micro"] == {"precision": 0.5, "recall": 2 / 3, "f1": 4 / 7, "correct": 2, "predicted": 4, "gold": 3}
     assert again["per_group"]["news"]["gold"] == 2
     assert again["sentences"] == 3
+    assert again["macro"] == pytest.approx({"precision": 1 / 3, "recall": 1 / 2, "f1": 2 / 5})
+    assert again["group_average_f1"] == pytest.approx(2 / 5)
+    assert list(again["per_type"]) == ["city", "person"] and again["per_type"]["person"]["correct"] == 2
 
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(scores.table("a [bold]title"))
@@ -161,6 +166,24 @@ def test_to_dict_is_json_and_table_renders():
     console.print(many.table(max_types=2))
     text = console.export_text()
     assert "7 more types" in text and "type 1" in text and "type 2" not in text
+    console.print(many.table(max_types=9))
+    text = console.export_text()
+    assert "more types" not in text and "type 8" in text
+
+
+def test_rows_of_the_table():
+    """The most frequent type first, then the groups as they came, in percent."""
+    table = score(GOLD, PREDICTED, groups=["science", "science", "news"]).table()
+    assert [column.header for column in table.columns] == ["", "precision", "recall", "F1", "gold", "predicted"]
+    assert list(zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)) == [
+        ("person", "66.7", "100.0", "80.0", "2", "3"),
+        ("city", "0.0", "0.0", "0.0", "1", "1"),
+        ("science", "33.3", "50.0", "40.0", "2", "3"),
+        ("news", "100.0", "100.0", "100.0", "1", "1"),
+        ("average of groups", "", "", "70.0", "", ""),
+        ("micro", "50.0", "66.7", "57.1", "3", "4"),
+        ("macro", "33.3", "50.0", "40.0", "", ""),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -168,8 +191,13 @@ def test_to_dict_is_json_and_table_renders():
     [
         ([[]], [], None, "predicted: expected one list"),
         ([[]], [[]], [], "groups: expected one name"),
-        ([[]], [[(0, 0, "a", 0.9)]], None, r"predicted\[0\]"),
-        ([[], [(0, 0)]], [[], []], None, r"gold\[1\]"),
+        ([[]], [[(0, 0, "a", 0.9)]], None, r"predicted\[0\]: expected entities .*, got \(0, 0, 'a', 0.9\)"),
+        (
+            [[], [(0, 0)]],
+            [[], []],
+            None,
+            r"gold\[1\]: expected entities \(first word, last word, label\), got \(0, 0\)",
+        ),
     ],
 )
 def test_bad_input(gold, predicted, groups, message):

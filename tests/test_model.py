@@ -100,6 +100,23 @@ def test_bad_arguments(tiny_model, texts, labels, error, message):
         tiny_model.predict(texts, labels)
 
 
+@pytest.mark.parametrize("options", [{"flat": False}, {"multi_label": True}, {"flat": False, "multi_label": True}, {}])
+def test_options_of_the_search(tiny_model, options):
+    """Each finds what its rules allow, and predict_words the same."""
+    threshold = low_threshold(tiny_model)
+    (found,), (words,) = (
+        tiny_model.predict([TEXT], LABELS, threshold, **options),
+        tiny_model.predict_words([TEXT.split()], LABELS, threshold=threshold, **options),
+    )
+    assert [(e["label"], e["score"]) for e in found] == [(label, score) for *_, label, score in words.entities]
+    spans = [(e["start"], e["end"]) for e in found]
+    pairs = [(x, y) for i, x in enumerate(spans) for y in spans[:i]]
+    equal = any(x == y for x, y in pairs)
+    overlapping = any(x != y and x[0] < y[1] and y[0] < x[1] for x, y in pairs)
+    assert equal is options.get("multi_label", False)
+    assert overlapping is not options.get("flat", True)
+
+
 def test_bad_threshold(tiny_model):
     with pytest.raises(ValueError, match="threshold: expected a probability"):
         tiny_model.predict(TEXT, LABELS, threshold=1.5)
@@ -179,6 +196,39 @@ def test_saved_folder_is_complete(saved, tmp_path):
     """Moved elsewhere, a checkpoint still loads: it points at nothing outside itself."""
     shutil.move(saved, tmp_path / "moved")
     assert GLiModern.from_pretrained(tmp_path / "moved").config.max_width == 6
+
+
+def test_a_fresh_model_on_a_pretrained_encoder(minilm):
+    model = GLiModern.from_encoder(minilm)
+    assert model.config.model_name == model.source_name == str(minilm)
+    assert model.config.max_len == 512 and model.config.hidden_size == 384
+    assert model.config.class_token_index == model.tokenizer.convert_tokens_to_ids("<<ENT>>")
+    assert model.config.vocab_size == len(model.tokenizer) == model.encoder.config.vocab_size
+
+
+def test_words_a_fresh_model_takes():
+    """As many as its encoder takes tokens, at most 8,192."""
+    from transformers import T5Config
+
+    from glimodern.train.demo import train_tokenizer
+
+    assert make_tiny_model().config.max_len == 128 and make_tiny_model(max_len=7).config.max_len == 7
+    tokenizer = train_tokenizer([WORDS], ["person"], vocab_size=300)
+    config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    assert GLiModern.from_encoder_config(config, tokenizer).config.max_len == 8192
+
+
+def test_what_is_loaded_for_inference_is_frozen_and_in_eval_mode(saved):
+    model, trainable = (GLiModern.from_pretrained(saved, trainable=trainable) for trainable in (False, True))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.requires_grad for parameter in trainable.parameters())
+    assert {parameter.dtype for parameter in trainable.parameters()} == {torch.float32}
+    assert not any(module.training for each in (model, trainable) for module in each.modules())
+    batch = model.packer.pack([WORDS], [LABELS], [[(0, 1, "person")]])
+    assert torch.isfinite(trainable(batch))
+    if model.packed_dtype is not None:
+        with pytest.raises(ValueError, match="expected a trainable model, got one that was loaded for inference"):
+            model(batch)
 
 
 # the two forms of the head

@@ -12,6 +12,7 @@ import torch
 
 from glimodern.inference.request import (
     Search,
+    check_count,
     check_flag,
     check_threshold,
     read_labels,
@@ -63,6 +64,13 @@ class Unsized:
         return iter(self.values)
 
 
+class UnsizedToo(Unsized):
+    """As tqdm's own __len__."""
+
+    def __len__(self):
+        raise NotImplementedError
+
+
 class Name(str, enum.Enum):
     PERSON = "person"
     PLACE = "place"
@@ -80,7 +88,7 @@ SIZED = {
 }  # fmt: skip
 STREAMS = {
     "iterator": iter, "generator": lambda v: (x for x in v), "map": lambda v: map(str, v), "unsized": Unsized,
-    "chain": lambda v: itertools.chain(v),
+    "chain": lambda v: itertools.chain(v), "unsized too": UnsizedToo,
 }  # fmt: skip
 
 
@@ -110,7 +118,8 @@ def test_kinds_of_labels(kind):
 
 def test_other_labels():
     assert read_labels({"b", "a"}).names == read_labels(frozenset({"b", "a"})).names == ("a", "b")
-    assert read(TEXTS, {"b", "a"})[1] == [("a", "b")] * 3
+    assert read_labels(set("hgfedcba")).names == tuple("abcdefgh")
+    assert read(TEXTS, set("hgfedcba"))[1] == [tuple("abcdefgh")] * 3
     assert read_labels(["a", "b", "a"]).names == ("a", "b")
     assert read_labels(Name).names == ("person", "place")
     described = {"PER": "a person", "LOC": "a place"}
@@ -145,6 +154,8 @@ def frame():
         (["a", None], r"texts\[1\]: expected a string, got NoneType"),
         (["a", float("nan")], r"texts\[1\]: expected a string, got float nan"),
         (["a", b"x"], r"texts\[1\]: expected a string, got bytes; decode it"),
+        (["a", bytearray(b"x")], r"texts\[1\]: expected a string, got bytearray; decode it"),
+        (memoryview(b"x"), "texts: expected .*, got memoryview"),
         (["a", pathlib.Path("x")], r"texts\[1\]: expected a string, got PosixPath"),
         ([["a", "b"]], r"texts\[0\]: expected a string, got list"),
         (lambda: np.array(["a", 3], object), r"texts\[1\]: expected a string, got int 3"),
@@ -167,6 +178,7 @@ def test_what_is_no_text(texts, message):
         (3, TypeError, "labels: expected .*, got int 3"),
         (pathlib.Path("x"), TypeError, "labels: expected .*, got PosixPath"),
         (frame, TypeError, "labels: expected .*, got DataFrame"),
+        (lambda: np.array([[["a"]]]), TypeError, "labels: expected .*, got ndarray"),
         (["a", 3], TypeError, r"labels\[1\]: expected a string, got int 3"),
         ([3, "a"], TypeError, r"labels\[0\]: expected a string, got int 3"),
         ([b"a"], TypeError, r"labels\[0\]: expected a string, got bytes"),
@@ -212,6 +224,8 @@ def test_words():
     stream, total = read_word_requests([("Ada", "met"), iter(["x"]), np.array(["y", "é"]), []], ["a"])
     assert [list(request.words) for request in stream] == [["Ada", "met"], ["x"], ["y", "é"], []]
     assert total == 4
+    stream, total = read_word_requests(Column([["Ada", "met"], ["x"]]), ["a"])
+    assert [list(request.words) for request in stream] == [["Ada", "met"], ["x"]] and total == 2
     assert read_word_requests(iter([["a"]]), ["a"]).total is None
     for texts, message in (
         ("Ada met", "texts: expected an iterable of texts, each a list of words, got str 'Ada met'"),
@@ -259,6 +273,42 @@ def test_flags():
             check_flag("flat", value)
     with pytest.raises(TypeError, match="multi_label: expected True or False, got str 'no'"):
         Search.checked(0.5, True, "no")
+
+
+def test_counts():
+    for value in (3, np.int64(3), np.array(3), torch.tensor(3)):
+        assert check_count("n", value, "a number") == 3 and type(check_count("n", value, "a number")) is int
+    for value in (True, np.bool_(True), 2.0, "3", None, [3]):
+        with pytest.raises(TypeError, match="n: expected a number, got "):
+            check_count("n", value, "a number")
+    for value in (0, -1):
+        with pytest.raises(ValueError, match=f"n: expected a number of at least 1, got {value}"):
+            check_count("n", value, "a number")
+
+
+@pytest.mark.parametrize(
+    ("labels", "where"),
+    [
+        (["a", "no"], "labels"), ({"no"}, "labels"), ({"x": "no"}, "labels"), (iter(["no"]), "labels"),
+        ([["a"], ["no"], ["a"]], r"labels\[1\]"), ([["a"], {"x": "no"}, ["a"]], r"labels\[1\]"),
+    ],
+)  # fmt: skip
+def test_every_label_set_passes_the_models_check(labels, where):
+    def check(label_set, name):
+        if "no" in label_set.prompts:
+            raise ValueError(f"{name}: refused")
+        return LabelSet(tuple(f"my {label}" for label in label_set.names), label_set.prompts)
+
+    with pytest.raises(ValueError, match=f"^{where}: refused"):
+        read_requests(TEXTS, labels, split_words, check)
+    stream, _ = read_requests(TEXTS, ["a"], split_words, check)
+    assert [request.labels.names for request in stream] == [("my a",)] * 3
+
+
+def test_each_text_has_its_own_descriptions():
+    """Label sets with equal names and different descriptions stay apart."""
+    (one, two, three), _ = read_requests(TEXTS, [{"a": "x"}, {"a": "y"}, ["a"]], split_words)
+    assert [request.labels.prompts for request in (one, two, three)] == [("x",), ("y",), ("a",)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimodern.data import Example, sample_types, token_batches
+from glimodern.data import Dataset, Example, sample_types, token_batches, with_asked_types
 
 LABELS = ["person", "Person", "city", "CITY ", "river", "tool", "gene", "song", "Song"]
 
@@ -70,6 +70,39 @@ def test_order_without_shuffle_and_seed() -> None:
     many = [example(*LABELS[i:]) for i in range(6)]
     twice = [sample_types(many, negative_ratio=1, drop=0.3, rng=random.Random(5)) for _ in range(2)]
     assert twice[0] == twice[1] != sample_types(many, negative_ratio=1, drop=0.3, rng=random.Random(6))
+
+
+def test_as_many_negatives_as_asked_whatever_the_sentence_has() -> None:
+    """A draw that meets the sentence's own types is no negative less."""
+    batch = [example("a", "b", "c"), example("d", "e", "f")]
+    for seed in range(20):
+        asked = sample_types(batch, negative_ratio=1, rng=random.Random(seed))
+        assert [sorted(types) for types in asked] == [list("abcdef")] * 2
+
+
+def test_types_are_shuffled_by_default_and_25_at_most() -> None:
+    rng = random.Random(0)
+    orders = {tuple(sample_types([example("a", "b", "c")], negative_ratio=0, rng=rng)[0]) for _ in range(100)}
+    assert len(orders) == 6
+    (types,) = sample_types([example(*map(str, range(30)))], negative_ratio=0, rng=rng)
+    assert len(types) == 25
+
+
+def test_the_type_that_outlasts_all_drops_is_any_of_them() -> None:
+    rng = random.Random(0)
+    kept = [sample_types([example("a", "b", "c")], negative_ratio=0, drop=0.999, rng=rng)[0] for _ in range(100)]
+    assert all(len(types) == 1 for types in kept) and {types[0] for types in kept} == {"a", "b", "c"}
+
+
+def test_a_type_in_another_case_is_no_negative() -> None:
+    asked = sample_types([example("STRASSE"), example(" stra\u00dfe ")], negative_ratio=9, rng=random.Random(0))
+    assert asked == [["STRASSE"], [" stra\u00dfe "]]
+
+
+@pytest.mark.parametrize(("limit", "wanted"), [(None, ("a", "b")), (2, ("a", "b")), (1, None)])
+def test_asked_types_up_to_a_limit(limit: int | None, wanted: tuple[str, ...] | None) -> None:
+    dataset = with_asked_types(Dataset("d", [example("a"), example("b")]), limit)
+    assert [item.types for item in dataset] == [wanted] * 2
 
 
 def test_zero_entity_sentences_get_only_negatives() -> None:
@@ -135,6 +168,11 @@ def test_batches(lengths: list[int], limit: tuple[int | None, int | None], seed:
         if following is not None:  # no batch ends before it is full
             full = size is not None and len(batch) == size
             assert full or (tokens is not None and total + lengths[following[0]] > tokens)
+
+
+def test_a_batch_may_be_exactly_full() -> None:
+    assert token_batches([2, 3, 5, 9, 5, 0, 1], batch_tokens=5, batch_size=None) == [[0, 1], [2], [3], [4, 5], [6]]
+    assert token_batches([1] * 5, batch_tokens=None, batch_size=2) == [[0, 1], [2, 3], [4]]
 
 
 def test_batches_are_seeded() -> None:

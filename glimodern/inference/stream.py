@@ -217,11 +217,15 @@ def _run_chunk(chunk: _PreparedChunk, candidates: Candidates, search: Search) ->
         done: set[int] = set()
         try:
             for passages, computed, spans in _run_batch(chunk, batch, packed, candidates):
+                done.update(map(id, passages))
+                if isinstance(spans, RuntimeError):
+                    if passages[0].request < end:
+                        error, end = spans, passages[0].request
+                    continue
                 places = [(p.request, p.window, p.first_word, p.group.first) for p in passages]
                 found.append(text_spans(spans, computed.cu_words, computed.cu_types, places))
                 for passage, cut in zip(passages, computed.words_cut, strict=True):
                     words_cut[passage.request] = max(words_cut[passage.request], cut)
-                    done.add(id(passage))
         except Exception as problem:
             failed = min(passage.request for passage in batch if id(passage) not in done)
             if failed < end:
@@ -245,8 +249,11 @@ def _run_chunk(chunk: _PreparedChunk, candidates: Candidates, search: Search) ->
 
 def _run_batch(
     chunk: _PreparedChunk, batch: Sequence[_Passage], packed: PackedBatch, candidates: Candidates
-) -> Iterator[tuple[Sequence[_Passage], PackedBatch, SpanEntities]]:
-    """Yield passages, their packed batch and their candidates; if memory runs out, split the batch and try again."""
+) -> Iterator[tuple[Sequence[_Passage], PackedBatch, SpanEntities | RuntimeError]]:
+    """Yield passages, their packed batch and their candidates; if memory runs out, split the batch and try again.
+
+    A passage that does not fit the memory alone has the error to raise for it instead of candidates.
+    """
     try:
         spans = candidates(packed, chunk.thresholds(batch))
     except RuntimeError as error:
@@ -254,10 +261,13 @@ def _run_batch(
             raise
         if len(batch) == 1:
             tokens = int(packed.cu_seqlens[-1])
-            raise RuntimeError(
-                f"a text of {tokens} tokens with its prompt does not fit the memory; split it, or ask for fewer labels "
-                "at a time"
-            ) from error
+            problem = RuntimeError(
+                f"a text of {tokens} tokens with its prompt does not fit the memory; give a smaller window, or ask for "
+                "fewer labels at a time"
+            )
+            problem.__cause__ = error.with_traceback(None)  # its frames keep the batch's tensors alive
+            yield batch, packed, problem
+            return
         spans = None
     if spans is not None:
         yield batch, packed, spans
