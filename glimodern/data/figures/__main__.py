@@ -78,7 +78,9 @@ def check_paths(config: FiguresConfig) -> Path:
                 )
     for path in (output / name for name in NAMES):
         if path.is_dir():
-            raise ValueError(f"output: expected {path} to be a file or not to exist, got a folder; choose another folder")
+            raise ValueError(
+                f"output: expected {path} to be a file or not to exist, got a folder; choose another folder"
+            )
     return output
 
 
@@ -99,10 +101,13 @@ def load_sets(config: FiguresConfig) -> tuple[list[Dataset], list[Dataset]]:
         for other, trained in zip(config.train, train, strict=True):
             # one folder may hold a split for each; its name is part of the data set's
             if _same(source, other) and user_path(source).exists() and dataset.name == trained.name:
-                raise ValueError(f"eval: expected data that train does not read, got {source} in both; leave it out of one")
+                raise ValueError(
+                    f"eval: expected data that train does not read, got {source} in both; leave it out of one"
+                )
         if not any(example.entities for example in dataset):
             raise ValueError(
-                f"eval: expected gold entities, got none in the {len(dataset)} sentences of {dataset.name}; leave it out"
+                f"eval: expected gold entities, got none in the {len(dataset)} sentences of {dataset.name}; "
+                "leave it out"
             )
     return train, test
 
@@ -148,30 +153,26 @@ def write_figures(report: dict[str, Any], output: Path) -> None:
 
 
 def make_table(report: dict[str, Any]) -> Table:
-    """Build a rich table of the evaluation sets and their groups: shares in per cent, as written / case-folded."""
+    """Build a rich table of the evaluation sets and their groups: what of them occurs in training, in per cent."""
     from rich.table import Table
 
-    table = Table("data set", title=cell("what training has seen, as written / case-folded"))
-    for name in ("entities", "in training %", "texts in training %", "types", "in training %", "familiarity"):
-        table.add_column(name, justify="right")
-
-    def share(counts: dict[str, Any]) -> str:
-        if counts["share_exact"] is None:
-            return "-"
-        return f"{100 * counts['share_exact']:.1f} / {100 * counts['share_folded']:.1f}"
-
+    table = Table(title=cell("what of the evaluation occurs in training"))
+    table.add_column("data set", overflow="fold")
+    for name in ("entities", "seen\n%", "folded\n%", "types", "seen\n%", "folded\n%", "famil-\niarity"):
+        table.add_column(name, justify="right", no_wrap=True)
     for dataset in report["eval"]:
         for number, one in enumerate((dataset, *dataset["groups"])):
-            seen, familiar = one["overlap"], one["familiarity"]
-            table.add_row(
-                cell(one["name"] if number == 0 else f"  {one['name']}"),
-                f"{one['entities']:,}",
-                share(seen["entities"]),
-                share(seen["entity_texts"]),
-                f"{one['types']:,}",
-                share(seen["types"]),
-                "-" if familiar is None else f"{familiar:.2f}",
-            )
+            numbers = []
+            for key in ("entities", "types"):
+                counts = one["overlap"][key]
+                shares = (counts["share_exact"], counts["share_folded"])
+                numbers += [
+                    f"{counts['total']:,}",
+                    *("-" if share is None else f"{100 * share:.1f}" for share in shares),
+                ]
+            familiar = one["familiarity"]
+            name = one["name"] if number == 0 else f"  {one['name']}"
+            table.add_row(cell(name), *numbers, "-" if familiar is None else f"{familiar:.2f}")
     return table
 
 

@@ -130,7 +130,9 @@ def overlap(examples: Iterable[Example], training: TrainingVocabulary) -> dict[s
 
 def _shares(total: int, exact: int, folded: int) -> dict[str, int | float | None]:
     """Return the counts and their shares of `total`; a share of nothing is None."""
-    shares = {name: round(count / total, 6) if total else None for name, count in (("exact", exact), ("folded", folded))}
+    shares = {
+        name: round(count / total, 6) if total else None for name, count in (("exact", exact), ("folded", folded))
+    }
     return {
         "total": total,
         "exact": exact,

@@ -1,4 +1,4 @@
-"""Figures of the numbers of `figures.json`. Needs matplotlib (extra plots), which is imported when a figure is drawn."""
+"""Figures of the numbers of `figures.json`. They need matplotlib (extra plots), which drawing imports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _EXACT, _FOLDED, _FAMILIAR, _OTHER = "#0072B2", "#56B4E9", "#009E73", "#999999"
 _DPI = 120
 # Equal numbers give equal files: SVG has ids from this salt in place of random ones, and no date.
-_STYLE = {"svg.hashsalt": "glimodern", "font.size": 9, "axes.titlesize": 9}
+_STYLE: Any = {"svg.hashsalt": "glimodern", "font.size": 9, "axes.titlesize": 9}
 
 Row = tuple[str, bool, Mapping[str, Any]]
 """Name, whether it is a whole set (else a group of one), and its numbers."""
@@ -101,7 +101,10 @@ def draw_overlap(report: Mapping[str, Any]) -> Figure:
     """Draw what of each evaluation set occurs in training: entities, types, and the familiarity of its labels."""
     rows = _rows(report["eval"])
     figure, (entities, types, familiar) = _panels(rows, 3)
-    for axis, key, title in ((entities, "entities", "entities in training, %"), (types, "types", "types in training, %")):
+    for axis, key, title in (
+        (entities, "entities", "entities in training, %"),
+        (types, "types", "types in training, %"),
+    ):
         for shift, name, colour in ((-0.19, "exact", _EXACT), (0.19, "folded", _FOLDED)):
             shares = [numbers["overlap"][key][f"share_{name}"] for _, _, numbers in rows]
             drawn = [(y + shift, 100 * share) for y, share in enumerate(shares) if share is not None]
@@ -111,7 +114,9 @@ def draw_overlap(report: Mapping[str, Any]) -> Figure:
         axis.set_title(title)
         axis.set_xlim(0, 112)
         axis.set_xticks(range(0, 101, 25))
-    drawn = [(y, numbers["familiarity"]) for y, (_, _, numbers) in enumerate(rows) if numbers["familiarity"] is not None]
+    drawn = [
+        (y, numbers["familiarity"]) for y, (_, _, numbers) in enumerate(rows) if numbers["familiarity"] is not None
+    ]
     bars = familiar.barh([y for y, _ in drawn], [value for _, value in drawn], 0.6, color=_FAMILIAR)
     familiar.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
     familiar.set_title(f"familiarity of labels, by {printable(report['similarity'])}", parse_math=False)

@@ -5,11 +5,13 @@ training are ranked by the similarity of their label to the evaluation label, an
 are averaged with Zipf weights, 1 / rank. A label that training has 1,000 times has a familiarity of 1. The familiarity
 of a label set is the mean over its distinct labels.
 
-Our number differs from the paper's in the similarity: by default it is one of strings, which needs no model, where the
-paper has the cosine of sentence embeddings. It sees that "organisation" is near "organization"; it does not see that
-"physician" is near "doctor". Numbers of the two similarities must not be compared. `encoder_similarities` has the
-cosine of mean-pooled embeddings of a local encoder. Also, where training has fewer than 1,000 entities, the missing
-ranks count as similarity 0 here, so that a small training set is less familiar.
+Our number differs from the paper's in the similarity. The paper has the cosine of sentence embeddings. Here it is one
+of strings by default (`ngram_similarities`), which needs no model. It sees that "organisation" is near "organization";
+it does not see that "physician" is near "doctor". `encoder_similarities` has the cosine of mean-pooled embeddings of a
+local encoder. Numbers of different similarities cannot be compared. Also, where training has fewer than 1,000 entities,
+the missing ranks count as similarity 0 here, so that a small training set is less familiar.
+
+Time is linear in entities, and in the number of labels of evaluation times that of training.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from glimodern.files.atomic import user_path
 FloatArray = npt.NDArray[np.float64]
 
 TOP = 1000  # entities of training that are averaged, the paper's K
-NGRAMS = (2, 3, 4)  # characters
+NGRAMS = (2, 3)  # characters
 
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 _BATCH = 64  # labels that an encoder embeds at a time
@@ -76,9 +78,9 @@ def zipf_mean(similarities: FloatArray, counts: npt.NDArray[np.int64], top: int 
 def ngram_similarities(labels: Iterable[str], training: Sequence[str]) -> Iterator[FloatArray]:
     """Yield for each label its similarity to every label of training: float64 [training labels], in [0, 1].
 
-    It is the cosine of TF-IDF vectors of character n-grams (2 to 4). Labels are case-folded and split into words; each
-    word has a blank at both ends, and no n-gram reaches over it. The inverse document frequency of an n-gram that df of
-    the n labels of training have is 1 + ln((1 + n) / (1 + df)).
+    It is the cosine of TF-IDF vectors of character n-grams (n = 2, 3). Labels are case-folded and split into words.
+    Each word has a blank at both ends, and no n-gram reaches over it. The inverse document frequency of an n-gram that
+    occurs in df of the N labels of training is 1 + ln((1 + N) / (1 + df)).
     """
     grams = [_ngrams(label) for label in training]
     frequency = Counter(gram for one in grams for gram in one)
@@ -143,7 +145,7 @@ def _embed(folder: Path, labels: Sequence[str]) -> FloatArray:
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True).eval().float()
+    model = AutoModel.from_pretrained(folder, local_files_only=True).eval().float().requires_grad_(False)
     limit = getattr(model.config, "max_position_embeddings", None)
     parts = []
     for first in range(0, len(labels), _BATCH):
@@ -156,7 +158,7 @@ def _embed(folder: Path, labels: Sequence[str]) -> FloatArray:
                 f"encoder: expected labels of at most {limit} tokens, got {width} for {short(longest)}; leave encoder "
                 "out to compare labels by their characters"
             )
-        hidden = model(**tokens).last_hidden_state.detach().numpy().astype(np.float64)
+        hidden = model(**tokens).last_hidden_state.numpy().astype(np.float64)
         mask = tokens["attention_mask"].numpy()[:, :, None]
         means = (hidden * mask).sum(axis=1) / mask.sum(axis=1)
         parts.append(means / np.linalg.norm(means, axis=1, keepdims=True))
