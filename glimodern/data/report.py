@@ -111,10 +111,10 @@ class ValidationReport:
             column.justify = "right"
 
         def add(what: str, count: int, meaning: str = "", windowed: int | None = None) -> None:
-            """Add a row, yellow if it has a meaning. windowed: the count with windows, None: the same."""
-            counts = (count,) if windows is None else (count, count if windowed is None else windowed)
+            """Add a row, yellow if it has a meaning. windowed: the count with windows; None: not counted."""
+            counts = [f"{count:,}", *([] if windows is None else ["" if windowed is None else f"{windowed:,}"])]
             style = "yellow" if meaning and count else None
-            table.add_row(what, *(f"{number:,}" for number in counts), cell(meaning if count else ""), style=style)
+            table.add_row(what, *counts, cell(meaning if count else ""), style=style)
 
         for what, count in (
             ("sentences", self.sentences),
@@ -133,12 +133,9 @@ class ValidationReport:
                 add(what, now.words_tokens, meaning, later.words_tokens)
             add("entities cut", now.entities, "cannot be found: in the part that is cut", later.entities)
         variants = "; ".join(" / ".join(map(repr, group)) for group in self.case_variants[:3])
+        wider, meaning = self.wider_than_max_width, f"cannot be found: {self.share_lost:.2%} of gold lost"
+        add(f"wider than {self.max_width} words", wider, meaning, wider)
         for what, count, meaning in (
-            (
-                f"wider than {self.max_width} words",
-                self.wider_than_max_width,
-                f"cannot be found: {self.share_lost:.2%} of gold lost",
-            ),
             ("overlapping", self.overlapping, "spans that share a word; flat decoding keeps one of them"),
             ("duplicate", self.duplicate, "same span and type twice"),
             ("conflicting", self.conflicting, "spans with two or more types"),

@@ -52,15 +52,14 @@ class FiguresConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name in ("train", "eval"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}: expected at least one file, folder or hub data set, got none")
 
 
 def check_paths(config: FiguresConfig) -> Path:
-    """Return the output folder. Raises ValueError for a source named twice, and an output that would replace data."""
+    """Return the output folder. Raises ValueError for sources named twice or not at all, or if data are replaced."""
     for name in ("train", "eval"):
         sources = getattr(config, name)
+        if not sources:
+            raise ValueError(f"{name}: expected at least one file, folder or hub data set, got none")
         for number, source in enumerate(sources):
             twin = next((other for other in sources[:number] if _same(source, other)), None)
             if twin is not None:
