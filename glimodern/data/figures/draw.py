@@ -119,7 +119,8 @@ def draw_overlap(report: Mapping[str, Any]) -> Figure:
     ]
     bars = familiar.barh([y for y, _ in drawn], [value for _, value in drawn], 0.6, color=_FAMILIAR)
     familiar.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
-    familiar.set_title(f"familiarity of labels, by {printable(report['similarity'])}", parse_math=False)
+    familiar.set_title("familiarity of labels")
+    familiar.set_xlabel(f"by {printable(report['similarity'])}", fontsize=7, parse_math=False)
     familiar.set_xlim(0, 1.12)
     familiar.set_xticks((0, 0.25, 0.5, 0.75, 1))
     figure.legend(*entities.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
