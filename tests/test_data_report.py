@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from glimodern.data import Dataset, Entity, Example, load_dataset, validate
+from glimodern.data.report import Cut, CutCounts
 
 
 def sentence(words: str, *entities: Entity, types: tuple[str, ...] | None = None) -> Example:
@@ -54,6 +55,7 @@ def test_every_count() -> None:
         "case_variants": [[" y", "y", "y "], ["X", "x"]],
         "skipped": 4,
         "unmatched": 5,
+        "cut": None,
         "share_lost": 1 / 12,
     }
     json.dumps(report.to_dict())
@@ -74,6 +76,29 @@ def test_table() -> None:
     assert row("duplicate") == "duplicate 1 same span and type twice"
     assert row("out of range").startswith("out of range 5 ")
     assert row("types equal") == "types equal but for case 5 ' y' / 'y' / 'y '; 'X' / 'x'"
+
+
+def test_what_is_cut() -> None:
+    """The rows of long texts, and the column of windows where something is cut."""
+
+    def rows(cut: Cut | None) -> list[str]:
+        console = Console(file=io.StringIO(), width=120)
+        console.print(validate(DATASET, 3, cut).table())
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        return [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
+
+    cut = Cut(384, 512, CutCounts(4, 90, 1_200, 7), CutCounts(1, 0, 2, 3))
+    assert json.loads(json.dumps(validate(DATASET, 3, cut).to_dict()["cut"]))["with_windows"]["entities"] == 3
+    shown = rows(cut)
+    assert "sentences cut 4 1 longer than the model reads" in shown
+    assert "words beyond 384 90 0 cut: max_len" in shown
+    assert "words beyond 512 tokens 1,200 2 cut: the encoder's limit, prompt included" in shown
+    assert "entities cut 7 3 cannot be found: in the part that is cut" in shown
+    assert "wider than 3 words 1 1 cannot be found: 8.33% of gold lost" in shown
+    assert any(line.startswith("sentences 7") for line in shown) and any("with windows" in line for line in shown)
+    assert not any("with windows" in line for line in rows(Cut(384, None, CutCounts(), CutCounts())))
+    assert not any("tokens" in line and "words beyond" in line for line in rows(Cut(384, None, CutCounts())))
+    assert not any("sentences cut" in line for line in rows(None))
 
 
 spans = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda pair: (min(pair), max(pair))), max_size=8)

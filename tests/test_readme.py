@@ -284,13 +284,22 @@ def check_compare(command: str, folder: Path, printed: str) -> None:
     assert all(row.get("error") is None and row["steps"] == 3 for row in rows)
 
 
+def check_figures(command: str, folder: Path, printed: str) -> None:
+    output = folder / flag(command, "--output")
+    assert {path.name for path in output.iterdir()} == {
+        *("lengths.png", "lengths.svg", "overlap.png", "overlap.svg", "figures.json"),
+    }
+    (seen,) = json.loads((output / "figures.json").read_text())["eval"]
+    assert seen["overlap"]["entities"]["share_exact"] == 1.0 and seen["overlap"]["types"]["total"] == 5
+
+
 def check_predict(command: str, folder: Path, printed: str) -> None:
     assert said(printed), "predict prints a row a text; the block's output is compared too"
 
 
 OUTCOMES = {
     "train": check_train, "evaluate": check_evaluate, "predict": check_predict, "inspect": check_inspect,
-    "doctor": check_doctor, "compare": check_compare,
+    "doctor": check_doctor, "compare": check_compare, "data.figures": check_figures,
 }  # fmt: skip
 STAND_INS = {
     ".venv/bin/python": sys.executable,
@@ -302,10 +311,12 @@ STAND_INS = {
 
 def run(command: str, folder: Path) -> str:
     """The output of a page's command, checked by what it leaves behind."""
-    module = re.search(r"\.venv/bin/python -m glimodern\.(\w+) ", command)
+    module = re.search(r"\.venv/bin/python -m glimodern\.([\w.]+) ", command)
     assert module, f"a page shows a command that no test knows: {command}"
     for shown, tested in STAND_INS.items():
         command = command.replace(shown, tested)
+    if module[1] == "data.figures":
+        pytest.importorskip("matplotlib", reason="needs the extra plots")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
     answer = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, f"{command}\n{answer.stdout}\n{answer.stderr}"
@@ -314,7 +325,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def test_every_command_line_is_shown():
-    shown = {name for block in COMMANDS for name in re.findall(r"-m glimodern\.(\w+) ", block.source)}
+    shown = {name for block in COMMANDS for name in re.findall(r"-m glimodern\.([\w.]+) ", block.source)}
     assert shown == OUTCOMES.keys()
 
 

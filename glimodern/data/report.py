@@ -14,6 +14,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class CutCounts:
+    """What is lost of a data set because its texts are long, for one way to read them.
+
+    texts:        texts that are not read whole.
+    words_beyond: words lost beyond the maximum number of words.
+    words_tokens: other words lost because the encoder takes no more tokens beside the prompt.
+    entities:     gold entities lost, without those wider than max_width.
+    """
+
+    texts: int = 0
+    words_beyond: int = 0
+    words_tokens: int = 0
+    entities: int = 0
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a model's limits on the length of a text cost a data set.
+
+    max_words, max_tokens: the limits, the prompt's tokens included; None: no limit.
+    as_read:      each text is read once and cut at its end.
+    with_windows: each text is read in windows that overlap by max_width words. Then nothing is lost but what exceeds a
+                  window by itself. None: not counted.
+    """
+
+    max_words: int
+    max_tokens: int | None
+    as_read: CutCounts
+    with_windows: CutCounts | None = None
+
+
+@dataclass(frozen=True)
 class ValidationReport:
     """Counts of one data set, for spans of at most `max_width` words.
 
@@ -30,6 +62,7 @@ class ValidationReport:
     case_variants:         groups of types that are equal up to case and outer white space.
     skipped:               bad rows skipped.
     unmatched:             Pile-NER answers that do not occur in their text.
+    cut:                   what is lost of long texts; None: not counted.
     """
 
     name: str
@@ -50,6 +83,7 @@ class ValidationReport:
     case_variants: tuple[tuple[str, ...], ...]
     skipped: int
     unmatched: int
+    cut: Cut | None = None
 
     @property
     def share_lost(self) -> float:
@@ -57,7 +91,7 @@ class ValidationReport:
         return self.wider_than_max_width / self.entities if self.entities else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all counts and `share_lost` as a flat dict for JSON."""
+        """Return all counts and `share_lost` as a dict for JSON; it is flat but for `cut`."""
         counts = asdict(self)
         counts["case_variants"] = [list(group) for group in self.case_variants]
         counts["share_lost"] = self.share_lost
@@ -69,8 +103,19 @@ class ValidationReport:
 
         from glimodern.display import cell
 
-        table = Table("what", "count", "meaning", title=cell(f"data set {self.name}"))
-        table.columns[1].justify = "right"
+        cut = self.cut
+        windows = cut.with_windows if cut is not None and cut.as_read.texts else None
+        columns = ("what", "count", "meaning") if windows is None else ("what", "count", "with windows", "meaning")
+        table = Table(*columns, title=cell(f"data set {self.name}"))
+        for column in table.columns[1:-1]:
+            column.justify = "right"
+
+        def add(what: str, count: int, meaning: str = "", windowed: int | None = None) -> None:
+            """Add a row, yellow if it has a meaning. windowed: the count with windows; None: not counted."""
+            counts = [f"{count:,}", *([] if windows is None else ["" if windowed is None else f"{windowed:,}"])]
+            style = "yellow" if meaning and count else None
+            table.add_row(what, *counts, cell(meaning if count else ""), style=style)
+
         for what, count in (
             ("sentences", self.sentences),
             ("words", self.words),
@@ -78,14 +123,19 @@ class ValidationReport:
             ("types", self.types),
             ("sentences without an entity", self.zero_entity_sentences),
         ):
-            table.add_row(what, f"{count:,}", "")
+            add(what, count)
+        if cut is not None:
+            now, later = cut.as_read, windows or CutCounts()
+            add("sentences cut", now.texts, "longer than the model reads", later.texts)
+            add(f"words beyond {cut.max_words}", now.words_beyond, "cut: max_len", later.words_beyond)
+            if cut.max_tokens is not None:
+                what, meaning = f"words beyond {cut.max_tokens} tokens", "cut: the encoder's limit, prompt included"
+                add(what, now.words_tokens, meaning, later.words_tokens)
+            add("entities cut", now.entities, "cannot be found: in the part that is cut", later.entities)
         variants = "; ".join(" / ".join(map(repr, group)) for group in self.case_variants[:3])
+        wider, meaning = self.wider_than_max_width, f"cannot be found: {self.share_lost:.2%} of gold lost"
+        add(f"wider than {self.max_width} words", wider, meaning, wider)
         for what, count, meaning in (
-            (
-                f"wider than {self.max_width} words",
-                self.wider_than_max_width,
-                f"cannot be found: {self.share_lost:.2%} of gold lost",
-            ),
             ("overlapping", self.overlapping, "spans that share a word; flat decoding keeps one of them"),
             ("duplicate", self.duplicate, "same span and type twice"),
             ("conflicting", self.conflicting, "spans with two or more types"),
@@ -97,12 +147,15 @@ class ValidationReport:
             ("bad rows left out", self.skipped, "see the log for the first of each file"),
             ("answers not in the text", self.unmatched, "Pile-NER answers without an occurrence"),
         ):
-            table.add_row(what, f"{count:,}", cell(meaning) if count else "", style="yellow" if count else None)
+            add(what, count, meaning)
         return table
 
 
-def validate(dataset: Dataset, max_width: int) -> ValidationReport:
-    """Count the content of a data set for a model with spans of at most `max_width` words (K, >= 1)."""
+def validate(dataset: Dataset, max_width: int, cut: Cut | None = None) -> ValidationReport:
+    """Count the content of a data set for a model with spans of at most `max_width` words (K, >= 1).
+
+    cut: what the model cannot read of long texts, which only a tokenizer can count (`train.limits.count_cut`).
+    """
     if max_width < 1:
         raise ValueError(f"max_width: expected at least 1, got {max_width}")
     wider = overlapping = duplicate = conflicting = unasked = entities = words = empty = no_entity = blank = 0
@@ -147,6 +200,7 @@ def validate(dataset: Dataset, max_width: int) -> ValidationReport:
         case_variants=_case_variants(dataset.types),
         skipped=dataset.skipped,
         unmatched=dataset.unmatched,
+        cut=cut,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from glimodern.data import validate
+from glimodern.data import asked_types, validate
 from glimodern.display import console
 from glimodern.evaluate import check_evaluation
 from glimodern.inputs.batch import PackedBatch
@@ -16,6 +16,7 @@ from glimodern.inputs.batch import PackedBatch
 from .batches import TrainingBatches
 from .config import TrainConfig
 from .interrupts import Interrupts
+from .limits import count_cut, own_types
 from .log import RunLog, git_commit
 from .ranks import evaluate_together, this_device, together
 from .resume import PER_LAUNCH, Progress, check_earlier_run, clear_output, load_progress, newest, save_progress
@@ -81,7 +82,7 @@ class Trainer:
 
     def _check_data(self) -> None:
         """Check that the data can train the model and choose a checkpoint, and that the evaluations will not fail."""
-        packer = self.model.packer
+        packer, max_types = self.model.packer, self.model.config.max_types
         check_gold("train_data", self.train_set, packer, alone=True)
         if self.dev_set:
             check_evaluation("dev_data", self.dev_set, packer)
@@ -90,7 +91,9 @@ class Trainer:
             check_evaluation("eval_data", dataset, packer)
         if self.accelerator.is_main_process:
             for dataset in [self.train_set, *([self.dev_set] if self.dev_set else []), *self.test_sets]:
-                self.console.print(validate(dataset, self.model.config.max_width).table())
+                types = own_types(dataset, max_types) if dataset is self.train_set else asked_types(dataset)
+                cut = count_cut(dataset, types, packer)
+                self.console.print(validate(dataset, self.model.config.max_width, cut).table())
 
     def _find_progress(self) -> Progress:
         """Load the progress to resume from, if any.
