@@ -149,7 +149,7 @@ def test_a_fault_hides_no_other_part(saved, healthy):
 def test_no_folder(healthy, path):
     report = examine(path)
     assert set(failures(report)) == {"folder"}
-    assert [check.ok for check in report.checks[1:]] == [None] * 11
+    assert [check.ok for check in report.checks[1:]] == [None] * 12
 
 
 def test_whole_checkpoint(saved, healthy, capsys):
@@ -158,7 +158,7 @@ def test_whole_checkpoint(saved, healthy, capsys):
     printed = capsys.readouterr().out
     assert "no check failed" in printed and "[red]notes.txt" in printed
     data = json.loads((saved.parent / "report.json").read_text())
-    assert data["ok"] and len(data["checks"]) == 12
+    assert data["ok"] and len(data["checks"]) == 13
     assert data["machine"]["versions"]["torch"] == torch.__version__
     assert data["machine"]["backends"]["cpu"]["span_scores"]["why"]
 

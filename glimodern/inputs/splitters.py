@@ -77,9 +77,7 @@ def _built(name: str) -> WordSplitter:
 _LATIN = "\0-\xac\xae-\u024f\u2010-\u2026\u2030\u20ac\u2122"
 _LATIN_LETTER = "A-Za-z0-9_\xaa\xb5\xba\xc0-\xd6\xd8-\xf6\xf8-\u024f"
 _NOT_LATIN = re.compile(f"[^{_LATIN}]")
-_LATIN_WORD = re.compile(
-    rf"[{_LATIN_LETTER}]+(?:[.,;'\u2018\u2019\u2024](?<=[0-9].)(?=[0-9])[{_LATIN_LETTER}]+)*|\S"
-)
+_LATIN_WORD = re.compile(rf"[{_LATIN_LETTER}]+(?:[.,;'\u2018\u2019\u2024](?<=[0-9].)(?=[0-9])[{_LATIN_LETTER}]+)*|\S")
 
 _NUMERIC = r"\p{WB=Numeric}"
 _LETTER = rf"\p{{WB=ALetter}}\p{{WB=Hebrew_Letter}}\p{{WB=ExtendNumLet}}{_NUMERIC}"
