@@ -10,7 +10,7 @@ and in more places, so that every name has its ends at the edge of a word:
 - White space and zero-width spaces belong to no word.
 
 The other splitters give the words and offsets of gliner 0.2.29 (gliner/data_processing/tokenizer.py), white space
-among them where its library yields it (spacy, jieba, janome). Languages: "jieba" and "hanlp" are for Chinese, "janome"
+among them where its library yields it (spacy, jieba, janome; seldom mecab and hindi). Languages: "jieba" and "hanlp" are for Chinese, "janome"
 for Japanese, "mecab" for Korean, "camel" for Arabic, "hindi" for Hindi; "spacy" is spaCy's tokenizer for English.
 "universal" and "stanza" detect each text's language with langdetect. "universal" calls the splitter of Korean,
 Japanese, Hindi, Chinese and Arabic, and spaCy's multi-language tokenizer for all others; "stanza" calls Stanza's
@@ -74,7 +74,7 @@ def _built(name: str) -> WordSplitter:
 # --- by Unicode --------------------------------------------------------------------------------------------------
 
 # Texts of Latin letters, which Python's faster `re` splits into the same words (tests/test_splitters.py compares them).
-_LATIN = "\0-\xac\xae-\u024f\u2010-\u2026\u2030\u20ac\u2122"
+_LATIN = "\0-\xac\xae-\xb7\xb9-\u024f\u2010-\u2026\u2030\u20ac\u2122"
 _LATIN_LETTER = "A-Za-z0-9_\xaa\xb5\xba\xc0-\xd6\xd8-\xf6\xf8-\u024f"
 _NOT_LATIN = re.compile(f"[^{_LATIN}]")
 _LATIN_WORD = re.compile(rf"[{_LATIN_LETTER}]+(?:[.,;'\u2018\u2019\u2024](?<=[0-9].)(?=[0-9])[{_LATIN_LETTER}]+)*|\S")
@@ -85,12 +85,13 @@ _MARK = r"\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}"
 _IN_NUMBER = r"\p{WB=MidNum}\p{WB=MidNumLet}\p{WB=Single_Quote}"
 # Letters that the standard joins: a narrow no-break space, which is white space, and two iteration marks of Han.
 _ALONE = r"\u202f\u3005\u303b"
+_STACKER = r"\u17d2\u1039"  # the next consonant is written below; newer releases of Unicode join it in \X, too
 _SPACE = r"\s\x1c-\x1f\u200b"
 _UNICODE_WORD = rf"""
     [[{_LETTER}]--[{_ALONE}]] [[{_LETTER}{_MARK}]--[{_ALONE}]]*+
         (?: [{_IN_NUMBER}] (?<={_NUMERIC}.) (?={_NUMERIC}) [[{_LETTER}{_MARK}]--[{_ALONE}]]*+ )*+
     | [!-/:-@\[-`\{{-~] (?![{_MARK}])   # the next alternative, faster
-    | (?![{_SPACE}]) \X [{_MARK}]*+
+    | (?![{_SPACE}]) \X [{_MARK}]*+ (?: (?<=[{_STACKER}]) (?=[\p{{Khmer}}\p{{Myanmar}}]) \X [{_MARK}]*+ )*+
 """
 
 
@@ -113,7 +114,8 @@ def _located(tokenize: Callable[[str], Iterable[str]]) -> WordSplitter:
     """Find a tokenizer's tokens in the text, each after the one before it.
 
     A token that the text does not have there is left out: the tokenizer wrote it differently. gliner gives it the
-    offset -1, after which the offsets of the later tokens may be too small; its "hindi" leaves it out, too.
+    offset -1, after which the offsets of the later tokens may be too small; its "hindi" leaves it out, too. An empty
+    token, which "hindi" has for an empty text, is no word.
     """
 
     def split(text: str) -> list[Word]:
@@ -218,6 +220,8 @@ def _stanza() -> WordSplitter:
                 stanza.download(name, processors="tokenize", verbose=False)
                 return stanza.Pipeline(name, processors="tokenize", verbose=False)
             except Exception as error:
+                if name == "en":
+                    return None
                 warnings.warn(
                     f"words_splitter_type: expected a model of Stanza for the language {name!r}, got none "
                     f"({first_line(error)}); the English one splits its texts",
