@@ -140,8 +140,8 @@ def test_a_fault_hides_no_other_part(saved, healthy):
     halve(saved / WEIGHTS)
     states = {check.name: check.ok for check in examine(str(saved)).checks}
     assert states == {
-        "folder": True, "config": True, "weights": False, "finite weights": None, "shapes": None, "tokenizer": True,
-        "vocabulary": True, "loads": None, "canary": None, "deterministic": None, "batching": None, "packed": None,
+        "folder": True, "config": True, "splitter": True, "weights": False, "finite weights": None, "shapes": None,
+        "tokenizer": True, "vocabulary": True, "loads": None, "canary": None, "deterministic": None, "batching": None, "packed": None,
     }  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def test_exit_status_of_a_failure(saved, healthy, capsys):
         command.main([str(saved)])
     assert stopped.value.code == 1
     printed = capsys.readouterr().out
-    assert "FAILED weights" in printed and "remedy: " in printed and "1 of 12 checks failed" in printed
+    assert "FAILED weights" in printed and "remedy: " in printed and "1 of 13 checks failed" in printed
 
 
 def test_lstm_and_projection(tmp_path, healthy):

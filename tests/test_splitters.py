@@ -109,7 +109,7 @@ def test_unicode_breaks_where_the_standard_does(text):
 def test_words_are_in_order_and_are_the_text_at_their_offsets(name):
     split = splitter(name)
 
-    @settings(deadline=None, derandomize=True, max_examples=150, suppress_health_check=list(HealthCheck))
+    @settings(deadline=None, derandomize=True, max_examples=80, suppress_health_check=list(HealthCheck))
     @given(TEXTS)
     def check(text):
         last = 0
@@ -154,11 +154,10 @@ SAMPLES = [
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "unicode"])
-def test_words_are_gliners(name):
+def test_words_are_gliners(name, monkeypatch):
     tokenizer = pytest.importorskip("gliner.data_processing.tokenizer", reason="needs the extra peers (gliner)")
     split = splitter(name)
-    if name in ("jieba", "universal"):  # gliner looks for jieba, too, and then uses jieba3
-        pytest.importorskip("jieba", reason="gliner wants the package jieba beside jieba3")
+    monkeypatch.setattr(tokenizer, "is_module_available", lambda module: True)  # it asks for jieba and uses jieba3
     theirs = tokenizer.WordsSplitter(name)
     for text in [*SAMPLES, " ".join(SAMPLES[:3])]:
         assert split(text) == [Word(*word) for word in theirs(text) if word[0]], text
