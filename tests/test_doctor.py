@@ -141,7 +141,8 @@ def test_a_fault_hides_no_other_part(saved, healthy):
     states = {check.name: check.ok for check in examine(str(saved)).checks}
     assert states == {
         "folder": True, "config": True, "splitter": True, "weights": False, "finite weights": None, "shapes": None,
-        "tokenizer": True, "vocabulary": True, "loads": None, "canary": None, "deterministic": None, "batching": None, "packed": None,
+        "tokenizer": True, "vocabulary": True, "loads": None, "canary": None, "deterministic": None, "batching": None,
+        "packed": None,
     }  # fmt: skip
 
 

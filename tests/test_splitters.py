@@ -1,7 +1,6 @@
 """Splitters of texts into words: by Unicode, and gliner's by their names."""
 
 import itertools
-import json
 import re
 import sys
 import types

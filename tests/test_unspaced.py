@@ -15,6 +15,7 @@ from glimodern.data import load_dataset
 from glimodern.doctor import examine
 from glimodern.inspect import __main__ as inspect_command
 from glimodern.inspect import inspect
+from glimodern.model.sharing import model_card
 from glimodern.train.config import parse_train_config
 from glimodern.train.demo import train_tokenizer
 from glimodern.train.loop import train
@@ -28,7 +29,7 @@ LANGUAGES = {
         ["北京", "上海", "广州", "南京"],
     ),
     "ja": (
-        ["{person}さんは昨日{place}へ行きました。", "{person}さんは{place}に住んでいます。", "医者の{person}は{place}から来た。"],
+        ["{person}さんは昨日{place}へ行きました。", "{person}さんは{place}に住む。", "医者の{person}は{place}出身。"],
         ["田中太郎", "佐々木ハナ", "鈴木一郎", "ジョン・スミス"],
         ["東京", "大阪", "京都", "ロンドン"],
     ),
@@ -133,6 +134,20 @@ def test_a_fresh_head_has_the_splitter_as_an_option():
         make_tiny_model(words_splitter_type="words")
 
 
+def test_names_of_the_option(trained):
+    with pytest.raises(TypeError, match="words_splitter_type is called splitter here"):
+        GLiModern.from_pretrained(trained[0] / "start", words_splitter_type="unicode")
+    with pytest.raises(TypeError, match="splitter is called words_splitter_type here"):
+        make_tiny_model(splitter="unicode")
+
+
+def test_the_model_card_says_who_knows_the_splitter():
+    model = make_tiny_model(words_splitter_type="unicode")
+    assert 'Only glimodern has its splitter (`words_splitter_type` "unicode")' in model_card(
+        "you/model", model.config, LABELS, {}
+    )
+
+
 def test_command_lines(trained, tmp_path, capsysbinary):
     folder = trained[0]
     model, plain = str(folder / "run" / "model"), str(folder / "start")
@@ -156,7 +171,9 @@ def test_command_lines(trained, tmp_path, capsysbinary):
 def test_the_demo_corpus_has_words_already(tmp_path):
     AcceleratorState._reset_state(reset_partial_state=True)
     given = ["--words-splitter-type", "unicode", "--output-dir", str(tmp_path / "run")]
-    with pytest.raises(ValueError, match="words_splitter_type: expected 'whitespace', .* got 'unicode'; give train_data"):
+    with pytest.raises(
+        ValueError, match="words_splitter_type: expected 'whitespace', .* got 'unicode'; give train_data"
+    ):
         train(parse_train_config(given))
 
 

@@ -10,11 +10,11 @@ and in more places, so that every name has its ends at the edge of a word:
 - White space and zero-width spaces belong to no word.
 
 The other splitters give the words and offsets of gliner 0.2.29 (gliner/data_processing/tokenizer.py), white space
-among them where its library yields it (spacy, jieba, janome; seldom mecab and hindi). Languages: "jieba" and "hanlp" are for Chinese, "janome"
-for Japanese, "mecab" for Korean, "camel" for Arabic, "hindi" for Hindi; "spacy" is spaCy's tokenizer for English.
-"universal" and "stanza" detect each text's language with langdetect. "universal" calls the splitter of Korean,
-Japanese, Hindi, Chinese and Arabic, and spaCy's multi-language tokenizer for all others; "stanza" calls Stanza's
-tokenizer of that language, and the English one if it has no model for it.
+among them where its library yields it (spacy, jieba, janome; seldom mecab and hindi). Languages: "jieba" and "hanlp"
+are for Chinese, "janome" for Japanese, "mecab" for Korean, "camel" for Arabic, "hindi" for Hindi; "spacy" is spaCy's
+tokenizer for English. "universal" and "stanza" detect each text's language with langdetect. "universal" calls the
+splitter of Korean, Japanese, Hindi, Chinese and Arabic, and spaCy's multi-language tokenizer for all others; "stanza"
+calls Stanza's tokenizer of that language, and the English one if it has no model for it.
 """
 
 from __future__ import annotations
