@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from glimodern import cli
+from glimodern.checkpoint.config import stored_splitter
 from glimodern.cli.outputs import check_output_file, checkpoint_files, write_report
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.data.metrics import Scores, score
 from glimodern.display import console
 from glimodern.inputs.packer import Packer
-from glimodern.inputs.words import Entity
+from glimodern.inputs.words import Entity, SplitterName
 from glimodern.model.glimodern import GLiModern
 from glimodern.settings import AT_LEAST_ONE, PROBABILITY, check_settings, refuse_repeated
 
@@ -97,6 +98,8 @@ class EvaluateConfig:
     """Maximum tokens in a batch; auto: chosen for the device."""
     skip_bad_rows: bool = False
     """Count and skip rows that cannot be read, instead of stopping."""
+    splitter: SplitterName | None = None
+    """How the texts of the data are split into words; by default as the checkpoint says."""
     json: str | None = None
     """File to write the scores to, as JSON. Its folder is created."""
 
@@ -126,11 +129,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = None
     if config.json is not None:
         output = check_output_file("--json", config.json, [*checkpoint_files(config.model), *config.data])
+    splitter = config.splitter or stored_splitter(config.model)
     datasets: dict[str, Dataset] = {}
     for source in config.data:
-        dataset = with_asked_types(load_split(source, config.split, skip_bad_rows=config.skip_bad_rows))
+        dataset = with_asked_types(
+            load_split(source, config.split, skip_bad_rows=config.skip_bad_rows, splitter=splitter)
+        )
         datasets[source] = dataset if config.max_sentences is None else first_sentences(dataset, config.max_sentences)
-    model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
+    model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device, splitter=config.splitter)
     for dataset in datasets.values():
         check_evaluation("--data", dataset, model.packer)
     shown = console()

@@ -28,6 +28,7 @@ from glimodern.data.json_rows import Row, json_rows
 from glimodern.data.lines import open_input, read_lines, stem_and_suffix
 from glimodern.display import short
 from glimodern.inference.request import check_threshold
+from glimodern.inputs.words import SplitterName
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class PredictConfig:
     """Dtype of the model; auto: bf16 on hardware that multiplies it natively, else fp32."""
     device: str = "cpu"
     """Device to run on: cpu, cuda, cuda:N, auto, or another of PyTorch's names."""
+    splitter: SplitterName | None = None
+    """How texts are split into words, unicode for scripts without spaces; by default as the checkpoint says."""
 
     @property
     def cut_field(self) -> str:
@@ -148,7 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Imported here, so that wrong arguments fail before this import, which takes seconds.
         from glimodern.model.glimodern import GLiModern
 
-        model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
+        model = GLiModern.from_pretrained(
+            config.model, dtype=config.dtype, device=config.device, splitter=config.splitter
+        )
         answer_all(model, config, labels, stream)
 
 

@@ -219,8 +219,16 @@ Labels and words are of several sub-tokens. The first eight rows hold every pair
     measure=measure,
     notes="""Old configs: a field that is missing has the value of the version that wrote the file (`has_rnn` for
 `num_rnn_layers`, tokenizer and encoder from `model_name`, prompt tokens added as gliner adds them); where gliner 0.2.29
-reads it otherwise, a warning says what was taken. `words_splitter_type` may be `whitespace` or `spacy`; a model of any
-other loads and takes texts given as words (`predict_words`).
+reads it otherwise, a warning says what was taken.
+
+`words_splitter_type` may be any of gliner's: `whitespace`, `spacy`, `jieba`, `hanlp`, `janome`, `mecab`, `camel`,
+`hindi`, `stanza`, `universal`. Each gives gliner's words and offsets (`tests/test_splitters.py`) and needs the extra of
+its name, but for `whitespace`. Without the package a model loads and takes texts given as words (`predict_words`).
+gliner does not know `unicode`. Differences, on purpose: a token that the text does not have where it should be is left
+out and later words keep their offsets, where gliner's drift (`hindi` leaves it out in gliner, too); a token of Stanza
+whose words the text does not have is one word, where gliner has words without offsets; a missing model of Stanza for a
+text's language is a warning before the English one is taken; `hindi` gives no empty word for an empty text; `jieba`
+needs the package jieba3 only, where gliner wants jieba beside it.
 
 Known differences, on purpose: after a word that the tokenizer turns into nothing (a zero-width space, say) gliner gives
 each word its right neighbour's vector, so that entities are reported one word early; here such a word is a zero vector

@@ -68,14 +68,15 @@ def shared() -> Path:
 WORDS = "Ada Lovelace met Charles Babbage in London and wrote about the Analytical Engine for Taylor in 1843 .".split()
 
 
-def make_tiny_model(**head: object):  # type: ignore[no-untyped-def]
-    """A two-layer ModernBERT with random weights, its tokenizer trained on a sentence, and a fresh head."""
+def make_tiny_model(tokenizer=None, **head: object):  # type: ignore[no-untyped-def]
+    """A two-layer ModernBERT with random weights, a tokenizer, by default trained on a sentence, and a fresh head."""
     from transformers import ModernBertConfig
 
     from glimodern.model.glimodern import GLiModern
     from glimodern.train.demo import train_tokenizer
 
-    tokenizer = train_tokenizer([WORDS] * 4, ["person", "place", "machine"], vocab_size=320)
+    if tokenizer is None:
+        tokenizer = train_tokenizer([WORDS] * 4, ["person", "place", "machine"], vocab_size=320)
     config = ModernBertConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
         global_attn_every_n_layers=2, local_attention=16, max_position_embeddings=128, pad_token_id=0, bos_token_id=2,

@@ -16,8 +16,8 @@ OPTIONAL = ("spacy", "srsly", "gliner")  # what extras bring
 
 
 def main() -> None:
-    names = ("accelerate", "huggingface_hub", "numpy", "pyyaml", "rich", "safetensors", "tensorboard", "tokenizers",
-             "torch", "transformers", "triton", "typing_extensions", "tyro")  # fmt: skip
+    names = ("accelerate", "huggingface_hub", "numpy", "pyyaml", "regex", "rich", "safetensors", "tensorboard",
+             "tokenizers", "torch", "transformers", "triton", "typing_extensions", "tyro")  # fmt: skip
     print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in names))
 
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported

@@ -242,10 +242,10 @@ def test_missing_file(saved, spoil, message):
 
 def test_words_of_another_splitter(saved):
     """Such a model loads, for texts given as words; only strings cannot be split."""
-    fields(words_splitter_type="jieba")(saved)
+    fields(words_splitter_type="words")(saved)
     model = GLiModern.from_pretrained(saved)
     assert len(list(model.predict_words([["Ada", "met"]], [["person"]], threshold=0.0))) == 1
     with pytest.raises(
-        ValueError, match=r"words_splitter_type: expected 'whitespace' or 'spacy', got 'jieba'.*predict_words"
+        ValueError, match=r"words_splitter_type: expected one of 'whitespace', .*, got 'words'.*predict_words"
     ):
         model.predict("Ada met", ["person"])

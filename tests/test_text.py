@@ -57,5 +57,5 @@ def test_spacy_splitter_is_gliners():
 
 def test_other_splitters():
     assert word_splitter("whitespace") is split_words
-    with pytest.raises(ValueError, match="words_splitter_type: expected .*, got 'jieba'.*predict_words"):
-        word_splitter("jieba")
+    with pytest.raises(ValueError, match="words_splitter_type: expected .*, got 'words'.*predict_words"):
+        word_splitter("words")

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from glimodern.display import first_line
-from glimodern.files.hub import HubAccess
+from glimodern.files.atomic import current_files, user_path
+from glimodern.files.hub import HubAccess, resolve_folder
+from glimodern.inputs.words import DEFAULT_SPLITTER
 from glimodern.settings import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, WIDTH, check_settings
 
 from .legacy import check_supported, read_fields, upgrade_fields
@@ -42,6 +44,8 @@ class HeadConfig:
     """Folder or hub name of a sentence encoder for the labels (a bi-encoder); None: the labels are in the prompt."""
     embed_ent_token: bool = True
     """True: a type's vector is read at the <<ENT>> token before its label; False: at the label's first token."""
+    words_splitter_type: str = DEFAULT_SPLITTER
+    """How a text is split into words: one of `glimodern.inputs.words.SPLITTERS`."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -59,6 +63,7 @@ class HeadOptions(TypedDict, total=False):
     dropout: float
     labels_encoder: str | PathLike[str] | None
     embed_ent_token: bool
+    words_splitter_type: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,6 @@ class ModelConfig(HeadConfig):
     model_name: folder or hub name of the encoder.
     num_rnn_layers: layers of the bidirectional LSTM over word vectors; 0: none.
     labels_encoder_config: config of a bi-encoder's label encoder as a dict, else None.
-    words_splitter_type: see `glimodern.inputs.words.word_splitter`.
     """
 
     hidden_size: Annotated[int, WIDTH]
@@ -84,7 +88,6 @@ class ModelConfig(HeadConfig):
     ent_token: str = ENT_TOKEN
     sep_token: str = SEP_TOKEN
     labels_encoder_config: dict[str, Any] | None = None
-    words_splitter_type: str = "whitespace"
 
 
 # field of gliner_config.json -> supported values; another value means a model architecture that is not supported
@@ -145,6 +148,13 @@ def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
         return ModelConfig(**known)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def stored_splitter(path_or_hub_id: str | PathLike[str]) -> str:
+    """Return `words_splitter_type` of a checkpoint, a folder or a hub name, to read data as the model reads texts."""
+    folder = resolve_folder(path_or_hub_id)
+    hub = None if user_path(path_or_hub_id, "path_or_hub_id").is_dir() else HubAccess()
+    return read_config(current_files(folder), hub).words_splitter_type
 
 
 def encoder_lookup(hub: HubAccess | None) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def check_inputs(config: CompareConfig) -> Path:
         check_output_file("output_dir", path)
     for name, split in splits.items():
         for source in reads[name]:
-            load_split(source, split, skip_bad_rows=data.skip_bad_rows)
+            load_split(source, split, skip_bad_rows=data.skip_bad_rows, splitter=model.splitter())
     return output
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from glimodern.display import short
-from glimodern.inputs.words import Entity, split_words
+from glimodern.inputs.words import DEFAULT_SPLITTER, Entity, word_splitter
 
 from . import conll
 from .example import Example
@@ -80,13 +80,15 @@ class Rows:
 class ReadOptions:
     """Options for reading rows.
 
-    format: one of FORMATS. group: group of the examples. label_names: {tag: label} for conll.
+    format: one of FORMATS. group: group of the examples. label_names: {tag: label} for conll. splitter: of a row's
+    text into words, in the formats spans and pile-ner.
     """
 
     format: str = "auto"
     skip_bad_rows: bool = False
     group: str | None = None
     label_names: Mapping[str, str] | None = None
+    splitter: str = DEFAULT_SPLITTER
 
 
 def read_file(path: Path, options: ReadOptions) -> Rows:
@@ -230,7 +232,7 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
         raise BadRowError(
             f'"{key}": expected a list of {{"start", "end", "label"}}, [] for no entity, got {short(spans)}'
         )
-    words = split_words(text)
+    words = word_splitter(options.splitter, "splitter")(text)
     starts = {word.start: index for index, word in enumerate(words)}
     ends = {word.end: index for index, word in enumerate(words)}
     entities: list[Entity] = []
@@ -296,7 +298,7 @@ def _pile_ner(row: dict[str, Any], where: str, rows: Rows, options: ReadOptions)
             f" got {len(values)} turns starting with {short(values[0] if values else None)}"
         )
     text = values[0].removeprefix("Text:").strip()
-    words = split_words(text)
+    words = word_splitter(options.splitter, "splitter")(text)
     starts = {word.start: index for index, word in enumerate(words)}
     ends = {word.end: index for index, word in enumerate(words)}
     entities: dict[Entity, None] = {}

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glimodern.inputs.words import DEFAULT_SPLITTER, check_splitter
+
 from .example import Dataset
 from .formats import FORMATS, JSON_SUFFIXES, ReadOptions, Rows, read_file, read_rows
 from .json_rows import Row
@@ -30,6 +32,7 @@ def load_dataset(
     skip_bad_rows: bool = False,
     format: str = "auto",
     label_names: Mapping[str, str] | None = None,
+    splitter: str = DEFAULT_SPLITTER,
 ) -> Dataset:
     """Read a data set from a file, a folder or the hub.
 
@@ -43,6 +46,7 @@ def load_dataset(
     skip_bad_rows: skip bad rows, count them in `Dataset.skipped`, and log one warning per file with the first reason.
     format: "auto" (by content), "gliner", "spans", "conll" or "pile-ner"; see `glimodern.data.formats`.
     label_names: labels for CoNLL tags; they take precedence over those of `glimodern.data.tags`.
+    splitter: splits rows that have a text and no words; one of `glimodern.inputs.words.SPLITTERS`, that of the model.
 
     The data set's name is the file's stem or the folder's name, with the split ("ai-test" for ai/test.txt).
     Raises FileNotFoundError for a missing path, split or data file; ValueError for a bad row (with file and line), an
@@ -53,10 +57,11 @@ def load_dataset(
         raise TypeError(f"source: expected a path or a hub name, got {type(source).__name__}")
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    check_splitter(splitter, "splitter")
     name = os.fspath(source)
     if not name:
         raise ValueError("source: expected a path or a hub name, got an empty string")
-    options = ReadOptions(format, skip_bad_rows, None, label_names)
+    options = ReadOptions(format, skip_bad_rows, None, label_names, splitter)
     path = Path(os.path.expanduser(name))
     if _is_file(path):
         stem = stem_and_suffix(path)[0]
@@ -76,10 +81,12 @@ def load_dataset(
     return _dataset(name, _hub(name, split, options))
 
 
-def load_split(source: str, split: str | None, *, skip_bad_rows: bool = False) -> Dataset:
+def load_split(
+    source: str, split: str | None, *, skip_bad_rows: bool = False, splitter: str = DEFAULT_SPLITTER
+) -> Dataset:
     """Read a data set as `load_dataset` does, but ignore `split` for a file."""
     is_file = _is_file(Path(os.path.expanduser(source)))
-    return load_dataset(source, split=None if is_file else split, skip_bad_rows=skip_bad_rows)
+    return load_dataset(source, split=None if is_file else split, skip_bad_rows=skip_bad_rows, splitter=splitter)
 
 
 def _is_file(path: Path) -> bool:

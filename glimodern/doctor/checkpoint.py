@@ -30,13 +30,14 @@ def check_checkpoint(checks: Checks, model: str) -> None:
     checks.run("folder", lambda: _folder(model), "give the folder that holds gliner_config.json, or a hub name")
     hub = not user_path(model, "model").is_dir()
     checks.run("config", lambda folder: _config(folder, hub=hub), _AGAIN, needs=("folder",))
+    checks.run("splitter", _splitter, "install the package of the checkpoint's splitter", needs=("config",))
     checks.run("weights", _weights, _AGAIN, needs=("folder",))
     checks.run("finite weights", _finite, _TRAIN, needs=("weights",))
     checks.run("shapes", _shapes, _ONE_MODEL, needs=("folder", "config", "weights"))
     checks.run("tokenizer", _tokenizer, _COPY, needs=("folder",))
     checks.run("vocabulary", _vocabulary, _ONE_MODEL, needs=("config", "tokenizer"))
     checks.run("loads", _loads, _AGAIN, needs=("folder", "shapes", "vocabulary"))
-    checks.run("canary", _canary, _TRAIN, needs=("loads",))
+    checks.run("canary", lambda model, _: _canary(model), _TRAIN, needs=("loads", "splitter"))
     checks.run("deterministic", _deterministic, _REPORT, needs=("loads", "canary"))
     checks.run("batching", _batching, _REPORT, needs=("loads", "canary"))
     checks.run("packed", _packed, _REPORT, needs=("folder", "canary"))
@@ -60,6 +61,13 @@ def _config(folder: Path, *, hub: bool) -> tuple[ModelConfig, str]:
     config = read_config(folder, HubAccess() if hub else None)
     model_type = config.encoder_config.get("model_type")
     return config, f"{model_type} encoder, {config.span_mode}, d {config.hidden_size}, K {config.max_width}"
+
+
+def _splitter(config: ModelConfig) -> tuple[None, str]:
+    from glimodern.inputs.words import word_splitter
+
+    word_splitter(config.words_splitter_type)
+    return None, f"texts are split into words by {config.words_splitter_type!r}"
 
 
 def _weights(folder: Path) -> tuple[dict[str, Tensor], str]:
@@ -163,11 +171,12 @@ def _logits(model: GLiModern, texts: int | slice) -> Tensor:
     """
     import torch
 
-    from glimodern.inputs.words import split_words
+    from glimodern.inputs.words import word_splitter
     from glimodern.model.precision import CANARY_LABELS, CANARY_TEXTS
 
     chosen = CANARY_TEXTS[:_TEXTS][texts if isinstance(texts, slice) else slice(texts, texts + 1)]
-    words = [[word.text for word in split_words(text)] for text in chosen]
+    split = word_splitter(model.config.words_splitter_type)
+    words = [[word.text for word in split(text)] for text in chosen]
     with torch.no_grad():
         parts = model.scores(model.packer.pack(words, [CANARY_LABELS[:3]] * len(words)))
     return torch.cat([part[~part.isneginf()] for part in parts]).float()

@@ -2,15 +2,14 @@
 
 A word is a run of word characters, joined by single hyphens or underscores ("state-of-the-art"), or one character that
 is neither a word character nor white space ("." or "€"). White space belongs to no word.
-Pattern: the `whitespace` splitter of https://github.com/urchade/GLiNER.
+Pattern: the `whitespace` splitter of https://github.com/urchade/GLiNER. The other splitters are in `splitters`.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 _WORD = re.compile(r"\w+(?:[-_]\w+)*|\S")
 
@@ -25,9 +24,14 @@ class Word(NamedTuple):
 
 def split_words(text: str) -> list[Word]:
     """Split a text into words from left to right; [] for an empty or white-space text. Raises TypeError."""
+    check_text(text)
+    return [Word(match.group(), match.start(), match.end()) for match in _WORD.finditer(text)]
+
+
+def check_text(text: Any) -> None:
+    """Raise TypeError for a text that is not a string."""
     if not isinstance(text, str):
         raise TypeError(f"text: expected a str, got {type(text).__name__}; pass one text at a time")
-    return [Word(match.group(), match.start(), match.end()) for match in _WORD.finditer(text)]
 
 
 Entity = tuple[int, int, str]
@@ -35,26 +39,31 @@ Entity = tuple[int, int, str]
 
 WordSplitter = Callable[[str], list[Word]]
 
+SplitterName = Literal[
+    "whitespace", "unicode", "spacy", "jieba", "hanlp", "janome", "mecab", "camel", "hindi", "stanza", "universal"
+]
+"""A splitter, by the name of a checkpoint's `words_splitter_type`; all but "unicode" are gliner's."""
+SPLITTERS: tuple[SplitterName, ...] = get_args(SplitterName)
+DEFAULT_SPLITTER: SplitterName = "whitespace"
 
-@functools.cache
-def word_splitter(name: str) -> WordSplitter:
-    """Return the splitter that a checkpoint's `words_splitter_type` names.
 
-    "whitespace" is `split_words`. "spacy" is spaCy's English tokenizer; it yields white space as words, as in the
-    public package. Raises ValueError for another name, and for "spacy" without the package.
+def check_splitter(name: Any, setting: str) -> None:
+    """Raise ValueError for a name that is not in SPLITTERS. setting: its name in the message."""
+    if name not in SPLITTERS:
+        raise ValueError(
+            f"{setting}: expected one of {', '.join(map(repr, SPLITTERS))}, got {name!r}; choose one of them, or split "
+            "the text yourself and call predict_words"
+        )
+
+
+def word_splitter(name: str, setting: str = "words_splitter_type") -> WordSplitter:
+    """Return the splitter of a name. setting: where the name was given, for messages.
+
+    Raises ValueError for a name that is not in SPLITTERS, and for one whose package is not installed.
     """
     if name == "whitespace":
         return split_words
-    if name != "spacy":
-        raise ValueError(
-            f"words_splitter_type: expected 'whitespace' or 'spacy', got {name!r}: not supported, because another "
-            "package splits its words; split the text with it and call predict_words"
-        )
-    try:
-        import spacy
-    except ImportError as error:
-        raise ValueError(
-            "words_splitter_type: expected the package spacy for 'spacy', got none; pip install spacy"
-        ) from error
-    tokenize = spacy.blank("en")
-    return lambda text: [Word(token.text, token.idx, token.idx + len(token.text)) for token in tokenize(text)]
+    check_splitter(name, setting)
+    from .splitters import load_splitter
+
+    return load_splitter(name, setting)

@@ -9,6 +9,7 @@ import tyro
 from glimodern import cli
 from glimodern.cli.outputs import check_output_file, checkpoint_files, write_report, write_text
 from glimodern.display import console
+from glimodern.inputs.words import SplitterName
 from glimodern.model.glimodern import GLiModern
 
 from . import inspect
@@ -39,6 +40,8 @@ class InspectConfig:
     """Dtype of the model; auto: bf16 on hardware that multiplies it natively, else fp32."""
     device: str = "cpu"
     """Device to run on: cpu, cuda, cuda:N, auto, or another of PyTorch's names."""
+    splitter: SplitterName | None = None
+    """How texts are split into words, unicode for scripts without spaces; by default as the checkpoint says."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     if len(set(outputs.values())) < len(outputs):
         raise ValueError(f"--json, --html: expected two files, got {config.html} for both; name another for one")
-    model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device)
+    model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device, splitter=config.splitter)
     inspection = inspect(
         model, config.text, labels, threshold=config.threshold, flat=config.flat, multi_label=config.multi_label,
         top=config.top,

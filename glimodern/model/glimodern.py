@@ -61,8 +61,10 @@ MAX_LEN = 8192  # default limit of max_len (words of a text) for a fresh model
 
 
 def _head_config(options: HeadOptions) -> HeadConfig:
-    """Check the options of a fresh head. A `~` in labels_encoder is expanded."""
+    """Check the options of a fresh head, and that the splitter's package is there. Expand a `~` in labels_encoder."""
     name = options.get("labels_encoder")
+    if "words_splitter_type" in options:
+        word_splitter(options["words_splitter_type"])
     checked: dict[str, Any] = {
         **options,
         "labels_encoder": None if name is None else expand_user(name, "labels_encoder"),
@@ -152,6 +154,7 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         token: str | bool | None = None,
         local_files_only: bool = False,
         cuda_graphs: bool = True,
+        splitter: str | None = None,
         **unknown: Never,
     ) -> "GLiModern":
         """Load a checkpoint in the public GLiNER format, from a local folder (without network access) or a hub name.
@@ -168,6 +171,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         variable HF_HUB_OFFLINE does too.
         cuda_graphs: on a GPU, record the kernel launches of small batches and replay them
         (`glimodern.network.cuda_graphs`). The attribute `cuda_graphs` changes this later.
+        splitter: how texts are split into words, one of `glimodern.inputs.words.SPLITTERS`; None: as the checkpoint's
+        `words_splitter_type` says. save_pretrained writes it.
 
         Torch's settings (default dtype and device, inference mode, generator) do not affect the result. The files may
         be overwritten afterwards. Weights that are stored in another dtype are converted to fp32 first.
@@ -179,6 +184,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         refuse_keywords("from_pretrained", unknown, known)
         trainable, cuda_graphs = check_flag("trainable", trainable), check_flag("cuda_graphs", cuda_graphs)
         where = resolve_device(device)
+        if splitter is not None:
+            word_splitter(splitter, "splitter")
         if dtype == "int8" and (where.type != "cpu" or trainable):
             raise ValueError(
                 f"dtype: expected 'int8' on device 'cpu' with trainable=False, got device {str(device)!r}, "
@@ -187,6 +194,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         plain = resolve_dtype("fp32" if trainable and dtype == "auto" else dtype, where)
         with as_in_a_new_process():
             stored = read_checkpoint(path_or_hub_id, HubAccess(revision, cache_dir, token, local_files_only))
+            if splitter is not None:
+                stored = replace(stored, config=replace(stored.config, words_splitter_type=splitter))
             model = cls._of_checkpoint(stored)
             model.source = (os.fspath(path_or_hub_id), stored.folder)
             model.cuda_graphs = cuda_graphs
@@ -277,7 +286,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         checked_texts = [request.text for request in requests]
         label_sets = [dict(zip(*request.labels, strict=True)) for request in requests]
         ours = answers(self, checked_texts, label_sets, threshold)
-        exact = GLiModern.from_pretrained(self.source[1], dtype="fp32", device=self.device)
+        splitter = self.config.words_splitter_type
+        exact = GLiModern.from_pretrained(self.source[1], dtype="fp32", device=self.device, splitter=splitter)
         return compare_answers(self.dtype_name, ours, answers(exact, checked_texts, label_sets, threshold))
 
     # predicting

@@ -18,7 +18,13 @@ from glimodern.layers.packed_linear import PackedLinear, can_pack
 from glimodern.network.span_network import SpanNetwork
 from glimodern.ops.dispatch import native_bf16
 
-_OTHER_NAMES = {"map_location": "device", "torch_dtype": "dtype"}  # gliner's and transformers' names of our options
+# gliner's and transformers' names of our options; a head's option, and the argument that overrides it
+_OTHER_NAMES = {
+    "map_location": "device",
+    "torch_dtype": "dtype",
+    "words_splitter_type": "splitter",
+    "splitter": "words_splitter_type",
+}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -97,11 +97,11 @@ def model_card(repo_id: str, config: ModelConfig, labels: list[str], metadata: M
     ours: dict[str, Any] = {"library_name": "glimodern", "pipeline_tag": "token-classification"}
     tags = dict.fromkeys([*_TAGS, *metadata.get("tags", ())])
     data = ModelCardData(**{**ours, **metadata, "tags": list(tags)})
-    public = (
-        "It is in the public GLiNER format: `gliner.GLiNER.from_pretrained` loads it too."
-        if config.span_mode != "ffn"
-        else 'Only glimodern has its head (`span_mode` "ffn").'
-    )
+    public = "It is in the public GLiNER format: `gliner.GLiNER.from_pretrained` loads it too."
+    if config.span_mode == "ffn":
+        public = 'Only glimodern has its head (`span_mode` "ffn").'
+    elif config.words_splitter_type == "unicode":
+        public = 'Only glimodern has its splitter (`words_splitter_type` "unicode").'
     return f"""---
 {data.to_yaml()}
 ---

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from glimodern.checkpoint.config import Pooling, SpanMode
+from glimodern.checkpoint.config import Pooling, SpanMode, stored_splitter
 from glimodern.files.atomic import user_path
+from glimodern.inputs.words import DEFAULT_SPLITTER, SplitterName
 from glimodern.settings import (
     AT_LEAST_ONE,
     NOT_NEGATIVE,
@@ -103,11 +104,20 @@ class EncoderConfig:
     checkpoint in init_from."""
     dropout: Annotated[float | None, SHARE] = None
     """Dropout probability of the head. Default: 0.4, or that of the checkpoint in init_from."""
+    words_splitter_type: SplitterName | None = None
+    """How texts are split into words, in the data and by the model; "unicode" for scripts without spaces. Default:
+    whitespace, or that of the checkpoint in init_from."""
     freeze_encoder: bool = False
     """Run the encoder without gradients and without dropout."""
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def splitter(self) -> str:
+        """Return the splitter of the model to be built, by which its data are read."""
+        if self.words_splitter_type is not None:
+            return self.words_splitter_type
+        return DEFAULT_SPLITTER if self.init_from is None else stored_splitter(self.init_from)
 
 
 @dataclass(frozen=True)

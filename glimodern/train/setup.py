@@ -15,6 +15,7 @@ from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.data.holdout import hold_out_types
 from glimodern.files.atomic import user_path
 from glimodern.inputs.packer import Packer
+from glimodern.inputs.words import DEFAULT_SPLITTER
 from glimodern.model.glimodern import GLiModern
 from glimodern.model.loading import resolve_dtype
 
@@ -29,6 +30,7 @@ _FIXED_BY_CHECKPOINT = (
     *("hidden_size", "span_mode", "subtoken_pooling", "embed_ent_token", "max_width", "max_len"),
     "labels_encoder",
 )
+_OF_MODEL = (*_FIXED_BY_CHECKPOINT, "dropout", "words_splitter_type")
 
 
 def check_paths(config: TrainConfig) -> Path:
@@ -57,13 +59,19 @@ def check_paths(config: TrainConfig) -> Path:
     return output
 
 
-def load_data(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None, list[Dataset]]:
+def load_data(config: DataConfig, seed: int, splitter: str) -> tuple[Dataset, Dataset | None, list[Dataset]]:
     """Load the training set, the dev set (or None) and the evaluation sets.
 
-    Without train_data these are the embedded demo corpus. seed: chooses held-out types.
+    Without train_data these are the embedded demo corpus. seed: chooses held-out types. splitter: the model's.
     """
     if not config.train_data:
         from glimodern.data.demo import build_demo_corpus
+
+        if splitter != DEFAULT_SPLITTER:
+            raise ValueError(
+                f"words_splitter_type: expected {DEFAULT_SPLITTER!r}, which splits the embedded demo corpus, got "
+                f"{splitter!r}; give train_data"
+            )
 
         corpus = build_demo_corpus(0)
         return corpus.train, corpus.dev, [corpus.test]
@@ -71,7 +79,7 @@ def load_data(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None, l
     limit = config.max_types if config.ask_whole_set else 0
 
     def load(source: str, split: str | None, limit: int | None) -> Dataset:
-        return with_asked_types(load_split(source, split, skip_bad_rows=config.skip_bad_rows), limit)
+        return with_asked_types(load_split(source, split, skip_bad_rows=config.skip_bad_rows, splitter=splitter), limit)
 
     train = join([load(source, "train", limit) for source in config.train_data])
     dev = None
@@ -138,7 +146,7 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
     """
     torch.manual_seed(seed)
     if config.init_from is not None:
-        model = GLiModern.from_pretrained(config.init_from, trainable=True)
+        model = GLiModern.from_pretrained(config.init_from, trainable=True, splitter=config.words_splitter_type)
         for name in _FIXED_BY_CHECKPOINT:
             given, stored = getattr(config, name), getattr(model.config, name)
             if given not in (None, stored):
@@ -149,7 +157,7 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
             model.set_dropout(config.dropout)
         model.config = replace(model.config, max_types=max_types)
         return model
-    settings = {name: getattr(config, name) for name in (*_FIXED_BY_CHECKPOINT, "dropout")}
+    settings = {name: getattr(config, name) for name in _OF_MODEL}
     head: HeadOptions = {"max_types": max_types}
     head.update({name: value for name, value in settings.items() if value is not None})  # type: ignore[typeddict-item]
     encoder = config.encoder or "demo"
@@ -161,7 +169,7 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
 
 def resolved(config: TrainConfig, model: GLiModern, dtype: TrainingDtype) -> TrainConfig:
     """Fill in the model's values for settings that were not given, and the dtype of computation."""
-    settings = {name: getattr(model.config, name) for name in (*_FIXED_BY_CHECKPOINT, "dropout")}
+    settings = {name: getattr(model.config, name) for name in _OF_MODEL}
     encoder = None if config.model.init_from is not None else config.model.encoder or "demo"
     model_config = replace(config.model, encoder=encoder, **settings)
     return replace(config, model=model_config, run=replace(config.run, dtype=dtype))

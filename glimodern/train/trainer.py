@@ -52,7 +52,7 @@ class Trainer:
         self.commit = git_commit()
         with together(accelerator, "reading the inputs"):
             check_earlier_run(self.output, resume=run.resume, overwrite=run.overwrite)
-            self.train_set, self.dev_set, self.test_sets = load_data(config.data, run.seed)
+            self.train_set, self.dev_set, self.test_sets = load_data(config.data, run.seed, config.model.splitter())
             if not len(self.train_set):
                 raise ValueError(f"train_data: expected at least one sentence, got none from {config.data.train_data}")
             self.model = build_model(config.model, self.train_set, config.data.max_types, run.seed)
