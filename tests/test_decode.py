@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimodern.inference.decode import decode_batch, greedy_decode
+from glimodern.inference.decode import decode_texts, greedy_decode, text_spans
 from glimodern.ops import SpanEntities
 
 MODES = list(product((True, False), repeat=2))
@@ -56,6 +56,10 @@ def entities_of(logits: list[torch.Tensor], threshold: float) -> tuple[SpanEntit
     lengths = torch.tensor([[len(part), part.shape[2]] for part in logits])
     cu_words, cu_types = torch.nn.functional.pad(lengths.cumsum(0), (0, 0, 1, 0)).to(torch.int32).unbind(1)
     return found, cu_words, cu_types
+
+
+def decode_batch(found, cu_words, cu_types, **options):
+    return decode_texts([text_spans(found, cu_words, cu_types)], cu_words.diff().tolist(), **options)
 
 
 def random_spans(rng: random.Random) -> list[tuple[int, int, int, float]]:
