@@ -1,38 +1,51 @@
 """Exact-match evaluation of a model on data sets: `python -m glimodern.evaluate MODEL --data SOURCE ...`.
 
 `data.asked_types` chooses the labels asked of a sentence. Gold spans that the model cannot find, because they are wider
-than max_width or beyond the part of a text that is read, stay in the gold and count as missed.
+than max_width, or because long texts are cut, stay in the gold and count as missed.
 """
 
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import tyro
+from typing_extensions import Unpack
 
 from glimodern import cli
 from glimodern.checkpoint.config import stored_splitter
 from glimodern.cli.outputs import check_output_file, checkpoint_files, write_report
+from glimodern.cli.reading import ReadingSettings, Threshold, ThresholdOption
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.data.metrics import Scores, score
 from glimodern.display import console
+from glimodern.inference.request import OTHERS
+from glimodern.inference.windows import ReadingOptions
+from glimodern.inputs.labels import Thresholds
 from glimodern.inputs.packer import Packer
 from glimodern.inputs.words import Entity, SplitterName
 from glimodern.model.glimodern import GLiModern
-from glimodern.settings import AT_LEAST_ONE, PROBABILITY, check_settings, refuse_repeated
+from glimodern.settings import AT_LEAST_ONE, check_settings, refuse_repeated
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate(model: GLiModern, dataset: Dataset, *, threshold: float = 0.5, batch_tokens: int | str = "auto") -> Scores:
-    """Predict flat entities at one threshold and score them by exact match (see `data.metrics.score`).
+def evaluate(
+    model: GLiModern,
+    dataset: Dataset,
+    *,
+    threshold: Thresholds = 0.5,
+    batch_tokens: int | str = "auto",
+    **reading: Unpack[ReadingOptions],
+) -> Scores:
+    """Predict flat entities and score them by exact match (see `data.metrics.score`).
 
-    Groups of the data set are also scored separately. batch_tokens: see `GLiModern.predict`.
+    Groups of the data set are also scored separately. threshold, batch_tokens and reading (long_texts, window, context,
+    labels_per_prompt): see `GLiModern.predict`.
     """
     predicted = predict_gold_labels(
-        model, dataset, asked_types(dataset), threshold=threshold, batch_tokens=batch_tokens
+        model, dataset, asked_types(dataset), threshold=threshold, batch_tokens=batch_tokens, **reading
     )
     return score_dataset(dataset, predicted)
 
@@ -42,12 +55,13 @@ def predict_gold_labels(
     dataset: Dataset,
     label_sets: Sequence[Sequence[str]],
     *,
-    threshold: float,
+    threshold: Thresholds,
     batch_tokens: int | str = "auto",
+    **reading: Unpack[ReadingOptions],
 ) -> list[list[Entity]]:
     """Find the entities (first word, last word, label) of each sentence. label_sets: the labels of each sentence."""
     words = (example.words for example in dataset)
-    results = model.predict_words(words, label_sets, threshold=threshold, batch_tokens=batch_tokens)
+    results = model.predict_words(words, label_sets, threshold=threshold, batch_tokens=batch_tokens, **reading)
     return [[(start, end, label) for start, end, label, _ in result.entities] for result in results]
 
 
@@ -58,8 +72,29 @@ def score_dataset(dataset: Dataset, predicted: Sequence[Sequence[Entity]]) -> Sc
     return score(gold, predicted, groups=groups if any(groups) else None)
 
 
+def thresholds_of(threshold: Threshold, datasets: Sequence[Dataset]) -> list[Threshold]:
+    """Return the thresholds of each data set: of a mapping, those of the types that it is asked.
+
+    Raises ValueError for a mapping that names a type that no data set is asked, or that lacks one.
+    """
+    if not isinstance(threshold, dict):
+        return [threshold] * len(datasets)
+    asked = [{label for labels in asked_types(dataset) for label in labels} for dataset in datasets]
+    unknown = sorted(threshold.keys() - set().union(*asked) - {OTHERS})
+    if unknown:
+        raise ValueError(f"--threshold: expected types that the data are asked, or {OTHERS!r}, got {unknown}")
+    for dataset, types in zip(datasets, asked, strict=True):
+        missing = [] if OTHERS in threshold else sorted(types - threshold.keys())
+        if missing:
+            raise ValueError(
+                f"--threshold: expected a probability for each type of {dataset.name}, got none for {missing}; add "
+                f"{OTHERS!r} for the others"
+            )
+    return [{name: value for name, value in threshold.items() if name in {*types, OTHERS}} for types in asked]
+
+
 def check_evaluation(setting: str, dataset: Dataset, packer: Packer) -> None:
-    """Raise ValueError, with the sentence, if the labels of a sentence do not fit the encoder even without its text.
+    """Raise ValueError, with the sentence, for a label that does not fit the encoder even without a text.
 
     setting: the data set's name in messages. Warns if the data set has no gold entity, so that F1 is always 0.
     """
@@ -67,10 +102,8 @@ def check_evaluation(setting: str, dataset: Dataset, packer: Packer) -> None:
     for number, (example, labels) in enumerate(zip(dataset, asked_types(dataset), strict=True)):
         if tuple(labels) in fitting:
             continue
-        try:
-            packer.pack([[]], [labels])
-        except ValueError as error:
-            raise ValueError(f"{setting}: {dataset.name}, sentence {example.id or number}: {error}") from error
+        if problem := packer.label_problem(labels):
+            raise ValueError(f"{setting}: {dataset.name}, sentence {example.id or number}: {problem}")
         fitting.add(tuple(labels))
     if not any(example.entities for example in dataset):
         logger.warning("%s: %s has no gold entity, so F1 is 0 for every model", setting, dataset.name)
@@ -86,8 +119,8 @@ class EvaluateConfig:
     """Files, folders or hub data sets."""
     split: str | None = "test"
     """Split to read from folders that have splits."""
-    threshold: Annotated[float, PROBABILITY] = 0.5
-    """Minimum probability of an entity, exclusive."""
+    threshold_option: ThresholdOption = field(default_factory=ThresholdOption)
+    reading: ReadingSettings = field(default_factory=ReadingSettings)
     max_sentences: Annotated[int | None, AT_LEAST_ONE] = None
     """Maximum number of sentences of each data set, or of each of its groups. The first ones are used."""
     dtype: Literal["fp32", "bf16", "fp16", "int8", "auto"] = "auto"
@@ -105,6 +138,13 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+
+def _shown(threshold: Threshold) -> str:
+    """Return thresholds as the command line takes them."""
+    if not isinstance(threshold, dict):
+        return str(threshold)
+    return ", ".join(f"{label}={probability}" for label, probability in threshold.items())
 
 
 def first_sentences(dataset: Dataset, count: int) -> Dataset:
@@ -126,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if not config.data:
         raise ValueError("--data: expected at least one file, folder or hub data set, got none")
+    threshold = config.threshold_option.read()
     output = None
     if config.json is not None:
         output = check_output_file("--json", config.json, [*checkpoint_files(config.model), *config.data])
@@ -136,24 +177,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             load_split(source, config.split, skip_bad_rows=config.skip_bad_rows, splitter=splitter)
         )
         datasets[source] = dataset if config.max_sentences is None else first_sentences(dataset, config.max_sentences)
+    thresholds = thresholds_of(threshold, list(datasets.values()))
     model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device, splitter=config.splitter)
     for dataset in datasets.values():
         check_evaluation("--data", dataset, model.packer)
     shown = console()
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
-    for source, dataset in datasets.items():
+    reading = config.reading.given()
+    for (source, dataset), own in zip(datasets.items(), thresholds, strict=True):
         try:
-            scores = evaluate(model, dataset, threshold=config.threshold, batch_tokens=config.batch_tokens)
+            scores = evaluate(model, dataset, threshold=own, batch_tokens=config.batch_tokens, **reading)
         except Exception as error:  # the other data sets are still evaluated
             logger.exception("%s was not evaluated", source)
             failed[source] = f"{type(error).__name__}: {error}"
             continue
         results[source] = scores.to_dict()
-        shown.print(scores.table(f"{dataset.name}: {len(dataset)} sentences, threshold {config.threshold}"))
+        shown.print(scores.table(f"{dataset.name}: {len(dataset)} sentences, threshold {_shown(threshold)}"))
     average = sum(result["micro"]["f1"] for result in results.values()) / len(results) if results else None
     if output is not None:
-        report = {"model": config.model, "threshold": config.threshold, "mean_micro_f1": average, "data": results}
+        report = {"model": config.model, "threshold": threshold, **reading, "mean_micro_f1": average, "data": results}
         write_report(output, {**report, "failed": failed})
     if len(results) > 1 and average is not None:
         shown.print(f"mean micro F1 of {len(results)} data sets: {100 * average:.1f}")

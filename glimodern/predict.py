@@ -23,12 +23,14 @@ from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 import tyro
 
 from glimodern import cli
+from glimodern.cli.reading import ReadingSettings, Threshold, ThresholdOption
 from glimodern.data.formats import JSON_SUFFIXES
 from glimodern.data.json_rows import Row, json_rows
 from glimodern.data.lines import open_input, read_lines, stem_and_suffix
 from glimodern.display import short
-from glimodern.inference.request import check_threshold
+from glimodern.inference.request import CALIBRATED, ReadOptions, read_word_requests
 from glimodern.inputs.words import SplitterName
+from glimodern.settings import AT_LEAST_ONE, check_value, field_hints
 
 logger = logging.getLogger(__name__)
 
@@ -52,22 +54,27 @@ class PredictConfig:
     jsonl: bool = False
     """Read JSON objects from standard input or from the input file, whatever its name."""
     result_field: str = "entities"
-    """Name of the output field with the entities. A text that is too long for the model also has the field "words_cut",
+    """Name of the output field with the entities. A text that --long-texts cut has cut also has the field "words_cut",
     or "NAME_words_cut" for another name."""
     skip_bad_rows: bool = False
     """Count and skip rows that cannot be read, instead of stopping."""
-    threshold: float = 0.5
-    """Minimum probability of an entity, exclusive."""
+    threshold_option: ThresholdOption = field(default_factory=ThresholdOption)
     flat: bool = True
     """Find no overlapping entities; otherwise nested entities are allowed."""
     multi_label: bool = False
     """Allow several labels for one span."""
+    top_k: Annotated[int | None, AT_LEAST_ONE] = None
+    """Maximum entities of a text, those with the highest scores. Default: all."""
+    reading: ReadingSettings = field(default_factory=ReadingSettings)
     dtype: Literal["fp32", "bf16", "fp16", "int8", "auto"] = "auto"
     """Dtype of the model; auto: bf16 on hardware that multiplies it natively, else fp32."""
     device: str = "cpu"
     """Device to run on: cpu, cuda, cuda:N, auto, or another of PyTorch's names."""
     splitter: SplitterName | None = None
     """How texts are split into words, unicode for scripts without spaces; by default as the checkpoint says."""
+
+    def __post_init__(self) -> None:
+        check_value("top_k", field_hints(PredictConfig)["top_k"], self.top_k)  # a text may be empty, a setting not
 
     @property
     def cut_field(self) -> str:
@@ -88,10 +95,17 @@ def check_config(config: PredictConfig) -> None:
     cli.check_unicode(name, "--result-field")
 
 
+def check_thresholds(threshold: Threshold, labels: dict[str, str]) -> None:
+    """Raise ValueError for thresholds that name a type that is not asked, or that lack one."""
+    if threshold != CALIBRATED:
+        read_word_requests([], labels, ReadOptions(threshold=threshold))
+
+
 class Request(NamedTuple):
-    """A text, and the JSON of its input row without the closing brace."""
+    """A text, where it was read, and the JSON of its input row without the closing brace."""
 
     text: str
+    place: str
     head: bytes
 
 
@@ -105,7 +119,7 @@ def read_requests(config: PredictConfig, stream: BinaryIO | None, on_idle: Calla
         fault, head = row.fault, b""
         if fault is None:
             fault, head = _head(row.value, output_fields)
-        yield Row(row.place, None if fault else Request(row.value["text"], head), fault)
+        yield Row(row.place, None if fault else Request(row.value["text"], row.place, head), fault)
 
 
 def _rows(config: PredictConfig, stream: BinaryIO | None, on_idle: Callable[[], None]) -> Iterator[Row]:
@@ -139,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     check_config(config)
     labels = config.label_options.read()
-    check_threshold(config.threshold)
+    threshold = config.threshold_option.read()
+    check_thresholds(threshold, labels)
     if sys.stdout is None:
         raise OSError("standard output is closed")
     with contextlib.ExitStack() as stack:
@@ -154,10 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = GLiModern.from_pretrained(
             config.model, dtype=config.dtype, device=config.device, splitter=config.splitter
         )
-        answer_all(model, config, labels, stream)
+        answer_all(model, config, labels, threshold, stream)
 
 
-def answer_all(model: Any, config: PredictConfig, labels: dict[str, str], stream: BinaryIO | None) -> None:
+def answer_all(
+    model: Any, config: PredictConfig, labels: dict[str, str], threshold: Threshold, stream: BinaryIO | None
+) -> None:
     """Read all rows and write their results to standard output.
 
     Raises ValueError for a bad row, unless bad rows are skipped, and if no row can be read.
@@ -167,35 +184,44 @@ def answer_all(model: Any, config: PredictConfig, labels: dict[str, str], stream
     answered = skipped = 0
     first_fault = ""
 
+    def leave_out(place: str, fault: str) -> None:
+        nonlocal first_fault, skipped
+        if not config.skip_bad_rows:
+            raise ValueError(f"{place}: {fault}")
+        first_fault = first_fault or f"{place}: {fault}"
+        skipped += 1
+
     def answer() -> None:
-        """Predict the pending requests and write their results."""
+        """Predict the pending requests and write their results; those before a bad text are written before its error.
+
+        A text is bad if it is too long and --long-texts is error.
+        """
         nonlocal answered
-        if not pending:
-            return
-        requests = pending[:]
-        pending.clear()
-        texts = [request.text for request in requests]
-        results = model.predict(texts, labels, config.threshold, config.flat, config.multi_label)
-        lines = []
-        for request, entities in zip(requests, results, strict=True):
-            fields = {config.result_field: list(entities)}
-            if entities.truncated:
-                fields[config.cut_field] = entities.words_cut
-            lines.append(request.head + b", " + json.dumps(fields, ensure_ascii=False)[1:].encode() + b"\n")
-        output = b"".join(lines)
-        for character in LINE_ENDS:
-            output = output.replace(character.encode(), b"\\u%04x" % ord(character))
-        sys.stdout.buffer.write(output)
-        sys.stdout.buffer.flush()
-        answered += len(lines)
+        while pending:
+            requests = pending[:]
+            pending.clear()
+            results = model.predict(
+                (request.text for request in requests), labels, threshold, config.flat, config.multi_label,
+                top_k=config.top_k, **config.reading.given(),
+            )  # fmt: skip
+            lines: list[bytes] = []
+            fault = None
+            try:
+                for request, entities in zip(requests, results, strict=True):
+                    lines.append(_line(request, entities, config))
+            except ValueError as error:
+                fault = str(error).removeprefix(f"texts[{len(lines)}]: ")
+            finally:
+                _write(lines)
+                answered += len(lines)
+            if fault is not None:
+                leave_out(requests[len(lines)].place, fault)
+                pending.extend(requests[len(lines) + 1 :])
 
     try:
         for place, request, fault in read_requests(config, stream, answer):
             if fault is not None:
-                if not config.skip_bad_rows:
-                    raise ValueError(f"{place}: {fault}")
-                first_fault = first_fault or f"{place}: {fault}"
-                skipped += 1
+                leave_out(place, fault)
                 continue
             if not pending:
                 waiting_since = time.monotonic()
@@ -210,6 +236,22 @@ def answer_all(model: Any, config: PredictConfig, labels: dict[str, str], stream
         raise ValueError(f"input: expected at least one row that reads, got {skipped} bad, the first: {first_fault}")
     if skipped:
         logger.warning("left out %d bad rows of %d; the first: %s", skipped, skipped + answered, first_fault)
+
+
+def _line(request: Request, entities: Any, config: PredictConfig) -> bytes:
+    """Return the output line of a request."""
+    fields = {config.result_field: list(entities)}
+    if entities.truncated:
+        fields[config.cut_field] = entities.words_cut
+    return request.head + b", " + json.dumps(fields, ensure_ascii=False)[1:].encode() + b"\n"
+
+
+def _write(lines: Sequence[bytes]) -> None:
+    output = b"".join(lines)
+    for character in LINE_ENDS:
+        output = output.replace(character.encode(), b"\\u%04x" % ord(character))
+    sys.stdout.buffer.write(output)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

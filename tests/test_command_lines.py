@@ -42,8 +42,11 @@ def test_predict_standard_input(folder, capsys, monkeypatch):
 def test_predict_jsonl_keeps_the_other_fields(folder, capsys):
     lines = [{"text": "Ada met Charles .", "id": 7}, {"text": "x" * 100_000 + " London", "id": 8}]
     (folder / "in.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    given = [folder / "model", "--labels", "person", "--input", folder / "in.jsonl"]
+    rows = run_predict(capsys, *given)
+    assert [sorted(row) for row in rows] == [["entities", "id", "text"]] * 2
     with pytest.warns(UserWarning, match="words at their ends were not read"):
-        rows = run_predict(capsys, folder / "model", "--labels", "person", "--input", folder / "in.jsonl")
+        rows = run_predict(capsys, *given, "--long-texts", "cut")
     assert [row["id"] for row in rows] == [7, 8]
     assert "words_cut" not in rows[0]
     assert rows[1]["words_cut"] == 1
@@ -129,7 +132,7 @@ def test_evaluate_checks_before_it_computes(folder, monkeypatch, more, message):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--threshold", "nan"], "threshold: expected a number >= 0 and <= 1, got nan"),
+        (["--long-texts", "cut", "--window", "9"], "window: expected long_texts windows, got cut"),
         (["--max-sentences", "0"], "max_sentences: expected a whole number >= 1"),
         (["--batch-tokens", "-5"], "batch_tokens: expected a whole number >= 1 or 'auto', got -5"),
     ],
@@ -159,12 +162,67 @@ def test_a_data_set_that_fails_does_not_take_the_others_along(folder, tmp_path, 
     assert list(report["data"]) == [str(paths[0])] and list(report["failed"]) == [str(paths[1])]
 
 
+def test_evaluate_checks_its_thresholds_before_it_computes(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(GLiModern, "from_pretrained", lambda *_, **__: pytest.fail("computed first"))
+    for name, label in (("one", "x"), ("two", "y")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"tokenized_text": ["a"], "ner": [[0, 0, label]]}) + "\n")
+    data = [str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
+    for given, message in (
+        ("nan", r"expected a probability in \[0, 1\], got 'nan'"),
+        ("x=0.5,z=0.5,*=1", r"expected types that the data are asked, or '\*', got \['z'\]"),
+        ("x=0.5", r"expected a probability for each type of two, got none for \['y'\]; add '\*' for the others"),
+    ):
+        with pytest.raises(ValueError, match=f"--threshold: {message}"):
+            evaluate.main([str(folder / "model"), "--data", *data, "--threshold", given])
+
+
+def test_evaluate_passes_its_options_on(folder, tmp_path, monkeypatch, capsys):
+    """Each data set gets the thresholds of its own types."""
+    asked = []
+    empty = evaluate.evaluate
+
+    def watched(model, dataset, **options):
+        asked.append(options)
+        return empty(model, dataset, **options)
+
+    monkeypatch.setattr(evaluate, "evaluate", watched)
+    for name, label in (("one", "x"), ("two", "y")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"tokenized_text": ["a"], "ner": [[0, 0, label]]}) + "\n")
+    given = [str(folder / "model"), "--data", str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
+    more = ["--threshold", "x=0.25,*=0.5", "--window", "12", "--context", "0", "--json", str(tmp_path / "s.json")]
+    evaluate.main([*given, *more])
+    options = {"batch_tokens": "auto", "window": 12, "context": 0}
+    assert asked == [{"threshold": {"x": 0.25, "*": 0.5}, **options}, {"threshold": {"*": 0.5}, **options}]
+    assert "threshold x=0.25, *=0.5" in capsys.readouterr().out
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert (report["threshold"], report["window"], report["failed"]) == ({"x": 0.25, "*": 0.5}, 12, {})
+
+
+def test_gold_beyond_the_first_window_is_scored(tiny_model):
+    """A document's entities are all found in windows; cut, those that are not read count as missed."""
+    words, labels = WORDS * 12, ("person", "place")
+    (found,) = tiny_model.predict_words([words], [labels], threshold=0.0)
+    assert found.windows > 1
+    own = Dataset("own", [Example(words, [entity[:3] for entity in found.entities], types=labels)])
+    assert evaluate.evaluate(tiny_model, own, threshold=0.0).micro.f1 == 1.0
+    with pytest.warns(UserWarning, match="were not read"):
+        cut = evaluate.evaluate(tiny_model, own, threshold=0.0, long_texts="cut").micro
+    assert cut.gold == len(found.entities) and 0 < cut.recall < 0.8
+
+
+def test_many_labels_are_evaluated_in_groups(tiny_model):
+    labels = tuple(f"{'very ' * 8}long label {number}" for number in range(20))
+    assert tiny_model.packer.prompt_problem(labels)
+    dataset = Dataset("many", [Example(WORDS, [(0, 0, label) for label in labels])])
+    evaluate.check_evaluation("--data", dataset, tiny_model.packer)
+    assert evaluate.evaluate(tiny_model, dataset).micro.gold == 20
+
+
 def test_labels_that_do_not_fit_are_named_before_anything_is_evaluated(folder, tmp_path, monkeypatch):
-    labels = [f"{'very ' * 8}long label {number}" for number in range(20)]
-    wide = {"tokenized_text": ["Ada"], "ner": [[0, 0, label] for label in labels]}
+    wide = {"tokenized_text": ["Ada"], "ner": [[0, 0, "short"], [0, 0, "very " * 130 + "long"]]}
     (tmp_path / "two.jsonl").write_text(json.dumps(wide) + "\n")
     monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: pytest.fail("evaluated first"))
-    with pytest.raises(ValueError, match=r"--data: two, sentence .*two.jsonl:1: .*do not fit"):
+    with pytest.raises(ValueError, match=r"--data: two, sentence .*two.jsonl:1: .*do not fit .*alone has"):
         evaluate.main([str(folder / "model"), "--data", str(tmp_path / "two.jsonl")])
 
 

@@ -45,7 +45,7 @@ def test_signatures(name):
     model = pytest.importorskip("gliner.model", reason="needs the extra peers (gliner)")
     theirs = inspect.signature(getattr(model.UniEncoderSpanGLiNER, name)).parameters.values()
     ours = inspect.signature(getattr(GlinerApi, name)).parameters.values()
-    assert [(p.name, p.default, p.kind) for p in ours] == [
+    assert [(p.name, p.default, p.kind) for p in ours if p.name != "long_texts"] == [
         (p.name, p.default, p.kind) for p in theirs if p.name != "external_inputs"
     ]
 
@@ -64,6 +64,26 @@ def test_same_entities(pair, threshold, options):
     with pytest.warns(FutureWarning, match="batch_predict_entities is deprecated"):
         wanted = public.batch_predict_entities(TEXTS, LABELS, threshold=threshold, **options)
     assert_same(ours.batch_predict_entities(TEXTS, LABELS, threshold=threshold, **options), wanted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_long_texts_are_cut_as_gliner_cuts_them(tiny_model, name):
+    """Unless they are asked for in windows."""
+    text = " ".join(f"Ada met Charles number {i} in London ." for i in range(40))
+    texts = text if name == "predict_entities" else [text]
+
+    def found(answer):
+        (entities,) = [answer] if name == "predict_entities" else answer
+        return entities
+
+    with pytest.warns(UserWarning, match="words at their ends were not read"):
+        cut = found(getattr(tiny_model, name)(texts, LABELS, threshold=0.2))
+        assert cut == tiny_model.predict(text, LABELS, 0.2, long_texts="cut")[0] and cut.truncated
+    whole = found(getattr(tiny_model, name)(texts, LABELS, threshold=0.2, long_texts="windows"))
+    assert whole == tiny_model.predict(text, LABELS, 0.2)[0] and not whole.truncated
+    assert whole[-1]["end"] > cut[-1]["end"]
+    with pytest.raises(ValueError, match=r"texts\[0\]: expected at most"):
+        getattr(tiny_model, name)(texts, LABELS, long_texts="error")
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,19 @@ class Echo:
 
     def __init__(self):
         self.calls = []
-        self.asked = None
+        self.asked = self.threshold = self.options = None
 
-    def predict(self, texts, labels, threshold, flat, multi_label):
-        self.calls.append(list(texts))
-        self.asked = labels
-        return [
-            Entities([{"label": label} for label in labels if label in text], 3 if "long" in text else 0)
-            for text in texts
-        ]
+    def predict(self, texts, labels, threshold, flat, multi_label, **options):
+        texts = list(texts)
+        self.calls.append(texts)
+        self.asked, self.threshold, self.options = labels, threshold, options
+        return self.answers(texts, labels, options.get("long_texts"))
+
+    def answers(self, texts, labels, long_texts):
+        for i, text in enumerate(texts):
+            if "long" in text and long_texts == "error":
+                raise ValueError(f"texts[{i}]: expected at most 3 words")
+            yield Entities([{"label": label} for label in labels if label in text], 3 if "long" in text else 0)
 
 
 @pytest.fixture
@@ -138,6 +142,133 @@ def test_a_described_label_is_answered_by_its_name(tiny_model, capsys, tmp_path)
     (row,) = map(json.loads, capsys.readouterr().out.splitlines())
     expected = GLiModern.from_pretrained(tmp_path / "model").predict(text, ["person"], 0.0)[0]
     assert expected and row["entities"] == [{**entity, "label": "who"} for entity in expected]
+
+
+# --- thresholds and long texts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "threshold"),
+    [
+        ([], 0.5),
+        (["0.4"], 0.4),
+        (["1"], 1.0),
+        (["calibrated"], "calibrated"),
+        (["Ada=0.5"], {"Ada": 0.5}),
+        ([" Ada = 0.5 , *=0.25,"], {"Ada": 0.5, "*": 0.25}),
+        (["Ada=0.5", "*=0.25"], {"Ada": 0.5, "*": 0.25}),
+        (["a=b=0.5,*=1"], {"a=b": 0.5, "*": 1.0}),
+        ([f'"{NORP}=0.5",*=0'], {NORP: 0.5, "*": 0.0}),
+    ],
+)
+def test_thresholds(run, echo, given, threshold):
+    labels = ["--labels", "Ada,a=b", "--label", NORP]
+    if threshold == {"Ada": 0.5}:
+        labels = ["--labels", "Ada"]
+    run(*(part for value in given for part in ("--threshold", value)), "text", labels=labels)
+    assert echo.threshold == threshold
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["high"], r'expected a probability, TYPE=PROBABILITY pairs .* or "calibrated", got .high.'),
+        (["0.4,0.5"], r"pairs separated by commas, or .calibrated., got .0\.4"),
+        (["calibrated,Ada=0.5"], "got 'calibrated'"),
+        (["Ada=0.5,0.4"], "got '0.4'"),
+        (["2"], r"expected a probability in \[0, 1\], got '2'"),
+        (["nan"], r"expected a probability in \[0, 1\], got 'nan'"),
+        (["Ada=-1"], r"expected a probability in \[0, 1\] for 'Ada', got '-1'"),
+        (["Ada=x"], r"expected a probability in \[0, 1\] for 'Ada', got 'x'"),
+        (["Ada=0.5", "Ada=0.6"], "expected each type once, got 'Ada' twice"),
+        (["=0.5"], "got '=0.5'"),
+        ([" "], "got none"),
+        (['"Ada=0.5'], "got '\"Ada=0.5' .unexpected end of data"),
+        (["city=0.5"], r"expected labels that are asked, or '\*' for the others, got \['city'\]"),
+        (["*=0.5,city=0.5"], r"got \['city'\]"),
+    ],
+)
+def test_bad_thresholds(run, monkeypatch, given, message):
+    monkeypatch.setattr(GLiModern, "from_pretrained", None)  # before the model is loaded
+    with pytest.raises(ValueError, match=f"threshold: .*{message}"):
+        run(*(part for value in given for part in ("--threshold", value)), "text")
+
+
+def test_a_type_without_a_threshold(run):
+    with pytest.raises(ValueError, match=r"threshold: .* got none for \['Bo'\]; add '\*' for the others"):
+        run("--threshold", "Ada=0.5", "text", labels=["--labels", "Ada,Bo"])
+
+
+def test_options_of_reading(run, echo):
+    run("text")
+    assert echo.options == {"top_k": None}  # all others are the model's
+    run("text", "--long-texts", "windows", "--window", "30", "--context", "0", "--labels-per-prompt", "4")
+    assert echo.options == {
+        **{"top_k": None, "long_texts": "windows", "window": 30, "context": 0, "labels_per_prompt": 4}
+    }
+    run("text", "--window", "sentence", "--top-k", "2")
+    assert echo.options == {"top_k": 2, "window": "sentence"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--long-texts", "some"], "invalid choice"),
+        (["--window", "0"], "window: expected a whole number >= 1 or 'sentence' or nothing, got 0"),
+        (["--context", "-1"], "context: expected a whole number >= 0"),
+        (["--labels-per-prompt", "0"], "labels_per_prompt: expected a whole number >= 1"),
+        (["--top-k", "0"], "top_k: expected a whole number >= 1"),
+        (
+            ["--long-texts", "cut", "--window", "9", "--context", "1"],
+            "window, context: expected long_texts windows, got",
+        ),
+        (["--long-texts", "error", "--window", "sentence"], "window: expected long_texts windows, got error"),
+        (["--long-texts", "error", "--context", "3"], "piece, and context 3; leave one of them out"),
+    ],
+)
+def test_bad_options_of_reading(monkeypatch, capsys, given, message):
+    monkeypatch.setattr(GLiModern, "from_pretrained", None)
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        predict.main(["model", "--labels", "Ada", "text", *given])
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_long_text_that_is_an_error(run, caplog):
+    """It is a bad row: the texts before it are answered, and only --skip-bad-rows goes on after it."""
+    given = ["one", "a long one", "three", "a long one", "five", "--long-texts", "error"]
+    with pytest.raises(ValueError, match="^text 2: expected at most 3 words$"):
+        run(*given)
+    assert texts(run.rows) == ["one"]
+    assert texts(run(*given, "--skip-bad-rows")) == ["one", "three", "five"]
+    assert "left out 2 bad rows of 5; the first: text 2: expected at most 3 words" in caplog.text
+    with pytest.raises(ValueError, match="input: expected at least one row that reads, got 1 bad, the first: text 1:"):
+        run("a long one", "--long-texts", "error", "--skip-bad-rows")
+
+
+def test_options_reach_the_model(tiny_model, capsys, tmp_path):
+    """Each option gives what `predict` gives with it."""
+    tiny_model.save_pretrained(tmp_path / "model")
+    model = GLiModern.from_pretrained(tmp_path / "model")
+    text = " ".join(f"Ada met Charles number {i} in London ." for i in range(40))
+    for given, options in (
+        ([], {}),
+        (["--window", "20", "--context", "2"], {"window": 20, "context": 2}),
+        (["--window", "sentence"], {"window": "sentence"}),
+        (["--labels-per-prompt", "1"], {"labels_per_prompt": 1}),
+        (["--top-k", "3"], {"top_k": 3}),
+        (["--threshold", "person=0.2,*=0.3"], {"threshold": {"person": 0.2, "*": 0.3}}),
+    ):
+        given = [str(tmp_path / "model"), text, "--labels", "person,place", "--threshold", "0.3", *given]
+        if "threshold" in options:
+            del given[4:6]
+        predict.main(given)
+        (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+        (wanted,) = model.predict(text, ["person", "place"], **{"threshold": 0.3, **options})
+        assert row == {"text": text, "entities": wanted} and wanted
+    with pytest.warns(UserWarning, match="words at their ends were not read"):
+        predict.main([str(tmp_path / "model"), text, "--labels", "person", "--long-texts", "cut"])
+    assert json.loads(capsys.readouterr().out)["words_cut"] > 100
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
@@ -349,7 +480,7 @@ class Model:
     def from_pretrained(*arguments, **options):
         return Model()
 
-    def predict(self, texts, labels, *options):
+    def predict(self, texts, labels, *values, **options):
         return [Answer() for text in texts]
 
 class Answer(list):

@@ -57,7 +57,7 @@ class Finder:
         self.found = found
         self.calls = []
 
-    def predict(self, texts, labels, threshold, flat, multi_label, progress):
+    def predict(self, texts, labels, threshold, flat, multi_label, progress, **reading):
         self.calls.append(list(texts))
         return [
             [
@@ -178,14 +178,14 @@ def test_pipe_streams_by_batch(pipeline):
 
 
 def test_errors_go_to_the_handler(pipeline):
-    nlp = pipeline(labels=[f"label number {i}" for i in range(80)])
-    with pytest.raises(ValueError, match="labels do not fit the prompt"):
+    nlp = pipeline(labels=["person", "very " * 130 + "long"])
+    with pytest.raises(ValueError, match="do not fit the prompt"):
         nlp(TEXT)
     failed = []
     nlp.set_error_handler(lambda name, component, docs, error: failed.append((name, len(docs), str(error))))
     assert list(nlp.pipe([TEXT, TEXT])) == []
     assert [(name, count) for name, count, _ in failed] == [("glimodern", 2)]
-    assert "labels do not fit the prompt" in failed[0][2]
+    assert "do not fit the prompt" in failed[0][2]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,16 @@ def test_errors_go_to_the_handler(pipeline):
         ({"labels": []}, "labels: expected at least one"),
         ({"labels": ["person", " "]}, r"labels\[1\]: expected a name"),
         ({"threshold": 1.5}, "threshold: expected a probability"),
+        ({"threshold": {"person": 1.5}}, r"threshold\['person'\]: expected a probability"),
+        ({"threshold": {"person": 0.5}}, r"threshold: .* got none for \['place'\]; add '\*'"),
+        ({"threshold": {"*": 0.5, "city": 0.5}}, r"threshold: expected labels that are asked, .* got \['city'\]"),
+        ({"threshold": "high"}, "threshold: expected a probability in .* got str 'high'"),
+        ({"long_texts": "some"}, "long_texts: expected one of 'windows', 'cut', 'error' or nothing, got 'some'"),
+        ({"window": 0}, "window: expected a whole number >= 1 or 'sentence' or nothing, got 0"),
+        ({"window": "line"}, "window: expected .*'sentence' or nothing, got 'line'"),
+        ({"context": -1}, "context: expected a whole number >= 0"),
+        ({"labels_per_prompt": 0}, "labels_per_prompt: expected a whole number >= 1"),
+        ({"long_texts": "cut", "window": 20}, "window: expected long_texts windows, got cut"),
         ({"alignment_mode": "outside"}, r"alignment_mode: expected one of .*'expand'.* got 'outside'"),
         ({"set_ents": False}, "set_ents, spans_key: expected a place for the entities, got neither"),
         ({"flat": False}, "set_ents: expected flat and not multi_label, .* got flat=False"),
@@ -204,8 +214,42 @@ def test_errors_go_to_the_handler(pipeline):
     ],
 )
 def test_wrong_config(pipeline, config, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         pipeline(**config)
+
+
+LONG = " ".join(f"Ada met Charles number {i} in London ." for i in range(40))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"window": 20, "context": 2, "labels_per_prompt": 1},
+        {"window": "sentence"},
+        {"threshold": {"person": 0.25, "*": 0.3}},
+    ],
+)
+def test_long_texts(pipeline, model, tmp_path, options):
+    """Docs are read in windows, with the options of predict, also after saving."""
+    options = {"threshold": 0.3, **options}
+    nlp = pipeline(**options)
+    (wanted,) = model.predict(LONG, LABELS, **options)
+    assert wanted.windows > 1
+    names = [(entity["text"], entity["label"]) for entity in wanted]
+    assert [(text, label) for text, label, _ in ents(nlp(LONG))] == names != []
+    nlp.to_disk(tmp_path / "nlp")
+    again = spacy.load(tmp_path / "nlp")
+    assert [(text, label) for text, label, _ in ents(again(LONG))] == names
+    assert again.config["components"]["glimodern"] == nlp.config["components"]["glimodern"]
+
+
+def test_long_texts_are_cut_or_refused(pipeline):
+    with pytest.warns(UserWarning, match="words at their ends were not read"):
+        doc = pipeline(long_texts="cut", threshold=0.3)(LONG)
+    assert doc.ents[-1].end < len(doc) / 2
+    with pytest.raises(ValueError, match=r"texts\[0\]: expected at most"):
+        pipeline(long_texts="error")(LONG)
 
 
 def test_descriptions(pipeline, model, threshold, tmp_path):

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,6 +17,9 @@ from glimodern.data.lines import open_input, read_lines
 from glimodern.display import short
 
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # exit statuses; the last two are 128 + SIGINT and 128 + SIGPIPE
+
+_LABELS = "--labels: expected types separated by commas"
+_QUOTED = "; use --label for a type with commas or quotes"
 
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -39,7 +42,7 @@ class LabelOptions:
 
         Raises ValueError if there is no type.
         """
-        split = dict.fromkeys(name for value in self.labels for name in _split(value))
+        split = dict.fromkeys(name for value in self.labels for name in split_values(value, _LABELS, _QUOTED))
         labels = {name.strip(): name.strip() for name in (*split, *self.label) if name.strip()}
         if self.labels_file is not None:
             labels.update(_read_labels(self.labels_file))
@@ -50,14 +53,15 @@ class LabelOptions:
         return labels
 
 
-def _split(value: str) -> Iterable[str]:
+def split_values(value: str, expected: str, remedy: str = "") -> list[str]:
+    """Split an argument at its commas; a value in double quotes may contain commas.
+
+    expected, remedy: the beginning and the end of the ValueError for broken quotes.
+    """
     try:
         return next(csv.reader([value], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
-        raise ValueError(
-            f"--labels: expected types separated by commas, got {short(value)} ({error}); use --label for a type with "
-            "commas or quotes"
-        ) from error
+        raise ValueError(f"{expected}, got {short(value)} ({error}){remedy}") from error
 
 
 def _read_labels(name: str) -> dict[str, str]:

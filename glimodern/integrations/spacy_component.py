@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import srsly
@@ -37,7 +37,7 @@ class ComponentConfig:
 
     model: str
     labels: tuple[str, ...] | Mapping[str, str]
-    threshold: float
+    threshold: float | Mapping[str, float] | Literal["calibrated"]
     flat: bool
     multi_label: bool
     set_ents: bool
@@ -47,13 +47,22 @@ class ComponentConfig:
     dtype: str
     device: str
     revision: str | None
+    long_texts: str | None
+    window: int | str | None
+    context: int | None
+    labels_per_prompt: int | None
 
     def __post_init__(self) -> None:
-        from glimodern.inference.request import Search, check_flag, check_labels
+        from glimodern.inference import request
+        from glimodern.inference.request import check_flag
 
-        if not check_labels(self.labels):
+        if not request.check_labels(self.labels):
             raise ValueError("labels: expected at least one, such as ['person'], got none")
-        Search.checked(self.threshold, self.flat, self.multi_label)
+        if self.threshold != request.CALIBRATED:
+            threshold = request.read_threshold(self.threshold)
+            request.read_word_requests([], self.labels, request.ReadOptions(threshold=threshold))
+        request.Search.checked(self.flat, self.multi_label)
+        self.reading()
         check_flag("set_ents", self.set_ents)
         check_flag("overwrite_ents", self.overwrite_ents)
         if self.alignment_mode not in _ALIGNMENTS:
@@ -67,6 +76,15 @@ class ComponentConfig:
                 "set_ents: expected flat and not multi_label, because doc.ents cannot overlap, got "
                 f"flat={self.flat}, multi_label={self.multi_label}; set set_ents to false and give spans_key a name"
             )
+
+    def reading(self) -> dict[str, Any]:
+        """Return the options of long texts and many labels that were given, checked, as `predict` takes them."""
+        from glimodern.cli.reading import ReadingSettings
+
+        settings: dict[str, Any] = {
+            name: getattr(self, name) for name in ("long_texts", "window", "context", "labels_per_prompt")
+        }
+        return ReadingSettings(**settings).given()
 
 
 @Language.factory(
@@ -83,6 +101,10 @@ class ComponentConfig:
         "dtype": "auto",
         "device": "cpu",
         "revision": None,
+        "long_texts": None,
+        "window": None,
+        "context": None,
+        "labels_per_prompt": None,
     },
     default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0},
 )
@@ -91,7 +113,7 @@ def make_component(
     name: str,
     model: str,
     labels: list[str] | dict[str, str],
-    threshold: float,
+    threshold: Any,  # checked by ComponentConfig, with a message of one line
     flat: bool,
     multi_label: bool,
     set_ents: bool,
@@ -101,11 +123,16 @@ def make_component(
     dtype: str,
     device: str,
     revision: str | None,
+    long_texts: str | None,
+    window: int | str | None,
+    context: int | None,
+    labels_per_prompt: int | None,
 ) -> "GLiModernComponent":
     """Create the component.
 
-    model, dtype, device, revision: see `GLiModern.from_pretrained`. threshold, flat, multi_label: see `predict`.
-    labels: a list, or a mapping label -> description.
+    model, dtype, device, revision: see `GLiModern.from_pretrained`. flat, multi_label, long_texts, window, context,
+    labels_per_prompt: see `predict`; None: its default. labels: a list, or a mapping label -> description. threshold: a
+    probability, a mapping label -> probability, in which "*" stands for all other labels, or "calibrated".
     set_ents: write to doc.ents. Existing entities stay; a found entity that overlaps one is left out.
     overwrite_ents: replace existing entities that overlap a found one.
     spans_key: write all entities, overlapping or not, to doc.spans[spans_key].
@@ -114,7 +141,8 @@ def make_component(
     """
     config = ComponentConfig(
         model, dict(labels) if isinstance(labels, Mapping) else tuple(labels), threshold, flat, multi_label, set_ents,
-        overwrite_ents, spans_key, alignment_mode, dtype, device, revision,
+        overwrite_ents, spans_key, alignment_mode, dtype, device, revision, long_texts, window, context,
+        labels_per_prompt,
     )  # fmt: skip
     return GLiModernComponent(name, config)
 
@@ -185,8 +213,9 @@ class GLiModernComponent(Pipe):
     def _annotate(self, docs: Sequence[Doc]) -> None:
         config = self.config
         results = self.load().predict(
-            [doc.text for doc in docs], config.labels, config.threshold, config.flat, config.multi_label, progress=False
-        )
+            [doc.text for doc in docs], config.labels, config.threshold, config.flat, config.multi_label,
+            progress=False, **config.reading(),
+        )  # fmt: skip
         for doc, entities in zip(docs, results, strict=True):
             scored = []
             for entity in entities:

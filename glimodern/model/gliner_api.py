@@ -8,7 +8,7 @@ they are given, and so run on this model unchanged. Signatures and results are t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from glimodern.inference.request import check_count, check_flag, check_string
 
@@ -34,11 +34,13 @@ class GlinerApi:
         *,
         return_vectors: bool = False,
         return_label_vectors: bool = False,
+        long_texts: Literal["windows", "cut", "error"] = "cut",
     ) -> list[Any]:
         """Find entities: one list per text of dicts with the keys start, end, text, label and score.
 
         The result is always a list, as in gliner. texts, labels: see `predict`; a single label may be a string.
-        batch_size: has no effect, because batches are formed by tokens and all inputs are packed.
+        batch_size: has no effect, because batches are formed by tokens and all inputs are packed. long_texts: see
+        `predict`; by default a long text is cut with a warning, as gliner cuts it.
 
         Raises ValueError for an option of gliner that this package does not have, TypeError for an unknown option.
         """
@@ -58,7 +60,7 @@ class GlinerApi:
         flat = check_flag("flat_ner", flat_ner)
         check_count("batch_size", batch_size, "a number of texts")
         label_set = [labels] if isinstance(labels, str) else labels
-        return list(self.predict(texts, label_set, threshold, flat, multi_label))
+        return list(self.predict(texts, label_set, threshold, flat, multi_label, long_texts=long_texts))
 
     def predict_entities(
         self,
