@@ -87,17 +87,23 @@ def test_what_is_cut() -> None:
         text: str = console.file.getvalue()  # type: ignore[attr-defined]
         return [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
 
-    cut = Cut(384, 512, CutCounts(4, 90, 1_200, 7), CutCounts(1, 0, 2, 3))
+    counts = CutCounts(4, 90, 1_200, 7), CutCounts(1, 0, 2, 3)
+    cut = Cut(384, 512, *counts, "cut")
     assert json.loads(json.dumps(validate(DATASET, 3, cut).to_dict()["cut"]))["with_windows"]["entities"] == 3
     shown = rows(cut)
     assert "sentences cut 4 1 longer than the model reads" in shown
     assert "words beyond 384 90 0 cut: max_len" in shown
     assert "words beyond 512 tokens 1,200 2 cut: the encoder's limit, prompt included" in shown
-    assert "entities cut 7 3 cannot be found: in the part that is cut" in shown
+    assert "entities cut 7 3 cannot be found: beyond what is read" in shown
     assert "wider than 3 words 1 1 cannot be found: 8.33% of gold lost" in shown
     assert any(line.startswith("sentences 7") for line in shown) and any("with windows" in line for line in shown)
-    assert not any("with windows" in line for line in rows(Cut(384, None, CutCounts(), CutCounts())))
-    assert not any("tokens" in line and "words beyond" in line for line in rows(Cut(384, None, CutCounts())))
+    windowed = rows(Cut(384, 512, *counts, "windows"))
+    assert "entities cut 3 7 cannot be found: beyond what is read" in windowed
+    assert "words beyond 384 0 90" in windowed and any("if cut" in line for line in windowed)
+    for long_texts in ("windows", "cut"):
+        nothing = rows(Cut(384, None, CutCounts(), CutCounts(), long_texts))
+        assert not any("with windows" in line or "if cut" in line for line in nothing)
+        assert not any("tokens" in line and "words beyond" in line for line in nothing)
     assert not any("sentences cut" in line for line in rows(None))
 
 

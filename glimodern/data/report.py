@@ -34,15 +34,16 @@ class Cut:
     """What a model's limits on the length of a text cost a data set.
 
     max_words, max_tokens: the limits, the prompt's tokens included; None: no limit.
-    as_read:      each text is read once and cut at its end.
-    with_windows: each text is read in windows that overlap by max_width words. Then nothing is lost but what exceeds a
-                  window by itself. None: not counted.
+    if_cut:       each text is read once and cut at its end.
+    with_windows: each text is read in overlapping windows. Then nothing is lost but what exceeds a window by itself.
+    long_texts:   which of the two is done, "cut" or "windows".
     """
 
     max_words: int
     max_tokens: int | None
-    as_read: CutCounts
-    with_windows: CutCounts | None = None
+    if_cut: CutCounts
+    with_windows: CutCounts
+    long_texts: str
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,16 @@ class ValidationReport:
         from glimodern.display import cell
 
         cut = self.cut
-        windows = cut.with_windows if cut is not None and cut.as_read.texts else None
-        columns = ("what", "count", "meaning") if windows is None else ("what", "count", "with windows", "meaning")
+        both = cut is not None and CutCounts() != cut.if_cut
+        other = "" if cut is None else "if cut" if cut.long_texts == "windows" else "with windows"
+        columns = ("what", "count", *([other] if both else []), "meaning")
         table = Table(*columns, title=cell(f"data set {self.name}"))
         for column in table.columns[1:-1]:
             column.justify = "right"
 
-        def add(what: str, count: int, meaning: str = "", windowed: int | None = None) -> None:
-            """Add a row, yellow if it has a meaning. windowed: the count with windows; None: not counted."""
-            counts = [f"{count:,}", *([] if windows is None else ["" if windowed is None else f"{windowed:,}"])]
+        def add(what: str, count: int, meaning: str = "", otherwise: int | None = None) -> None:
+            """Add a row, yellow if it has a meaning. otherwise: the count if long texts were read the other way."""
+            counts = [f"{count:,}", *(["" if otherwise is None else f"{otherwise:,}"] if both else [])]
             style = "yellow" if meaning and count else None
             table.add_row(what, *counts, cell(meaning if count else ""), style=style)
 
@@ -125,13 +127,15 @@ class ValidationReport:
         ):
             add(what, count)
         if cut is not None:
-            now, later = cut.as_read, windows or CutCounts()
+            now, later = cut.if_cut, cut.with_windows
+            if cut.long_texts == "windows":
+                now, later = later, now
             add("sentences cut", now.texts, "longer than the model reads", later.texts)
             add(f"words beyond {cut.max_words}", now.words_beyond, "cut: max_len", later.words_beyond)
             if cut.max_tokens is not None:
                 what, meaning = f"words beyond {cut.max_tokens} tokens", "cut: the encoder's limit, prompt included"
                 add(what, now.words_tokens, meaning, later.words_tokens)
-            add("entities cut", now.entities, "cannot be found: in the part that is cut", later.entities)
+            add("entities cut", now.entities, "cannot be found: beyond what is read", later.entities)
         variants = "; ".join(" / ".join(map(repr, group)) for group in self.case_variants[:3])
         wider, meaning = self.wider_than_max_width, f"cannot be found: {self.share_lost:.2%} of gold lost"
         add(f"wider than {self.max_width} words", wider, meaning, wider)

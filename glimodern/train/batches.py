@@ -10,11 +10,13 @@ from glimodern.inputs.batch import PackedBatch
 from glimodern.inputs.packer import Packer
 
 from .config import TrainConfig
+from .windows import training_budgets, windowed
 
 
 class TrainingBatches:
     """The batches of a run: shuffled epochs, token budgets and sampled types, as a function of seed and position.
 
+    dataset: the sentences; with long_texts "windows", long ones are replaced by their windows (`train.windows`).
     lengths: estimated tokens of each sentence with its prompt. types_left_out: number of negative types (types of other
     sentences) that were dropped because the prompt had no room for them.
 
@@ -22,35 +24,53 @@ class TrainingBatches:
     """
 
     def __init__(self, dataset: Dataset, packer: Packer, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
-        self.dataset = dataset
         self.packer = packer
         self.config = config
         self.rank = rank
         self.world = world
         self.types_left_out = 0
-        self._room = self._prompt_room()
-        self.lengths = [1] * len(dataset)  # without a token budget the lengths have no effect
+        self._sizes = dict(zip(dataset.types, packer.label_lengths(dataset.types).tolist(), strict=True))
+        room = self._prompt_room(dataset)
+        if config.data.long_texts == "windows":
+            self.dataset, tokens, self._rooms = self._windows(dataset)
+        else:
+            self.dataset, tokens, self._rooms = dataset, None, None if room is None else [room] * len(dataset)
+        self.lengths = [1] * len(self.dataset)  # without a token budget the lengths have no effect
         if config.run.batch_tokens is not None:
-            tokens = packer.tokenize([example.words for example in dataset])
-            prompt_labels = dataset.types if packer.asks_in_text else ()
-            label_tokens = int(packer.label_lengths(prompt_labels).sum()) / max(len(prompt_labels), 1)
+            if tokens is None:
+                tokens = [len(text.ids) for text in packer.tokenize([example.words for example in dataset])]
+            label_tokens = sum(self._sizes.values()) / max(len(self._sizes), 1) if packer.asks_in_text else 0.0
             self.lengths = [
-                len(text.ids) + 3 + round(label_tokens * self._types_asked(example))  # 3: [CLS], <<SEP>>, [SEP]
-                for text, example in zip(tokens, dataset, strict=True)
+                count + 3 + round(label_tokens * self._types_asked(example))  # 3: [CLS], <<SEP>>, [SEP]
+                for count, example in zip(tokens, self.dataset, strict=True)
             ]
 
-    def _prompt_room(self) -> int | None:
+    def _windows(self, dataset: Dataset) -> tuple[Dataset, list[int], list[int] | None]:
+        """Replace long texts by their windows. Return the data set, its texts' tokens, and their prompts' rooms.
+
+        A prompt's room is what its text leaves of the encoder's tokens; None: no limit.
+        """
+        packer = self.packer
+        budgets = training_budgets(dataset, packer, self.config.data)
+        parts, tokens, budgets = windowed(dataset, packer, budgets)
+        empty = packer.text_budget(packer.prompt([]))
+        if empty is None or not packer.asks_in_text:
+            return parts, tokens, None
+        # one word alone may exceed its budget; the prompt's room then cuts it
+        read = [count if budget is None else min(count, budget) for count, budget in zip(tokens, budgets, strict=True)]
+        return parts, tokens, [empty - max(count, 1) for count in read]
+
+    def _prompt_room(self, dataset: Dataset) -> int | None:
         """Maximum tokens of the labels of a prompt; None if any max_types labels of the data set fit."""
         packer, max_types = self.packer, self.config.data.max_types
         if packer.max_tokens is None or not packer.asks_in_text:
             return None
-        empty = len(packer.prompt([]).ids)
         (bare,) = packer.tokenize([[]])
+        sizes = self._sizes
         room = packer.max_tokens - packer.length(bare, packer.prompt([])) - 1  # a text keeps its first token
-        sizes = {label: len(packer.prompt([label]).ids) - empty for label in self.dataset.types}
         if sum(sorted(sizes.values())[-max_types:]) <= room:
             return None
-        for number, example in enumerate(self.dataset):
+        for number, example in enumerate(dataset):
             own = {label for _, _, label in example.entities} | set(example.types or ())
             need = sum(sorted(sizes[label] for label in own)[-max_types:])
             if need > room:
@@ -60,14 +80,13 @@ class TrainingBatches:
                 )
         return room
 
-    def _fitted(self, example: Example, types: list[str]) -> list[str]:
+    def _fitted(self, number: int, types: list[str]) -> list[str]:
         """Drop the last types that are not the sentence's own until the prompt has room for the rest."""
-        if self._room is None:
+        if self._rooms is None:
             return types
-        empty = len(self.packer.prompt([]).ids)
+        example, kept = self.dataset[number], list(types)
         own = {label for _, _, label in example.entities} | set(example.types or ())
-        kept = list(types)
-        while len(self.packer.prompt(kept).ids) - empty > self._room:
+        while sum(self._sizes[label] for label in kept) > self._rooms[number]:
             del kept[max(index for index, label in enumerate(kept) if label not in own)]
         self.types_left_out += len(types) - len(kept)
         return kept
@@ -118,5 +137,5 @@ class TrainingBatches:
             drop=data.type_drop,
             rng=rng,
         )
-        types = [self._fitted(example, sampled) for example, sampled in zip(examples, types, strict=True)]
+        types = [self._fitted(number, sampled) for number, sampled in zip(group, types, strict=True)]
         return self.packer.pack([e.words for e in examples], types, [e.entities for e in examples])

@@ -58,6 +58,9 @@ class DataConfig:
     """Choose the best checkpoint on this many types, which are removed from the training data. Not with dev_data."""
     skip_bad_rows: bool = False
     """Count and skip rows that cannot be read, instead of stopping."""
+    long_texts: Literal["windows", "cut"] = "windows"
+    """A text longer than the model takes is replaced by overlapping windows in training and read in windows in
+    evaluation, or is cut at its end in both."""
     max_types: Annotated[int, AT_LEAST_ONE] = 25
     """Maximum number of entity types asked of a sentence."""
     negative_ratio: Annotated[float, NOT_NEGATIVE] = 1.0

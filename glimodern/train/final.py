@@ -39,7 +39,9 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         best = GLiModern.from_pretrained(trainer.output / "model", dtype=run.dtype, device=accelerator.device)
     for name, dataset in named.items():
         try:
-            tables[name] = evaluate_together(accelerator, best, dataset, run.threshold, autocast=False)
+            tables[name] = evaluate_together(
+                accelerator, best, dataset, run.threshold, autocast=False, long_texts=trainer.config.data.long_texts
+            )
         except Exception as error:  # the other sets are still evaluated
             logger.exception("%s was not evaluated", name)
             report["failed"][name] = f"{type(error).__name__}: {error}"

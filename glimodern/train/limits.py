@@ -1,15 +1,25 @@
-"""What a model cannot read of a data set's long texts, as one piece and in windows."""
+"""What is read of long texts: their part up to the model's limits, or windows; and what is lost of a data set."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from glimodern.data import Dataset, Example
 from glimodern.data.report import Cut, CutCounts
-from glimodern.inputs.batch import IntArray
+from glimodern.inference.request import Request
+from glimodern.inference.windows import Reading, owners
+from glimodern.inputs.batch import TextTokens
+from glimodern.inputs.labels import LabelSet
 from glimodern.inputs.packer import Packer
 
-_BATCH = 256  # sentences tokenised and packed at a time
+LongTexts = Literal["windows", "cut"]
+Budget = int | None
+"""Maximum tokens of a text beside its prompt; None: no limit."""
+
+BATCH = 256  # sentences tokenised at a time
+_WINDOWS = Reading(long_texts="windows")
+_NO_LABELS = LabelSet((), ())
 
 
 def own_types(dataset: Dataset, max_types: int) -> list[list[str]]:
@@ -23,48 +33,49 @@ def own_types(dataset: Dataset, max_types: int) -> list[list[str]]:
     ]
 
 
-def count_cut(dataset: Dataset, types: Sequence[Sequence[str]], packer: Packer) -> Cut:
-    """Count what is lost of texts longer than the model reads, with the prompts of `types`, one list a sentence.
+def prompt_budgets(types: Sequence[Sequence[str]], packer: Packer) -> list[Budget]:
+    """Return the budget of each text whose types are asked in one prompt, as in training."""
+    return [packer.text_budget(packer.prompt(labels)) for labels in types]
 
-    A sentence whose types alone fill the prompt loses all its words. Gold entities that are not asked for, wider than
-    max_width or outside their sentence are not counted.
+
+def group_budgets(types: Sequence[Sequence[str]], packer: Packer) -> list[Budget]:
+    """Return the budget of each text whose types are asked in groups, as in prediction: beside the longest prompt."""
+    groups = (packer.label_groups(tuple(labels)) for labels in types)
+    budgets = ([packer.text_budget(group.prompt) for group in each] for each in groups)
+    return [min((budget for budget in each if budget is not None), default=None) for each in budgets]
+
+
+def tokenize_whole(examples: Sequence[Example], packer: Packer) -> list[TextTokens]:
+    """Tokenise all words of texts, those beyond max_words too."""
+    most = max((len(example.words) for example in examples), default=0)
+    return packer.tokenize([example.words for example in examples], max_words=most)
+
+
+def read_parts(
+    example: Example, text: TextTokens, packer: Packer, budget: Budget, long_texts: LongTexts
+) -> list[tuple[int, int]]:
+    """Return the parts of a text that are read: (first word, end word), those of prediction with `long_texts`.
+
+    text: all tokens of the text. None of it is read without a budget of at least one token.
     """
-    read, windowed = CutCounts(), CutCounts()
-    for first in range(0, len(dataset), _BATCH):
-        examples, asked = dataset.examples[first : first + _BATCH], types[first : first + _BATCH]
-        for example, labels, cut in zip(examples, asked, _words_cut(examples, asked, packer), strict=True):
-            if not cut:
-                continue
-            spans = _findable(example, labels, packer.max_width)
-            kept = len(example.words) - cut
-            beyond = max(0, len(example.words) - packer.max_words)
-            lost = sum(end >= kept for _, end in spans)
-            read = _sum(read, CutCounts(1, beyond, cut - beyond, lost))
-            windowed = _sum(windowed, _lost_with_windows(example, labels, spans, packer))
-    return Cut(packer.max_words, packer.max_tokens, read, windowed)
+    if long_texts == "cut":
+        return [(0, _kept(text, packer.max_words, budget))]
+    if budget is not None and budget < 1 and len(text.ids):
+        return []
+    windows, _ = _WINDOWS.windows(Request(example.words, _NO_LABELS), text, packer, budget, 0)
+    return windows
 
 
-def _sum(one: CutCounts, other: CutCounts) -> CutCounts:
-    return CutCounts(
-        one.texts + other.texts,
-        one.words_beyond + other.words_beyond,
-        one.words_tokens + other.words_tokens,
-        one.entities + other.entities,
-    )
+def _kept(text: TextTokens, max_words: int, budget: Budget) -> int:
+    """Return the number of words that `Packer.pack` keeps of a text."""
+    starts = text.starts[:max_words]
+    if budget is None or text.bounds[len(starts)] <= budget:
+        return len(starts)
+    inside = np.flatnonzero((starts >= 0) & (starts < budget))
+    return int(inside[-1]) + 1 if len(inside) else 0
 
 
-def _words_cut(examples: Sequence[Example], types: Sequence[Sequence[str]], packer: Packer) -> list[int]:
-    """Return the number of words at each sentence's end that packing leaves out."""
-    fits = [not packer.prompt_problem(labels) for labels in types]
-    batch = packer.pack(
-        [example.words for example, fit in zip(examples, fits, strict=True) if fit],
-        [labels for labels, fit in zip(types, fits, strict=True) if fit],
-    )
-    cut = iter(batch.words_cut)
-    return [next(cut) if fit else len(example.words) for example, fit in zip(examples, fits, strict=True)]
-
-
-def _findable(example: Example, types: Sequence[str], max_width: int) -> list[tuple[int, int]]:
+def findable(example: Example, types: Sequence[str], max_width: int) -> list[tuple[int, int]]:
     """Return (first word, last word) of the gold entities that the model could find in a text of any length."""
     asked, words = set(types), len(example.words)
     return [
@@ -74,27 +85,62 @@ def _findable(example: Example, types: Sequence[str], max_width: int) -> list[tu
     ]
 
 
-def _lost_with_windows(
-    example: Example, types: Sequence[str], spans: Sequence[tuple[int, int]], packer: Packer
+def count_lost(spans: Sequence[tuple[int, int]], parts: Sequence[tuple[int, int]]) -> int:
+    """Count the spans (first word, last word) that lie whole in no part of a text."""
+    if not parts or not spans:
+        return len(spans)
+    starts, ends = (np.array(column, dtype=np.int64) for column in zip(*spans, strict=True))
+    return int((owners(starts, ends, parts) < 0).sum())
+
+
+def count_cut(
+    dataset: Dataset,
+    types: Sequence[Sequence[str]],
+    packer: Packer,
+    budgets: Sequence[Budget],
+    *,
+    window_budgets: Sequence[Budget] | None = None,
+    long_texts: LongTexts = "windows",
+) -> Cut:
+    """Count what is lost of texts longer than the model takes, if they are cut, and in windows.
+
+    types: those asked of each sentence. budgets: of texts that are cut. window_budgets: of texts in windows, if these
+    are others. long_texts: what the run does. Gold entities that are not asked for, wider than max_width or outside
+    their sentence are not counted.
+    """
+    planned = budgets if window_budgets is None else window_budgets
+    cut, windowed = CutCounts(), CutCounts()
+    for first in range(0, len(dataset), BATCH):
+        examples = dataset.examples[first : first + BATCH]
+        for i, (example, text) in enumerate(zip(examples, tokenize_whole(examples, packer), strict=True), first):
+            spans = findable(example, types[i], packer.max_width)
+            cut = _sum(cut, _lost(example, text, spans, packer, budgets[i], "cut"))
+            windowed = _sum(windowed, _lost(example, text, spans, packer, planned[i], "windows"))
+    return Cut(packer.max_words, packer.max_tokens, cut, windowed, long_texts)
+
+
+def _lost(
+    example: Example,
+    text: TextTokens,
+    spans: Sequence[tuple[int, int]],
+    packer: Packer,
+    budget: Budget,
+    long_texts: LongTexts,
 ) -> CutCounts:
-    """Count the words and the entities of a text that exceed a window, beside the prompt, by themselves."""
-    (bare,) = packer.tokenize([[]])
-    # the prompt alone may fill the encoder, which then has no room
-    room = np.inf if packer.max_tokens is None else packer.max_tokens - packer.length(bare, packer.prompt(types))
-    tokens = _word_tokens(example.words, packer)
-    before = np.concatenate([[0], np.cumsum(tokens)])
-    too_long = int((tokens > room).sum())
-    entities = sum(before[end + 1] - before[start] > room or end - start >= packer.max_words for start, end in spans)
-    return CutCounts(int(too_long > 0), 0, too_long, int(entities))
+    """Count what is lost of one text."""
+    parts = read_parts(example, text, packer, budget, long_texts)
+    words = len(example.words) - max((end for _, end in parts), default=0)
+    entities = count_lost(spans, parts)
+    if not words and not entities:
+        return CutCounts()
+    beyond = min(words, max(0, len(example.words) - packer.max_words)) if long_texts == "cut" else 0
+    return CutCounts(1, beyond, words - beyond, entities)
 
 
-def _word_tokens(words: Sequence[str], packer: Packer) -> IntArray:
-    """Return the number of tokens of each word, those beyond max_words too: int64 [words]."""
-    counts = []
-    step = packer.max_words
-    for text in packer.tokenize([words[first : first + step] for first in range(0, len(words), step)]):
-        has = np.flatnonzero(text.starts >= 0)
-        count = np.zeros(len(text.starts), dtype=np.int64)
-        count[has] = np.diff(np.append(text.starts[has], len(text.ids)))
-        counts.append(count)
-    return np.concatenate([np.zeros(0, dtype=np.int64), *counts])
+def _sum(one: CutCounts, other: CutCounts) -> CutCounts:
+    return CutCounts(
+        one.texts + other.texts,
+        one.words_beyond + other.words_beyond,
+        one.words_tokens + other.words_tokens,
+        one.entities + other.entities,
+    )

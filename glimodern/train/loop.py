@@ -136,9 +136,10 @@ def checked_mean_loss(trainer: Trainer, losses: Sequence[Tensor], norm: Any, see
     *values, length = torch.stack([*(loss.detach().float() for loss in losses), *norms]).tolist()
     step = trainer.done.step + 1
     for value, sentences in zip(values, seen, strict=True):
-        stop_unless_finite("loss", value, step, trainer.train_set, sentences)
+        stop_unless_finite("loss", value, step, trainer.batches.dataset, sentences)
     if trainer.config.run.dtype != "fp16":  # fp16's gradient scaler skips such a step and lowers its scale
-        stop_unless_finite("the gradient's norm", length, step, trainer.train_set, [i for part in seen for i in part])
+        numbers = [i for part in seen for i in part]
+        stop_unless_finite("the gradient's norm", length, step, trainer.batches.dataset, numbers)
     return sum(values) / len(values)
 
 

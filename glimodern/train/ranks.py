@@ -12,6 +12,7 @@ from glimodern.data.metrics import Scores
 from glimodern.evaluate import predict_gold_labels, score_dataset
 
 from .interrupts import Stopped
+from .limits import LongTexts
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -81,7 +82,13 @@ def _gather_object(item: Any) -> list[Any]:
 
 
 def evaluate_together(
-    accelerator: "Accelerator", model: "GLiModern", dataset: Dataset, threshold: float, *, autocast: bool
+    accelerator: "Accelerator",
+    model: "GLiModern",
+    dataset: Dataset,
+    threshold: float,
+    *,
+    autocast: bool,
+    long_texts: LongTexts,
 ) -> Scores:
     """Run `evaluate` with the sentences split among the ranks. Returns the scores of all sentences on each rank.
 
@@ -92,7 +99,9 @@ def evaluate_together(
     with together(accelerator, f"evaluating {dataset.name}"):
         share = replace(dataset, examples=dataset.examples[rank::world])
         with accelerator.autocast() if autocast else nullcontext():
-            predicted = predict_gold_labels(model, share, label_sets[rank::world], threshold=threshold)
+            predicted = predict_gold_labels(
+                model, share, label_sets[rank::world], threshold=threshold, long_texts=long_texts
+            )
     if world > 1:
         parts = _gather_object(predicted)
         predicted = [[] for _ in dataset]

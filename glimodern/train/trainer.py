@@ -2,26 +2,28 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from glimodern.data import asked_types, validate
+from glimodern.data import Dataset, asked_types, validate
 from glimodern.display import console
 from glimodern.evaluate import check_evaluation
 from glimodern.inputs.batch import PackedBatch
 
 from .batches import TrainingBatches
-from .config import TrainConfig
+from .config import DataConfig, TrainConfig
 from .interrupts import Interrupts
-from .limits import count_cut, own_types
+from .limits import Budget, LongTexts, count_cut, group_budgets, own_types, prompt_budgets
 from .log import RunLog, git_commit
 from .ranks import evaluate_together, this_device, together
 from .resume import PER_LAUNCH, Progress, check_earlier_run, clear_output, load_progress, newest, save_progress
 from .schedule import rate
 from .setup import build_model, check_gold, check_paths, load_data, optimizer_groups, resolved, training_dtype
+from .windows import training_budgets
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Trainer:
             if not len(self.train_set):
                 raise ValueError(f"train_data: expected at least one sentence, got none from {config.data.train_data}")
             self.model = build_model(config.model, self.train_set, config.data.max_types, run.seed)
-            self._check_data()
+            self._check_data(config.data)
             self.config = resolved(config, self.model, dtype)
             if config.model.freeze_encoder:
                 self.model.freeze_encoder()
@@ -80,20 +82,35 @@ class Trainer:
         self.log = RunLog(accelerator, self.output, self.total, self.done, run.progress)
         self.started = time.perf_counter()
 
-    def _check_data(self) -> None:
+    def _check_data(self, config: DataConfig) -> None:
         """Check that the data can train the model and choose a checkpoint, and that the evaluations will not fail."""
-        packer, max_types = self.model.packer, self.model.config.max_types
-        check_gold("train_data", self.train_set, packer, alone=True)
+        packer, long_texts = self.model.packer, config.long_texts
+        check_gold("train_data", self.train_set, packer, alone=True, long_texts=long_texts)
         if self.dev_set:
             check_evaluation("dev_data", self.dev_set, packer)
-            check_gold("dev_data", self.dev_set, packer, alone=False)
+            check_gold("dev_data", self.dev_set, packer, alone=False, long_texts=long_texts)
         for dataset in self.test_sets:
             check_evaluation("eval_data", dataset, packer)
         if self.accelerator.is_main_process:
-            for dataset in [self.train_set, *([self.dev_set] if self.dev_set else []), *self.test_sets]:
-                types = own_types(dataset, max_types) if dataset is self.train_set else asked_types(dataset)
-                cut = count_cut(dataset, types, packer)
-                self.console.print(validate(dataset, self.model.config.max_width, cut).table())
+            own = own_types(self.train_set, config.max_types)
+            windows = training_budgets(self.train_set, packer, config)
+            self._report(self.train_set, own, prompt_budgets(own, packer), windows, long_texts)
+            for dataset in [*([self.dev_set] if self.dev_set else []), *self.test_sets]:
+                types = asked_types(dataset)
+                budgets = group_budgets(types, packer)
+                self._report(dataset, types, budgets, budgets, long_texts)
+
+    def _report(
+        self,
+        dataset: Dataset,
+        types: Sequence[Sequence[str]],
+        budgets: Sequence[Budget],
+        windows: Sequence[Budget],
+        long_texts: LongTexts,
+    ) -> None:
+        """Print the report of a data set."""
+        cut = count_cut(dataset, types, self.model.packer, budgets, window_budgets=windows, long_texts=long_texts)
+        self.console.print(validate(dataset, self.model.config.max_width, cut).table())
 
     def _find_progress(self) -> Progress:
         """Load the progress to resume from, if any.
@@ -143,7 +160,15 @@ class Trainer:
         due = step == self.total or (run.eval_steps and step % run.eval_steps == 0)
         if not self.dev_set or step == 0 or step == self.done.evaluated or not due:
             return
-        f1 = evaluate_together(self.accelerator, self.model, self.dev_set, run.threshold, autocast=True).micro.f1
+        scores = evaluate_together(
+            self.accelerator,
+            self.model,
+            self.dev_set,
+            run.threshold,
+            autocast=True,
+            long_texts=self.config.data.long_texts,
+        )
+        f1 = scores.micro.f1
         with self.interrupts.held():
             best = self.done.best_f1 is None or f1 > self.done.best_f1
             if best:
