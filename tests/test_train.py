@@ -1,5 +1,6 @@
 """The trainer: same losses with and without the fused operators, resuming after kill -9, and what stops it."""
 
+import itertools
 import json
 import os
 import shutil
@@ -555,14 +556,23 @@ def test_names_with_brackets(setup, tmp_path, capsys):
 
 
 def test_evaluation_that_cannot_run_stops_before_training(setup, tmp_path):
-    labels = [f"{'very ' * 8}long label {number}" for number in range(20)]
-    row = {"tokenized_text": ["Ada"], "ner": [[0, 0, label] for label in labels]}
+    row = {"tokenized_text": ["Ada"], "ner": [[0, 0, "short"], [0, 0, "very " * 130 + "long"]]}
     (tmp_path / "wide.jsonl").write_text(json.dumps(row) + "\n")
     for flag, setting in (("--eval-data", "eval_data"), ("--dev-data", "dev_data")):
         given = arguments(setup, tmp_path / "run", flag, str(tmp_path / "wide.jsonl"))
-        with pytest.raises(ValueError, match=rf"{setting}: wide, sentence .*wide.jsonl:1: .*do not fit"):
+        with pytest.raises(ValueError, match=rf"{setting}: wide, sentence .*wide.jsonl:1: .*do not fit .*alone has"):
             train(parse_train_config(given))
     assert not (tmp_path / "run").exists()
+
+
+def test_many_labels_are_evaluated_in_groups(setup, tmp_path):
+    """Twenty labels that do not fit one prompt: neither the dev set nor the evaluation set is refused."""
+    labels = [f"{'very ' * 8}long label {number}" for number in range(20)]
+    row = {"tokenized_text": ["Ada"], "ner": [[0, 0, label] for label in labels]}
+    (tmp_path / "wide.jsonl").write_text(json.dumps(row) + "\n")
+    more = ["--dev-data", str(tmp_path / "wide.jsonl"), "--eval-data", str(tmp_path / "wide.jsonl")]
+    report = train(parse_train_config(arguments(setup, tmp_path / "run", *more, "--max-steps", "1")))
+    assert report["evaluation"]["wide"]["micro"]["gold"] == 20 and report["failed"] == {}
 
 
 def test_a_failed_evaluation_set_is_named_in_the_report(setup, tmp_path, monkeypatch):
@@ -592,7 +602,7 @@ def test_a_failed_evaluation_set_is_named_in_the_report(setup, tmp_path, monkeyp
         ({"tokenized_text": ["Nothing", "here"], "ner": []}, "expected an entity type to ask for, got none"),
         ({"tokenized_text": ["Nothing"], "ner": [], "ner_labels": ["person"]}, "expected gold entities, got none"),
         ({"tokenized_text": ["a"] * 9, "ner": [[0, 8, "x"]]}, "got 1 in bad of which 1 are wider than max_width"),
-        ({"tokenized_text": ["a"] * 300, "ner": [[299, 299, "x"]]}, "of which 0 are wider .* and 1 lie beyond"),
+        ({"tokenized_text": ["a" * 300] * 2, "ner": [[0, 1, "x"]]}, "of which 0 are wider .* and 1 fit no window"),
         ({"tokenized_text": [], "ner": []}, "expected sentences with words, got 1 sentences without one"),
     ],
 )
@@ -604,6 +614,67 @@ def test_nothing_to_learn(setup, tmp_path, row, message, setting):
     with pytest.raises(ValueError, match=f"{setting}: .*{message}"):
         train(parse_train_config(given))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("setting", ["train_data", "dev_data"])
+def test_gold_in_the_part_that_is_cut(setup, tmp_path, setting):
+    """Nothing can be learned from it, unless the text is read in windows."""
+    row = {"tokenized_text": ["a"] * 300, "ner": [[299, 299, "x"]]}
+    (tmp_path / "far.jsonl").write_text(json.dumps(row) + "\n")
+    given = arguments(setup, tmp_path / "run", "--" + setting.replace("_", "-"), str(tmp_path / "far.jsonl"))
+    message = rf"{setting}: .*of which 0 are wider .* and 1 lie beyond .*set long_texts to windows"
+    with pytest.raises(ValueError, match=message):
+        train(parse_train_config([*given, "--long-texts", "cut"]))
+    train(parse_train_config([*given, "--max-steps", "1"]))
+
+
+@pytest.fixture(scope="module")
+def documents(setup):
+    """Two documents of all sentences of the data, each about ten times as long as the model takes."""
+    words, entities = [], []
+    for row in rows() * 4:
+        entities += [[start + len(words), end + len(words), label] for start, end, label in row["ner"]]
+        words += row["tokenized_text"]
+    path = setup / "documents.jsonl"
+    path.write_text((json.dumps({"tokenized_text": words, "ner": entities}) + "\n") * 2)
+    return str(path)
+
+
+def test_documents_are_trained_in_windows(setup, documents, tmp_path, capsys, caplog):
+    data = ["--train-data", documents, "--dev-data", documents, "--eval-data", documents]
+    more = [*data, "--max-steps", "6", "--checkpoint-steps", "3", "--eval-steps", "3", "--epochs", "1"]
+    whole = train(parse_train_config(arguments(setup, tmp_path / "whole", *more)))
+    shown = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    gold = 2 * 4 * 64
+    assert whole["evaluation"]["documents"]["micro"]["gold"] == gold and whole["config"]["long_texts"] == "windows"
+    assert "training left out" not in caplog.text and not caplog.records
+    (lost,) = {line for line in shown if line.startswith("entities cut")}
+    assert lost.startswith("entities cut 0 ") and gold * 0.8 < int(lost.split()[3]) < gold
+
+    stopped = arguments(setup, tmp_path / "stopped", *more)
+    train(parse_train_config([*stopped, "--max-steps", "3"]))
+    with pytest.raises(ValueError, match=r"other settings \(long_texts: was 'windows', is 'cut'\)"):
+        train(parse_train_config([*stopped, "--resume", "--long-texts", "cut"]))
+    train(parse_train_config([*stopped, "--resume"]))
+    assert list(losses(tmp_path / "stopped")) == list(losses(tmp_path / "whole"))
+
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="words at their ends were not read"):
+        train(parse_train_config(arguments(setup, tmp_path / "cut", *more, "--long-texts", "cut", "--max-steps", "2")))
+    assert "training left out" in caplog.text
+    shown = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    (lost,) = {line for line in shown if line.startswith("entities cut")}
+    assert int(lost.split()[2]) > gold * 0.8 and lost.split()[3] == "0"
+
+
+def test_an_epoch_of_documents_is_an_epoch_of_windows(documents, tiny_model):
+    dataset = load_dataset(documents)
+    config = parse_train_config(["--batch-size", "4", "--batch-tokens", "400"])
+    batches = TrainingBatches(dataset, tiny_model.packer, config)
+    assert len(dataset) == 2 and len(batches.dataset) > 20 and batches.steps() > 5
+    for _, _, batch in itertools.islice(batches.starting_at(0), 10):
+        assert not any(batch.words_cut) and batch.entities_lost == 0 and len(batch.positives)
+    assert TrainingBatches(dataset, tiny_model.packer, parse_train_config(["--long-texts", "cut"])).steps() == 1
 
 
 def test_held_out_types_that_leave_nothing(setup, tmp_path):
@@ -619,11 +690,14 @@ def test_held_out_types_that_leave_nothing(setup, tmp_path):
 def test_negatives_beyond_the_prompt_are_left_out(tiny_model):
     """The tiny model takes 128 tokens; own types stay, others go as the room goes, and are counted."""
     examples = [Example(["Ada"], [(0, 0, f"person number {number}")]) for number in range(24)]
-    config = parse_train_config(["--batch-size", "24", "--negative-ratio", "24"])
-    batches = TrainingBatches(Dataset("d", examples), tiny_model.packer, config)
-    _, group, batch = next(batches.starting_at(0))
-    assert batches.types_left_out > 0 and max(batch.cu_seqlens.diff()) == 128  # the prompt is filled to the last token
-    assert len(batch.positives) == 24 and batch.words_cut == (0,) * 24
+    (ada,) = tiny_model.packer.tokenize([["Ada"]])
+    for long_texts, room in (("cut", 1), ("windows", len(ada.ids))):  # room for the first token, or for the text
+        config = parse_train_config(["--batch-size", "24", "--negative-ratio", "24", "--long-texts", long_texts])
+        batches = TrainingBatches(Dataset("d", examples), tiny_model.packer, config)
+        _, group, batch = next(batches.starting_at(0))
+        prompts = batch.word_index - batch.cu_seqlens[:-1]
+        assert batches.types_left_out > 0 and 128 - room - 8 < max(prompts) + room <= 127
+        assert len(batch.positives) == 24 and batch.words_cut == (0,) * 24
     long = [Example(["Ada"], [(0, 0, f"{'very ' * 9}long {number}") for number in range(24)], id="d:1")]
     with pytest.raises(ValueError, match=r"max_types: expected .* tokens, .* got up to \d+ for the 24 types of d:1"):
         TrainingBatches(Dataset("d", long), tiny_model.packer, config)
