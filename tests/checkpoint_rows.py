@@ -233,5 +233,5 @@ needs the package jieba3 only, where gliner wants jieba beside it.
 Known differences, on purpose: after a word that the tokenizer turns into nothing (a zero-width space, say) gliner gives
 each word its right neighbour's vector, so that entities are reported one word early; here such a word is a zero vector
 and the others keep their own. Words at the end of a text that do not fit the encoder are zero vectors in gliner and
-take part in its LSTM; here they are cut, with a warning.""",
+take part in its LSTM; here they are read in windows of their own, or cut with a warning (`long_texts="cut"`).""",
 )
