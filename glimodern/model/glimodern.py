@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 from typing_extensions import Never, Unpack
@@ -20,7 +20,8 @@ from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.files.atomic import expand_user
 from glimodern.files.hub import HubAccess
 from glimodern.files.tokenizer import add_prompt_tokens, load_tokenizer
-from glimodern.inference.entities import Entities, warn_cut, with_offsets
+from glimodern.inference.compute import Result, SpanModel
+from glimodern.inference.entities import Entities, warn_of_reading, with_offsets
 from glimodern.inference.request import (
     CheckLabels,
     ReadOptions,
@@ -32,10 +33,10 @@ from glimodern.inference.request import (
     read_requests,
     read_word_requests,
 )
-from glimodern.inference.stream import Result, activation_bytes, find_entities, resolve_batch_tokens
+from glimodern.inference.stream import activation_bytes, find_entities, resolve_batch_tokens
 from glimodern.inference.windows import Reading, ReadingOptions
 from glimodern.inputs.label_vectors import LabelVectors
-from glimodern.inputs.labels import LabelArgument, Labels, LabelSet, Thresholds
+from glimodern.inputs.labels import LabelArgument, Labels, LabelSet, Spans, Thresholds
 from glimodern.inputs.words import word_splitter
 from glimodern.layers.packed_linear import measured_inputs
 from glimodern.layers.parameters import take_tensors, without_values
@@ -346,13 +347,15 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         labels: Labels | None,
         threshold: Thresholds = 0.5,
         label_vectors: LabelVectors | None = None,
+        spans: Spans | None = None,
     ) -> Requests:
         """Read arguments of `predict` as requests (see `glimodern.inference.request`), split into words."""
         if label_vectors is not None:
             self._check_vectors(label_vectors)
             labels = label_vectors.labels if labels is None else labels
         splitter = word_splitter(self.config.words_splitter_type)
-        return read_requests(texts, labels, splitter, ReadOptions(self._label_check(label_vectors), threshold))
+        options = ReadOptions(self._label_check(label_vectors), threshold, None, spans, self.config.max_width)
+        return read_requests(texts, labels, splitter, options)
 
     def _reading(self, function: str, options: ReadingOptions) -> Reading:
         refuse_keywords(function, options, tuple(ReadingOptions.__annotations__))
@@ -366,14 +369,15 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         batch_tokens: int | str,
         label_vectors: LabelVectors | None = None,
     ) -> Iterator[tuple[Request, Result]]:
-        """Yield each request with its result, in order; warn at the end if any text was truncated."""
+        """Yield each request with its result, in order; warn at the end of texts not read in one piece."""
         weight = next(self.parameters())
         tokens = resolve_batch_tokens(batch_tokens, weight.device, activation_bytes(weight, self.config.hidden_size))
-        candidates = self._candidates
-        if label_vectors is not None:
-            candidates = partial(self._candidates, label_vectors=label_vectors)
-        stream = find_entities(requests.stream, self.packer, candidates, search, reading, tokens)
-        return warn_cut(stream, self.packer, stacklevel=3 if requests.total is None else 4)
+        model = SpanModel(
+            partial(self._candidates, label_vectors=label_vectors),
+            partial(self._score_spans, label_vectors=label_vectors),
+        )
+        stream = find_entities(requests.stream, self.packer, model, search, reading, tokens)
+        return warn_of_reading(stream, self.packer, reading, stacklevel=3 if requests.total is None else 4)
 
     @overload
     def predict_words(  # type: ignore[overload-overlap]
@@ -415,14 +419,16 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
     def predict(  # type: ignore[overload-overlap]
         self, texts: str | Sequence[str], labels: Labels | None = ..., threshold: Thresholds = ..., flat: bool = ...,
         multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ..., *,
-        label_vectors: LabelVectors | None = ..., top_k: int | None = ..., **reading: Unpack[ReadingOptions],
+        label_vectors: LabelVectors | None = ..., top_k: int | None = ..., scores: Literal["found", "all"] = ...,
+        spans: Spans | None = ..., vectors: bool = ..., **reading: Unpack[ReadingOptions],
     ) -> list[Entities]: ...  # fmt: skip
 
     @overload
     def predict(
         self, texts: Iterable[str], labels: Labels | None = ..., threshold: Thresholds = ..., flat: bool = ...,
         multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ..., *,
-        label_vectors: LabelVectors | None = ..., top_k: int | None = ..., **reading: Unpack[ReadingOptions],
+        label_vectors: LabelVectors | None = ..., top_k: int | None = ..., scores: Literal["found", "all"] = ...,
+        spans: Spans | None = ..., vectors: bool = ..., **reading: Unpack[ReadingOptions],
     ) -> Iterator[Entities]: ...  # fmt: skip
 
     def predict(
@@ -437,6 +443,9 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         *,
         label_vectors: LabelVectors | None = None,
         top_k: int | None = None,
+        scores: Literal["found", "all"] = "found",
+        spans: Spans | None = None,
+        vectors: bool = False,
         **reading: Unpack[ReadingOptions],
     ) -> list[Entities] | Iterator[Entities]:
         """Find entities of the given types in texts.
@@ -459,6 +468,12 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         progress: whether to show a progress bar; None: for lists of more than 1,000 texts, on a terminal.
         label_vectors: from a bi-encoder's `encode_labels`. All its labels are used, or those that `labels` names.
         top_k: most entities of a text, those with the highest scores.
+        scores: "all": an entity has the key scores too, {label: probability} of all labels for its span.
+        spans: score these spans and no others, to type known spans: one list per text of (start, end), character
+        offsets, or of dicts with these keys, such as entities. A span that begins or ends inside a word is widened to
+        the word, with a warning. Those above the threshold are returned.
+        vectors: an entity has the key vector too, its span's vector, fp32 [hidden_size]. scores and vectors take up to
+        twice the time.
         long_texts: what to do with a text that the encoder does not take whole. "windows": read it in overlapping
         windows of words, whose number is the result's `.windows`; one search over the whole text keeps the best
         entities. "cut": do not read its end; a warning and the result's `.words_cut` say so. "error": raise ValueError.
@@ -471,10 +486,10 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         Raises TypeError and ValueError that name the argument and the item. An error in a stream is raised after the
         results of all earlier texts.
         """
-        search, how = Search.checked(flat, multi_label, top_k), self._reading("predict", reading)
+        search, how = Search.checked(flat, multi_label, top_k, scores, vectors), self._reading("predict", reading)
         if progress is not None:
             progress = check_flag("progress", progress)
-        requests = self.requests(texts, labels, threshold, label_vectors)
+        requests = self.requests(texts, labels, threshold, label_vectors, spans)
         stream = self._find(requests, search, how, batch_tokens, label_vectors)
         results = (with_offsets(request, result) for request, result in stream)
         if progress or (progress is None and (requests.total or 0) > 1000 and sys.stderr.isatty()):
