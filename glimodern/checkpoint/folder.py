@@ -2,7 +2,8 @@
 
 A folder holds `gliner_config.json`, the weights and the tokenizer's files. The weights are in `model.safetensors`, in
 `pytorch_model.bin` (read with `weights_only=True`), or in shards of either with an index. `calibration.json`, which the
-public package ignores, holds the model's calibration, if it has one. Reading a local folder uses no network. A name that is not a local path is loaded from the hub.
+public package ignores, holds the model's calibration, if it has one. Reading a local folder uses no network. A name
+that is not a local path is loaded from the hub.
 """
 
 import json

@@ -96,7 +96,9 @@ class Candidates:
         scored: Sequence[Sequence[tuple[int, int, str, float]]],
     ) -> Candidates:
         """Build the columns from lists. gold, scored: (first word, last word, label) and (..., score) by sentence."""
-        answers = [set(map(tuple, entities)) for entities in gold]  # a duplicate counts once, as in `metrics.score`
+        answers = [
+            {(start, end, label) for start, end, label in entities} for entities in gold
+        ]  # duplicates count once
         names = {label for entities in answers for _, _, label in entities}
         names |= {label for entities in scored for _, _, label, _ in entities}
         labels = tuple(sorted(names))
@@ -298,7 +300,7 @@ def _one_label_each(candidates: Candidates, common: float) -> tuple[Candidates, 
     own = np.flatnonzero(candidates.gold_by_label()[candidates.label] > 0)
     count = candidates.sentences
     keys, copy_of_own = np.unique(candidates.label[own] * count + candidates.sentence[own], return_inverse=True)
-    owner, sentence = np.divmod(keys, max(count, 1))
+    owner, sentence = keys // max(count, 1), keys % max(count, 1)
     strong = np.flatnonzero(candidates.score > common)
     strong = strong[np.argsort(candidates.sentence[strong], kind="stable")]
     first = np.searchsorted(candidates.sentence[strong], sentence, side="left")

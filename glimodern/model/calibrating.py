@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FLOOR = 0.01
-"""Least score of a candidate, exclusive. No threshold lies below it, and probabilities are fitted to scores above it."""
+"""Score of a candidate that is too low to count. No threshold lies below it; probabilities are fitted above it."""
 
 
 class Predictor(Protocol):
@@ -54,7 +54,9 @@ class Calibrated(Protocol):
 def calibrate(model: Predictor, dataset: Dataset, *, seed: int = 0, batch_tokens: int | str = "auto") -> Fit:
     """Fit and measure a calibration of the model on a data set. See `GLiModern.calibrate`."""
     if not isinstance(dataset, Dataset):
-        raise TypeError(f"dataset: expected a Dataset of glimodern.data, got {type(dataset).__name__}; use load_dataset")
+        raise TypeError(
+            f"dataset: expected a Dataset of glimodern.data, got {type(dataset).__name__}; use load_dataset"
+        )
     name = f"dataset {dataset.name}"
     candidates = collect(model, dataset, batch_tokens=batch_tokens)
     return fit(candidates, partial(greedy_decode, flat=True), fingerprint=model.fingerprint, seed=seed, name=name)
