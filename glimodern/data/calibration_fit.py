@@ -236,7 +236,7 @@ def f1(correct: npt.ArrayLike, predicted: npt.ArrayLike, gold: npt.ArrayLike) ->
 def f1_curve(scores: Floats, hits: Flags, gold: int, rest: tuple[int, int] = (0, 0)) -> tuple[Floats, Floats]:
     """Return thresholds by decreasing value, and the micro F1 at each of them.
 
-    scores, hits: of the found entities. The thresholds lie between neighbouring scores, halfway between their logits,
+    scores, hits: of the found entities, scores > 0. The thresholds lie between neighbouring scores, halfway between their logits,
     and below the least score. gold: number of all gold entities. rest: (correct, predicted) of entities that are found
     at any threshold.
     """
