@@ -8,7 +8,7 @@
    decoding serves all thresholds.
 3. The threshold of a label maximises micro F1 while all other labels keep the common threshold. It is then moved
    towards the common one, between their logits, by the weight n / (n + k), with the label's n gold entities. k is
-   chosen by cross-validation over sentences, and may say that all labels keep the common threshold.
+   chosen by cross-validation over sentences. All labels keep the common threshold unless another k gains clearly.
 
 Steps 1 to 3 are repeated without each of `FOLDS` parts of the sentences, which the result is then measured on. So the
 reported F1 and calibration error are of sentences that the fit, the choice of k included, had not seen.
@@ -38,7 +38,7 @@ MIN_SENTENCES = 4  # so that each part of an inner cross-validation has a senten
 BINS = 15  # of equal width, as in Guo et al.
 UNCALIBRATED = 0.5  # the threshold without a calibration; ties are decided in its favour
 COMMON = 1e9  # a k that gives every label the common threshold
-SHRINKAGES = (COMMON, 300.0, 100.0, 30.0, 10.0, 3.0)  # values of k; the first of equally good ones is chosen
+SHRINKAGES = (COMMON, 300.0, 100.0, 30.0, 10.0)  # values of k, that of the common threshold first
 _SLOPES = (0.05, 20.0)  # least and most 1 / temperature
 _PRIOR = (1.0, 0.25)  # precision of the Gaussian priors of 1 / temperature (around 1) and bias (around 0)
 _STEPS = 100  # most Newton steps
@@ -353,7 +353,7 @@ def folds(sentences: Ints, rng: np.random.Generator) -> list[Ints]:
     return [np.sort(part) for part in np.array_split(rng.permutation(sentences), min(FOLDS, len(sentences)))]
 
 
-def _splits(candidates: Candidates, sentences: Ints, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
+def _splits(sentences: Ints, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
     """Yield (sentences to fit on, sentences to measure on) for each part."""
     for part in folds(sentences, rng):
         yield np.setdiff1d(sentences, part), part
@@ -365,20 +365,36 @@ def _of(candidates: Candidates, sentences: Ints) -> Candidates:
     return candidates.of_sentences(chosen)
 
 
+def choose_shrinkage(correct: Floats, predicted: Floats, gold: Ints) -> float:
+    """Return the k whose gain in F1 over the common threshold, less one standard error, is highest, if that is > 0.
+
+    correct, predicted: numbers of entities with each of `SHRINKAGES`, by sentence, [k, sentences]. gold: [sentences].
+    The standard error is of the sum over sentences of each one's share in the difference of the two F1 (the delta
+    method). Without it, thresholds of labels that do not differ would be fitted to the noise of a few sentences.
+    """
+    total = np.maximum(predicted.sum(axis=1) + gold.sum(), 1.0)
+    values = 2 * correct.sum(axis=1) / total
+    shares = (2 * correct - values[:, None] * (predicted + gold)) / total[:, None]
+    differences = shares - shares[0]
+    error = np.sqrt(len(gold) * differences.var(axis=1))
+    return SHRINKAGES[int(np.argmax(values - values[0] - error))]
+
+
 def fit_thresholds(
     candidates: Candidates, sentences: Ints, decode: Decode, rng: np.random.Generator
 ) -> tuple[float, Floats]:
     """Return the common threshold and those of the labels, shrunk with the best k of an inner cross-validation."""
-    counts = [_Counts()] * len(SHRINKAGES)
-    for fit_on, rest in _splits(candidates, sentences, rng):
+    correct, predicted = np.zeros((2, len(SHRINKAGES), candidates.sentences))
+    for fit_on, rest in _splits(sentences, rng):
         train, test = _of(candidates, fit_on), _of(candidates, rest)
         common = fit_threshold(train, decode)
         best, gold = label_thresholds(train, common, decode), train.gold_by_label()
-        counts = [
-            so_far.plus(test, shrunk(best, common, gold, k), decode)
-            for so_far, k in zip(counts, SHRINKAGES, strict=True)
-        ]
-    k = SHRINKAGES[int(np.argmax([count.f1 for count in counts]))]
+        for row, k in enumerate(SHRINKAGES):
+            entities = found(test, shrunk(best, common, gold, k), decode)
+            correct[row] += np.bincount(entities.sentence, weights=entities.is_gold, minlength=candidates.sentences)
+            predicted[row] += np.bincount(entities.sentence, minlength=candidates.sentences)
+    gold = np.bincount(_of(candidates, sentences).gold_sentence, minlength=candidates.sentences)
+    k = choose_shrinkage(correct[:, sentences], predicted[:, sentences], gold[sentences])
     whole = _of(candidates, sentences)
     common = fit_threshold(whole, decode)
     return common, shrunk(label_thresholds(whole, common, decode), common, whole.gold_by_label(), k)
@@ -413,7 +429,7 @@ def fit(candidates: Candidates, decode: Decode, *, fingerprint: str, seed: int =
     half = np.full(len(candidates.labels), UNCALIBRATED)
     before, at_common, by_label = _Counts(), _Counts(), _Counts()
     unseen = np.zeros(len(candidates.score))
-    for fit_on, rest in _splits(candidates, everything, rng):
+    for fit_on, rest in _splits(everything, rng):
         train, test = _of(candidates, fit_on), _of(candidates, rest)
         common, thresholds = fit_thresholds(candidates, fit_on, decode, rng)
         before = before.plus(test, half, decode)
