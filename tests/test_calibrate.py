@@ -212,8 +212,8 @@ def test_shrinking(rows, common):
 
 
 def test_fifty_sentences_do_not_overfit():
-    """Fresh data: thresholds by label are no worse than the common one in the mean, and better where labels differ."""
-    for spread, least in ((0.0, -0.002), (2.0, 0.01)):
+    """Fresh data: thresholds by label cost next to nothing where labels do not differ, and gain where they do."""
+    for spread, least in ((0.0, -0.003), (2.0, 0.01)):
         gains, common_gains = [], []
         for seed in range(12):
             found = fit(synthetic(50, seed, sharpness=2.0, spread=spread)).calibration

@@ -6,7 +6,8 @@
 2. The common threshold maximises micro F1 of decoded entities. Greedy decoding visits candidates by decreasing score,
    so that the entities found above a threshold are those found above the floor with a score above the threshold: one
    decoding serves all thresholds.
-3. The threshold of a label maximises micro F1 while all other labels keep the common threshold. It is then moved
+3. The threshold of a label maximises micro F1 while all other labels keep the common threshold. (The label's own F1
+   would let a label that is seldom right bring many wrong entities.) It is then moved
    towards the common one, between their logits, by the weight n / (n + k), with the label's n gold entities. k is
    chosen by cross-validation over sentences. All labels keep the common threshold unless another k gains clearly.
 
@@ -236,9 +237,9 @@ def f1(correct: npt.ArrayLike, predicted: npt.ArrayLike, gold: npt.ArrayLike) ->
 def f1_curve(scores: Floats, hits: Flags, gold: int, rest: tuple[int, int] = (0, 0)) -> tuple[Floats, Floats]:
     """Return thresholds by decreasing value, and the micro F1 at each of them.
 
-    scores, hits: of the found entities, scores > 0. The thresholds lie between neighbouring scores, halfway between their logits,
-    and below the least score. gold: number of all gold entities. rest: (correct, predicted) of entities that are found
-    at any threshold.
+    scores, hits: of the found entities, scores > 0. The thresholds lie between neighbouring scores, halfway between
+    their logits, and below the least score. gold: number of all gold entities. rest: (correct, predicted) of entities
+    that are found at any threshold.
     """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
