@@ -94,7 +94,8 @@ class Calibration:
 
     def to_json(self) -> str:
         """Return the text of `calibration.json`. Equal calibrations give equal texts; numbers keep all their bits."""
-        content = {"format": FORMAT, **asdict(self), "thresholds": dict(sorted(self.thresholds.items()))}
+        changed = {"thresholds": dict(sorted(self.thresholds.items())), "measured": asdict(self.measured)}
+        content = {"format": FORMAT, **vars(self), **changed}
         return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
