@@ -26,7 +26,7 @@ decode = partial(greedy_decode, flat=True)
 
 
 class Row(NamedTuple):
-    """Sentences of dev, calibration errors on test (of all candidates, and of those scored above HIGH), micro F1 on test."""
+    """Sentences of dev; on test, calibration errors (of all candidates, of those scored above HIGH) and micro F1."""
 
     sentences: int
     ece_before: float
@@ -69,8 +69,9 @@ def judge(dev: Candidates, test: Candidates, count: int | None) -> Row:
 
 def lines(results: dict[str, list[Row]]) -> Iterator[str]:
     """The table, in percent, with the mean of all folders."""
-    yield f"| | sentences | ECE | calibrated | ECE above {HIGH} | calibrated | F1 at 0.5 | common threshold | by label |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    errors = f"ECE | calibrated | ECE above {HIGH} | calibrated"
+    yield f"| | sentences | {errors} | F1 at {UNCALIBRATED} | common threshold | by label |"
+    yield f"|{'---|' * 9}"
     for name, rows in results.items():
         for row in rows:
             yield f"| {name} | {row.sentences} | {' | '.join(f'{100 * value:.1f}' for value in row[1:])} |"
