@@ -545,6 +545,18 @@ def test_a_folder_with_a_foreign_file_of_this_name_is_refused(tmp_path, tiny_mod
         tiny_model.save_pretrained(tmp_path)
 
 
+def test_writing_after_a_crash(folder):
+    """A crash while a checkpoint was replaced leaves its files in a commit folder, which is then the current one."""
+    made = GLiModern.from_pretrained(folder, dtype="fp32").calibration
+    (folder / CALIBRATION_FILE).unlink()
+    committed = folder / ".glimodern-new"
+    committed.mkdir()
+    for file in [file for file in folder.iterdir() if file.is_file()]:
+        file.rename(committed / file.name)
+    assert write_calibration(folder, made) == folder / CALIBRATION_FILE
+    assert GLiModern.from_pretrained(folder, dtype="fp32").calibration == made
+
+
 def test_changed_weights_lose_it(folder, tmp_path, caplog):
     model = GLiModern.from_pretrained(folder, trainable=True)
     with torch.no_grad():
