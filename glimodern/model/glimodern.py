@@ -14,7 +14,10 @@ import torch
 from typing_extensions import Never, Unpack
 
 from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
+from glimodern.checkpoint.fingerprint import weights_fingerprint
 from glimodern.checkpoint.folder import Checkpoint, check_fit, read_checkpoint, to_public, write_checkpoint
+from glimodern.data.calibration import Calibration
+from glimodern.data.example import Dataset
 from glimodern.display import console
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.files.atomic import expand_user
@@ -44,6 +47,7 @@ from glimodern.network.label_encoder import LabelEncoder, fresh_label_encoder, s
 from glimodern.network.span_network import SpanNetwork
 from glimodern.runtime.ambient import as_in_a_new_process, building, predicts
 
+from .calibrating import calibrate, check_calibration, kept_calibration
 from .gliner_api import GlinerApi
 from .loading import (
     DTYPES,
@@ -78,9 +82,12 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
 
     Build one with `from_pretrained` (a checkpoint) or `from_encoder` (a pretrained encoder and a fresh head).
     source: the checkpoint's name and the folder it was read from; None for a model that was not loaded from one.
+    calibration: of these weights, by `calibrate` or from the checkpoint; None: the model is not calibrated.
     """
 
     source: tuple[str, Path] | None = None
+    calibration: Calibration | None = None
+    _loaded_fingerprint = ""  # of the checkpoint's weights
 
     # building, loading, saving
 
@@ -179,7 +186,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         be overwritten afterwards. Weights that are stored in another dtype are converted to fp32 first.
 
         Raises FileNotFoundError for missing files. Raises ValueError for half-written files, pickled code, unsupported
-        kinds of models, tensors that do not fit the config, and a device that is not available.
+        kinds of models, tensors that do not fit the config, a calibration of another model, and a device that is not
+        available.
         """
         known = (*inspect.signature(cls.from_pretrained).parameters,)[1:-1]
         refuse_keywords("from_pretrained", unknown, known)
@@ -199,6 +207,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
                 stored = replace(stored, config=replace(stored.config, words_splitter_type=splitter))
             model = cls._of_checkpoint(stored)
             model.source = (os.fspath(path_or_hub_id), stored.folder)
+            model._loaded_fingerprint = weights_fingerprint(model.state_dict())
+            model.calibration = check_calibration(stored.calibration, model._loaded_fingerprint, stored.folder)
             model.cuda_graphs = cuda_graphs
             model.eval()
             if trainable:
@@ -250,12 +260,16 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         directory, a mount point or a symbolic link. After a crash at any time, from_pretrained reads the older
         checkpoint or this one. Other programs may then see files of both, until the next save_pretrained to the folder.
 
+        The calibration is written too. If the weights have changed since, it is left out, with a warning.
+
         Raises ValueError for a model in int8, and for a folder with another model's files of these names.
         """
         if self.packed_dtype == "int8":
             raise ValueError('dtype: expected fp32, bf16 or fp16 to save, got int8; load the model with dtype="fp32"')
         labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
-        write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer, labels_tokenizer)
+        state = self.state_dict()
+        calibration = kept_calibration(self, weights_fingerprint(state))
+        write_checkpoint(folder, self.config, state, self.tokenizer, labels_tokenizer, calibration)
 
     @property
     def dtype_name(self) -> str:
@@ -290,6 +304,23 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         splitter = self.config.words_splitter_type
         exact = GLiModern.from_pretrained(self.source[1], dtype="fp32", device=self.device, splitter=splitter)
         return compare_answers(self.dtype_name, ours, answers(exact, checked_texts, label_sets, threshold))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights (`weights_fingerprint`); those of a model for inference are the checkpoint's."""
+        return self._loaded_fingerprint if self.inference_only else weights_fingerprint(self.state_dict())
+
+    def calibrate(self, dataset: Dataset, *, seed: int = 0, batch_tokens: int | str = "auto") -> Calibration:
+        """Fit calibrated probabilities and thresholds to annotated text (see `Calibration`), and keep them.
+
+        Sets `calibration`, which `save_pretrained` writes. dataset: from `glimodern.data.load_dataset`; fifty sentences
+        are enough, and each is asked the labels that `glimodern.evaluate` asks. seed: of the cross-validation that
+        chooses and measures. batch_tokens: see `predict`.
+
+        Raises ValueError for data without gold entities, or with labels that do not fit the encoder.
+        """
+        self.calibration = calibrate(self, dataset, seed=seed, batch_tokens=batch_tokens).calibration
+        return self.calibration
 
     # predicting
 
