@@ -209,6 +209,10 @@ def _result(
                 probabilities[row, type_id] = score  # equal, but for the rounding of another order of sums
         if search.vectors and scores is not None and scores.vectors is not None:
             vectors = scores.vectors[rows]
+    if search.probability is not None:
+        scores_of = search.probability(np.array([score for *_, score in entities], dtype=np.float64)).tolist()
+        entities = [(*entity[:3], score) for entity, score in zip(entities, scores_of, strict=True)]
+        probabilities = None if probabilities is None else search.probability(probabilities)
     return Result(
         [(start, end, names[type_id], score) for start, end, type_id, score in entities],
         text.words_cut,

@@ -51,8 +51,8 @@ def with_offsets(request: Request, result: Result) -> Entities:
 class _ReadingCounter:
     """Counts texts that were not read in one piece: those cut, by cause, with the longest prompt that cut one."""
 
-    def __init__(self, asked_for_groups: bool) -> None:
-        self.asked_for_groups = asked_for_groups
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
         self.texts = self.too_long = self.by_labels = 0
         self.words = [0, 0]  # cut from texts that are too long, and cut in favour of labels
         self.longest: tuple[int, tuple[str, ...]] = (0, ())  # number of tokens and labels of a prompt
@@ -97,10 +97,11 @@ class _ReadingCounter:
         if self.widened:
             yield f"spans: {self.widened} spans begin or end inside a word; they were widened to whole words."
         groups, labels = self.groups
-        if groups > 1 and not self.asked_for_groups:
+        if groups > 1 and not self.reading.labels_chosen:
             yield (
-                f"labels: {labels} labels take more than half of {packer.max_tokens} tokens and were asked in {groups} "
-                "groups, each beside the text; pass labels_per_prompt to choose the groups yourself."
+                f"labels: {labels} labels were asked in {groups} groups, because a prompt had at most "
+                f"{self.reading.labels_per_prompt} in training, and takes at most half of the encoder's tokens; pass "
+                "labels_per_prompt to choose the size of a group."
             )
 
 
@@ -108,7 +109,7 @@ def warn_of_reading(
     stream: Iterator[tuple[Request, Result]], packer: Packer, reading: Reading, stacklevel: int
 ) -> Iterator[tuple[Request, Result]]:
     """Pass a stream of results through; at its end or error, warn of texts not read in one piece."""
-    counter = _ReadingCounter(reading.labels_per_prompt is not None)
+    counter = _ReadingCounter(reading)
 
     def warn() -> None:
         for message in counter.messages(packer):

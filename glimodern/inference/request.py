@@ -28,11 +28,14 @@ import itertools
 import numbers
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from glimodern.display import short, typed
 from glimodern.inputs.labels import LabelSet
 from glimodern.inputs.words import Word, WordSplitter
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 T = TypeVar("T")
 
@@ -79,7 +82,8 @@ class Search(NamedTuple):
     flat: allow no overlapping entities; otherwise allow nested ones.
     multi_label: allow several labels for one span.
     top_k: most entities of a text, those with the highest scores; None: all.
-    all_scores: return the probabilities of all labels of each span found. vectors: return its vector.
+    all_scores: return the probabilities of all labels of each span found. vectors: return its vector. probability: maps
+    the model's scores to those returned; None: they are returned themselves.
     """
 
     flat: bool = True
@@ -87,6 +91,7 @@ class Search(NamedTuple):
     top_k: int | None = None
     all_scores: bool = False
     vectors: bool = False
+    probability: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None
 
     @classmethod
     def checked(

@@ -17,7 +17,7 @@ from glimodern.data.sampling import asked_types
 from glimodern.inference.decode import greedy_decode
 
 if TYPE_CHECKING:
-    from glimodern.inference.stream import Result
+    from glimodern.inference.compute import Result
     from glimodern.inputs.packer import Packer
 
 logger = logging.getLogger(__name__)
