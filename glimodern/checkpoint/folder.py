@@ -1,8 +1,9 @@
 """Reading and writing of checkpoints in the public GLiNER format; knows files, not modules.
 
 A folder holds `gliner_config.json`, the weights and the tokenizer's files. The weights are in `model.safetensors`, in
-`pytorch_model.bin` (read with `weights_only=True`), or in shards of either with an index. Reading a local folder uses
-no network. A name that is not a local path is loaded from the hub.
+`pytorch_model.bin` (read with `weights_only=True`), or in shards of either with an index. `calibration.json`, which the
+public package ignores, holds the model's calibration, if it has one. Reading a local folder uses no network. A name
+that is not a local path is loaded from the hub.
 """
 
 import json
@@ -16,8 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
+from glimodern.data.calibration import Calibration
 from glimodern.display import first_line
-from glimodern.files.atomic import current_files, replace_files, user_path
+from glimodern.files.atomic import atomic_file, current_files, replace_files, user_path
 from glimodern.files.hub import HubAccess, download_files, resolve_folder
 from glimodern.files.tensors import read_tensors
 from glimodern.files.tokenizer import load_tokenizer
@@ -25,6 +27,7 @@ from glimodern.files.weights import WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_
 
 from .config import CONFIG_FILE, ModelConfig, encoder_lookup, read_config
 
+CALIBRATION_FILE = "calibration.json"
 LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
 # The files that transformers writes and reads for any tokenizer. It reads vocabularies (vocab.txt, spiece.model) only
 # without a tokenizer.json, and `write_checkpoint` always writes one.
@@ -41,6 +44,7 @@ FILE_PATTERNS = (
     *("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin"),
     *_TOKENIZER_FILES,
     f"{LABELS_TOKENIZER}/*",
+    CALIBRATION_FILE,
 )
 """The files of a checkpoint beside its config, as glob patterns."""
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)", re.ASCII)  # as transformers names them
@@ -68,6 +72,7 @@ class Checkpoint:
     weights: the file of the tensors, or their index of shards.
     folder: the local folder, absolute.
     labels_tokenizer: a bi-encoder's second tokenizer, else None.
+    calibration: of the file beside the weights, not compared with them yet; None if there is no such file.
     """
 
     config: ModelConfig
@@ -76,6 +81,7 @@ class Checkpoint:
     weights: Path
     folder: Path
     labels_tokenizer: Any = None
+    calibration: Calibration | None = None
 
 
 def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None = None) -> Checkpoint:
@@ -106,7 +112,7 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | Non
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
     """Return name, inode and modification time of each file of a checkpoint; they differ after a replacement."""
-    names = [CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES]
+    names = [CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, CALIBRATION_FILE]
     names += [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
     files = [current_files(folder) / name for name in names]
     return [(os.fspath(file), file.stat().st_ino, file.stat().st_mtime_ns) for file in files if file.is_file()]
@@ -119,18 +125,19 @@ def _read_folder(folder: Path, files: Path, source: tuple[str, HubAccess] | None
     weights = weights_file(files)
     state = {_rename(name, to_public=False): tensor for name, tensor in read_tensors(weights).items()}
     tokenizer = _read_tokenizer(files, config.model_name, hub)
+    calibration = read_calibration(files)
     folder = folder.absolute()
     if config.labels_encoder is not None:
         if source is not None:
             download_files(source[0], [f"{LABELS_TOKENIZER}/*"], source[1])
         labels_tokenizer = _labels_tokenizer(files, config.labels_encoder, hub)
-        return Checkpoint(config, state, tokenizer, weights, folder, labels_tokenizer)
+        return Checkpoint(config, state, tokenizer, weights, folder, labels_tokenizer, calibration)
     if config.class_token_index == -1:
         tokenizer.add_tokens(["[FLERT]", config.ent_token, config.sep_token], special_tokens=True)
         index = tokenizer.convert_tokens_to_ids(config.ent_token)
         config = replace(config, class_token_index=index, vocab_size=len(tokenizer))
     _check_vocabulary(files, config, tokenizer)
-    return Checkpoint(config, state, tokenizer, weights, folder)
+    return Checkpoint(config, state, tokenizer, weights, folder, calibration=calibration)
 
 
 def _read_tokenizer(folder: Path, encoder: str, hub: HubAccess | None) -> Any:
@@ -193,17 +200,42 @@ def _labels_tokenizer(folder: Path, name: str, hub: HubAccess | None) -> Any:
         ) from error
 
 
+def read_calibration(folder: Path) -> Calibration | None:
+    """Read `calibration.json` of a folder; None if there is none. Raises ValueError for a damaged file."""
+    file = folder / CALIBRATION_FILE
+    if not file.is_file():
+        return None
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file}: expected UTF-8, got other bytes ({error.reason} at byte {error.start}); calibrate the model "
+            "again, or delete the file"
+        ) from error
+    return Calibration.from_json(text, os.fspath(file))
+
+
+def write_calibration(folder: str | os.PathLike[str], calibration: Calibration) -> Path:
+    """Write `calibration.json` atomically into a folder, which may hold a checkpoint. Returns the file's path."""
+    file = user_path(folder, "folder") / CALIBRATION_FILE
+    with atomic_file(current_files(file.parent) / CALIBRATION_FILE) as partial:
+        partial.write_text(calibration.to_json(), encoding="utf-8")
+    return file
+
+
 def write_checkpoint(
     folder: str | os.PathLike[str],
     config: ModelConfig,
     state: dict[str, Tensor],
     tokenizer: Any,
     labels_tokenizer: Any = None,
+    calibration: Calibration | None = None,
 ) -> None:
     """Write a checkpoint atomically (`replace_files`), in place of an older one in the same folder.
 
     All other files of the folder are kept, such as README.md. The files of an older checkpoint that are not written
-    again are deleted: weights in another format, an index and its shards, other tokenizer files, labels_tokenizer.
+    again are deleted: weights in another format, an index and its shards, other tokenizer files, labels_tokenizer, and
+    calibration.json without a calibration.
 
     Tensors that share memory are stored once, and the metadata names the copies, as in the public package. Warns for
     span_mode "ffn", which the public package does not know: only this package loads such a checkpoint.
@@ -234,13 +266,15 @@ def write_checkpoint(
         tokenizer.save_pretrained(target)
         if labels_tokenizer is not None:
             labels_tokenizer.save_pretrained(target / LABELS_TOKENIZER)
+        if calibration is not None:
+            (target / CALIBRATION_FILE).write_text(calibration.to_json(), encoding="utf-8")
 
 
 def _refuse_another_model(folder: Path) -> None:
     """Raise ValueError if the folder has files with a checkpoint's names but no gliner_config.json."""
     if (folder / CONFIG_FILE).is_file():
         return
-    names = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, LABELS_TOKENIZER)
+    names = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, LABELS_TOKENIZER, CALIBRATION_FILE)
     if others := [name for name in names if os.path.lexists(folder / name)]:
         raise ValueError(
             f"{folder}: expected no model or an older checkpoint to replace (with {CONFIG_FILE}), got files of another "
@@ -259,7 +293,7 @@ def _stale(folder: Path, written: set[str]) -> list[str]:
                 continue
     shards = [shard for shard in shards if _SHARD.fullmatch(shard)]  # a file with another name may not be a shard
     labels = [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
-    own = [*shards, *WEIGHTS_FILES, *_TOKENIZER_FILES, *labels]  # an index after its shards
+    own = [*shards, *WEIGHTS_FILES, *_TOKENIZER_FILES, *labels, CALIBRATION_FILE]  # an index after its shards
     return [name for name in own if name not in written and (folder / name).is_file()]
 
 
@@ -296,6 +330,13 @@ def _public_fields(config: ModelConfig) -> dict[str, Any]:
 
 # Parameters that a public checkpoint may lack or have in addition, without effect on the scores.
 _IGNORED = (".pooler.", ".position_ids", ".inv_freq")
+
+
+def is_ignored(name: str) -> bool:
+    """Return whether a tensor may be missing or additional, because it has no effect on the scores."""
+    return any(part in name for part in _IGNORED)
+
+
 _HEAD_WIDTH = "prompt_rep_layer.3.bias"  # [hidden_size], in every span model
 
 
@@ -322,8 +363,8 @@ def check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], file: P
             f"{file}: tensor {name}: expected shape {shape} by the config, got {got_shape}; "
             "config and weights are not of one model"
         )
-    missing = [name for name in expected if name not in got and not any(part in name for part in _IGNORED)]
-    extra = [name for name in got if name not in expected and not any(part in name for part in _IGNORED)]
+    missing = [name for name in expected if name not in got and not is_ignored(name)]
+    extra = [name for name in got if name not in expected and not is_ignored(name)]
     if missing or extra:
         rnn = any(name.startswith("rnn.") for name in missing + extra)
         hint = "; num_rnn_layers in gliner_config.json sets the number of rnn.* tensors" if rnn else ""

@@ -1,4 +1,4 @@
-"""Entities with character offsets, and one warning for all truncated texts."""
+"""Entities with character offsets, and warnings of how texts were read."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -6,12 +6,16 @@ from typing import Any
 
 from glimodern.inputs.packer import Packer
 
+from .compute import Result
 from .request import Request
-from .stream import Result
+from .windows import Reading
 
 
 class Entities(list[dict[str, Any]]):
     """Entities of one text: dicts with start, end, text, label, score (character offsets, end exclusive).
+
+    If asked for, with "scores" too, {label: probability}, and with "vector", fp32 [d].
+
 
     words_cut: number of words at the text's end that the model did not read; 0 for a text read whole. windows: number
     of windows that the text was read in; 0 for a text without words, or without labels.
@@ -35,19 +39,32 @@ def with_offsets(request: Request, result: Result) -> Entities:
         first, last = request.offsets[start].start, request.offsets[end].end
         text = request.text[first:last]
         entities.append({"start": first, "end": last, "text": text, "label": label, "score": score})
+    if result.probabilities is not None:
+        for entity, row in zip(entities, result.probabilities.tolist(), strict=True):
+            entity["scores"] = dict(zip(request.labels.names, row, strict=True))
+    if result.vectors is not None:
+        for entity, vector in zip(entities, result.vectors, strict=True):
+            entity["vector"] = vector
     return entities
 
 
-class _TruncationCounter:
-    """Counts truncated texts by cause, and keeps the longest prompt that truncated one."""
+class _ReadingCounter:
+    """Counts texts that were not read in one piece: those cut, by cause, with the longest prompt that cut one."""
 
-    def __init__(self) -> None:
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
         self.texts = self.too_long = self.by_labels = 0
         self.words = [0, 0]  # cut from texts that are too long, and cut in favour of labels
         self.longest: tuple[int, tuple[str, ...]] = (0, ())  # number of tokens and labels of a prompt
+        self.widened = 0  # spans
+        self.shortened = 0  # words of which only the first tokens were read
+        self.groups: tuple[int, int] = (0, 0)  # most label groups of a text, and its labels
 
     def add(self, request: Request, result: Result, packer: Packer) -> None:
         self.texts += 1
+        self.widened += request.spans_widened
+        self.shortened += result.words_shortened
+        self.groups = max(self.groups, (result.label_groups, len(request.labels.names)))
         if not result.words_cut:
             return
         self.words[result.cut_by_labels] += result.words_cut
@@ -63,7 +80,7 @@ class _TruncationCounter:
             yield (
                 f"{self.too_long} of {self.texts} texts are longer than the model takes (max_len {packer.max_words} "
                 f"words, {packer.max_tokens} tokens with the prompt): {self.words[0]} words at their ends were not "
-                "read; such results have .truncated set. Split long texts before predicting."
+                'read; such results have .truncated set. Pass long_texts="windows" to read long texts whole.'
             )
         if self.by_labels:
             yield (
@@ -72,12 +89,27 @@ class _TruncationCounter:
                 "such results have .truncated set. Shorten the labels, or ask for fewer at a time."
             )
 
+        if self.shortened:
+            yield (
+                f"{self.shortened} words alone have more tokens than the encoder takes beside the labels "
+                f"({packer.max_tokens} in all): only the first tokens of such a word were read."
+            )
+        if self.widened:
+            yield f"spans: {self.widened} spans begin or end inside a word; they were widened to whole words."
+        groups, labels = self.groups
+        if groups > 1 and not self.reading.labels_chosen:
+            yield (
+                f"labels: {labels} labels were asked in {groups} groups, because a prompt had at most "
+                f"{self.reading.labels_per_prompt} in training, and takes at most half of the encoder's tokens; pass "
+                "labels_per_prompt to choose the size of a group."
+            )
 
-def warn_cut(
-    stream: Iterator[tuple[Request, Result]], packer: Packer, stacklevel: int
+
+def warn_of_reading(
+    stream: Iterator[tuple[Request, Result]], packer: Packer, reading: Reading, stacklevel: int
 ) -> Iterator[tuple[Request, Result]]:
-    """Pass a stream of results through; at its end, or before its error is raised, warn if any text was truncated."""
-    counter = _TruncationCounter()
+    """Pass a stream of results through; at its end or error, warn of texts not read in one piece."""
+    counter = _ReadingCounter(reading)
 
     def warn() -> None:
         for message in counter.messages(packer):

@@ -74,17 +74,21 @@ class Reading(NamedTuple):
     long_texts: "windows", "cut" (the words at the end are not read) or "error". window: most words of a window; None:
     as many as the encoder takes; "sentence": each sentence of every text is read alone. context: words on each side of
     a span, see the module's docstring; None: DEFAULT_CONTEXT, or fewer for a smaller window. labels_per_prompt: see
-    `Packer.label_groups`.
+    `Packer.label_groups`. labels_chosen: whether the caller gave labels_per_prompt.
     """
 
     long_texts: Literal["windows", "cut", "error"] = "windows"
     window: int | Literal["sentence"] | None = None
     context: int | None = None
     labels_per_prompt: int | None = None
+    labels_chosen: bool = False
 
     @classmethod
-    def checked(cls, packer: Packer, **options: Unpack[ReadingOptions]) -> Reading:
-        """Validate options for a model's packer. Raises TypeError or ValueError with the name of the option."""
+    def checked(cls, packer: Packer, max_types: int, **options: Unpack[ReadingOptions]) -> Reading:
+        """Validate options for a model's packer. Raises TypeError or ValueError with the name of the option.
+
+        max_types: most labels of a prompt in the model's training, the default of labels_per_prompt.
+        """
         reading = cls(**options)
         if reading.long_texts not in LONG_TEXTS:
             raise ValueError(f"long_texts: expected one of {', '.join(LONG_TEXTS)}, got {short(reading.long_texts)}")
@@ -104,7 +108,7 @@ class Reading(NamedTuple):
             )
         if context is not None and most < least:
             raise ValueError(f"context: expected windows of {rule}, to fit max_len {most}; give a smaller context")
-        return cls(reading.long_texts, window, context, per_prompt)
+        return cls(reading.long_texts, window, context, per_prompt or max_types, per_prompt is not None)
 
     @property
     def reads_whole(self) -> bool:

@@ -14,7 +14,7 @@ import torch
 
 from glimodern import ops
 from glimodern.inference.decode import decode_texts, text_spans
-from glimodern.inference.request import Search, check_count, check_string, check_threshold, read_labels
+from glimodern.inference.request import check_count, check_flag, check_string, check_threshold, read_labels
 from glimodern.network.eval_mode import eval_replica
 
 from .base import InspectedWord, Inspection, Token
@@ -49,7 +49,7 @@ def inspect(
     Raises TypeError and ValueError as `predict` does, and ValueError for a text without words and for no labels.
     """
     threshold = check_threshold(threshold)
-    flat, multi_label, _ = Search.checked(flat, multi_label)
+    flat, multi_label = check_flag("flat", flat), check_flag("multi_label", multi_label)
     top = check_count("top", top, "a number of spans")
     (request,) = model.requests(check_string(text, "text"), dict(zip(*read_labels(labels), strict=True))).stream
     word_texts, words, text = list(request.words), request.offsets, request.text

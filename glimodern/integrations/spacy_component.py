@@ -273,7 +273,9 @@ class GLiModernComponent(Pipe):
         from glimodern.checkpoint.folder import read_checkpoint, write_checkpoint
 
         stored = read_checkpoint(self._resolved())
-        write_checkpoint(path, stored.config, stored.state, stored.tokenizer, stored.labels_tokenizer)
+        write_checkpoint(
+            path, stored.config, stored.state, stored.tokenizer, stored.labels_tokenizer, stored.calibration
+        )
 
     def from_disk(self, path: str | os.PathLike[str], *, exclude: Iterable[str] = ()) -> "GLiModernComponent":
         """Load the checkpoint that to_disk wrote, instead of the one that the config names."""

@@ -2,47 +2,34 @@
 
 import inspect
 import os
-import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from typing_extensions import Never, Unpack
 
 from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
+from glimodern.checkpoint.fingerprint import weights_fingerprint
 from glimodern.checkpoint.folder import Checkpoint, check_fit, read_checkpoint, to_public, write_checkpoint
-from glimodern.display import console
+from glimodern.data.calibration import Calibration
+from glimodern.data.example import Dataset
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.files.atomic import expand_user
 from glimodern.files.hub import HubAccess
 from glimodern.files.tokenizer import add_prompt_tokens, load_tokenizer
-from glimodern.inference.entities import Entities, warn_cut, with_offsets
 from glimodern.inference.request import (
-    CheckLabels,
-    ReadOptions,
-    Request,
-    Requests,
-    Search,
     check_flag,
-    read_labels,
-    read_requests,
-    read_word_requests,
 )
-from glimodern.inference.stream import Result, activation_bytes, find_entities, resolve_batch_tokens
-from glimodern.inference.windows import Reading, ReadingOptions
-from glimodern.inputs.label_vectors import LabelVectors
-from glimodern.inputs.labels import LabelArgument, Labels, LabelSet, Thresholds
+from glimodern.inputs.labels import Labels
 from glimodern.inputs.words import word_splitter
 from glimodern.layers.packed_linear import measured_inputs
 from glimodern.layers.parameters import take_tensors, without_values
-from glimodern.network.label_encoder import LabelEncoder, fresh_label_encoder, stored_label_encoder
-from glimodern.network.span_network import SpanNetwork
-from glimodern.runtime.ambient import as_in_a_new_process, building, predicts
+from glimodern.network.label_encoder import fresh_label_encoder, stored_label_encoder
+from glimodern.runtime.ambient import as_in_a_new_process, building
 
+from .calibrating import calibrate, check_calibration, kept_calibration
 from .gliner_api import GlinerApi
 from .loading import (
     DTYPES,
@@ -54,6 +41,7 @@ from .loading import (
     resolve_dtype,
 )
 from .precision import CANARY_LABELS, CANARY_TEXTS, LEAST_AGREEMENT, PrecisionReport, answers, compare_answers
+from .prediction import EntityPredictor
 from .sharing import HubApi
 
 _HEAD_OPTIONS = tuple(HeadOptions.__annotations__)
@@ -72,14 +60,13 @@ def _head_config(options: HeadOptions) -> HeadConfig:
     return HeadConfig(**checked)
 
 
-class GLiModern(SpanNetwork, HubApi, GlinerApi):
+class GLiModern(EntityPredictor, HubApi, GlinerApi):
     """GLiNER's span model on any encoder: texts and labels in, entities out.
 
     Build one with `from_pretrained` (a checkpoint) or `from_encoder` (a pretrained encoder and a fresh head).
-    source: the checkpoint's name and the folder it was read from; None for a model that was not loaded from one.
     """
 
-    source: tuple[str, Path] | None = None
+    _loaded_fingerprint = ""  # of the checkpoint's weights
 
     # building, loading, saving
 
@@ -178,7 +165,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         be overwritten afterwards. Weights that are stored in another dtype are converted to fp32 first.
 
         Raises FileNotFoundError for missing files. Raises ValueError for half-written files, pickled code, unsupported
-        kinds of models, tensors that do not fit the config, and a device that is not available.
+        kinds of models, tensors that do not fit the config, a calibration of another model, and a device that is not
+        available.
         """
         known = (*inspect.signature(cls.from_pretrained).parameters,)[1:-1]
         refuse_keywords("from_pretrained", unknown, known)
@@ -198,6 +186,8 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
                 stored = replace(stored, config=replace(stored.config, words_splitter_type=splitter))
             model = cls._of_checkpoint(stored)
             model.source = (os.fspath(path_or_hub_id), stored.folder)
+            model._loaded_fingerprint = weights_fingerprint(model.state_dict())
+            model.calibration = check_calibration(stored.calibration, model._loaded_fingerprint, stored.folder)
             model.cuda_graphs = cuda_graphs
             model.eval()
             if trainable:
@@ -249,12 +239,16 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         directory, a mount point or a symbolic link. After a crash at any time, from_pretrained reads the older
         checkpoint or this one. Other programs may then see files of both, until the next save_pretrained to the folder.
 
+        The calibration is written too. If the weights have changed since, it is left out, with a warning.
+
         Raises ValueError for a model in int8, and for a folder with another model's files of these names.
         """
         if self.packed_dtype == "int8":
             raise ValueError('dtype: expected fp32, bf16 or fp16 to save, got int8; load the model with dtype="fp32"')
         labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
-        write_checkpoint(folder, self.config, self.state_dict(), self.tokenizer, labels_tokenizer)
+        state = self.state_dict()
+        calibration = kept_calibration(self, weights_fingerprint(state))
+        write_checkpoint(folder, self.config, state, self.tokenizer, labels_tokenizer, calibration)
 
     @property
     def dtype_name(self) -> str:
@@ -263,11 +257,6 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
             return "int8"
         dtype = next(self.parameters()).dtype
         return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
-
-    @property
-    def source_name(self) -> str:
-        """The model's name in messages: the checkpoint that it was loaded from, else its encoder."""
-        return self.source[0] if self.source is not None else self.config.model_name or "a model of this session"
 
     def check_precision(self, texts: str | Iterable[str], labels: Labels, threshold: float = 0.5) -> PrecisionReport:
         """Compare this model, loaded in bf16 or int8, with its checkpoint in fp32.
@@ -290,195 +279,19 @@ class GLiModern(SpanNetwork, HubApi, GlinerApi):
         exact = GLiModern.from_pretrained(self.source[1], dtype="fp32", device=self.device, splitter=splitter)
         return compare_answers(self.dtype_name, ours, answers(exact, checked_texts, label_sets, threshold))
 
-    # predicting
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights (`weights_fingerprint`); those of a model for inference are the checkpoint's."""
+        return self._loaded_fingerprint if self.inference_only else weights_fingerprint(self.state_dict())
 
-    @predicts
-    @torch.no_grad()
-    def encode_labels(self, labels: LabelArgument) -> LabelVectors:
-        """Compute the vectors of any number of labels, for predict(texts, label_vectors=...).
+    def calibrate(self, dataset: Dataset, *, seed: int = 0, batch_tokens: int | str = "auto") -> Calibration:
+        """Fit calibrated probabilities and thresholds to annotated text (see `Calibration`), and keep them.
 
-        labels: one label set, as in `predict`. The descriptions of a mapping are encoded. Duplicates count once.
+        Sets `calibration`, which `save_pretrained` writes. dataset: from `glimodern.data.load_dataset`; fifty sentences
+        are enough, and each is asked the labels that `glimodern.evaluate` asks. seed: of the cross-validation that
+        chooses and measures. batch_tokens: see `predict`.
 
-        Raises ValueError for a model that is not a bi-encoder.
+        Raises ValueError for data without gold entities, or with labels that do not fit the encoder.
         """
-        encoder = self._require_label_encoder("encode_labels")
-        names, prompts = read_labels(labels)
-        vectors = self.run_in_eval(lambda network: self._require_label_encoder("encode_labels", network)(prompts))
-        described = {name: prompt for name, prompt in zip(names, prompts, strict=True) if name != prompt}
-        return LabelVectors(names, vectors, self.source_name, encoder.fingerprint, described)
-
-    def _require_label_encoder(self, argument: str, network: SpanNetwork | None = None) -> LabelEncoder:
-        label_encoder = (network or self).label_encoder
-        if label_encoder is None:
-            raise ValueError(
-                f"{argument}: expected a bi-encoder, got a model that reads the labels together with each text and has "
-                "no vector for a label alone; pass labels to predict, or load a model with a labels_encoder"
-            )
-        return label_encoder
-
-    def _check_vectors(self, label_vectors: LabelVectors) -> None:
-        if not isinstance(label_vectors, LabelVectors):
-            raise TypeError(
-                f"label_vectors: expected LabelVectors of encode_labels, got {type(label_vectors).__name__}"
-            )
-        encoder = self._require_label_encoder("label_vectors")
-        label_vectors.check_model(self.source_name, encoder.fingerprint, self.config.hidden_size)
-
-    def _label_check(self, label_vectors: LabelVectors | None) -> CheckLabels:
-        """Return this model's check of a label set.
-
-        It selects the labels from label_vectors, if these are given. It raises ValueError for a label that they lack,
-        and for a prompt that leaves no room for a text.
-        """
-
-        def check(labels: LabelSet, where: str) -> LabelSet:
-            if label_vectors is not None:
-                labels = label_vectors.select(labels, where)
-            if problem := self.packer.label_problem(labels.prompts):
-                raise ValueError(f"{where}: {problem}")
-            return labels
-
-        return check
-
-    def requests(
-        self,
-        texts: str | Iterable[str],
-        labels: Labels | None,
-        threshold: Thresholds = 0.5,
-        label_vectors: LabelVectors | None = None,
-    ) -> Requests:
-        """Read arguments of `predict` as requests (see `glimodern.inference.request`), split into words."""
-        if label_vectors is not None:
-            self._check_vectors(label_vectors)
-            labels = label_vectors.labels if labels is None else labels
-        splitter = word_splitter(self.config.words_splitter_type)
-        return read_requests(texts, labels, splitter, ReadOptions(self._label_check(label_vectors), threshold))
-
-    def _reading(self, function: str, options: ReadingOptions) -> Reading:
-        refuse_keywords(function, options, tuple(ReadingOptions.__annotations__))
-        return Reading.checked(self.packer, **options)
-
-    def _find(
-        self,
-        requests: Requests,
-        search: Search,
-        reading: Reading,
-        batch_tokens: int | str,
-        label_vectors: LabelVectors | None = None,
-    ) -> Iterator[tuple[Request, Result]]:
-        """Yield each request with its result, in order; warn at the end if any text was truncated."""
-        weight = next(self.parameters())
-        tokens = resolve_batch_tokens(batch_tokens, weight.device, activation_bytes(weight, self.config.hidden_size))
-        candidates = self._candidates
-        if label_vectors is not None:
-            candidates = partial(self._candidates, label_vectors=label_vectors)
-        stream = find_entities(requests.stream, self.packer, candidates, search, reading, tokens)
-        return warn_cut(stream, self.packer, stacklevel=3 if requests.total is None else 4)
-
-    @overload
-    def predict_words(  # type: ignore[overload-overlap]
-        self, texts: Sequence[Iterable[str]], labels: Labels, *, threshold: Thresholds = ..., flat: bool = ...,
-        multi_label: bool = ..., batch_tokens: int | str = ..., top_k: int | None = ...,
-        **reading: Unpack[ReadingOptions],
-    ) -> list[Result]: ...  # fmt: skip
-
-    @overload
-    def predict_words(
-        self, texts: Iterable[Iterable[str]], labels: Labels, *, threshold: Thresholds = ..., flat: bool = ...,
-        multi_label: bool = ..., batch_tokens: int | str = ..., top_k: int | None = ...,
-        **reading: Unpack[ReadingOptions],
-    ) -> Iterator[Result]: ...  # fmt: skip
-
-    def predict_words(
-        self,
-        texts: Iterable[Iterable[str]],
-        labels: Labels,
-        *,
-        threshold: Thresholds = 0.5,
-        flat: bool = True,
-        multi_label: bool = False,
-        batch_tokens: int | str = "auto",
-        top_k: int | None = None,
-        **reading: Unpack[ReadingOptions],
-    ) -> list[Result] | Iterator[Result]:
-        """Find entities in texts that are already split into words; otherwise like `predict`.
-
-        texts: each a list, or another iterable, of strings. A result has `entities`, tuples (start, end, label, score)
-        with inclusive word indices, and `words_cut`, the number of words at the text's end that were not read.
-        """
-        search, how = Search.checked(flat, multi_label, top_k), self._reading("predict_words", reading)
-        requests = read_word_requests(texts, labels, ReadOptions(self._label_check(None), threshold))
-        results = (result for _, result in self._find(requests, search, how, batch_tokens))
-        return results if requests.total is None else list(results)
-
-    @overload
-    def predict(  # type: ignore[overload-overlap]
-        self, texts: str | Sequence[str], labels: Labels | None = ..., threshold: Thresholds = ..., flat: bool = ...,
-        multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ..., *,
-        label_vectors: LabelVectors | None = ..., top_k: int | None = ..., **reading: Unpack[ReadingOptions],
-    ) -> list[Entities]: ...  # fmt: skip
-
-    @overload
-    def predict(
-        self, texts: Iterable[str], labels: Labels | None = ..., threshold: Thresholds = ..., flat: bool = ...,
-        multi_label: bool = ..., batch_tokens: int | str = ..., progress: bool | None = ..., *,
-        label_vectors: LabelVectors | None = ..., top_k: int | None = ..., **reading: Unpack[ReadingOptions],
-    ) -> Iterator[Entities]: ...  # fmt: skip
-
-    def predict(
-        self,
-        texts: str | Iterable[str],
-        labels: Labels | None = None,
-        threshold: Thresholds = 0.5,
-        flat: bool = True,
-        multi_label: bool = False,
-        batch_tokens: int | str = "auto",
-        progress: bool | None = None,
-        *,
-        label_vectors: LabelVectors | None = None,
-        top_k: int | None = None,
-        **reading: Unpack[ReadingOptions],
-    ) -> list[Entities] | Iterator[Entities]:
-        """Find entities of the given types in texts.
-
-        Returns one result per text: a list of dicts with the keys start, end, text, label and score, by ascending
-        start. start and end are character offsets into the text, end exclusive. A text without words, or without
-        labels, has no entities.
-
-        texts: a string (one text), or an ordered iterable of strings. An iterable with a length (list, array, column)
-        is checked first and gives a list. A stream gives an iterator of results, in order; it is read as results are
-        consumed, and takes memory for a few batches of texts only.
-        labels: strings, for all texts; or a mapping label -> description, whose descriptions the model reads and whose
-        labels the results have; or one of these per text. Duplicates count once.
-        threshold: minimum probability of an entity, exclusive; or a mapping label -> probability, in which "*" stands
-        for all other labels; or one of these per text.
-        flat: no overlapping entities; if False, nested entities are allowed.
-        multi_label: whether a span may have several labels.
-        batch_tokens: tokens to compute at a time. Results do not depend on it. A batch that does not fit the memory is
-        split.
-        progress: whether to show a progress bar; None: for lists of more than 1,000 texts, on a terminal.
-        label_vectors: from a bi-encoder's `encode_labels`. All its labels are used, or those that `labels` names.
-        top_k: most entities of a text, those with the highest scores.
-        long_texts: what to do with a text that the encoder does not take whole. "windows": read it in overlapping
-        windows of words, whose number is the result's `.windows`; one search over the whole text keeps the best
-        entities. "cut": do not read its end; a warning and the result's `.words_cut` say so. "error": raise ValueError.
-        window: most words of a window, at most the model's `max_len`. None: as many as the encoder takes.
-        context: a span of at most `max_width` words is scored in a window with at least this many words on each side of
-        it, or the text's end. None: 32, or fewer if windows are too small for that.
-        labels_per_prompt: most labels to ask at a time; more are asked in groups, and all compete in one search. None:
-        as many as half of the encoder's tokens hold.
-
-        Raises TypeError and ValueError that name the argument and the item. An error in a stream is raised after the
-        results of all earlier texts.
-        """
-        search, how = Search.checked(flat, multi_label, top_k), self._reading("predict", reading)
-        if progress is not None:
-            progress = check_flag("progress", progress)
-        requests = self.requests(texts, labels, threshold, label_vectors)
-        stream = self._find(requests, search, how, batch_tokens, label_vectors)
-        results = (with_offsets(request, result) for request, result in stream)
-        if progress or (progress is None and (requests.total or 0) > 1000 and sys.stderr.isatty()):
-            from rich.progress import track
-
-            results = track(results, "predicting", requests.total, console=console(stderr=True))  # type: ignore[assignment]
-        return results if requests.total is None else list(results)
+        self.calibration = calibrate(self, dataset, seed=seed, batch_tokens=batch_tokens).calibration
+        return self.calibration

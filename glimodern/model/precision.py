@@ -12,8 +12,8 @@ import torch
 from glimodern.data.metrics import score
 
 if TYPE_CHECKING:
+    from glimodern.inference.compute import Result
     from glimodern.inference.request import Requests
-    from glimodern.inference.stream import Result
     from glimodern.inputs.batch import PackedBatch
     from glimodern.inputs.labels import Labels
     from glimodern.inputs.packer import Packer

@@ -1,9 +1,11 @@
 """Encoder and span head as one module: a packed batch in; loss, logits or candidate entities out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -12,6 +14,7 @@ from glimodern import ops, reference
 from glimodern.checkpoint.config import ModelConfig
 from glimodern.encoder import Encoder
 from glimodern.files.tokenizer import token_limit
+from glimodern.inference.compute import SpanScores
 from glimodern.inputs.batch import PackedBatch
 from glimodern.inputs.label_packer import LabelBatch, TextPacker
 from glimodern.inputs.label_vectors import LabelVectors
@@ -232,6 +235,50 @@ class SpanNetwork(nn.Module):
         factors = self.head.factors(words, prompts)
         logits = ops.head_scores(*factors, batch.cu_words, batch.cu_types, self.config.max_width)
         return ops.split_scores(logits, batch.cu_words, batch.cu_types, self.config.max_width)
+
+    @predicts
+    @torch.no_grad()
+    def _score_spans(
+        self,
+        batch: PackedBatch,
+        spans: Sequence[npt.NDArray[np.int64]],
+        vectors: bool,
+        label_vectors: LabelVectors | None = None,
+    ) -> SpanScores:
+        """Score given spans of a batch on the CPU; see `glimodern.inference.compute.SpanModel`."""
+        return self.run_in_eval(lambda network: network._given_spans(batch, spans, vectors, label_vectors))
+
+    def _given_spans(
+        self,
+        batch: PackedBatch,
+        spans: Sequence[npt.NDArray[np.int64]],
+        vectors: bool,
+        label_vectors: LabelVectors | None,
+    ) -> SpanScores:
+        device = self.device
+        if isinstance(batch, LabelBatch) and self.label_encoder is not None:
+            types = self._types.find(batch.labels, label_vectors, self.label_encoder, self.head)
+            words, _ = self._encode_texts(batch.to(device), batch.type_index[:0].to(device))
+            a, b, w2, b2, _ = self.head.factors(words, types.q[:0])
+            rows = torch.tensor([types.rows[label] for label in batch.labels], dtype=torch.int64, device="cpu")
+            q = types.q.index_select(0, rows[batch.type_index].to(device))
+        else:
+            a, b, w2, b2, q = self.head.factors(*self.encode(batch.to(device)))
+        u, c = ops.fold_types(q, w2, b2)
+        first_words, first_types = batch.cu_words.tolist(), batch.cu_types.tolist()
+        chosen = [torch.from_numpy(rows).to(device) for rows in spans]
+        probabilities = []
+        for rows, word, type_id, end in zip(chosen, first_words, first_types, first_types[1:], strict=False):
+            hidden = torch.relu(a[rows[:, 0] + word].float() + b[rows.sum(1) + word].float())
+            logits = hidden @ u[type_id:end].float().T + c[type_id:end].float()
+            probabilities.append(torch.sigmoid(logits).cpu().numpy())
+        if not vectors:
+            return SpanScores(probabilities, None)
+        moved = [rows + torch.tensor([word, 0], device=device) for rows, word in zip(chosen, first_words, strict=False)]
+        last = w2.unpack().T.to(a.dtype) if isinstance(w2, ops.PackedWeight) else w2
+        cu_words = batch.cu_words.to(device)
+        found = ops.span_vectors(a, b, last, b2, cu_words, self.config.max_width, torch.cat(moved))
+        return SpanScores(probabilities, found.float().cpu().numpy())
 
     @predicts
     @torch.no_grad()

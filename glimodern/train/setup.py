@@ -153,6 +153,7 @@ def build_model(config: EncoderConfig, train: Dataset, max_types: int, seed: int
     torch.manual_seed(seed)
     if config.init_from is not None:
         model = GLiModern.from_pretrained(config.init_from, trainable=True, splitter=config.words_splitter_type)
+        model.calibration = None  # training changes the weights that it was made on
         for name in _FIXED_BY_CHECKPOINT:
             given, stored = getattr(config, name), getattr(model.config, name)
             if given not in (None, stored):
