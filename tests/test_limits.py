@@ -241,5 +241,6 @@ def test_budgets_leave_room_for_prompts(tokenizer):
     assert budgets() == [empty - own[0], empty - own[1] - longer, empty - half, empty - longer]
     assert budgets(max_types=1) == [empty - longer, empty - short, empty - long, empty - longer]
     assert training_budgets(dataset, make_packer(tokenizer, 100, None), DataConfig()) == [None] * 4
-    groups = group_budgets([[f"{'x' * 9} {number}" for number in range(40)], ["person"], []], packer)
+    groups = group_budgets([[f"{'x' * 9} {number}" for number in range(40)], ["person"], []], packer, 25)
     assert groups[0] >= empty - half and groups[1:] == [empty - short, empty]
+    assert group_budgets([TYPES], packer, 1) == [empty - short]

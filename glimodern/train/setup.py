@@ -21,7 +21,7 @@ from glimodern.model.loading import resolve_dtype
 
 from .config import DataConfig, EncoderConfig, OptimConfig, TrainConfig, TrainingDtype
 from .demo import DEMO_ENCODERS, encoder_config, train_tokenizer
-from .limits import LongTexts, count_lost, findable, group_budgets, read_parts, tokenize_whole
+from .limits import count_lost, findable, group_budgets, read_parts, tokenize_whole
 from .resume import run_files
 
 logger = logging.getLogger(__name__)
@@ -102,11 +102,11 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     )
 
 
-def check_gold(setting: str, dataset: Dataset, packer: Packer, *, alone: bool, long_texts: LongTexts) -> None:
+def check_gold(setting: str, dataset: Dataset, packer: Packer, config: DataConfig, *, alone: bool) -> None:
     """Raise ValueError, with the reason, unless the model can find at least one gold entity of the data set.
 
     setting: the data set's name in errors. alone: check with one label per prompt, which leaves the most room for the
-    text; if False, with the labels of `asked_types`, in groups. long_texts: how texts are read.
+    text; if False, with the labels of `asked_types`, in groups.
     """
     if not any(example.words for example in dataset):
         raise ValueError(f"{setting}: expected sentences with words, got {len(dataset)} sentences without one")
@@ -121,8 +121,8 @@ def check_gold(setting: str, dataset: Dataset, packer: Packer, *, alone: bool, l
         prompts = [[label] for label in dict.fromkeys(label for _, _, label in entities)] if alone else [types]
         for labels in prompts if entities else ():
             spans = findable(example, labels, packer.max_width)
-            (text,), (budget,) = tokenize_whole([example], packer), group_budgets([labels], packer)
-            if count_lost(spans, read_parts(example, text, packer, budget, long_texts)) < len(spans):
+            (text,), (budget,) = tokenize_whole([example], packer), group_budgets([labels], packer, config.max_types)
+            if count_lost(spans, read_parts(example, text, packer, budget, config.long_texts)) < len(spans):
                 return
         gold += len(entities)
         too_wide += sum(end - start >= packer.max_width for start, end, _ in entities)
@@ -133,7 +133,7 @@ def check_gold(setting: str, dataset: Dataset, packer: Packer, *, alone: bool, l
         )
     tokens = "" if packer.max_tokens is None else f" and {packer.max_tokens} tokens with its labels"
     where, remedy = f"fit no window ({packer.max_words} words{tokens})", "raise max_width or max_len"
-    if long_texts == "cut":
+    if config.long_texts == "cut":
         where = f"lie beyond the part of a text that is read ({packer.max_words} words{tokens})"
         remedy += ", or set long_texts to windows"
     raise ValueError(

@@ -85,10 +85,10 @@ class Trainer:
     def _check_data(self, config: DataConfig) -> None:
         """Check that the data can train the model and choose a checkpoint, and that the evaluations will not fail."""
         packer, long_texts = self.model.packer, config.long_texts
-        check_gold("train_data", self.train_set, packer, alone=True, long_texts=long_texts)
+        check_gold("train_data", self.train_set, packer, config, alone=True)
         if self.dev_set:
             check_evaluation("dev_data", self.dev_set, packer)
-            check_gold("dev_data", self.dev_set, packer, alone=False, long_texts=long_texts)
+            check_gold("dev_data", self.dev_set, packer, config, alone=False)
         for dataset in self.test_sets:
             check_evaluation("eval_data", dataset, packer)
         if self.accelerator.is_main_process:
@@ -97,7 +97,7 @@ class Trainer:
             self._report(self.train_set, own, prompt_budgets(own, packer), windows, long_texts)
             for dataset in [*([self.dev_set] if self.dev_set else []), *self.test_sets]:
                 types = asked_types(dataset)
-                budgets = group_budgets(types, packer)
+                budgets = group_budgets(types, packer, config.max_types)
                 self._report(dataset, types, budgets, budgets, long_texts)
 
     def _report(
