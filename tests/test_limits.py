@@ -1,11 +1,13 @@
 """Long training texts: what is lost if they are cut, as packing cuts them, and the windows that take their place."""
 
+import itertools
 import random
 
 import pytest
 
 from glimodern.data import Dataset, Example, asked_types
 from glimodern.data.report import Cut, CutCounts
+from glimodern.inputs.label_packer import TextPacker
 from glimodern.inputs.packer import PromptPacker
 from glimodern.train.batches import TrainingBatches
 from glimodern.train.config import DataConfig, parse_train_config
@@ -215,6 +217,17 @@ def test_no_batch_of_windows_is_cut(tokenizer, negative_ratio):
     assert positives >= sum(len(example.entities) for example in examples)
     cut = TrainingBatches(dataset, packer, parse_train_config(["--long-texts", "cut"]))
     assert cut.dataset is dataset and sum(next(cut.starting_at(0))[2].words_cut) > 0
+
+
+def test_labels_of_a_bi_encoder_take_no_room(tokenizer):
+    packer = TextPacker(tokenizer, max_width=3, max_words=50, max_tokens=40)
+    dataset = texts(tokenizer, 40, 90)
+    assert training_budgets(dataset, packer, DataConfig()) == [38] * 40  # without [CLS] and [SEP]
+    assert group_budgets([TYPES * 50], packer, 25) == [38]
+    batches = TrainingBatches(dataset, packer, parse_train_config(["--batch-tokens", "200"]))
+    assert len(batches.dataset) > 60
+    for _, _, batch in itertools.islice(batches.starting_at(0), 20):
+        assert not any(batch.words_cut) and batch.entities_lost == 0 and max(batch.cu_seqlens.diff()) <= 40
 
 
 def test_budgets_leave_room_for_prompts(tokenizer):

@@ -93,7 +93,9 @@ def run_prediction(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     seconds = []
     for _ in range(1 + _PASSES):
         began = time.perf_counter()
-        for _ in model.predict_words(texts, label_sets, threshold=config.run.threshold):
+        for _ in model.predict_words(
+            texts, label_sets, threshold=config.run.threshold, long_texts=config.data.long_texts
+        ):
             pass
         seconds.append(time.perf_counter() - began)
     encoder = model.encoder
