@@ -140,8 +140,8 @@ def same_entities(public: Any, ours: Any, threshold: float) -> bool:
         sides = [
             public.inference(list(TEXTS), LABELS, **options),
             public.batch_predict_with_embeds(list(TEXTS), public_vectors, LABELS, **options),
-            ours.predict(TEXTS, LABELS, threshold, flat, multi_label),
-            ours.predict(TEXTS, None, threshold, flat, multi_label, label_vectors=vectors),
+            ours.predict(TEXTS, LABELS, threshold, flat, multi_label, long_texts="cut"),
+            ours.predict(TEXTS, None, threshold, flat, multi_label, label_vectors=vectors, long_texts="cut"),
         ]
         spans = [[[(e["start"], e["end"], e["text"], e["label"]) for e in text] for text in side] for side in sides]
         scores = torch.tensor([[e["score"] for text in side for e in text] for side in sides if spans[0] == spans[-1]])
