@@ -49,11 +49,12 @@ class ComponentConfig:
     revision: str | None
 
     def __post_init__(self) -> None:
-        from glimodern.inference.request import Search, check_flag, check_labels
+        from glimodern.inference.request import Search, check_flag, check_labels, check_threshold
 
         if not check_labels(self.labels):
             raise ValueError("labels: expected at least one, such as ['person'], got none")
-        Search.checked(self.threshold, self.flat, self.multi_label)
+        check_threshold(self.threshold)
+        Search.checked(self.flat, self.multi_label)
         check_flag("set_ents", self.set_ents)
         check_flag("overwrite_ents", self.overwrite_ents)
         if self.alignment_mode not in _ALIGNMENTS:
