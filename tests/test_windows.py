@@ -111,7 +111,7 @@ def test_every_span_has_its_context_in_the_window_that_owns_it(
     spans=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 8)), max_size=40),
 )
 def test_the_owner_has_the_widest_narrower_context_the_first_of_equals(starts, lengths, spans):
-    """Of any windows, also of some that overlap twice or leave a gap."""
+    """Of any windows, also of some that overlap twice or leave a gap. A text's ends are context without limit."""
     windows, end = [], 0
     for start, length in zip(sorted({0, *starts}), lengths, strict=False):
         end = max(end + 1, start + length)
@@ -198,6 +198,7 @@ def test_where_sentences_start_by_offsets_alone():
     assert starts_in('He wrote. "Go." Then "Ada" left. \'Go.\' Ada')[0] == ["He", '"', "Then", "'", "Ada"]
     assert starts_in("About 3.5 of Node.Js and 1.0. Ada")[0] == ["About", "Ada"]
     assert starts_in('He wrote. " Go')[1] == ["He", "Go"]  # without offsets a straight quote closes
+    assert starts_in('Ada left."Then')[0] == ["Ada", "Then"]
     assert starts_in("")[0] == []
     assert [sentence_starts(["", ".", "", "A"])(n) for n in range(4)] == [True, False, False, False]
 

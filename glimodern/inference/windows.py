@@ -263,8 +263,9 @@ def sentence_starts(words: Sequence[str], text: str = "", offsets: Sequence[Word
 def owners(starts: IntArray, ends: IntArray, windows: Sequence[tuple[int, int]]) -> IntArray:
     """Return the window of each span: the one where the narrower of its two contexts is widest, the first of equals.
 
-    starts, ends: int64 [spans], first and last words (inclusive) of spans. windows: those of `plan_windows`. The text's
-    ends count as context without limit. Returns -1 for a span that lies whole in no window.
+    starts, ends: int64 [spans], first and last words (inclusive) of spans. windows: those of `plan_windows`. Were
+    the text's ends context without limit, the windows would be the same, because of two windows with a span the first
+    has more context on its left and the last on its right. Returns -1 for a span that lies whole in no window.
     """
     first_words, end_words = (np.array(column, dtype=np.int64) for column in zip(*windows, strict=True))
     first = np.searchsorted(end_words, ends, side="right")  # the first window that holds the last word
@@ -273,10 +274,7 @@ def owners(starts: IntArray, ends: IntArray, windows: Sequence[tuple[int, int]])
     widest = np.full(len(starts), -1, dtype=np.int64)
     for step in range(int((last - first).max(initial=-1)) + 1):
         window = np.minimum(first + step, len(windows) - 1)
-        context = np.minimum(
-            np.where(window == 0, np.iinfo(np.int64).max, starts - first_words[window]),
-            np.where(window == len(windows) - 1, np.iinfo(np.int64).max, end_words[window] - 1 - ends),
-        )
+        context = np.minimum(starts - first_words[window], end_words[window] - 1 - ends)
         better = (first + step <= last) & (context > widest)
         best[better], widest[better] = window[better], context[better]
     return best
