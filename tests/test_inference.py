@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glimodern.inference import stream
+from glimodern.inference.request import Search
 from glimodern.inference.stream import find_entities, resolve_batch_tokens
+from glimodern.inference.windows import Reading
 from glimodern.network.eval_mode import eval_replica
 from tests.conftest import WORDS, make_tiny_model
 
@@ -132,7 +134,7 @@ def test_a_batch_that_does_not_fit_is_split(tiny_model, threshold, monkeypatch, 
     wanted = tiny_model.predict(TEXTS, LABELS, threshold)
     whole, sizes = tiny_model._candidates, []
 
-    def cramped(batch, limit):
+    def cramped(batch, limit, **_):
         sizes.append(len(batch.cu_words) - 1)
         if sizes[-1] > 2:
             raise torch.OutOfMemoryError(message) if message == "CUDA" else RuntimeError(message)
@@ -144,11 +146,13 @@ def test_a_batch_that_does_not_fit_is_split(tiny_model, threshold, monkeypatch, 
 
 
 def test_a_text_that_does_not_fit_is_said(tiny_model, monkeypatch):
-    def cramped(batch, limit):
+    def cramped(batch, limit, **_):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(tiny_model, "_candidates", cramped)
-    with pytest.raises(RuntimeError, match=r"a text of \d+ tokens .* does not fit the memory; split it"):
+    with pytest.raises(
+        RuntimeError, match=r"a text of \d+ tokens .* fit the memory; give a smaller window, or .* fewer labels"
+    ):
         tiny_model.predict(TEXTS, LABELS)
 
 
@@ -156,7 +160,7 @@ def test_no_batch_is_larger_than_asked(tiny_model, threshold, monkeypatch):
     """But for a text that is larger alone; and few batches are far smaller."""
     whole, sizes = tiny_model._candidates, []
 
-    def watched(batch, limit):
+    def watched(batch, limit, **_):
         sizes.append((int(batch.cu_seqlens[-1]), len(batch.cu_words) - 1))
         return whole(batch, limit)
 
@@ -171,7 +175,7 @@ def test_of_two_texts_that_do_not_fit_the_first_is_said(tiny_model, threshold, m
     """Whichever is computed first: the longer one."""
     whole = tiny_model._candidates
 
-    def cramped(batch, limit):
+    def cramped(batch, limit, **_):
         if batch.max_seqlen > 40:
             raise torch.OutOfMemoryError
         return whole(batch, limit)
@@ -189,7 +193,7 @@ def test_of_two_texts_that_do_not_fit_the_first_is_said(tiny_model, threshold, m
 
 
 def test_other_errors_pass(tiny_model, monkeypatch):
-    def broken(batch, limit):
+    def broken(batch, limit, **_):
         raise RuntimeError("shapes")
 
     monkeypatch.setattr(tiny_model, "_candidates", broken)
@@ -257,13 +261,14 @@ def test_many_texts_on_a_terminal_have_a_progress_bar(tiny_model, capfd, monkeyp
 def test_truncation_is_said_where_predict_is_called(tiny_model, streamed):
     texts = [TEXT * 30]
     with pytest.warns(UserWarning, match="1 of 1 texts are longer") as caught:
-        list(tiny_model.predict(iter(texts) if streamed else texts, LABELS))
-        list(tiny_model.predict_words(iter([WORDS * 30]) if streamed else [WORDS * 30], LABELS))
+        list(tiny_model.predict(iter(texts) if streamed else texts, LABELS, long_texts="cut"))
+        words = [WORDS * 30]
+        list(tiny_model.predict_words(iter(words) if streamed else words, LABELS, long_texts="cut"))
     assert [warning.filename for warning in caught] == [__file__] * 2
 
 
 def test_truncation_is_said_before_an_error(tiny_model):
-    stream = tiny_model.predict(itertools.chain([TEXT * 30, "London"], [None]), LABELS)
+    stream = tiny_model.predict(itertools.chain([TEXT * 30, "London"], [None]), LABELS, long_texts="cut")
     with pytest.warns(UserWarning, match=r"1 of 2 texts are longer .* \d+ words at their ends were not read"):
         with pytest.raises(TypeError, match=r"texts\[2\]"):
             list(stream)
@@ -275,19 +280,21 @@ def test_the_words_of_the_warning_are_those_that_were_cut(tiny_model):
     texts = [TEXT * 30, TEXT * 2, TEXT * 2, TEXT]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        results = tiny_model.predict(texts, labels)
+        results = tiny_model.predict(texts, labels, long_texts="cut")
     cut = [result.words_cut for result in results]
     assert min(cut[:3]) > 0 and cut[3] == 0
-    length, room = (str(warning.message) for warning in caught)
+    length, room, groups = (str(warning.message) for warning in caught)
     assert length.startswith("1 of 4 texts") and f": {cut[0]} words at their ends" in length
     assert room.startswith("labels: 2 of 4 texts") and f"; {cut[1] + cut[2]} words at the texts' ends" in room
     assert "12 labels take" in room
+    assert groups.startswith("labels: 12 labels take more than half of 128 tokens and were asked in 2 groups")
 
 
 def test_truncation_is_said_once_at_the_end_of_a_stream(tiny_model):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        results = list(tiny_model.predict(iter([TEXT * 30, "London", TEXT * 30]), LABELS, batch_tokens=64))
+        texts = iter([TEXT * 30, "London", TEXT * 30])
+        results = list(tiny_model.predict(texts, LABELS, batch_tokens=64, long_texts="cut"))
     assert [result.truncated for result in results] == [True, False, True]
     assert [bool(re.match("2 of 3 texts are longer", str(warning.message))) for warning in caught] == [True]
 
@@ -315,7 +322,7 @@ def test_memory_stays_flat_over_ten_thousand_calls(tiny_model):
 
 
 def test_find_entities_of_nothing(tiny_model):
-    assert list(find_entities([], tiny_model.packer, tiny_model._candidates, None, 64)) == []
+    assert list(find_entities([], tiny_model.packer, None, Search(), Reading(), 64)) == []
 
 
 # errors in the midst of texts
@@ -330,9 +337,12 @@ def broken_after(count, items):
     raise BrokenError
 
 
-def too_many_after(count):
+TOO_LONG = ["person", "x" * 5000]
+
+
+def too_long_after(count):
     yield from itertools.repeat(LABELS, count)
-    yield [f"type number {i}" for i in range(60)]
+    yield TOO_LONG
 
 
 STREAMS = {
@@ -341,7 +351,7 @@ STREAMS = {
     "the texts' own error": (lambda: broken_after(150, TEXTS), lambda: LABELS, BrokenError, "^$"),
     "the labels' own error": (lambda: iter(TEXTS * 40), lambda: broken_after(150, [LABELS]), BrokenError, "^$"),
     "labels that end": (lambda: iter(TEXTS * 40), lambda: [LABELS] * 150, ValueError, "per text, got 150 label"),
-    "labels too many": (lambda: iter(TEXTS * 40), lambda: too_many_after(150), ValueError, r"labels\[150\]: 60 lab"),
+    "a label too long": (lambda: iter(TEXTS * 40), lambda: too_long_after(150), ValueError, r"labels\[150\]: 2 lab"),
     "an empty label": (
         lambda: iter(TEXTS * 40), lambda: itertools.chain([LABELS] * 150, [["a", ""]]), ValueError,
         r"labels\[150\]\[1\]",
@@ -365,7 +375,7 @@ def test_results_before_a_failing_batch_are_given(tiny_model, threshold, monkeyp
     """A long text, computed first, that does not fit the memory: those before it come all the same."""
     whole = tiny_model._candidates
 
-    def cramped(batch, limit):
+    def cramped(batch, limit, **_):
         if batch.max_seqlen > 60:
             raise torch.OutOfMemoryError
         return whole(batch, limit)
@@ -386,13 +396,13 @@ def test_results_before_a_failing_batch_are_given(tiny_model, threshold, monkeyp
         ([*TEXTS, None], LABELS),
         ([*TEXTS, "\ud800"], LABELS),
         (TEXTS, [LABELS] * 5 + [["a", 3]]),
-        (TEXTS, [LABELS] * 5 + [[f"type number {i}" for i in range(60)]]),
-        (TEXTS, too_many_after(5)),
+        (TEXTS, [LABELS] * 5 + [TOO_LONG]),
+        (TEXTS, too_long_after(5)),
         (iter(TEXTS), [LABELS] * 5 + [["a", ""]]),
     ],
 )
 def test_what_has_a_length_is_checked_before_anything_is_computed(tiny_model, monkeypatch, texts, labels):
-    monkeypatch.setattr(tiny_model, "_candidates", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(tiny_model, "_candidates", lambda *_, **__: pytest.fail("computed"))
     with pytest.raises((TypeError, ValueError), match=r"(texts\[6\]|labels\[5\])"):
         tiny_model.predict(texts, labels)
 
@@ -400,17 +410,31 @@ def test_what_has_a_length_is_checked_before_anything_is_computed(tiny_model, mo
 # labels that take the room
 
 
-def test_labels_that_do_not_fit_say_how_many_would(tiny_model):
+def test_labels_that_do_not_fit_one_prompt_are_asked_in_groups(tiny_model):
     labels = [f"type number {i}" for i in range(60)]
+    with pytest.warns(UserWarning, match="labels: 60 labels take more than half of 128 tokens") as said:
+        (result,) = tiny_model.predict_words([WORDS], labels)
+    assert f"in {result.label_groups} groups" in str(said[0].message) and result.label_groups > 1
+    assert result.words_cut == 0
+    wanted = {label for *_, label, _ in tiny_model.predict_words([WORDS], labels[-1:], threshold=0.0)[0].entities}
+    (every,) = tiny_model.predict_words(
+        [WORDS], labels, threshold=0.0, flat=False, multi_label=True, labels_per_prompt=10
+    )
+    assert wanted <= {label for *_, label, _ in every.entities} == set(labels)
+
+
+def test_labels_that_do_not_fit_one_prompt_say_how_many_would(tiny_model):
+    """A packed batch has no groups: its one prompt must leave room for the text."""
+    labels = [f"type number {i}" for i in range(60)]
+    pack = tiny_model.packer.pack
     with pytest.raises(
         ValueError, match=r"labels: 60 labels do not fit the prompt.*128 tokens.*the first \d+ would"
     ) as e:
-        tiny_model.predict(TEXT, labels)
+        pack([WORDS], [labels])
     fit = int(re.search(r"the first (\d+) would", str(e.value)).group(1))
-    with pytest.warns(UserWarning, match=r"labels: 1 of 1 texts were cut to make room for their labels"):
-        tiny_model.predict(TEXT, labels[:fit])
+    assert pack([WORDS], [labels[:fit]]).words_cut[0] > 0
     with pytest.raises(ValueError, match="do not fit the prompt"):
-        tiny_model.predict(TEXT, labels[: fit + 1])
+        pack([WORDS], [labels[: fit + 1]])
 
 
 def test_one_long_label_is_named(tiny_model):
@@ -426,13 +450,14 @@ def test_the_warning_says_whether_text_or_labels_are_too_long(tiny_model):
         long_label += "z9"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        results = tiny_model.predict([TEXT, TEXT * 30, "London"], ["person", long_label])
+        results = tiny_model.predict([TEXT, TEXT * 30, "London"], ["person", long_label], long_texts="cut")
     assert [result.truncated for result in results] == [True, True, False]
-    text, labels = (str(warning.message) for warning in caught)
+    text, labels, groups = (str(warning.message) for warning in caught)
     assert text.startswith("1 of 3 texts are longer than the model takes")
     assert re.match(
         r"labels: 1 of 3 texts .* 2 labels take \d+ of 128 tokens; the longest is 'zz9.*\.\.\. \(index 1\)", labels
     )
+    assert groups.startswith("labels: 2 labels take more than half of 128 tokens and were asked in 2 groups")
 
 
 # modes

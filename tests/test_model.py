@@ -72,15 +72,21 @@ def test_results_do_not_depend_on_the_batch(tiny_model):
 
 
 def test_huge_word(tiny_model):
+    """It fills the encoder alone: of windows it is one, and what is cut is all after it."""
+    text = "x" * 100_000 + " London"
     with pytest.warns(UserWarning, match="words at their ends were not read"):
-        result = tiny_model.predict("x" * 100_000 + " London", LABELS, threshold=0.0)
-    assert result[0].truncated  # the first word alone fills the encoder
-    assert result[0][0]["end"] == 100_000
+        (result,) = tiny_model.predict(text, LABELS, threshold=0.0, long_texts="cut")
+    assert result.truncated
+    assert result[0]["end"] == 100_000
+    with pytest.warns(UserWarning, match="1 words alone have more tokens than the encoder takes"):
+        (result,) = tiny_model.predict(text, LABELS, threshold=0.0)
+    assert (result.truncated, result.windows) == (False, 2)
+    assert [(e["start"], e["end"]) for e in result] == [(0, 100_000), (100_001, 100_007)]
 
 
 def test_too_long_text_warns_and_is_flagged(tiny_model):
     with pytest.warns(UserWarning, match=r"1 of 2 texts are longer.*\d+ words at their ends were not read"):
-        long, short = tiny_model.predict([TEXT * 30, "London"], LABELS, threshold=0.0)
+        long, short = tiny_model.predict([TEXT * 30, "London"], LABELS, threshold=0.0, long_texts="cut")
     assert long.truncated and long.words_cut > 0
     assert not short.truncated
 
@@ -92,7 +98,7 @@ def test_too_long_text_warns_and_is_flagged(tiny_model):
         (TEXT, ["person", 3], TypeError, r"labels\[1\]: expected a string, got int"),
         (TEXT, [" "], ValueError, r"labels\[0\]: expected a name"),
         ([TEXT, None], LABELS, TypeError, r"texts\[1\]: expected a string, got NoneType"),
-        (TEXT, [f"label number {i}" for i in range(80)], ValueError, "labels do not fit the prompt"),
+        (TEXT, ["person", "x" * 5000], ValueError, "labels do not fit the prompt.*shorten it"),
     ],
 )
 def test_bad_arguments(tiny_model, texts, labels, error, message):

@@ -207,7 +207,9 @@ def test_precision_is_of_what_predict_finds(tmp_path, monkeypatch):
     loaded = GLiModern.from_pretrained(tmp_path / "spacy", dtype="fp32", trainable=True).train()
     read = []
     tokenize = loaded.packer.tokenize
-    monkeypatch.setattr(loaded.packer, "tokenize", lambda texts: read.extend(map(list, texts)) or tokenize(texts))
+    monkeypatch.setattr(
+        loaded.packer, "tokenize", lambda texts, **options: read.extend(map(list, texts)) or tokenize(texts, **options)
+    )
     report = loaded.check_precision(iter(["Ada didn't meet\tCharles."]), iter(LABELS), 0.45)
     assert read and all(words == ["Ada", "did", "n't", "meet", "\t", "Charles", "."] for words in read)
     assert (report.agreement, report.texts) == (1.0, 1) and report.max_drift < 1e-4

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from glimodern.inference.request import (
+    ReadOptions,
     Search,
     check_count,
     check_flag,
@@ -272,7 +273,12 @@ def test_flags():
         with pytest.raises(TypeError, match="flat: expected True or False, got "):
             check_flag("flat", value)
     with pytest.raises(TypeError, match="multi_label: expected True or False, got str 'no'"):
-        Search.checked(0.5, True, "no")
+        Search.checked(True, "no")
+    assert Search.checked(np.bool_(False), True, np.int64(3)) == Search(False, True, 3)
+    with pytest.raises(TypeError, match="top_k: expected a number of entities, got bool True"):
+        Search.checked(True, False, True)
+    with pytest.raises(ValueError, match="top_k: expected a number of entities of at least 1, got 0"):
+        Search.checked(True, False, 0)
 
 
 def test_counts():
@@ -300,8 +306,8 @@ def test_every_label_set_passes_the_models_check(labels, where):
         return LabelSet(tuple(f"my {label}" for label in label_set.names), label_set.prompts)
 
     with pytest.raises(ValueError, match=f"^{where}: refused"):
-        read_requests(TEXTS, labels, split_words, check)
-    stream, _ = read_requests(TEXTS, ["a"], split_words, check)
+        read_requests(TEXTS, labels, split_words, ReadOptions(check))
+    stream, _ = read_requests(TEXTS, ["a"], split_words, ReadOptions(check))
     assert [request.labels.names for request in stream] == [("my a",)] * 3
 
 
@@ -314,7 +320,7 @@ def test_each_text_has_its_own_descriptions():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"threshold": "0.5"}, TypeError, "threshold: expected a probability in .*, got str '0.5'"),
+        ({"threshold": "0.5"}, TypeError, "threshold: expected a probability, a mapping .*, got the string '0.5'"),
         ({"flat": "yes"}, TypeError, "flat: expected True or False"),
         ({"multi_label": 1}, TypeError, "multi_label: expected True or False, got int 1"),
         ({"batch_tokens": 2.5}, TypeError, "batch_tokens: expected a number of tokens"),

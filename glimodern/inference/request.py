@@ -343,16 +343,18 @@ def _read_thresholds(
         return calibrated
     if isinstance(threshold, Mapping) or getattr(threshold, "ndim", None) == 0 or not hasattr(threshold, "__iter__"):
         return read_threshold(threshold)
+    rest = _items(threshold, "threshold", _THRESHOLD)
     count = size_of(threshold)
     if count is not None and texts is not None and count != texts:
         raise ValueError(f"threshold: expected one threshold per text ({texts}), got {count}")
-    rest = _items(threshold, "threshold", _THRESHOLD)
     each = (read_threshold(_plain(value), f"threshold[{i}]") for i, value in enumerate(rest))
     return each if count is None else list(each)
 
 
-def _by_label(threshold: ReadThreshold, labels: LabelSet, asked: set[str] | None) -> Threshold:
-    """Return the threshold of a text with these labels. asked: all labels a mapping may name; None: any.
+def _by_label(threshold: ReadThreshold, labels: LabelSet, asked: set[str] | None, where: str) -> Threshold:
+    """Return the threshold of a text with these labels.
+
+    asked: all labels a mapping may name; None: any. where: the threshold's name in errors.
 
     Raises ValueError for a mapping that names a label that is not asked, or that lacks a label.
     """
@@ -362,19 +364,19 @@ def _by_label(threshold: ReadThreshold, labels: LabelSet, asked: set[str] | None
         return tuple(map(threshold, labels.names))
     unknown = [] if asked is None else [name for name in threshold if name not in asked and name != OTHERS]
     if unknown:
-        raise ValueError(f"threshold: expected labels that are asked, or {OTHERS!r} for the others, got {unknown}")
+        raise ValueError(f"{where}: expected labels that are asked, or {OTHERS!r} for the others, got {unknown}")
     missing = [] if OTHERS in threshold else [name for name in labels.names if name not in threshold]
     if missing:
         raise ValueError(
-            f"threshold: expected a probability for each label, got none for {missing}; add {OTHERS!r} for the others"
+            f"{where}: expected a probability for each label, got none for {missing}; add {OTHERS!r} for the others"
         )
     return tuple(threshold.get(name, threshold.get(OTHERS, 0.0)) for name in labels.names)
 
 
 def _thresholds(
     thresholds: ReadThreshold | Iterable[ReadThreshold], labels: LabelSet | Iterable[LabelSet]
-) -> Callable[[ReadThreshold, LabelSet], Threshold]:
-    """Return a function of a text's threshold and labels, which remembers its last result."""
+) -> Callable[[ReadThreshold, LabelSet, str], Threshold]:
+    """Return a function of a text's threshold, its labels and the threshold's name; it remembers its last result."""
     asked: set[str] | None = None
     if isinstance(labels, LabelSet):
         asked = set(labels.names)
@@ -382,10 +384,10 @@ def _thresholds(
         asked = {name for label_set in labels for name in label_set.names}
     last: tuple[ReadThreshold, LabelSet, Threshold] | None = None
 
-    def of(threshold: ReadThreshold, label_set: LabelSet) -> Threshold:
+    def of(threshold: ReadThreshold, label_set: LabelSet, where: str) -> Threshold:
         nonlocal last
         if last is None or last[0] is not threshold or last[1] is not label_set:
-            last = threshold, label_set, _by_label(threshold, label_set, asked)
+            last = threshold, label_set, _by_label(threshold, label_set, asked, where)
         return last[2]
 
     return of
@@ -506,15 +508,20 @@ def _read(
     one_set, one_threshold = isinstance(label_sets, LabelSet), isinstance(thresholds, float | dict | Callable)
     threshold_of = _thresholds(thresholds, label_sets)
     if one_set and one_threshold:
-        threshold_of(thresholds, label_sets)  # an error is raised even without texts
+        threshold_of(thresholds, label_sets, "threshold")  # an error is raised even without texts
     columns = [
         _Column("labels", "label set", label_sets, one_set),
         _Column("threshold", "threshold", thresholds, one_threshold),
         spans or _Column("spans", "list of spans", None, True),
     ]
     rows = (
-        (text, label_set, threshold_of(threshold, label_set), given)
-        for text, (label_set, threshold, given) in _rows(texts, columns)
+        (
+            text,
+            label_set,
+            threshold_of(threshold, label_set, "threshold" if one_threshold else f"threshold[{i}]"),
+            given,
+        )
+        for i, (text, (label_set, threshold, given)) in enumerate(_rows(texts, columns))
     )
     return rows if count is None else list(rows)
 

@@ -73,8 +73,8 @@ class Reading(NamedTuple):
 
     long_texts: "windows", "cut" (the words at the end are not read) or "error". window: most words of a window; None:
     as many as the encoder takes; "sentence": each sentence of every text is read alone. context: words on each side of
-    a span, see the module's docstring; None: DEFAULT_CONTEXT, or fewer for a smaller window. labels_per_prompt: see
-    `Packer.label_groups`. labels_chosen: whether the caller gave labels_per_prompt.
+    a span, see the module's docstring; None: DEFAULT_CONTEXT, or fewer, so that windows share less than half of their
+    words. labels_per_prompt: see `Packer.label_groups`. labels_chosen: whether the caller gave labels_per_prompt.
     """
 
     long_texts: Literal["windows", "cut", "error"] = "windows"
@@ -90,7 +90,7 @@ class Reading(NamedTuple):
         max_types: most labels of a prompt in the model's training, the default of labels_per_prompt.
         """
         reading = cls(**options)
-        if reading.long_texts not in LONG_TEXTS:
+        if not isinstance(reading.long_texts, str) or reading.long_texts not in LONG_TEXTS:
             raise ValueError(f"long_texts: expected one of {', '.join(LONG_TEXTS)}, got {short(reading.long_texts)}")
         window = reading.window
         context = per_prompt = None
@@ -100,6 +100,12 @@ class Reading(NamedTuple):
             context = check_count("context", reading.context, "a number of words", least=0)
         if window is not None and window != SENTENCE:
             window = check_count("window", window, f'a number of words or "{SENTENCE}"')
+        if reading.long_texts == "cut":
+            for name, value in (("window", window), ("context", context)):
+                if value is not None:
+                    raise ValueError(
+                        f'{name}: expected None with long_texts="cut", which reads no windows, got {short(value)}'
+                    )
         least, most = packer.max_width + 2 * (context or 0), packer.max_words
         rule = f"{least} words, max_width {packer.max_width} + 2 x context {context or 0}"
         if isinstance(window, int) and window < least:
@@ -127,13 +133,14 @@ class Reading(NamedTuple):
         fits = text.words <= most and (max_tokens is None or len(text.ids) <= max_tokens)
         if self.long_texts == "cut" or (fits and self.window != SENTENCE):
             return [(0, text.words)], [text]
-        if self.long_texts == "error":
+        if self.long_texts == "error" and not fits:
             limit = "" if max_tokens is None else f" and {max_tokens} tokens beside its labels"
             raise ValueError(
                 f"texts[{number}]: expected at most {most} words{limit}, got {text.words} words and {len(text.ids)} "
                 'tokens; split it, or pass long_texts="windows"'
             )
-        context = min(DEFAULT_CONTEXT, (most - packer.max_width) // 2) if self.context is None else self.context
+        # by default windows share less than half of their words
+        context = min(DEFAULT_CONTEXT, (most // 2 - packer.max_width) // 2) if self.context is None else self.context
         sizes = WindowSizes(most, max_tokens, overlap_of(most, packer.max_width, max(context, 0)))
         bounds = text.bounds
         starts_sentence = sentence_starts(request.words, request.text, request.offsets)
@@ -209,7 +216,7 @@ def _sentence_start(
     many new words as the one from `latest` on.
     """
     gain = _reach(bounds, latest, sizes) - end
-    for word in range(latest, max(previous, latest - sizes.max_words // _SLACK), -1):
+    for word in range(latest, max(previous, latest - 1 - (end - previous) // _SLACK), -1):
         if starts_sentence(word):
             new = _reach(bounds, word, sizes) - end
             return word if new >= 1 and 2 * new >= gain else latest
@@ -220,9 +227,16 @@ def sentence_starts(words: Sequence[str], text: str = "", offsets: Sequence[Word
     """Return a function that tells whether a sentence or a line starts at a word.
 
     A sentence ends at a full stop, a question or exclamation mark of any script, and the closing quotes and brackets
-    after it; not at a full stop after an initial or an abbreviation, and not before a word in lower case. A line ends
-    at a line break in `text` between two words. text, offsets: see `request.Request`.
+    after it; not at a full stop after an initial or an abbreviation or inside a number or a name (3.5), and not before
+    a word in lower case. A line ends at a line break in `text` between two words. text, offsets: see
+    `request.Request`; without them a straight quote closes.
     """
+
+    def opens(word: int) -> bool:
+        """Whether a straight quote opens: after a space and before none."""
+        if not offsets or words[word] not in _OPENING or not 0 < word < len(words) - 1:
+            return False
+        return offsets[word - 1].end < offsets[word].start and offsets[word].end == offsets[word + 1].start
 
     def starts(word: int) -> bool:
         if word <= 0:
@@ -231,14 +245,20 @@ def sentence_starts(words: Sequence[str], text: str = "", offsets: Sequence[Word
             return True
         last = word - 1
         while last > 0 and words[last] in _CLOSING:
+            if opens(last):
+                return False  # the sentence starts at the quote
             last -= 1
         first = words[word][:1]
         if not _SENTENCE_ENDS.issuperset(words[last] or " ") or first.islower():
             return False
-        if not first.isalnum() and first not in _OPENING:
+        if not first.isalnum() and (not opens(word) if words[word] in _CLOSING else first not in _OPENING):
+            return False
+        if words[last] != ".":
+            return True
+        if offsets and offsets[last].end == offsets[word].start:
             return False
         before = words[last - 1] if last else ""
-        return words[last] != "." or not ((len(before) == 1 and before.isupper()) or before.lower() in _ABBREVIATIONS)
+        return not ((len(before) == 1 and before.isupper()) or before.lower() in _ABBREVIATIONS)
 
     return starts
 
@@ -246,8 +266,9 @@ def sentence_starts(words: Sequence[str], text: str = "", offsets: Sequence[Word
 def owners(starts: IntArray, ends: IntArray, windows: Sequence[tuple[int, int]]) -> IntArray:
     """Return the window of each span: the one where the narrower of its two contexts is widest, the first of equals.
 
-    starts, ends: int64 [spans], first and last words (inclusive) of spans. windows: those of `plan_windows`. The text's
-    ends count as context without limit. Returns -1 for a span that lies whole in no window.
+    starts, ends: int64 [spans], first and last words (inclusive) of spans. windows: those of `plan_windows`. Were
+    the text's ends context without limit, the windows would be the same, because of two windows with a span the first
+    has more context on its left and the last on its right. Returns -1 for a span that lies whole in no window.
     """
     first_words, end_words = (np.array(column, dtype=np.int64) for column in zip(*windows, strict=True))
     first = np.searchsorted(end_words, ends, side="right")  # the first window that holds the last word
@@ -256,10 +277,7 @@ def owners(starts: IntArray, ends: IntArray, windows: Sequence[tuple[int, int]])
     widest = np.full(len(starts), -1, dtype=np.int64)
     for step in range(int((last - first).max(initial=-1)) + 1):
         window = np.minimum(first + step, len(windows) - 1)
-        context = np.minimum(
-            np.where(window == 0, np.iinfo(np.int64).max, starts - first_words[window]),
-            np.where(window == len(windows) - 1, np.iinfo(np.int64).max, end_words[window] - 1 - ends),
-        )
+        context = np.minimum(starts - first_words[window], end_words[window] - 1 - ends)
         better = (first + step <= last) & (context > widest)
         best[better], widest[better] = window[better], context[better]
     return best
