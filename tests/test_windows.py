@@ -558,6 +558,10 @@ def test_sizes_of_groups(tiny_model):
     assert sizes_of(groups(tuple(MANY[:5]), 5)) == sizes_of(groups(tuple(MANY[:5]), 99)) == [5]
     assert len(sizes_of(groups(tuple(MANY), 99))) == len(sizes_of(groups(tuple(MANY)))) > 3
     assert groups(tuple(MANY)) is groups(tuple(MANY))
+    by_length = {
+        len(tiny_model.packer.prompt((label, "person")).ids): label for label in map("z".__mul__, range(1, 90))
+    }
+    assert [sizes_of(groups((by_length[tokens], "person"))) for tokens in (64, 65)] == [[2], [1, 1]]
     wide = "z9" * 40
     assert len(tiny_model.packer.prompt([wide]).ids) > 64
     assert sizes_of(groups(("person", "place", wide, "machine"))) in ([1, 1, 1, 1], [2, 1, 1])
