@@ -265,7 +265,7 @@ def windows_of(model, words, labels=LABELS, **reading):
     (text,) = model.packer.tokenize([words], max_words=len(words))
     budget = model.packer.text_budget(model.packer.prompt(labels))
     request = Request(words, LabelSet(tuple(labels), tuple(labels)))
-    return Reading.checked(model.packer, **reading).windows(request, text, model.packer, budget, 0)[0]
+    return Reading.checked(model.packer, model.config.max_types, **reading).windows(request, text, model.packer, budget, 0)[0]
 
 
 def candidates(model, words, labels):

@@ -72,8 +72,8 @@ class _ReadingCounter:
             self.too_long += 1
             return
         self.by_labels += 1
-        prompts = request.labels.prompts
-        self.longest = max(self.longest, (len(packer.prompt(prompts).ids), prompts))
+        groups = packer.label_groups(request.labels.prompts, self.reading.labels_per_prompt)
+        self.longest = max(self.longest, *((len(group.prompt.ids), group.labels) for group in groups))
 
     def messages(self, packer: Packer) -> Iterator[str]:
         if self.too_long:

@@ -89,7 +89,9 @@ class PreparedChunk:
         budgets = [self.packer.text_budget(group.prompt) for group in groups]
         max_tokens = min((budget for budget in budgets if budget is not None), default=None)
         self.windows[i], parts = self.reading.windows(request, text, self.packer, max_tokens, number)
-        self.texts[i] = self._read(text, groups, max_tokens)
+        self.texts[i] = read = self._read(text, groups, max_tokens)
+        if not self.reading.reads_whole:
+            self.windows[i] = [(0, text.words - read.words_cut)]
         for window, ((first, _), part) in enumerate(zip(self.windows[i], parts, strict=True)):
             for group in groups:
                 yield Passage(i, window, first, part, group)
@@ -132,8 +134,11 @@ def cut_stream(requests: Iterable[Request], batch_tokens: int, packer: Packer, r
             yield Chunk(chunk, first, error)
             return
         chunk.append(request)
-        words = len(request.words) if reading.reads_whole else min(len(request.words), packer.max_words)
-        budget -= words + (2 * len(request.labels.names) if packer.asks_in_text else 0) + 1
+        words, labels = len(request.words), len(request.labels.names)
+        words = words if reading.reads_whole else min(words, packer.max_words)
+        if packer.asks_in_text:
+            words = words * -(-labels // (reading.labels_per_prompt or max(labels, 1))) + 2 * labels
+        budget -= words + 1
         if budget <= 0:
             yield Chunk(chunk, first)
             chunk, first, budget = [], first + len(chunk), _CHUNK_BATCHES * batch_tokens

@@ -22,7 +22,9 @@ def summary(inspection: Inspection) -> str:
     """Summarise the inspection in two lines: model and sizes; truncation."""
     model, prompt = inspection.model, sum(token.part == "prompt" for token in inspection.tokens)
     limit = "no limit of tokens" if inspection.max_tokens is None else f"{inspection.max_tokens} tokens with the prompt"
-    cut = f"{inspection.words_cut} words at the end were NOT read" if inspection.words_cut else "nothing was cut"
+    cut = "nothing was cut"
+    if inspection.words_cut:
+        cut = f"{inspection.words_cut} words at the end were NOT read; predict reads them in further windows"
     return (
         f"{model['source'] or 'a model in memory'} ({model['encoder']}, {model['span_mode']}, {model['dtype']} on "
         f"{model['device']}): {len(inspection.words)} words, {len(inspection.labels)} types, {len(inspection.tokens)} "

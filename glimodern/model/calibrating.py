@@ -70,7 +70,7 @@ def collect(model: Predictor, dataset: Dataset, *, batch_tokens: int | str = "au
     """
     label_sets = asked_types(dataset)
     for number, (example, labels) in enumerate(zip(dataset, label_sets, strict=True)):
-        if problem := model.packer.prompt_problem(tuple(labels)):
+        if problem := model.packer.label_problem(tuple(labels)):
             raise ValueError(f"dataset {dataset.name}, sentence {example.id or number}: {problem}")
     results = model.predict_words(
         [example.words for example in dataset], label_sets, threshold=FLOOR, flat=False, multi_label=True,

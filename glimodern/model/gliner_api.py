@@ -7,12 +7,25 @@ they are given, and so run on this model unchanged. Signatures and results are t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from glimodern.inference.request import check_count, check_flag, check_string
+from glimodern.inputs.labels import Spans
+
+_CLASS_PROBS = 5  # labels, as in gliner
+_ONE_PROMPT = sys.maxsize  # gliner asks all labels in one prompt
 
 LabelArgument = str | Iterable[str] | Mapping[str, str]
+
+
+def _with_class_probs(entities: Any) -> Any:
+    """Rename the entities' scores of all labels as gliner names them, and keep the highest ones."""
+    for entity in entities:
+        best = sorted(entity.pop("scores").items(), key=lambda item: -item[1])
+        entity["class_probs"] = dict(best[:_CLASS_PROBS])
+    return entities
 
 
 class GlinerApi:
@@ -29,7 +42,7 @@ class GlinerApi:
         multi_label: bool = False,
         batch_size: int = 8,
         packing_config: None = None,
-        input_spans: None = None,
+        input_spans: Spans | None = None,
         return_class_probs: bool = False,
         *,
         return_vectors: bool = False,
@@ -40,14 +53,14 @@ class GlinerApi:
 
         The result is always a list, as in gliner. texts, labels: see `predict`; a single label may be a string.
         batch_size: has no effect, because batches are formed by tokens and all inputs are packed. long_texts: see
-        `predict`; by default a long text is cut with a warning, as gliner cuts it.
+        `predict`; by default a long text is cut with a warning, as gliner cuts it. input_spans: see `predict`, spans; a
+        span that begins or ends inside a word is widened with a warning, where gliner leaves it out.
+        return_class_probs: an entity has the key class_probs too, the probabilities of its span's five best labels.
 
         Raises ValueError for an option of gliner that this package does not have, TypeError for an unknown option.
         """
         unsupported = {
             "packing_config": packing_config,
-            "input_spans": input_spans,
-            "return_class_probs": return_class_probs,
             "return_vectors": return_vectors,
             "return_label_vectors": return_label_vectors,
         }
@@ -60,7 +73,13 @@ class GlinerApi:
         flat = check_flag("flat_ner", flat_ner)
         check_count("batch_size", batch_size, "a number of texts")
         label_set = [labels] if isinstance(labels, str) else labels
-        return list(self.predict(texts, label_set, threshold, flat, multi_label, long_texts=long_texts))
+        results = self.predict(
+            texts, label_set, threshold, flat, multi_label, long_texts=long_texts, labels_per_prompt=_ONE_PROMPT,
+            spans=input_spans, scores="all" if check_flag("return_class_probs", return_class_probs) else "found",
+        )  # fmt: skip
+        if not return_class_probs:
+            return list(results)
+        return [_with_class_probs(entities) for entities in results]
 
     def predict_entities(
         self,
