@@ -111,8 +111,8 @@ def test_one_string_is_one_text(pair, threshold):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"return_class_probs": True}, ValueError, "return_class_probs: expected no value, .* got True; leave it out"),
-        ({"input_spans": [[]]}, ValueError, "input_spans: expected no value, because glimodern lacks"),
+        ({"return_class_probs": 1}, TypeError, "return_class_probs: expected True or False, got int 1"),
+        ({"input_spans": [[], [], []]}, ValueError, "spans: expected one list of spans per text.*got"),
         ({"return_vectors": True}, ValueError, "return_vectors: expected no value"),
         ({"treshold": 0.2}, TypeError, "unexpected keyword argument 'treshold'"),
         ({"threshold": 2.0}, ValueError, "threshold: expected a probability"),

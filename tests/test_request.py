@@ -203,7 +203,7 @@ def test_what_is_no_text(texts, message):
             ValueError,
             r"labels\[1\]: expected Unicode text, got a lone surrogate '\\ud800' at char.* 0",
         ),
-        (iter([["a"]]), ValueError, "labels: expected one label set per text, got 1 label sets and more texts"),
+        (iter([["a"]]), ValueError, "labels: expected one label set per text, got 1 of them and more texts"),
         (iter([["a"]] * 4), ValueError, r"labels: expected one label set per text \(3\), got more"),
     ],
 )
@@ -417,5 +417,5 @@ def test_a_comparison_needs_a_text(tiny_model, tmp_path):
 
 
 def test_an_option_of_gliners_may_be_an_array(tiny_model):
-    with pytest.raises(ValueError, match="input_spans: expected no value, because glimodern lacks this option"):
-        tiny_model.inference("Ada", ["person"], input_spans=np.array([1, 2]))
+    with pytest.raises(ValueError, match="packing_config: expected no value, because glimodern lacks this option"):
+        tiny_model.inference("Ada", ["person"], packing_config=np.array([1, 2]))

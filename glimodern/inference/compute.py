@@ -118,7 +118,9 @@ def run_chunk(chunk: PreparedChunk, model: SpanModel, search: Search) -> Iterato
     given = {i: request.spans for i, request in enumerate(chunk.requests) if request.spans is not None}
     scored: dict[int, _TextScores] = {}
     if given:
-        scored = _score_spans(run, model, {i: np.array(spans, dtype=np.int64) for i, spans in given.items()}, search)
+        scored = _score_spans(
+            run, model, {i: np.array(spans, dtype=np.int64).reshape(-1, 2) for i, spans in given.items()}, search
+        )
         found = [_above_threshold(i, chunk.requests[i], scores) for i, scores in scored.items()]
     else:
         found = _candidates(run, model)

@@ -469,7 +469,7 @@ def _rows(texts: Iterable[T], columns: Sequence[_Column]) -> Iterator[tuple[T, l
             value = next(stream, _END)
             if value is _END:
                 raise ValueError(
-                    f"{column.name}: expected one {column.what} per text, got {count - 1} {column.what}s and more texts"
+                    f"{column.name}: expected one {column.what} per text, got {count - 1} of them and more texts"
                 )
             row.append(value)
         yield text, row
