@@ -17,7 +17,7 @@ from glimodern import ops, reference
 from glimodern.ops import PackedWeight, _span_vectors
 from glimodern.ops import _head as _cost
 from glimodern.ops._check import text_offsets
-from glimodern.ops._span_entities import logit_bounds, scores_of
+from glimodern.ops._span_entities import logit_bounds, probabilities
 
 PLAIN = SPAN_CASES[0]
 
@@ -403,10 +403,10 @@ def test_the_choice_turns_near_four_thirds_of_the_width(width):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_score_does_not_depend_on_the_number_of_candidates(dtype):
     logits = 3 * torch.randn(2048, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    whole = scores_of(logits)
+    whole = probabilities(logits)
     assert torch.equal(whole, torch.sigmoid(logits))  # whole vectors
     for count in (1, 5, 33, 100):
         assert all(
-            torch.equal(scores_of(part), want)
+            torch.equal(probabilities(part), want)
             for part, want in zip(logits.split(count), whole.split(count), strict=True)
         )

@@ -15,7 +15,7 @@ from glimodern.checkpoint.config import ModelConfig
 from glimodern.encoder import Encoder
 from glimodern.files.tokenizer import token_limit
 from glimodern.inference.compute import SpanScores
-from glimodern.inputs.batch import PackedBatch
+from glimodern.inputs.batch import PackedBatch, int32_offsets
 from glimodern.inputs.label_packer import LabelBatch, TextPacker
 from glimodern.inputs.label_vectors import LabelVectors
 from glimodern.inputs.packer import Packer, PromptPacker
@@ -264,21 +264,22 @@ class SpanNetwork(nn.Module):
             q = types.q.index_select(0, rows[batch.type_index].to(device))
         else:
             a, b, w2, b2, q = self.head.factors(*self.encode(batch.to(device)))
-        u, c = ops.fold_types(q, w2, b2)
-        first_words, first_types = batch.cu_words.tolist(), batch.cu_types.tolist()
-        chosen = [torch.from_numpy(rows).to(device) for rows in spans]
-        probabilities = []
-        for rows, word, type_id, end in zip(chosen, first_words, first_types, first_types[1:], strict=False):
-            hidden = torch.relu(a[rows[:, 0] + word].float() + b[rows.sum(1) + word].float())
-            logits = hidden @ u[type_id:end].float().T + c[type_id:end].float()
-            probabilities.append(torch.sigmoid(logits).cpu().numpy())
+        first_words = batch.cu_words.numpy()[:-1]
+        chosen = np.concatenate([rows + [word, 0] for rows, word in zip(spans, first_words, strict=True)])
+        start, width = torch.from_numpy(chosen).to(device).unbind(1)
+        # span_scores of a text whose words are the spans, one wide: the arithmetic of a search over all spans
+        cu_spans, cu_types = int32_offsets([len(rows) for rows in spans]), batch.cu_types
+        logits = ops.span_scores(
+            a[start], b[start + width], *ops.fold_types(q, w2, b2), cu_spans.to(device), cu_types.to(device), 1
+        )
+        texts = ops.split_scores(ops.probabilities(logits).cpu(), cu_spans, cu_types, 1)
+        scores = [text[:, 0].float().numpy() for text in texts]
         if not vectors:
-            return SpanScores(probabilities, None)
-        moved = [rows + torch.tensor([word, 0], device=device) for rows, word in zip(chosen, first_words, strict=False)]
+            return SpanScores(scores, None)
         last = w2.unpack().T.to(a.dtype) if isinstance(w2, ops.PackedWeight) else w2
-        cu_words = batch.cu_words.to(device)
-        found = ops.span_vectors(a, b, last, b2, cu_words, self.config.max_width, torch.cat(moved))
-        return SpanScores(probabilities, found.float().cpu().numpy())
+        cu_words, rows = batch.cu_words.to(device), torch.stack([start, width], 1)
+        found = ops.span_vectors(a, b, last, b2, cu_words, self.config.max_width, rows)
+        return SpanScores(scores, found.float().cpu().numpy())
 
     @predicts
     @torch.no_grad()

@@ -8,9 +8,9 @@ directly.
 
 Operators: `attention_varlen`, `rotary`, `geglu`, `add_layer_norm`, `dropout`; `linear_packed` on a `PackedWeight`, and
 `Chain`, steps of these without Python in between. Span models: `span_scores` with `split_scores`, `span_loss`,
-`span_entities` and `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores` and `head_entities`,
-which fold the types (`fold_types`) or make span vectors, whichever is cheaper (`vectors_are_cheaper`). Examples:
-docs/operators.md.
+`span_entities` with `probabilities` and `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores`
+and `head_entities`, which fold the types (`fold_types`) or make span vectors, whichever is cheaper
+(`vectors_are_cheaper`). Examples: docs/operators.md.
 """
 
 from ._add_layer_norm import add_layer_norm
@@ -23,7 +23,7 @@ from ._linear_packed import PackedWeight, linear_packed
 from ._rotary import rotary
 from ._select_spans import select_spans
 from ._span import split_scores
-from ._span_entities import SpanEntities, span_entities
+from ._span_entities import SpanEntities, probabilities, span_entities
 from ._span_loss import span_loss
 from ._span_scores import span_scores
 from ._span_vectors import span_vectors
@@ -42,6 +42,7 @@ __all__ = [
     "head_scores",
     "linear_packed",
     "PackedWeight",
+    "probabilities",
     "rotary",
     "select_spans",
     "span_entities",

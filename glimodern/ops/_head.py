@@ -33,7 +33,7 @@ from glimodern.reference.span import fp32_product
 from . import dispatch
 from ._check import text_offsets
 from ._linear_packed import PackedWeight, linear_packed
-from ._span_entities import SpanEntities, check_range, check_threshold, scores_of, span_entities, type_bounds
+from ._span_entities import SpanEntities, check_range, check_threshold, probabilities, span_entities, type_bounds
 from ._span_scores import span_scores
 from ._span_vectors import VectorInputs, vectors_of_checked
 from .dispatch import BF16, FP32, FP64, needs_grad
@@ -226,5 +226,5 @@ def head_entities(
             passed = ~(logits <= bounds[type_offsets[text] : type_offsets[text + 1]])  # above, or NaN
             row, type_id = passed.nonzero().unbind(1)
             word, width = spans[row].unbind(1)
-            blocks.append((word, width, type_id + type_offsets[text], scores_of(logits[row, type_id])))
+            blocks.append((word, width, type_id + type_offsets[text], probabilities(logits[row, type_id])))
     return SpanEntities(*(torch.cat(column) for column in zip(*blocks, strict=True)))

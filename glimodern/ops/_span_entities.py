@@ -47,8 +47,8 @@ class EntityInputs(NamedTuple):
         return SpanInputs(*self[:6], self.max_width, 0.0, 0)
 
 
-def scores_of(logits: Tensor) -> Tensor:
-    """sigmoid of logits [n], with the same bits for a logit at every position.
+def probabilities(logits: Tensor) -> Tensor:
+    """sigmoid of logits [n], as `span_entities` computes its scores: with the same bits for a logit at every position.
 
     PyTorch's CPU kernel computes a vector's last elements by another exp than the others, an ulp away, so a score would
     depend on the number of candidates in a batch. Padding to whole vectors makes all elements go the same way.
@@ -144,7 +144,7 @@ def _forward(inputs: EntityInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             limits = a.new_full((types,), threshold, dtype=torch.float32) if thresholds is None else thresholds
             exact = span.in_accumulator_dtype()
             word, width, type_id, logits = reference.span_entities(*exact[:7], limits)
-    return word, width, type_id, scores_of(logits.to(accumulator_dtype(a)))
+    return word, width, type_id, probabilities(logits.to(accumulator_dtype(a)))
 
 
 def _fake(inputs: EntityInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
