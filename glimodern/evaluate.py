@@ -20,7 +20,7 @@ from glimodern.cli.reading import ReadingSettings, Threshold, ThresholdOption
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.data.metrics import Scores, score
 from glimodern.display import console
-from glimodern.inference.request import OTHERS
+from glimodern.inference.thresholds import OTHERS
 from glimodern.inference.windows import ReadingOptions
 from glimodern.inputs.labels import Thresholds
 from glimodern.inputs.packer import Packer

@@ -28,7 +28,8 @@ from glimodern.data.formats import JSON_SUFFIXES
 from glimodern.data.json_rows import Row, json_rows
 from glimodern.data.lines import open_input, read_lines, stem_and_suffix
 from glimodern.display import short
-from glimodern.inference.request import CALIBRATED, ReadOptions, read_word_requests
+from glimodern.inference.request import ReadOptions, read_word_requests
+from glimodern.inference.thresholds import CALIBRATED
 from glimodern.inputs.words import SplitterName
 from glimodern.settings import AT_LEAST_ONE, check_value, field_hints
 

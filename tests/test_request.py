@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from glimodern.inference.request import (
-    ReadOptions,
-    Search,
-    check_count,
-    check_flag,
-    check_threshold,
-    read_labels,
-    read_requests,
-    read_word_requests,
-)
+from glimodern.inference.checks import check_count, check_flag, check_threshold
+from glimodern.inference.label_sets import read_labels
+from glimodern.inference.request import ReadOptions, Search, read_requests, read_word_requests
 from glimodern.inputs.labels import LabelSet
 from glimodern.inputs.words import split_words
 from tests.conftest import WORDS

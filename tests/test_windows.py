@@ -744,7 +744,7 @@ def test_thresholds_of_labels_in_groups(one_word_model):
         ([0.5], ValueError, r"threshold: expected one threshold per text \(2\), got 1"),
         (lambda: np.full(3, 0.5), ValueError, r"threshold: expected one threshold per text \(2\), got 3"),
         (lambda: np.full((2, 1), 0.5), TypeError, "threshold: expected .*, got ndarray"),
-        (iter([0.5]), ValueError, "threshold: expected one threshold per text, got 1 thresholds and more texts"),
+        (iter([0.5]), ValueError, "threshold: expected one threshold per text, got 1 of them and more texts"),
         (iter([0.5] * 3), ValueError, r"threshold: expected one threshold per text \(2\), got more"),
         ([0.5, "0.5"], TypeError, r"threshold\[1\]: expected a probability in \[0, 1\], got str '0.5'"),
         ([0.5, None], TypeError, r"threshold\[1\]: expected a probability in \[0, 1\], got NoneType"),

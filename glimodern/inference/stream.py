@@ -23,9 +23,10 @@ import torch
 
 from glimodern.inputs.packer import Packer
 
+from .checks import check_count
 from .compute import Result, SpanModel, run_chunk
 from .passages import Chunk, PreparedChunk, cut_stream
-from .request import Request, Search, check_count
+from .request import Request, Search
 from .windows import Reading
 
 _CPU_BATCH_TOKENS = 2048  # measured (docs/LOG.md): more is not faster, fewer leave cores idle at a batch's end

@@ -30,7 +30,8 @@ from glimodern.inputs.batch import TextTokens
 from glimodern.inputs.packer import Packer
 from glimodern.inputs.words import Word
 
-from .request import Request, check_count
+from .checks import check_count
+from .request import Request
 
 IntArray = npt.NDArray[np.int64]
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from glimodern import ops
+from glimodern.inference.checks import check_count, check_flag, check_string, check_threshold
 from glimodern.inference.decode import decode_texts, text_spans
-from glimodern.inference.request import check_count, check_flag, check_string, check_threshold, read_labels
+from glimodern.inference.label_sets import read_labels
 from glimodern.network.eval_mode import eval_replica
 
 from .base import InspectedWord, Inspection, Token

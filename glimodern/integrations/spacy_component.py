@@ -53,15 +53,16 @@ class ComponentConfig:
     labels_per_prompt: int | None
 
     def __post_init__(self) -> None:
-        from glimodern.inference import request
-        from glimodern.inference.request import check_flag
+        from glimodern.inference.checks import check_flag
+        from glimodern.inference.label_sets import check_labels
+        from glimodern.inference.request import ReadOptions, Search, read_word_requests
+        from glimodern.inference.thresholds import CALIBRATED, read_threshold
 
-        if not request.check_labels(self.labels):
+        if not check_labels(self.labels):
             raise ValueError("labels: expected at least one, such as ['person'], got none")
-        if self.threshold != request.CALIBRATED:
-            threshold = request.read_threshold(self.threshold)
-            request.read_word_requests([], self.labels, request.ReadOptions(threshold=threshold))
-        request.Search.checked(self.flat, self.multi_label)
+        if self.threshold != CALIBRATED:
+            read_word_requests([], self.labels, ReadOptions(threshold=read_threshold(self.threshold)))
+        Search.checked(self.flat, self.multi_label)
         self.reading()
         check_flag("set_ents", self.set_ents)
         check_flag("overwrite_ents", self.overwrite_ents)

@@ -19,9 +19,7 @@ from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.files.atomic import expand_user
 from glimodern.files.hub import HubAccess
 from glimodern.files.tokenizer import add_prompt_tokens, load_tokenizer
-from glimodern.inference.request import (
-    check_flag,
-)
+from glimodern.inference.checks import check_flag
 from glimodern.inputs.labels import Labels
 from glimodern.inputs.words import word_splitter
 from glimodern.layers.packed_linear import measured_inputs

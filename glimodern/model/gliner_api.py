@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from glimodern.inference.request import check_count, check_flag, check_string
+from glimodern.inference.checks import check_count, check_flag, check_string
 from glimodern.inputs.labels import Spans
 
 _CLASS_PROBS = 5  # labels, as in gliner

@@ -11,21 +11,13 @@ from typing_extensions import Unpack
 
 from glimodern.data.calibration import Calibration
 from glimodern.display import console
+from glimodern.inference.checks import check_flag
 from glimodern.inference.compute import Result, SpanModel
 from glimodern.inference.entities import Entities, warn_of_reading, with_offsets
-from glimodern.inference.request import (
-    CALIBRATED,
-    CheckLabels,
-    ReadOptions,
-    Request,
-    Requests,
-    Search,
-    check_flag,
-    read_labels,
-    read_requests,
-    read_word_requests,
-)
+from glimodern.inference.label_sets import CheckLabels, read_labels
+from glimodern.inference.request import ReadOptions, Request, Requests, Search, read_requests, read_word_requests
 from glimodern.inference.stream import activation_bytes, find_entities, resolve_batch_tokens
+from glimodern.inference.thresholds import CALIBRATED
 from glimodern.inference.windows import Reading, ReadingOptions
 from glimodern.inputs.label_vectors import LabelVectors
 from glimodern.inputs.labels import LabelArgument, Labels, LabelSet, Spans, Thresholds

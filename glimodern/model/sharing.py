@@ -51,7 +51,7 @@ class HubApi:
         """
         from huggingface_hub import HfApi
 
-        from glimodern.inference.request import check_labels
+        from glimodern.inference.label_sets import check_labels
         from glimodern.version import __version__
 
         card_labels = check_labels(labels)
