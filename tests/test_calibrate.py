@@ -26,7 +26,7 @@ from glimodern.data.calibration_fit import COMMON, Candidates, Reliability, best
 from glimodern.data.metrics import score
 from glimodern.inference.decode import greedy_decode
 from glimodern.model import calibrating
-from tests.conftest import make_tiny_model, quietly_int8
+from tests.conftest import WORDS, make_tiny_model, quietly_int8
 from tests.fake_hub import in_place_of_the_hub
 
 decode = partial(greedy_decode, flat=True)
@@ -680,3 +680,41 @@ def test_plots_need_matplotlib(folder, rows, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"--plots: expected matplotlib .*glimodern\[plots\]"):
         calibrate.main([str(folder), "--data", str(rows), "--plots", str(tmp_path / "plots")])
     calibrate.main([str(folder), "--data", str(rows)])
+
+
+# prediction with calibrated thresholds
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"labels_per_prompt": 1}, {"window": "sentence"}, {"flat": False, "multi_label": True}, {"top_k": 1}],
+)
+def test_calibrated_prediction(tiny_model, options):
+    """Thresholds of the labels act on the model's scores; the scores returned are calibrated."""
+    text, labels = " ".join(WORDS * 12), ["person", "place", "machine"]
+    scores = sorted(
+        e["score"] for e in tiny_model.predict(text, labels, threshold=0.0, flat=False, multi_label=True)[0]
+    )
+    low, high = scores[len(scores) // 4], scores[len(scores) // 2]
+    calibration = replace(example(), threshold=low, thresholds={"place": high})
+    by_label = {"place": high, "*": low}
+    (wanted,) = tiny_model.predict(text, labels, threshold=by_label, scores="all", **options)
+    assert wanted
+    tiny_model.calibration = calibration
+    try:
+        (found,) = tiny_model.predict(text, labels, threshold="calibrated", scores="all", **options)
+        (words,) = tiny_model.predict_words([WORDS], labels, threshold="calibrated")
+        with pytest.raises(TypeError, match="threshold: expected a probability.* got the string 'calibrate'"):
+            tiny_model.predict(text, labels, threshold="calibrate")
+    finally:
+        tiny_model.calibration = None
+    plain_words = tiny_model.predict_words([WORDS], labels, threshold=by_label)[0].entities
+    assert [entity[:3] for entity in words.entities] == [entity[:3] for entity in plain_words]
+    for one, other in zip(found, wanted, strict=True):
+        assert [one[key] for key in ("start", "end", "label")] == [other[key] for key in ("start", "end", "label")]
+        assert one["score"] == pytest.approx(float(calibration.probability(np.array([other["score"]]))[0]))
+        assert list(one["scores"].values()) == pytest.approx(
+            calibration.probability(np.array(list(other["scores"].values()))).tolist()
+        )
+    with pytest.raises(ValueError, match='expected a calibrated model for "calibrated", got one without a calibration'):
+        tiny_model.predict(text, labels, threshold="calibrated")
