@@ -307,7 +307,9 @@ def test_a_copy_of_a_model_has_graphs_of_its_own(model, batch, cache, calls):
     wanted = twin.predict(text, LABELS, 0.3)
     assert wanted[0] and wanted != model.predict(text, LABELS, 0.3)
     assert calls.recorded == 1  # the copy saw the size once, the model replays
-    assert twin.predict(text, LABELS, 0.3) == wanted and calls.recorded == 2
+    found = twin.predict(text, LABELS, 0.3)  # of a padded batch, whose products PyTorch rounds by the number of rows
+    assert [e["score"] for e in found[0]] == pytest.approx([e["score"] for e in wanted[0]], abs=1e-6)
+    assert [e["text"] for e in found[0]] == [e["text"] for e in wanted[0]] and calls.recorded == 2
     assert len(cache) == 1
     assert_as_eager(model, batch, serve(cache, model, batch))
     assert calls.recorded == 2
