@@ -469,6 +469,12 @@ def test_data_that_is_refused(tiny_model, data, error, message):
     assert tiny_model.calibration is None
 
 
+@pytest.mark.parametrize(("seed", "error"), [(-1, ValueError), ("a", TypeError), (1.5, TypeError)])
+def test_bad_seeds(tiny_model, seed, error):
+    with pytest.raises(error, match="^seed: expected a whole number"):
+        tiny_model.calibrate(Dataset("rows", [Example("Ada met Charles .".split(), [(0, 0, "person")])] * 4), seed=seed)
+
+
 def test_broken_weights_are_refused(tmp_path):
     model = make_tiny_model(dropout=0.0)
     with torch.no_grad():

@@ -100,6 +100,11 @@ def test_bad_batch_tokens(tiny_model, tokens, error):
         tiny_model.predict(TEXT, LABELS, batch_tokens=tokens)
 
 
+def test_an_array_of_batch_tokens(tiny_model):
+    with pytest.raises(TypeError, match='batch_tokens: expected a number of tokens or "auto", got ndarray'):
+        tiny_model.predict(TEXT, LABELS, batch_tokens=torch.tensor([64, 64]).numpy())
+
+
 def test_auto_batch_tokens_on_a_cpu():
     assert resolve_batch_tokens("auto", torch.device("cpu"), 1) >= 512
 

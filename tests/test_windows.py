@@ -203,6 +203,25 @@ def test_where_sentences_start_by_offsets_alone():
     assert [sentence_starts(["", ".", "", "A"])(n) for n in range(4)] == [True, False, False, False]
 
 
+def test_a_row_of_quotes_and_brackets_takes_linear_time():
+    """Behind a full stop a few of them close; further ones are not looked through, however many there are."""
+
+    class Counted(list):
+        reads = 0
+
+        def __getitem__(self, index):
+            Counted.reads += 1
+            return super().__getitem__(index)
+
+    for mark in '")»':
+        words = Counted([".", *mark * 4000, "Ada"])
+        Counted.reads = 0
+        starts = sentence_starts(words)
+        assert not any(starts(n) for n in range(1, len(words)))
+        assert Counted.reads < 40 * len(words)
+    assert sentence_starts([".", *'")»', "Ada"])(4)
+
+
 # models
 
 
@@ -491,6 +510,7 @@ def test_sentences(tiny_model):
         (lambda: {"long_texts": np.array(["cut", "error"])}, ValueError, "long_texts: expected one of .*, got array"),
         ({"window": 0}, ValueError, 'window: expected a number of words or "sentence" of at least 1, got 0'),
         ({"window": "12"}, TypeError, "window: expected a number of words or \"sentence\", got str '12'"),
+        (lambda: {"window": np.array([20, 30])}, TypeError, "window: expected a number of words .*, got ndarray"),
         ({"window": 1.5}, TypeError, 'window: expected a number of words or "sentence", got float 1.5'),
         ({"window": True}, TypeError, 'window: expected a number of words or "sentence", got bool True'),
         ({"window": 5}, ValueError, r"window: expected at least 6 words, max_width 6 \+ 2 x context 0, got 5; give"),
@@ -504,6 +524,7 @@ def test_sentences(tiny_model):
         ({"labels_per_prompt": 2.0}, TypeError, "labels_per_prompt: expected a number of labels, got float 2.0"),
         ({"top_k": 0}, ValueError, "top_k: expected a number of entities of at least 1, got 0"),
         ({"top_k": "all"}, TypeError, "top_k: expected a number of entities, got str 'all'"),
+        (lambda: {"scores": np.array(["all", "all"])}, ValueError, "scores: expected 'found' or 'all', got array"),
         ({"windows": 3}, TypeError, "predict.*: unexpected keyword argument 'windows'.*window"),
     ],
 )
@@ -513,8 +534,9 @@ def test_bad_options(tiny_model, options, error, message):
         with pytest.raises(error, match=message) as said:
             tiny_model.predict(texts, LABELS, **options)
         assert "\n" not in str(said.value)
-    with pytest.raises(error, match=message):
-        tiny_model.predict_words(iter([WORDS]), LABELS, **options)
+    if "scores" not in options:
+        with pytest.raises(error, match=message):
+            tiny_model.predict_words(iter([WORDS]), LABELS, **options)
 
 
 def test_numpy_options(tiny_model):

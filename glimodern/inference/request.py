@@ -94,7 +94,7 @@ class Search(NamedTuple):
     ) -> Search:
         """Validate the options. Raises TypeError or ValueError with the name of the option."""
         most = None if top_k is None else check_count("top_k", top_k, "a number of entities")
-        if scores not in ("found", "all"):
+        if not isinstance(scores, str) or scores not in ("found", "all"):
             raise ValueError(f"scores: expected 'found' or 'all', got {short(scores)}")
         flat, multi_label = check_flag("flat", flat), check_flag("multi_label", multi_label)
         return cls(flat, multi_label, most, scores == "all", check_flag("vectors", vectors))

@@ -82,7 +82,7 @@ def resolve_batch_tokens(batch_tokens: int | str, device: torch.device, bytes_pe
     "auto": on a CPU, enough tokens to keep its cores busy; on a GPU, the tokens whose activations take half of its free
     memory, within the limits of `_CUDA_BATCH_TOKENS`. bytes_per_token: see `activation_bytes`.
     """
-    if batch_tokens == "auto":
+    if isinstance(batch_tokens, str) and batch_tokens == "auto":
         return _CPU_BATCH_TOKENS if device.type != "cuda" else _cuda_batch_tokens(device, bytes_per_token)
     if isinstance(batch_tokens, str):
         raise ValueError(f'batch_tokens: expected a number of tokens or "auto", got {batch_tokens!r}')

@@ -39,6 +39,7 @@ SENTENCE = "sentence"
 LONG_TEXTS = ("windows", "cut", "error")
 DEFAULT_CONTEXT = 32  # words
 _SLACK = 8  # a window starts up to 1 / _SLACK of its words earlier, at a sentence's start
+_MAX_CLOSING = 8  # quotes and brackets that may stand between a full stop and the next sentence
 _SENTENCE_ENDS = frozenset(".!?…。！？｡।॥؟۔։።፧៕၊။")
 _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof st no vs gen col lt sgt rev hon sen rep gov pres inc ltd co corp jr sr".split()
@@ -99,7 +100,7 @@ class Reading(NamedTuple):
             per_prompt = check_count("labels_per_prompt", reading.labels_per_prompt, "a number of labels")
         if reading.context is not None:
             context = check_count("context", reading.context, "a number of words", least=0)
-        if window is not None and window != SENTENCE:
+        if window is not None and not (isinstance(window, str) and window == SENTENCE):
             window = check_count("window", window, f'a number of words or "{SENTENCE}"')
         if reading.long_texts == "cut":
             for name, value in (("window", window), ("context", context)):
@@ -245,7 +246,7 @@ def sentence_starts(words: Sequence[str], text: str = "", offsets: Sequence[Word
         if offsets and not _LINE_ENDS.isdisjoint(text[offsets[word - 1].end : offsets[word].start]):
             return True
         last = word - 1
-        while last > 0 and words[last] in _CLOSING:
+        while last > max(0, word - 1 - _MAX_CLOSING) and words[last] in _CLOSING:
             if opens(last):
                 return False  # the sentence starts at the quote
             last -= 1

@@ -14,6 +14,7 @@ from glimodern.data.calibration import Calibration
 from glimodern.data.calibration_fit import Candidates, Fit, fit
 from glimodern.data.example import Dataset
 from glimodern.data.sampling import asked_types
+from glimodern.inference.checks import check_count
 from glimodern.inference.decode import greedy_decode
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def calibrate(model: Predictor, dataset: Dataset, *, seed: int = 0, batch_tokens
         raise TypeError(
             f"dataset: expected a Dataset of glimodern.data, got {type(dataset).__name__}; use load_dataset"
         )
+    seed = check_count("seed", seed, "a whole number", least=0)
     name = f"dataset {dataset.name}"
     candidates = collect(model, dataset, batch_tokens=batch_tokens)
     return fit(candidates, partial(greedy_decode, flat=True), fingerprint=model.fingerprint, seed=seed, name=name)
