@@ -72,7 +72,8 @@ class _ReadingCounter:
             self.too_long += 1
             return
         self.by_labels += 1
-        groups = packer.label_groups(request.labels.prompts, self.reading.labels_per_prompt)
+        prompts = request.labels.prompts
+        groups = packer.label_groups(prompts, self.reading.group_size(len(prompts)))
         self.longest = max(self.longest, *((len(group.prompt.ids), group.labels) for group in groups))
 
     def messages(self, packer: Packer) -> Iterator[str]:
@@ -97,10 +98,10 @@ class _ReadingCounter:
         if self.widened:
             yield f"spans: {self.widened} spans begin or end inside a word; they were widened to whole words."
         groups, labels = self.groups
-        if groups > 1 and not self.reading.labels_chosen:
+        if groups > 1 and self.reading.labels_per_prompt is None:
             yield (
                 f"labels: {labels} labels were asked in {groups} groups, because a prompt had at most "
-                f"{self.reading.labels_per_prompt} in training, and takes at most half of the encoder's tokens; pass "
+                f"{self.reading.max_types} in training, and takes at most half of the encoder's tokens; pass "
                 "labels_per_prompt to choose the size of a group."
             )
 

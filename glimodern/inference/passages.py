@@ -85,7 +85,7 @@ class PreparedChunk:
     def _passages(self, i: int, number: int, text: TextTokens) -> Iterator[Passage]:
         """Cut request i of the chunk, the text `number` of the stream, into passages."""
         request = self.requests[i]
-        groups = self.packer.label_groups(request.labels.prompts, self.reading.labels_per_prompt)
+        groups = self.packer.label_groups(request.labels.prompts, self.reading.group_size(len(request.labels.names)))
         budgets = [self.packer.text_budget(group.prompt) for group in groups]
         max_tokens = min((budget for budget in budgets if budget is not None), default=None)
         self.windows[i], parts = self.reading.windows(request, text, self.packer, max_tokens, number)
@@ -137,7 +137,7 @@ def cut_stream(requests: Iterable[Request], batch_tokens: int, packer: Packer, r
         words, labels = len(request.words), len(request.labels.names)
         words = words if reading.reads_whole else min(words, packer.max_words)
         if packer.asks_in_text:
-            words = words * -(-labels // (reading.labels_per_prompt or max(labels, 1))) + 2 * labels
+            words = words * -(-labels // reading.group_size(labels)) + 2 * labels
         budget -= words + 1
         if budget <= 0:
             yield Chunk(chunk, first)

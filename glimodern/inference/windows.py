@@ -38,6 +38,7 @@ IntArray = npt.NDArray[np.int64]
 SENTENCE = "sentence"
 LONG_TEXTS = ("windows", "cut", "error")
 DEFAULT_CONTEXT = 32  # words
+_GROUP_LABELS = 10  # measured (docs/LOG.md): larger groups find less, smaller ones no more
 _SLACK = 8  # a window starts up to 1 / _SLACK of its words earlier, at a sentence's start
 _MAX_CLOSING = 8  # quotes and brackets that may stand between a full stop and the next sentence
 _SENTENCE_ENDS = frozenset(".!?…。！？｡।॥؟۔։።፧៕၊။")
@@ -76,20 +77,21 @@ class Reading(NamedTuple):
     long_texts: "windows", "cut" (the words at the end are not read) or "error". window: most words of a window; None:
     as many as the encoder takes; "sentence": each sentence of every text is read alone. context: words on each side of
     a span, see the module's docstring; None: DEFAULT_CONTEXT, or fewer, so that windows share less than half of their
-    words. labels_per_prompt: see `Packer.label_groups`. labels_chosen: whether the caller gave labels_per_prompt.
+    words. labels_per_prompt: see `Packer.label_groups`; None: see `group_size`. max_types: the most labels of a prompt
+    in the model's training.
     """
 
     long_texts: Literal["windows", "cut", "error"] = "windows"
     window: int | Literal["sentence"] | None = None
     context: int | None = None
     labels_per_prompt: int | None = None
-    labels_chosen: bool = False
+    max_types: int = 1
 
     @classmethod
     def checked(cls, packer: Packer, max_types: int, **options: Unpack[ReadingOptions]) -> Reading:
         """Validate options for a model's packer. Raises TypeError or ValueError with the name of the option.
 
-        max_types: most labels of a prompt in the model's training, the default of labels_per_prompt.
+        max_types: see `Reading`.
         """
         reading = cls(**options)
         if not isinstance(reading.long_texts, str) or reading.long_texts not in LONG_TEXTS:
@@ -116,7 +118,16 @@ class Reading(NamedTuple):
             )
         if context is not None and most < least:
             raise ValueError(f"context: expected windows of {rule}, to fit max_len {most}; give a smaller context")
-        return cls(reading.long_texts, window, context, per_prompt or max_types, per_prompt is not None)
+        return cls(reading.long_texts, window, context, per_prompt, max_types)
+
+    def group_size(self, labels: int) -> int:
+        """Return how many of a text's labels to ask at a time.
+
+        By default all of them, if a prompt in training may have had as many, else groups of _GROUP_LABELS.
+        """
+        if self.labels_per_prompt is not None:
+            return self.labels_per_prompt
+        return self.max_types if labels <= self.max_types else min(_GROUP_LABELS, self.max_types)
 
     @property
     def reads_whole(self) -> bool:

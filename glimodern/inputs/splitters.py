@@ -154,7 +154,8 @@ def _hanlp() -> WordSplitter:
 def _janome() -> WordSplitter:
     from janome.tokenizer import Tokenizer
 
-    return _located(functools.partial(Tokenizer().tokenize, wakati=True))
+    tokenizer = Tokenizer()
+    return _located(lambda text: map(str, tokenizer.tokenize(text, wakati=True)))
 
 
 def _mecab() -> WordSplitter:

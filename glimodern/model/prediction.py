@@ -244,8 +244,8 @@ class EntityPredictor(SpanNetwork):
         context: a span of at most `max_width` words is scored in a window with at least this many words on each side of
         it, or the text's end. None: 32, or fewer if windows are too small for that.
         labels_per_prompt: most labels to ask at a time; more are asked in groups, and all compete in one search. None:
-        as many as a prompt had in training, the config's `max_types`. Never more than half of the encoder's tokens
-        hold. A bi-encoder asks any number at once.
+        all at once, if a prompt in training may have had as many (the config's `max_types`), else groups of 10. Never
+        more than half of the encoder's tokens hold. A bi-encoder asks any number at once.
 
         Raises TypeError and ValueError that name the argument and the item. An error in a stream is raised after the
         results of all earlier texts.

@@ -41,9 +41,10 @@ def prompt_budgets(types: Sequence[Sequence[str]], packer: Packer) -> list[Budge
 def group_budgets(types: Sequence[Sequence[str]], packer: Packer, max_types: int) -> list[Budget]:
     """Return the budget of each text whose types are asked in groups, as in prediction: beside the longest prompt.
 
-    max_types: most types of a group.
+    max_types: see `Reading`.
     """
-    groups = (packer.label_groups(tuple(labels), max_types) for labels in types)
+    reading = Reading(max_types=max_types)
+    groups = (packer.label_groups(tuple(labels), reading.group_size(len(labels))) for labels in types)
     budgets = ([packer.text_budget(group.prompt) for group in each] for each in groups)
     return [min((budget for budget in each if budget is not None), default=None) for each in budgets]
 
