@@ -355,7 +355,7 @@ STREAMS = {
     "a surrogate": (lambda: itertools.chain(TEXTS * 25, ["\ud800"]), lambda: LABELS, ValueError, r"texts\[150\]"),
     "the texts' own error": (lambda: broken_after(150, TEXTS), lambda: LABELS, BrokenError, "^$"),
     "the labels' own error": (lambda: iter(TEXTS * 40), lambda: broken_after(150, [LABELS]), BrokenError, "^$"),
-    "labels that end": (lambda: iter(TEXTS * 40), lambda: [LABELS] * 150, ValueError, "per text, got 150 label"),
+    "labels that end": (lambda: iter(TEXTS * 40), lambda: [LABELS] * 150, ValueError, "per text, got 150 of them"),
     "a label too long": (lambda: iter(TEXTS * 40), lambda: too_long_after(150), ValueError, r"labels\[150\]: 2 lab"),
     "an empty label": (
         lambda: iter(TEXTS * 40), lambda: itertools.chain([LABELS] * 150, [["a", ""]]), ValueError,
