@@ -5,6 +5,7 @@ than max_width, or because long texts are cut, stay in the gold and count as mis
 """
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from glimodern.cli.reading import ReadingSettings, Threshold, ThresholdOption
 from glimodern.data import Dataset, asked_types, load_split, with_asked_types
 from glimodern.data.metrics import Scores, score
 from glimodern.display import console
-from glimodern.inference.thresholds import OTHERS
+from glimodern.inference.thresholds import CALIBRATED, OTHERS
 from glimodern.inference.windows import ReadingOptions
 from glimodern.inputs.labels import Thresholds
 from glimodern.inputs.packer import Packer
@@ -179,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         datasets[source] = dataset if config.max_sentences is None else first_sentences(dataset, config.max_sentences)
     thresholds = thresholds_of(threshold, list(datasets.values()))
     model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device, splitter=config.splitter)
+    model.predict_words([], [], threshold=threshold if threshold == CALIBRATED else 0.5)  # an error before any work
     for dataset in datasets.values():
         check_evaluation("--data", dataset, model.packer)
     shown = console()
@@ -189,7 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             scores = evaluate(model, dataset, threshold=own, batch_tokens=config.batch_tokens, **reading)
         except Exception as error:  # the other data sets are still evaluated
-            logger.exception("%s was not evaluated", source)
+            trace = bool(os.environ.get("GLIMODERN_TRACEBACK")) or not cli.is_user_error(error)
+            logger.error("%s was not evaluated: %s", source, error, exc_info=trace)
             failed[source] = f"{type(error).__name__}: {error}"
             continue
         results[source] = scores.to_dict()

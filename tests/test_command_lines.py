@@ -4,10 +4,11 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 
-from glimodern import GLiModern, evaluate, predict
+from glimodern import GLiModern, cli, evaluate, predict
 from glimodern.data import Dataset, Example, asked_types, with_asked_types
 from tests.conftest import WORDS
 
@@ -160,6 +161,35 @@ def test_a_data_set_that_fails_does_not_take_the_others_along(folder, tmp_path, 
         evaluate.main(given)
     report = json.loads((tmp_path / "s.json").read_text())
     assert list(report["data"]) == [str(paths[0])] and list(report["failed"]) == [str(paths[1])]
+
+
+def test_a_text_that_is_too_long_is_named_without_a_traceback(folder, tmp_path, caplog):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"tokenized_text": ["Ada"] * 999, "ner": [[0, 0, "person"]]}) + "\n")
+    with pytest.raises(SystemExit, match="1 of 1 data sets were not evaluated: ValueError: texts"):
+        evaluate.main([str(folder / "model"), "--data", str(path), "--long-texts", "error"])
+    assert [record.exc_info for record in caplog.records if "was not evaluated" in record.message] in ([None], [False])
+
+
+def test_evaluate_refuses_calibrated_thresholds_of_a_model_without_any(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: pytest.fail("computed first"))
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(GOLD) + "\n")
+    with pytest.raises(ValueError, match="^threshold: expected a calibrated model"):
+        evaluate.main([str(folder / "model"), "--data", str(path), "--threshold", "calibrated"])
+
+
+def test_a_warning_is_one_line(capsys):
+    def main():
+        warnings.warn_explicit("labels: a warning", UserWarning, predict.__file__, 1)
+        warnings.warn_explicit("of another package", UserWarning, "/other.py", 1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.run(main)
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == "warning: labels: a warning"
+    assert rest[0] == "/other.py:1: UserWarning: of another package"
 
 
 def test_evaluate_checks_its_thresholds_before_it_computes(folder, tmp_path, monkeypatch):

@@ -208,6 +208,8 @@ def test_options_of_reading(run, echo):
     }
     run("text", "--window", "sentence", "--top-k", "2")
     assert echo.options == {"top_k": 2, "window": "sentence"}
+    run("text", "--window", "sentence", "--long-texts", "error")
+    assert echo.options == {"top_k": None, "window": "sentence", "long_texts": "error"}
 
 
 @pytest.mark.parametrize(
@@ -222,8 +224,7 @@ def test_options_of_reading(run, echo):
             ["--long-texts", "cut", "--window", "9", "--context", "1"],
             "window, context: expected long_texts windows, got",
         ),
-        (["--long-texts", "error", "--window", "sentence"], "window: expected long_texts windows, got error"),
-        (["--long-texts", "error", "--context", "3"], "piece, and context 3; leave one of them out"),
+        (["--long-texts", "error", "--context", "3"], "windows, and context 3; leave one of them out"),
     ],
 )
 def test_bad_options_of_reading(monkeypatch, capsys, given, message):

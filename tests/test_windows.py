@@ -447,6 +447,18 @@ def test_a_word_with_more_tokens_than_a_window(tiny_model):
     assert {(59, 59), (60, 60), (61, 61), (122, 122)} <= spans and (59, 60) not in spans
 
 
+def test_given_spans_that_no_window_holds_are_said(tiny_model):
+    text = "Ada met Charles . London wrote about Taylor ."
+    crossing, inside = (text.index("Charles"), text.index(" wrote")), (0, 3)
+    with pytest.warns(UserWarning, match="^spans: 1 spans lie whole in no window, .* not scored") as said:
+        (found,) = tiny_model.predict(text, LABELS, 0.0, spans=[inside, crossing], window="sentence")
+    assert [(entity["start"], entity["end"]) for entity in found] == [inside] and len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (found,) = tiny_model.predict(text, LABELS, 0.0, spans=[inside, crossing])
+    assert [(entity["start"], entity["end"]) for entity in found] == [inside, crossing]
+
+
 def test_a_long_text_may_be_cut_or_refused(tiny_model):
     texts = [TEXT, TEXT, " ".join(LONG), TEXT]
     with pytest.warns(UserWarning, match='1 of 4 texts are longer .* Pass long_texts="windows"'):

@@ -6,8 +6,10 @@ import contextlib
 import csv
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -19,6 +21,7 @@ from glimodern.display import short
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # exit statuses; the last two are 128 + SIGINT and 128 + SIGPIPE
 
 _LABELS = "--labels: expected types separated by commas"
+_PACKAGE = Path(__file__).resolve().parents[1]
 _QUOTED = "; use --label for a type with commas or quotes"
 
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -103,14 +106,17 @@ def run(main: Callable[[], object]) -> None:
     """Run a command line and exit with a Unix status: `if __name__ == "__main__": cli.run(main)`.
 
     An error raised by this package or by the operating system prints one line on standard error and exits with
-    status 2; the environment variable GLIMODERN_TRACEBACK=1 prints the traceback. Ctrl-C exits with 130 and a closed
-    output pipe (`| head -1`) with 141, both silently. Any other error is a bug in this package and keeps its traceback.
+    status 2; the environment variable GLIMODERN_TRACEBACK=1 prints the traceback. A warning of this package is one
+    line, too. Ctrl-C exits with 130 and a closed output pipe (`| head -1`) with 141, both silently. Any other error is
+    a bug in this package and keeps its traceback.
     """
     status = 0
+    others, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         try:
             main()
         finally:
+            warnings.showwarning = others
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
@@ -118,7 +124,7 @@ def run(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Exception as error:
-        if os.environ.get("GLIMODERN_TRACEBACK") or not _is_user_error(error):
+        if os.environ.get("GLIMODERN_TRACEBACK") or not is_user_error(error):
             raise
         status = ERROR
         print(f"error: {_one_line(error)}", file=sys.stderr)
@@ -127,7 +133,18 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(status)
 
 
-def _is_user_error(error: Exception) -> bool:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Print a warning of this package as one line, and others as Python does."""
+    own = category is UserWarning and Path(filename).resolve().is_relative_to(_PACKAGE)
+    text = f"warning: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
+    stream = sys.stderr if file is None else file
+    if stream is not None:
+        stream.write(text)
+
+
+def is_user_error(error: Exception) -> bool:
     """Return whether an error's message is meant for users: an OSError, or raised by a line of this package."""
     if isinstance(error, OSError):
         return True

@@ -42,12 +42,12 @@ class ReadingSettings:
         if self.long_texts == "cut":
             idle = [name for name in ("window", "context") if getattr(self, name) is not None]
         elif self.long_texts == "error":
-            idle = [*(["window"] if self.window == "sentence" else []), *(["context"] if self.context else [])]
+            idle = ["context"] if self.context else []
         if idle:
             given = ", ".join(f"{name} {getattr(self, name)}" for name in idle)
             raise SettingError(
-                f"{', '.join(idle)}: expected long_texts windows, got {self.long_texts}, which reads a text as one "
-                f"piece, and {given}; leave one of them out"
+                f"{', '.join(idle)}: expected long_texts windows, got {self.long_texts}, which reads no overlapping "
+                f"windows, and {given}; leave one of them out"
             )
 
     def given(self) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class Result(NamedTuple):
     windows: number of windows the text was read in; 0 for a text without words or labels.
     label_groups: number of prompts that its labels were asked in.
     words_shortened: number of words of which only the first tokens were read, because they alone exceed a window.
+    spans_unread: number of given spans that lie whole in no window, and so have no score.
     probabilities: fp32 [entities, labels], of all labels of the text; None unless asked for.
     vectors: fp32 [entities, d], the spans' vectors; None unless asked for.
     """
@@ -76,6 +77,7 @@ class Result(NamedTuple):
     windows: int = 0
     label_groups: int = 0
     words_shortened: int = 0
+    spans_unread: int = 0
     probabilities: FloatArray | None = None
     vectors: FloatArray | None = None
 
@@ -154,6 +156,7 @@ class _TextScores:
         self.spans = spans
         self.probabilities = np.zeros((len(spans), labels), dtype=np.float32)
         self.vectors: FloatArray | None = None
+        self.unread = 0  # spans that lie whole in no window
         self.row = {(first, last): row for row, (first, last) in enumerate(spans.tolist())}
 
 
@@ -162,6 +165,8 @@ def _score_spans(run: _Run, model: SpanModel, spans: dict[int, IntArray], search
     chunk = run.chunk
     scored = {i: _TextScores(rows, len(chunk.requests[i].labels.names)) for i, rows in spans.items()}
     owner = {i: owners(rows[:, 0], rows[:, 1], chunk.windows[i]) for i, rows in spans.items() if chunk.windows[i]}
+    for i, windows in owner.items():
+        scored[i].unread = int((windows < 0).sum())
     owned = {(i, window) for i, windows in owner.items() for window in set(windows.tolist())}
 
     def scores(passages: Sequence[Passage], packed: PackedBatch) -> SpanScores:
@@ -222,6 +227,7 @@ def _result(
         len(chunk.windows[number]),
         len(text.groups),
         text.words_shortened,
+        0 if scores is None else scores.unread,
         probabilities,
         vectors,
     )

@@ -57,12 +57,14 @@ class _ReadingCounter:
         self.words = [0, 0]  # cut from texts that are too long, and cut in favour of labels
         self.longest: tuple[int, tuple[str, ...]] = (0, ())  # number of tokens and labels of a prompt
         self.widened = 0  # spans
+        self.unread = 0  # spans
         self.shortened = 0  # words of which only the first tokens were read
         self.groups: tuple[int, int] = (0, 0)  # most label groups of a text, and its labels
 
     def add(self, request: Request, result: Result, packer: Packer) -> None:
         self.texts += 1
         self.widened += request.spans_widened
+        self.unread += result.spans_unread
         self.shortened += result.words_shortened
         self.groups = max(self.groups, (result.label_groups, len(request.labels.names)))
         if not result.words_cut:
@@ -97,6 +99,11 @@ class _ReadingCounter:
             )
         if self.widened:
             yield f"spans: {self.widened} spans begin or end inside a word; they were widened to whole words."
+        if self.unread:
+            yield (
+                f"spans: {self.unread} spans lie whole in no window, or beyond what was read of their text; they were "
+                "not scored, so no result has them."
+            )
         groups, labels = self.groups
         if groups > 1 and self.reading.labels_per_prompt is None:
             yield (
