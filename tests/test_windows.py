@@ -6,6 +6,7 @@ from the window with its widest context; one greedy search finds the entities.
 
 import itertools
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from glimodern.inference.windows import (
     sentence_starts,
 )
 from glimodern.inputs.labels import LabelSet
+from glimodern.inputs.packer import Packer
 from glimodern.inputs.words import split_words
 from tests.bi_encoder_rows import encoder_config, save_encoder, spread_types
 from tests.conftest import WORDS, clear_threshold, make_tiny_model
@@ -401,6 +403,25 @@ def test_results_of_long_texts_do_not_depend_on_the_batch(model, threshold):
                 close(result.entities, alone.entities)
                 assert result[1:] == alone[1:]
                 assert not packed or result == alone
+
+
+@pytest.mark.parametrize("texts", [[LONG * 20], [LONG * 20, WORDS]])
+def test_few_batches_of_a_long_text_are_packed_ahead(tiny_model, monkeypatch, texts):
+    """Memory of packed batches does not grow with a text's length, nor with its labels."""
+    wanted = tiny_model.predict_words(texts, LABELS, batch_tokens=64, labels_per_prompt=1)
+    alive, most = weakref.WeakValueDictionary(), 0
+    pack = Packer.pack_tokens
+
+    def counted(*given, **options):
+        nonlocal most
+        packed = pack(*given, **options)
+        alive[id(packed)] = packed
+        most = max(most, len(alive))
+        return packed
+
+    monkeypatch.setattr(Packer, "pack_tokens", counted)
+    assert tiny_model.predict_words(texts, LABELS, batch_tokens=64, labels_per_prompt=1) == wanted
+    assert most < 80 < wanted[0].windows
 
 
 def test_a_long_text_within_a_stream(tiny_model):

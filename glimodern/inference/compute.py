@@ -99,7 +99,7 @@ class _Run:
                 continue
             done: set[int] = set()
             try:
-                whole = packed if len(part) == len(batch) else self.chunk.pack(part)
+                whole = packed if packed is not None and len(part) == len(batch) else self.chunk.pack(part)
                 for passages, computed, result in _in_parts(self.chunk, part, whole, function):
                     done.update(map(id, passages))
                     if isinstance(result, _DoesNotFit):

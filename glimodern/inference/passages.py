@@ -20,6 +20,7 @@ from .request import Request
 from .windows import Reading
 
 _CHUNK_BATCHES = 8
+_PACKED_AHEAD = 4 * _CHUNK_BATCHES
 
 
 class Chunk(NamedTuple):
@@ -80,7 +81,8 @@ class PreparedChunk:
                 total = 0
             batches[-1].append(passages[n])
             total += sizes[n]
-        self.batches = [(batch, self.pack(batch)) for batch in batches]
+        # those of one long text with many labels may be thousands: later ones are packed when they are computed
+        self.batches = [(batch, self.pack(batch) if n < _PACKED_AHEAD else None) for n, batch in enumerate(batches)]
 
     def _passages(self, i: int, number: int, text: TextTokens) -> Iterator[Passage]:
         """Cut request i of the chunk, the text `number` of the stream, into passages."""
