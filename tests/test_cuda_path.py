@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from glimodern import GLiModern, ops
-from glimodern.inference import stream as inference
+from glimodern.inference import compute as inference
 from glimodern.inference.decode import decode_texts, text_spans
 from glimodern.inputs.batch import PackedBatch
 from glimodern.inputs.transfer import Field, Layout, to_device, to_host
