@@ -190,6 +190,7 @@ def test_without_entities_there_is_nothing_to_score(model):
         ({"scores": "some"}, ValueError, "scores: expected 'found' or 'all', got 'some'"),
         ({"scores": True}, ValueError, "scores: expected 'found' or 'all', got True"),
         ({"vectors": 1}, TypeError, "vectors: expected True or False, got int 1"),
+        ({"vector": True}, TypeError, "unexpected keyword argument 'vector': .* vector is called vectors here"),
     ],
 )
 def test_bad_options(tiny_model, options, error, message):

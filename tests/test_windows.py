@@ -553,6 +553,7 @@ def test_sentences(tiny_model):
         ({"context": 62}, ValueError, "context: expected windows of 130 words, .* to fit max_len 128; give a smaller"),
         ({"window": 20, "long_texts": "cut"}, ValueError, 'window: expected None with long_texts="cut".*, got 20'),
         ({"context": 0, "long_texts": "cut"}, ValueError, 'context: expected None with long_texts="cut".*, got 0'),
+        ({"context": 3, "long_texts": "error"}, ValueError, 'context: expected None with long_texts="error".*, got 3'),
         ({"labels_per_prompt": 0}, ValueError, "labels_per_prompt: expected a number of labels of at least 1, got 0"),
         ({"labels_per_prompt": 2.0}, TypeError, "labels_per_prompt: expected a number of labels, got float 2.0"),
         ({"top_k": 0}, ValueError, "top_k: expected a number of entities of at least 1, got 0"),

@@ -109,7 +109,7 @@ class _ReadingCounter:
             yield (
                 f"labels: {labels} labels were asked in {groups} groups, because a prompt had at most "
                 f"{self.reading.max_types} in training, and takes at most half of the encoder's tokens; pass "
-                "labels_per_prompt to choose the size of a group."
+                "labels_per_prompt to choose smaller groups, or larger ones if they fit."
             )
 
 

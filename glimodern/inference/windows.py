@@ -104,12 +104,12 @@ class Reading(NamedTuple):
             context = check_count("context", reading.context, "a number of words", least=0)
         if window is not None and not (isinstance(window, str) and window == SENTENCE):
             window = check_count("window", window, f'a number of words or "{SENTENCE}"')
-        if reading.long_texts == "cut":
-            for name, value in (("window", window), ("context", context)):
-                if value is not None:
-                    raise ValueError(
-                        f'{name}: expected None with long_texts="cut", which reads no windows, got {short(value)}'
-                    )
+        for name, value in (("window", window if reading.long_texts == "cut" else None), ("context", context)):
+            if reading.long_texts != "windows" and value is not None:
+                raise ValueError(
+                    f'{name}: expected None with long_texts="{reading.long_texts}", which reads no windows, got '
+                    f"{short(value)}"
+                )
         least, most = packer.max_width + 2 * (context or 0), packer.max_words
         rule = f"{least} words, max_width {packer.max_width} + 2 x context {context or 0}"
         if isinstance(window, int) and window < least:

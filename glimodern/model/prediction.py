@@ -1,5 +1,6 @@
 """EntityPredictor: the span network that reads texts and labels, and finds entities in them."""
 
+import inspect
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -27,6 +28,8 @@ from glimodern.network.span_network import SpanNetwork
 from glimodern.runtime.ambient import predicts
 
 from .loading import refuse_keywords
+
+_READING_OPTIONS = ReadingOptions.__annotations__
 
 
 class EntityPredictor(SpanNetwork):
@@ -120,7 +123,9 @@ class EntityPredictor(SpanNetwork):
         return search._replace(probability=self.calibration.probability)
 
     def _reading(self, function: str, options: ReadingOptions) -> Reading:
-        refuse_keywords(function, options, tuple(ReadingOptions.__annotations__))
+        if not options.keys() <= _READING_OPTIONS.keys():
+            own = [name for name in inspect.signature(getattr(self, function)).parameters if name != "reading"]
+            refuse_keywords(function, options, (*own, *_READING_OPTIONS))
         return Reading.checked(self.packer, self.config.max_types, **options)
 
     def _find(
@@ -236,7 +241,7 @@ class EntityPredictor(SpanNetwork):
         offsets, or of dicts with these keys, such as entities. A span that begins or ends inside a word is widened to
         the word, with a warning. Those above the threshold are returned.
         vectors: an entity has the key vector too, its span's vector, fp32 [hidden_size]. scores and vectors take up to
-        twice the time.
+        twice the time. A vector's last bits may depend on the batch.
         long_texts: what to do with a text that the encoder does not take whole. "windows": read it in overlapping
         windows of words, whose number is the result's `.windows`; one search over the whole text keeps the best
         entities. "cut": do not read its end; a warning and the result's `.words_cut` say so. "error": raise ValueError.
