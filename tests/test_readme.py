@@ -101,7 +101,7 @@ LESSONS = (
         "The ambulance took Emil Novak to Saint Brigid Hospital.",
         {"patient": "Emil Novak", "hospital": "Saint Brigid Hospital"},
     ),
-    ("The band Blue Lantern will play in Oslo on Friday.", {"band": "Blue Lantern", "city": "Oslo"}),
+    ("The band Blue Lantern will play in Berlin on Friday.", {"band": "Blue Lantern", "city": "Berlin"}),
 )
 LABELS = ["surgeon", "hospital", "patient", "band", "city", "disease"]
 
