@@ -7,7 +7,7 @@ than max_width, or because long texts are cut, stay in the gold and count as mis
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ from glimodern.data.metrics import Scores, score
 from glimodern.display import console
 from glimodern.inference.thresholds import CALIBRATED, OTHERS
 from glimodern.inference.windows import ReadingOptions
-from glimodern.inputs.labels import Thresholds
+from glimodern.inputs.labels import LabelArgument, Thresholds
 from glimodern.inputs.packer import Packer
 from glimodern.inputs.words import Entity, SplitterName
 from glimodern.model.glimodern import GLiModern
@@ -38,23 +38,31 @@ def evaluate(
     *,
     threshold: Thresholds = 0.5,
     batch_tokens: int | str = "auto",
+    descriptions: Mapping[str, str] | None = None,
     **reading: Unpack[ReadingOptions],
 ) -> Scores:
     """Predict flat entities and score them by exact match (see `data.metrics.score`).
 
     Groups of the data set are also scored separately. threshold, batch_tokens and reading (long_texts, window, context,
-    labels_per_prompt): see `GLiModern.predict`.
+    labels_per_prompt): see `GLiModern.predict`. descriptions: {type: what the model reads for it}; other types are read
+    themselves.
     """
-    predicted = predict_gold_labels(
-        model, dataset, asked_types(dataset), threshold=threshold, batch_tokens=batch_tokens, **reading
-    )
+    asked = _described(asked_types(dataset), descriptions or {})
+    predicted = predict_gold_labels(model, dataset, asked, threshold=threshold, batch_tokens=batch_tokens, **reading)
     return score_dataset(dataset, predicted)
+
+
+def _described(label_sets: Sequence[Sequence[str]], descriptions: Mapping[str, str]) -> list[LabelArgument]:
+    """Return the label sets of sentences with descriptions."""
+    if not descriptions:
+        return list(label_sets)
+    return [{label: descriptions.get(label, label) for label in labels} for labels in label_sets]
 
 
 def predict_gold_labels(
     model: GLiModern,
     dataset: Dataset,
-    label_sets: Sequence[Sequence[str]],
+    label_sets: Sequence[LabelArgument],
     *,
     threshold: Thresholds,
     batch_tokens: int | str = "auto",
@@ -94,16 +102,20 @@ def thresholds_of(threshold: Threshold, datasets: Sequence[Dataset]) -> list[Thr
     return [{name: value for name, value in threshold.items() if name in {*types, OTHERS}} for types in asked]
 
 
-def check_evaluation(setting: str, dataset: Dataset, packer: Packer) -> None:
+def check_evaluation(
+    setting: str, dataset: Dataset, packer: Packer, descriptions: Mapping[str, str] | None = None
+) -> None:
     """Raise ValueError, with the sentence, for a label that does not fit the encoder even without a text.
 
-    setting: the data set's name in messages. Warns if the data set has no gold entity, so that F1 is always 0.
+    setting: the data set's name in messages. descriptions: see `evaluate`. Warns if the data set has no gold entity, so
+    that F1 is always 0.
     """
+    descriptions = descriptions or {}
     fitting: set[tuple[str, ...]] = set()
     for number, (example, labels) in enumerate(zip(dataset, asked_types(dataset), strict=True)):
         if tuple(labels) in fitting:
             continue
-        if problem := packer.label_problem(labels):
+        if problem := packer.label_problem([descriptions.get(label, label) for label in labels]):
             raise ValueError(f"{setting}: {dataset.name}, sentence {example.id or number}: {problem}")
         fitting.add(tuple(labels))
     if not any(example.entities for example in dataset):
@@ -120,6 +132,8 @@ class EvaluateConfig:
     """Files, folders or hub data sets."""
     split: str | None = "test"
     """Split to read from folders that have splits."""
+    descriptions_file: str | None = None
+    """File of a JSON object {"type": "description"}: the model reads the description of a type."""
     threshold_option: ThresholdOption = field(default_factory=ThresholdOption)
     reading: ReadingSettings = field(default_factory=ReadingSettings)
     max_sentences: Annotated[int | None, AT_LEAST_ONE] = None
@@ -146,6 +160,18 @@ def _shown(threshold: Threshold) -> str:
     if not isinstance(threshold, dict):
         return str(threshold)
     return ", ".join(f"{label}={probability}" for label, probability in threshold.items())
+
+
+def read_descriptions(file: str | None, datasets: Sequence[Dataset]) -> dict[str, str]:
+    """Read {type: description}; ValueError for a type that no data set is asked."""
+    if file is None:
+        return {}
+    descriptions = cli.read_labels_file(file)
+    asked = {label for dataset in datasets for labels in asked_types(dataset) for label in labels}
+    unknown = sorted(descriptions.keys() - asked)
+    if unknown:
+        raise ValueError(f"--descriptions-file: expected types that the data are asked, got {unknown} in {file}")
+    return descriptions
 
 
 def first_sentences(dataset: Dataset, count: int) -> Dataset:
@@ -179,17 +205,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         datasets[source] = dataset if config.max_sentences is None else first_sentences(dataset, config.max_sentences)
     thresholds = thresholds_of(threshold, list(datasets.values()))
+    descriptions = read_descriptions(config.descriptions_file, list(datasets.values()))
     model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device, splitter=config.splitter)
     model.predict_words([], [], threshold=threshold if threshold == CALIBRATED else 0.5)  # an error before any work
     for dataset in datasets.values():
-        check_evaluation("--data", dataset, model.packer)
+        check_evaluation("--data", dataset, model.packer, descriptions)
     shown = console()
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     reading = config.reading.given()
     for (source, dataset), own in zip(datasets.items(), thresholds, strict=True):
         try:
-            scores = evaluate(model, dataset, threshold=own, batch_tokens=config.batch_tokens, **reading)
+            scores = evaluate(
+                model, dataset, threshold=own, batch_tokens=config.batch_tokens, descriptions=descriptions, **reading
+            )
         except Exception as error:  # the other data sets are still evaluated
             trace = bool(os.environ.get("GLIMODERN_TRACEBACK")) or not cli.is_user_error(error)
             logger.error("%s was not evaluated: %s", source, error, exc_info=trace)

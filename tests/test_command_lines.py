@@ -314,3 +314,28 @@ def test_importing_the_package_is_light():
     script = "import sys, glimodern; print(sorted(m for m in ('torch', 'transformers', 'triton') if m in sys.modules))"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_evaluate_reads_descriptions_of_types(folder, tmp_path, capsys):
+    """The model reads the descriptions; gold and scores keep the types."""
+    rows = [{"tokenized_text": WORDS, "ner": [[0, 1, "person"], [3, 4, "person"], [6, 6, "place"]]}]
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text(json.dumps(rows[0]))
+    types = {"person", "place"}
+    renamed = [{**row, "ner": [[start, end, f"{label}-tag"] for start, end, label in row["ner"]]} for row in rows]
+    data, file = tmp_path / "tags.jsonl", tmp_path / "descriptions.json"
+    data.write_text("\n".join(map(json.dumps, renamed)))
+    file.write_text(json.dumps({f"{label}-tag": label for label in types}))
+    scores = []
+    for source, more in ((plain, []), (data, ["--descriptions-file", str(file)]), (data, [])):
+        out = tmp_path / "scores.json"
+        evaluate.main([str(folder / "model"), "--data", str(source), "--threshold", "0.0", "--json", str(out), *more])
+        (found,) = json.loads(out.read_text())["data"].values()
+        scores.append((found["micro"], set(found["per_type"])))
+    assert scores[0][0] == scores[1][0] != scores[2][0]
+    assert scores[1][1] == {f"{label}-tag" for label in types}
+    file.write_text(json.dumps({"dragon": "a large lizard"}))
+    with pytest.raises(
+        ValueError, match=r"--descriptions-file: expected types that the data are asked, got \['dragon'\]"
+    ):
+        evaluate.main([str(folder / "model"), "--data", str(data), "--descriptions-file", str(file)])

@@ -48,7 +48,7 @@ class LabelOptions:
         split = dict.fromkeys(name for value in self.labels for name in split_values(value, _LABELS, _QUOTED))
         labels = {name.strip(): name.strip() for name in (*split, *self.label) if name.strip()}
         if self.labels_file is not None:
-            labels.update(_read_labels(self.labels_file))
+            labels.update(read_labels_file(self.labels_file))
         for name in labels:
             check_unicode(name, "--labels")
         if not labels:
@@ -67,7 +67,8 @@ def split_values(value: str, expected: str, remedy: str = "") -> list[str]:
         raise ValueError(f"{expected}, got {short(value)} ({error}){remedy}") from error
 
 
-def _read_labels(name: str) -> dict[str, str]:
+def read_labels_file(name: str) -> dict[str, str]:
+    """Return {type: description} of a file: a type per line, a JSON list, or a JSON object; "-": standard input."""
     shown = "standard input" if name == "-" else name
     with contextlib.ExitStack() as stack:
         stream = open_input(name)
