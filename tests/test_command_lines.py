@@ -221,7 +221,7 @@ def test_evaluate_passes_its_options_on(folder, tmp_path, monkeypatch, capsys):
     given = [str(folder / "model"), "--data", str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
     more = ["--threshold", "x=0.25,*=0.5", "--window", "12", "--context", "0", "--json", str(tmp_path / "s.json")]
     evaluate.main([*given, *more])
-    options = {"batch_tokens": "auto", "window": 12, "context": 0}
+    options = {"batch_tokens": "auto", "descriptions": {}, "window": 12, "context": 0}
     assert asked == [{"threshold": {"x": 0.25, "*": 0.5}, **options}, {"threshold": {"*": 0.5}, **options}]
     assert "threshold x=0.25, *=0.5" in capsys.readouterr().out
     report = json.loads((tmp_path / "s.json").read_text())
