@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -23,6 +23,7 @@ from glimodern.files.atomic import atomic_file, user_path
 from glimodern.settings import AT_LEAST_ONE, NOT_NEGATIVE, check_settings, refuse_repeated
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from rich.table import Table
 
 RELIABILITY_FILE, F1_FILE = "reliability.png", "f1.png"
@@ -95,6 +96,19 @@ def check_matplotlib() -> None:
         ) from error
 
 
+def _finish(axis: "Axes", title: str, file: Path) -> None:
+    """Add legend and title to a figure's only axis, write it as PNG, and close it."""
+    from matplotlib import pyplot
+
+    axis.legend(frameon=False)
+    axis.set_title(title, fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure: Any = axis.figure
+    with atomic_file(file) as partial:
+        figure.savefig(partial, dpi=120, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+
+
 def draw(fit: Fit, folder: Path) -> None:
     """Draw the reliability diagram and F1 against the threshold, as PNG files."""
     import matplotlib
@@ -103,7 +117,7 @@ def draw(fit: Fit, folder: Path) -> None:
     from matplotlib import pyplot
 
     measured = fit.calibration.measured
-    figure, axis = pyplot.subplots(figsize=(5, 4.6), layout="constrained")
+    _, axis = pyplot.subplots(figsize=(5, 4.6), layout="constrained")
     axis.plot([0, 1], [0, 1], color="tab:grey", linewidth=1, linestyle="--")
     sides = (
         (fit.before, f"scores, error {100 * measured.ece_before:.1f} %", "tab:orange"),
@@ -114,14 +128,9 @@ def draw(fit: Fit, folder: Path) -> None:
         sizes = 12 + 120 * (side.count / side.count.max()) ** 0.5
         axis.scatter(side.probability, side.share, s=sizes, color=colour, label=name)
     axis.set(xlabel="probability, mean of a bin", ylabel="share of gold", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axis.legend(frameon=False)
-    axis.set_title(f"{measured.candidates:,} candidates", fontsize=10)
-    axis.spines[["top", "right"]].set_visible(False)
-    with atomic_file(folder / RELIABILITY_FILE) as partial:
-        figure.savefig(partial, dpi=120, format="png", metadata={"Software": None})
-    pyplot.close(figure)
+    _finish(axis, f"{measured.candidates:,} candidates", folder / RELIABILITY_FILE)
 
-    figure, axis = pyplot.subplots(figsize=(5.6, 4), layout="constrained")
+    _, axis = pyplot.subplots(figsize=(5.6, 4), layout="constrained")
     thresholds, values = fit.curve
     axis.plot(thresholds, 100 * values, color="tab:blue")
     for threshold, name, style in ((UNCALIBRATED, "0.5", ":"), (fit.calibration.threshold, "common", "-")):
@@ -130,12 +139,7 @@ def draw(fit: Fit, folder: Path) -> None:
         label = "by label" if number == 0 else None
         axis.axvline(threshold, ymax=0.03, color="tab:orange", linewidth=1.2, label=label)
     axis.set(xlabel="threshold", ylabel="micro F1", xlim=(0, 1), ylim=(0, None))
-    axis.legend(frameon=False)
-    axis.set_title(f"{measured.sentences:,} sentences, {measured.gold:,} gold entities", fontsize=10)
-    axis.spines[["top", "right"]].set_visible(False)
-    with atomic_file(folder / F1_FILE) as partial:
-        figure.savefig(partial, dpi=120, format="png", metadata={"Software": None})
-    pyplot.close(figure)
+    _finish(axis, f"{measured.sentences:,} sentences, {measured.gold:,} gold entities", folder / F1_FILE)
 
 
 def output_folder(config: CalibrateConfig) -> Path:

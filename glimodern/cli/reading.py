@@ -32,8 +32,8 @@ class ReadingSettings:
     context: Annotated[int | None, NOT_NEGATIVE] = None
     """Minimum words that a window shows on each side of an entity. Default: 32, or fewer in small windows."""
     labels_per_prompt: Annotated[int | None, AT_LEAST_ONE] = None
-    """Maximum types asked at a time; more are asked in groups. Default: the max_types of the model's training. Never
-    more than half of the encoder's tokens hold."""
+    """Maximum types asked at a time; more are asked in groups. Default: all, if a prompt in the model's training may
+    have had as many (its max_types), else 10. Never more than half of the encoder's tokens hold."""
 
     def __post_init__(self) -> None:
         """Check each setting, and refuse one that would have no effect beside long_texts."""

@@ -16,7 +16,6 @@ class Entities(list[dict[str, Any]]):
 
     If asked for, with "scores" too, {label: probability}, and with "vector", fp32 [d].
 
-
     words_cut: number of words at the text's end that the model did not read; 0 for a text read whole. windows: number
     of windows that the text was read in; 0 for a text without words, or without labels.
     """
@@ -91,7 +90,6 @@ class _ReadingCounter:
                 f"{packer.prompt_summary(self.longest[1])}; {self.words[1]} words at the texts' ends were not read; "
                 "such results have .truncated set. Shorten the labels, or ask for fewer at a time."
             )
-
         if self.shortened:
             yield (
                 f"{self.shortened} words alone have more tokens than the encoder takes beside the labels "

@@ -88,8 +88,7 @@ class PreparedChunk:
         """Cut request i of the chunk, the text `number` of the stream, into passages."""
         request = self.requests[i]
         groups = self.packer.label_groups(request.labels.prompts, self.reading.group_size(len(request.labels.names)))
-        budgets = [self.packer.text_budget(group.prompt) for group in groups]
-        max_tokens = min((budget for budget in budgets if budget is not None), default=None)
+        max_tokens = self.packer.groups_budget(groups)
         self.windows[i], parts = self.reading.windows(request, text, self.packer, max_tokens, number)
         self.texts[i] = read = self._read(text, groups, max_tokens)
         if not self.reading.reads_whole:
@@ -102,11 +101,9 @@ class PreparedChunk:
         """Describe what is read of a text. max_tokens: of the text, beside its prompt."""
         if max_tokens is None or len(text.ids) <= max_tokens:
             return ReadText(groups, words_cut=text.words - len(text.starts))
-        bounds = text.bounds
         if self.reading.reads_whole:
-            return ReadText(groups, words_shortened=int((np.diff(bounds) > max_tokens).sum()))
-        read = int(np.searchsorted(bounds[:-1], max_tokens))  # words that start before the cut
-        return ReadText(groups, text.words - read, self.packer.fits_alone(text))
+            return ReadText(groups, words_shortened=int((np.diff(text.bounds) > max_tokens).sum()))
+        return ReadText(groups, text.words - text.words_within(max_tokens), self.packer.fits_alone(text))
 
     def pack(self, batch: Sequence[Passage]) -> PackedBatch:
         labels, prompts = [passage.group.labels for passage in batch], [passage.group.prompt for passage in batch]

@@ -84,6 +84,11 @@ class TextTokens(NamedTuple):
         starts = np.where(self.starts < 0, len(self.ids), self.starts)
         return np.minimum.accumulate(np.append(starts, len(self.ids))[::-1])[::-1]
 
+    def words_within(self, tokens: int) -> int:
+        """Return the number of words read of a text that is cut to its first `tokens` tokens."""
+        inside = np.flatnonzero((self.starts >= 0) & (self.starts < tokens))
+        return int(inside[-1]) + 1 if len(inside) else 0
+
     def part(self, first: int, end: int, bounds: IntArray) -> "TextTokens":
         """Return the sub-tokens of the words first .. end - 1. bounds: this text's."""
         starts = self.starts[first:end]

@@ -148,6 +148,11 @@ class Packer:
         """Return the tokens left for a text beside its prompt; None: no limit."""
         return None if self.max_tokens is None else self.max_tokens - self._num_special - len(prompt.ids)
 
+    def groups_budget(self, groups: Sequence[LabelGroup]) -> int | None:
+        """Return the tokens left for a text that is read beside each of these groups; None: no limit."""
+        budgets = [self.text_budget(group.prompt) for group in groups]
+        return min((budget for budget in budgets if budget is not None), default=None)
+
     def length(self, tokens: TextTokens, prompt: PromptTokens) -> int:
         """Return the number of tokens of a text with its prompt, after `pack` has cut it."""
         length = len(tokens.ids) + len(prompt.ids) + self._num_special
@@ -230,8 +235,7 @@ class Packer:
             raise ValueError(f"labels: {self.prompt_problem(labels)}")
         if budget is None or len(text.ids) <= budget:
             return text.ids, text.starts
-        inside = np.flatnonzero((text.starts >= 0) & (text.starts < budget))
-        return text.ids[:budget], text.starts[: inside[-1] + 1 if len(inside) else 0]
+        return text.ids[:budget], text.starts[: text.words_within(budget)]
 
     def _add_positives(
         self,

@@ -45,8 +45,7 @@ def group_budgets(types: Sequence[Sequence[str]], packer: Packer, max_types: int
     """
     reading = Reading(max_types=max_types)
     groups = (packer.label_groups(tuple(labels), reading.group_size(len(labels))) for labels in types)
-    budgets = ([packer.text_budget(group.prompt) for group in each] for each in groups)
-    return [min((budget for budget in each if budget is not None), default=None) for each in budgets]
+    return [packer.groups_budget(each) for each in groups]
 
 
 def tokenize_whole(examples: Sequence[Example], packer: Packer) -> list[TextTokens]:
@@ -72,11 +71,10 @@ def read_parts(
 
 def _kept(text: TextTokens, max_words: int, budget: Budget) -> int:
     """Return the number of words that `Packer.pack` keeps of a text."""
-    starts = text.starts[:max_words]
-    if budget is None or text.bounds[len(starts)] <= budget:
-        return len(starts)
-    inside = np.flatnonzero((starts >= 0) & (starts < budget))
-    return int(inside[-1]) + 1 if len(inside) else 0
+    words = min(len(text.starts), max_words)
+    if budget is None or text.bounds[words] <= budget:
+        return words
+    return min(text.words_within(budget), words)
 
 
 def findable(example: Example, types: Sequence[str], max_width: int) -> list[tuple[int, int]]:
