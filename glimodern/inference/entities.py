@@ -1,14 +1,17 @@
 """Entities with character offsets, and warnings of how texts were read."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from glimodern.inputs.packer import Packer
+if TYPE_CHECKING:  # a client of the server knows entities, and no torch
+    from glimodern.inputs.packer import Packer
 
-from .compute import Result
-from .request import Request
-from .windows import Reading
+    from .compute import Result
+    from .request import Request
+    from .windows import Reading
 
 
 class Entities(list[dict[str, Any]]):
