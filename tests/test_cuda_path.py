@@ -272,7 +272,7 @@ def test_batch_tokens_count_what_pytorch_keeps_as_free_and_ask_once_a_second(mon
     ],
 )
 def test_what_counts_as_out_of_memory(message, full):
-    assert compute._out_of_memory(RuntimeError(message)) == full
+    assert compute.out_of_memory(RuntimeError(message)) == full
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from glimodern.inputs.batch import PackedBatch
 from glimodern.ops import SpanEntities
 
 from .decode import DecodedEntity, TextSpans, decode_texts, text_spans
-from .passages import Passage, PreparedChunk
+from .passages import Passage, PlannedText, PreparedChunk
 from .request import Request, Search
 from .windows import IntArray, owners
 
@@ -82,12 +82,67 @@ class Result(NamedTuple):
     vectors: FloatArray | None = None
 
 
+class TextScores:
+    """Scores of some spans of a text: probabilities fp32 [spans, labels], vectors fp32 [spans, d] or None.
+
+    spans: int64 [spans, 2], first and last words. A span is scored in the window that owns it. unread: number of spans
+    that lie whole in no window, and so have no score.
+    """
+
+    def __init__(self, spans: IntArray, text: PlannedText) -> None:
+        self.spans = spans
+        self.probabilities = np.zeros((len(spans), len(text.request.labels.names)), dtype=np.float32)
+        self.vectors: FloatArray | None = None
+        self.row = {(first, last): row for row, (first, last) in enumerate(spans.tolist())}
+        self._owner = owners(spans[:, 0], spans[:, 1], text.windows) if text.windows else np.zeros(0, dtype=np.int64)
+        self._owning = set(self._owner.tolist())
+        self.unread = int((self._owner < 0).sum())
+
+    def wants(self, passage: Passage) -> bool:
+        """Whether the passage's window owns a span."""
+        return passage.window in self._owning
+
+    def spans_of(self, passage: Passage) -> IntArray:
+        """Return the spans to score in a passage, as `SpanModel.score_spans` takes them."""
+        rows = self.spans[self._owner == passage.window]
+        return np.stack([rows[:, 0] - passage.first_word, rows[:, 1] - rows[:, 0]], axis=1)
+
+    def add(self, passage: Passage, probabilities: FloatArray, vectors: FloatArray | None) -> None:
+        """Take the scores of a passage's spans."""
+        rows = np.flatnonzero(self._owner == passage.window)
+        self.probabilities[rows, passage.group.first : passage.group.first + len(passage.group.labels)] = probabilities
+        if vectors is not None and passage.group.first == 0:
+            if self.vectors is None:
+                self.vectors = np.zeros((len(self.spans), vectors.shape[1]), dtype=np.float32)
+            self.vectors[rows] = vectors
+
+    def above_threshold(self, number: int, request: Request) -> TextSpans:
+        """Return the spans and labels with a probability above the text's threshold. number: the text's."""
+        row, type_id = np.nonzero(self.probabilities > np.asarray(request.threshold, dtype=np.float32))
+        first, last = self.spans[row].T.reshape(2, -1)
+        constant = np.full(len(row), number, dtype=np.int64), np.zeros(len(row), dtype=np.int64)
+        return TextSpans(*constant, first, last, type_id, self.probabilities[row, type_id])
+
+
+def given_scores(text: PlannedText) -> TextScores | None:
+    """Return the scores, yet to be computed, of the spans that a request gives; None if it gives none."""
+    if text.request.spans is None:
+        return None
+    return TextScores(np.array(text.request.spans, dtype=np.int64).reshape(-1, 2), text)
+
+
+def found_scores(text: PlannedText, entities: Sequence[DecodedEntity]) -> TextScores:
+    """Return the scores, yet to be computed, of the spans of a text's entities."""
+    spans = list(dict.fromkeys((start, end) for start, end, _, _ in entities))
+    return TextScores(np.array(spans, dtype=np.int64).reshape(-1, 2), text)
+
+
 class _Run:
     """Computes batches of a chunk, and keeps the first error and the number of texts before it, `end`."""
 
     def __init__(self, chunk: PreparedChunk) -> None:
         self.chunk = chunk
-        self.error, self.end = chunk.error, len(chunk.requests)
+        self.error, self.end = chunk.error, len(chunk.texts)
 
     def compute(
         self, wanted: Callable[[Passage], bool], function: Callable[[Sequence[Passage], PackedBatch], T]
@@ -117,23 +172,19 @@ class _Run:
 def run_chunk(chunk: PreparedChunk, model: SpanModel, search: Search) -> Iterator[tuple[Request, Result]]:
     """Yield a chunk's requests with their results, in order; raise the first error after the results before it."""
     run = _Run(chunk)
-    given = {i: request.spans for i, request in enumerate(chunk.requests) if request.spans is not None}
-    scored: dict[int, _TextScores] = {}
-    if given:
-        scored = _score_spans(
-            run, model, {i: np.array(spans, dtype=np.int64).reshape(-1, 2) for i, spans in given.items()}, search
-        )
-        found = [_above_threshold(i, chunk.requests[i], scores) for i, scores in scored.items()]
+    scored = {i: scores for i, text in enumerate(chunk.texts) if (scores := given_scores(text)) is not None}
+    if scored:
+        _score_spans(run, model, scored, search)
+        found = [scores.above_threshold(i, chunk.texts[i].request) for i, scores in scored.items()]
     else:
         found = _candidates(run, model)
-    words = [len(request.words) for request in chunk.requests[: run.end]]
-    windows = None if given else chunk.windows
-    decoded = decode_texts(found, words, windows, **search.greedy)
-    if not given and (search.all_scores or search.vectors):
-        spans = {i: _distinct_spans(entities) for i, entities in decoded.items()}
-        scored = _score_spans(run, model, spans, search)
-    for i, request in enumerate(chunk.requests[: run.end]):
-        yield request, _result(chunk, i, decoded.get(i, []), scored.get(i), search)
+    words = [len(text.request.words) for text in chunk.texts[: run.end]]
+    decoded = decode_texts(found, words, None if scored else [text.windows for text in chunk.texts], **search.greedy)
+    if not scored and (search.all_scores or search.vectors):
+        scored = {i: found_scores(chunk.texts[i], entities) for i, entities in decoded.items()}
+        _score_spans(run, model, scored, search)
+    for i, text in enumerate(chunk.texts[: run.end]):
+        yield text.request, result_of(text, decoded.get(i, []), scored.get(i), search)
     if run.error is not None:
         raise run.error
 
@@ -143,68 +194,40 @@ def _candidates(run: _Run, model: SpanModel) -> list[TextSpans]:
 
     def candidates(passages: Sequence[Passage], packed: PackedBatch) -> TextSpans:
         spans = model.candidates(packed, run.chunk.thresholds(passages))
-        places = [(p.request, p.window, p.first_word, p.group.first) for p in passages]
-        return text_spans(spans, packed.cu_words, packed.cu_types, places)
+        return text_spans(spans, packed.cu_words, packed.cu_types, [place(p, p.request) for p in passages])
 
     return [spans for _, _, spans in run.compute(lambda passage: True, candidates)]
 
 
-class _TextScores:
-    """Probabilities fp32 [spans, labels] and vectors fp32 [spans, d] of some spans of a text, int64 [spans, 2]."""
-
-    def __init__(self, spans: IntArray, labels: int) -> None:
-        self.spans = spans
-        self.probabilities = np.zeros((len(spans), labels), dtype=np.float32)
-        self.vectors: FloatArray | None = None
-        self.unread = 0  # spans that lie whole in no window
-        self.row = {(first, last): row for row, (first, last) in enumerate(spans.tolist())}
+def place(passage: Passage, text: int) -> tuple[int, int, int, int]:
+    """Return a passage's row of the `places` of `text_spans`. text: the number of its text there."""
+    return text, passage.window, passage.first_word, passage.group.first
 
 
-def _score_spans(run: _Run, model: SpanModel, spans: dict[int, IntArray], search: Search) -> dict[int, _TextScores]:
-    """Score spans of texts, {request: int64 [spans, 2] first and last words}, each in the window that owns it."""
-    chunk = run.chunk
-    scored = {i: _TextScores(rows, len(chunk.requests[i].labels.names)) for i, rows in spans.items()}
-    owner = {i: owners(rows[:, 0], rows[:, 1], chunk.windows[i]) for i, rows in spans.items() if chunk.windows[i]}
-    for i, windows in owner.items():
-        scored[i].unread = int((windows < 0).sum())
-    owned = {(i, window) for i, windows in owner.items() for window in set(windows.tolist())}
+def _score_spans(run: _Run, model: SpanModel, scored: dict[int, TextScores], search: Search) -> None:
+    """Score the spans of texts, {request: its spans}."""
 
     def scores(passages: Sequence[Passage], packed: PackedBatch) -> SpanScores:
-        local = []
-        for p in passages:
-            rows = spans[p.request][owner[p.request] == p.window]
-            local.append(np.stack([rows[:, 0] - p.first_word, rows[:, 1] - rows[:, 0]], axis=1))
-        return model.score_spans(packed, local, search.vectors)
+        return model.score_spans(packed, [scored[p.request].spans_of(p) for p in passages], search.vectors)
 
-    for passages, _, result in run.compute(lambda p: (p.request, p.window) in owned, scores):
-        first = 0
-        for p, probabilities in zip(passages, result.probabilities, strict=True):
-            text, rows = scored[p.request], np.flatnonzero(owner[p.request] == p.window)
-            text.probabilities[rows, p.group.first : p.group.first + len(p.group.labels)] = probabilities
-            if result.vectors is not None and p.group.first == 0:
-                if text.vectors is None:
-                    text.vectors = np.zeros((len(text.spans), result.vectors.shape[1]), dtype=np.float32)
-                text.vectors[rows] = result.vectors[first : first + len(rows)]
-            first += len(rows)
-    return scored
+    for passages, _, result in run.compute(lambda p: p.request in scored and scored[p.request].wants(p), scores):
+        add_scores([(scored[p.request], p) for p in passages], result)
 
 
-def _above_threshold(number: int, request: Request, scores: _TextScores) -> TextSpans:
-    """Return the given spans and labels of a text with a probability above its threshold."""
-    row, type_id = np.nonzero(scores.probabilities > np.asarray(request.threshold, dtype=np.float32))
-    first, last = scores.spans[row].T.reshape(2, -1)
-    constant = np.full(len(row), number, dtype=np.int64), np.zeros(len(row), dtype=np.int64)
-    return TextSpans(*constant, first, last, type_id, scores.probabilities[row, type_id])
+def add_scores(texts: Sequence[tuple[TextScores, Passage]], result: SpanScores) -> None:
+    """Give the scores of a batch to the texts of its passages."""
+    first = 0
+    for (scores, passage), probabilities in zip(texts, result.probabilities, strict=True):
+        end = first + len(probabilities)
+        scores.add(passage, probabilities, None if result.vectors is None else result.vectors[first:end])
+        first = end
 
 
-def _distinct_spans(entities: Sequence[DecodedEntity]) -> IntArray:
-    return np.array(list(dict.fromkeys((start, end) for start, end, _, _ in entities)), dtype=np.int64).reshape(-1, 2)
-
-
-def _result(
-    chunk: PreparedChunk, number: int, entities: Sequence[DecodedEntity], scores: _TextScores | None, search: Search
+def result_of(
+    text: PlannedText, entities: Sequence[DecodedEntity], scores: TextScores | None, search: Search
 ) -> Result:
-    names, text = chunk.requests[number].labels.names, chunk.texts[number]
+    """Return a text's result. scores: of its spans, if they were scored."""
+    names = text.request.labels.names
     probabilities = vectors = None
     if search.all_scores or search.vectors:
         rows = [] if scores is None else [scores.row[start, end] for start, end, _, _ in entities]
@@ -224,7 +247,7 @@ def _result(
         [(start, end, names[type_id], score) for start, end, type_id, score in entities],
         text.words_cut,
         text.cut_by_labels,
-        len(chunk.windows[number]),
+        len(text.windows),
         len(text.groups),
         text.words_shortened,
         0 if scores is None else scores.unread,
@@ -249,29 +272,38 @@ def _in_parts(
     try:
         result: T | None = function(batch, packed)
     except RuntimeError as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         if len(batch) == 1:
-            problem = RuntimeError(
-                f"a text of {int(packed.cu_seqlens[-1])} tokens with its prompt does not fit the memory; give a "
-                "smaller window, or ask for fewer labels at a time"
-            )
-            problem.__cause__ = error.with_traceback(None)  # its frames keep the batch's tensors alive
-            yield batch, packed, _DoesNotFit(problem)
+            yield batch, packed, _DoesNotFit(does_not_fit(int(packed.cu_seqlens[-1]), error))
             return
         result = None
     if result is not None:
         yield batch, packed, result
         return
-    # outside the except clause, because the error's frames keep the batch's tensors alive
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # cuBLAS and Triton allocate from the driver, not from PyTorch's cache
+    free_cached_memory()  # outside the except clause, because the error's frames keep the batch's tensors alive
     half = len(batch) // 2
     for part in (batch[:half], batch[half:]):
         yield from _in_parts(chunk, part, chunk.pack(part), function)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def does_not_fit(tokens: int, error: Exception) -> RuntimeError:
+    """Return the error of a text of `tokens` tokens that does not fit the memory alone."""
+    problem = RuntimeError(
+        f"a text of {tokens} tokens with its prompt does not fit the memory; give a smaller window, or ask for fewer "
+        "labels at a time"
+    )
+    problem.__cause__ = error.with_traceback(None)  # its frames keep the batch's tensors alive
+    return problem
+
+
+def free_cached_memory() -> None:
+    """Return PyTorch's unused GPU memory to the driver, from which cuBLAS and Triton allocate."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
     """Return whether an error means out of memory.
 
     PyTorch's GPU allocator raises its own class; its CPU allocator, the driver, cuBLAS and cuDNN differ in the message.

@@ -17,6 +17,7 @@ from glimodern.inputs.batch import LabelGroup, PackedBatch, TextTokens
 from glimodern.inputs.packer import Packer
 
 from .request import Request
+from .thresholds import Threshold
 from .windows import Reading
 
 _CHUNK_BATCHES = 8
@@ -44,33 +45,90 @@ class Passage(NamedTuple):
     group: LabelGroup
 
 
-class ReadText(NamedTuple):
-    """What is read of a text: see `compute.Result`."""
+class PlannedText(NamedTuple):
+    """A text and what is read of it; a text without words, or without labels, has no passages.
 
+    windows: (first word, end word) of each. For words_cut, cut_by_labels and words_shortened see `compute.Result`.
+    """
+
+    request: Request
+    windows: Sequence[tuple[int, int]] = ()
     groups: tuple[LabelGroup, ...] = ()
+    passages: Sequence[Passage] = ()
     words_cut: int = 0
     cut_by_labels: bool = False
     words_shortened: int = 0
 
 
+def plan_texts(
+    requests: Sequence[Request], first: int, packer: Packer, reading: Reading
+) -> Iterator[PlannedText | ValueError]:
+    """Tokenise texts in one call, and yield each one's plan, or the error of a text that cannot be read.
+
+    first: number of the first one, for messages.
+    """
+    nonempty = [request for request in requests if request.words and request.labels.names]
+    whole = max((len(request.words) for request in nonempty), default=0) if reading.reads_whole else None
+    tokens = iter(packer.tokenize([request.words for request in nonempty], max_words=whole))
+    for i, request in enumerate(requests):
+        if not (request.words and request.labels.names):
+            yield PlannedText(request)
+            continue
+        try:
+            planned: PlannedText | ValueError = _plan(i, first + i, request, next(tokens), packer, reading)
+        except ValueError as error:
+            planned = error
+        yield planned
+
+
+def _plan(i: int, number: int, request: Request, text: TextTokens, packer: Packer, reading: Reading) -> PlannedText:
+    """Plan request i of a chunk, the text `number` of the stream."""
+    groups = packer.label_groups(request.labels.prompts, reading.group_size(len(request.labels.names)))
+    max_tokens = packer.groups_budget(groups)
+    windows, parts = reading.windows(request, text, packer, max_tokens, number)
+    passages = [
+        Passage(i, window, first, part, group)
+        for window, ((first, _), part) in enumerate(zip(windows, parts, strict=True))
+        for group in groups
+    ]
+    planned = PlannedText(request, windows, groups, passages)
+    fits = max_tokens is None or len(text.ids) <= max_tokens
+    if reading.reads_whole:
+        shortened = 0 if fits else int((np.diff(text.bounds) > max_tokens).sum())
+        return planned._replace(words_shortened=shortened)
+    read = len(text.starts) if fits or max_tokens is None else text.words_within(max_tokens)
+    by_labels = not fits and packer.fits_alone(text)
+    return planned._replace(windows=[(0, read)], words_cut=text.words - read, cut_by_labels=by_labels)
+
+
+def pack_passages(packer: Packer, batch: Sequence[Passage]) -> PackedBatch:
+    labels, prompts = [passage.group.labels for passage in batch], [passage.group.prompt for passage in batch]
+    return packer.pack_tokens([passage.tokens for passage in batch], labels, prompts=prompts)
+
+
+def batch_thresholds(given: Sequence[Threshold], batch: Sequence[Passage]) -> float | Tensor:
+    """Return the threshold of a batch, or one for each of its types, fp32 [m]. given: of the text of each passage."""
+    if not isinstance(given[0], tuple) and all(threshold == given[0] for threshold in given):
+        return given[0]
+    columns: list[float] = []
+    for threshold, passage in zip(given, batch, strict=True):
+        first, count = passage.group.first, len(passage.group.labels)
+        columns += threshold[first : first + count] if isinstance(threshold, tuple) else [threshold] * count
+    return torch.tensor(columns, dtype=torch.float32, device="cpu")
+
+
 class PreparedChunk:
-    """A chunk, tokenised, cut into passages and packed; requests without words or labels have no passage."""
+    """A chunk, tokenised, cut into passages and packed. error: of the first text that cannot be read, or the stream."""
 
     def __init__(self, chunk: Chunk, packer: Packer, reading: Reading, batch_tokens: int) -> None:
-        self.requests, first, self.error = chunk
-        self.packer, self.reading = packer, reading
-        self.windows: list[list[tuple[int, int]]] = [[] for _ in self.requests]
-        self.texts = [ReadText() for _ in self.requests]
-        nonempty = [i for i, request in enumerate(self.requests) if request.words and request.labels.names]
-        whole = max((len(self.requests[i].words) for i in nonempty), default=0) if reading.reads_whole else None
-        tokens = packer.tokenize([self.requests[i].words for i in nonempty], max_words=whole)
-        passages: list[Passage] = []
-        for i, text in zip(nonempty, tokens, strict=True):
-            try:
-                passages += self._passages(i, first + i, text)
-            except ValueError as error:  # the results of the texts before it are still yielded
-                self.requests, self.error = self.requests[:i], error
+        self.packer, self.error = packer, chunk.error
+        self.texts: list[PlannedText] = []
+        for planned in plan_texts(chunk.requests, chunk.first, packer, reading):
+            if isinstance(planned, ValueError):  # the results of the texts before it are still yielded
+                self.error = planned
                 break
+            self.texts.append(planned)
+        passages = [passage for text in self.texts for passage in text.passages]
         sizes = [packer.length(passage.tokens, passage.group.prompt) for passage in passages]
         mean_size = sum(sizes) / max(-(-sum(sizes) // batch_tokens), 1)  # for the smallest possible number of batches
         batches: list[list[Passage]] = []
@@ -84,41 +142,12 @@ class PreparedChunk:
         # those of one long text with many labels may be thousands: later ones are packed when they are computed
         self.batches = [(batch, self.pack(batch) if n < _PACKED_AHEAD else None) for n, batch in enumerate(batches)]
 
-    def _passages(self, i: int, number: int, text: TextTokens) -> Iterator[Passage]:
-        """Cut request i of the chunk, the text `number` of the stream, into passages."""
-        request = self.requests[i]
-        groups = self.packer.label_groups(request.labels.prompts, self.reading.group_size(len(request.labels.names)))
-        max_tokens = self.packer.groups_budget(groups)
-        self.windows[i], parts = self.reading.windows(request, text, self.packer, max_tokens, number)
-        self.texts[i] = read = self._read(text, groups, max_tokens)
-        if not self.reading.reads_whole:
-            self.windows[i] = [(0, text.words - read.words_cut)]
-        for window, ((first, _), part) in enumerate(zip(self.windows[i], parts, strict=True)):
-            for group in groups:
-                yield Passage(i, window, first, part, group)
-
-    def _read(self, text: TextTokens, groups: tuple[LabelGroup, ...], max_tokens: int | None) -> ReadText:
-        """Describe what is read of a text. max_tokens: of the text, beside its prompt."""
-        if max_tokens is None or len(text.ids) <= max_tokens:
-            return ReadText(groups, words_cut=text.words - len(text.starts))
-        if self.reading.reads_whole:
-            return ReadText(groups, words_shortened=int((np.diff(text.bounds) > max_tokens).sum()))
-        return ReadText(groups, text.words - text.words_within(max_tokens), self.packer.fits_alone(text))
-
     def pack(self, batch: Sequence[Passage]) -> PackedBatch:
-        labels, prompts = [passage.group.labels for passage in batch], [passage.group.prompt for passage in batch]
-        return self.packer.pack_tokens([passage.tokens for passage in batch], labels, prompts=prompts)
+        return pack_passages(self.packer, batch)
 
     def thresholds(self, batch: Sequence[Passage]) -> float | Tensor:
         """Return the threshold of a batch, or one for each of its types, fp32 [m]."""
-        given = [self.requests[passage.request].threshold for passage in batch]
-        if not isinstance(given[0], tuple) and all(threshold == given[0] for threshold in given):
-            return given[0]
-        columns: list[float] = []
-        for threshold, passage in zip(given, batch, strict=True):
-            first, count = passage.group.first, len(passage.group.labels)
-            columns += threshold[first : first + count] if isinstance(threshold, tuple) else [threshold] * count
-        return torch.tensor(columns, dtype=torch.float32, device="cpu")
+        return batch_thresholds([self.texts[passage.request].request.threshold for passage in batch], batch)
 
 
 def cut_stream(requests: Iterable[Request], batch_tokens: int, packer: Packer, reading: Reading) -> Iterator[Chunk]:
