@@ -1,24 +1,28 @@
 """glimodern: zero-shot named entity recognition, GLiNER's span model on ModernBERT, packed and fused.
 
-Importing this package imports no torch. `GLiModern`, `LabelVectors`, `accelerate_gliner` and `ops` are imported on
-first access.
+Importing this package imports no torch. `GLiModern`, `AsyncPredictor`, `ops` and the others are imported on first
+access.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from glimodern.version import __version__
 
-__all__ = ["GLiModern", "LabelVectors", "__version__", "accelerate_gliner", "ops"]
+__all__ = ["AsyncPredictor", "GLiModern", "LabelVectors", "QueueFullError", "__version__", "accelerate_gliner", "ops"]
 
 if TYPE_CHECKING:
     from glimodern import ops
     from glimodern.inputs.label_vectors import LabelVectors
     from glimodern.integrations.gliner import accelerate_gliner
+    from glimodern.model.async_predictor import AsyncPredictor
+    from glimodern.model.engine import QueueFullError
     from glimodern.model.glimodern import GLiModern
 
 _HOMES = {
+    "AsyncPredictor": "model.async_predictor",
     "GLiModern": "model.glimodern",
     "LabelVectors": "inputs.label_vectors",
+    "QueueFullError": "model.engine",
     "accelerate_gliner": "integrations.gliner",
 }
 

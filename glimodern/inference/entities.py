@@ -50,7 +50,7 @@ def with_offsets(request: Request, result: Result) -> Entities:
     return entities
 
 
-class _ReadingCounter:
+class ReadingReport:
     """Counts texts that were not read in one piece: those cut, by cause, with the longest prompt that cut one."""
 
     def __init__(self, reading: Reading) -> None:
@@ -81,6 +81,7 @@ class _ReadingCounter:
         self.longest = max(self.longest, *((len(group.prompt.ids), group.labels) for group in groups))
 
     def messages(self, packer: Packer) -> Iterator[str]:
+        """Yield what a user should know of how the texts were read, one warning each."""
         if self.too_long:
             yield (
                 f"{self.too_long} of {self.texts} texts are longer than the model takes (max_len {packer.max_words} "
@@ -118,15 +119,15 @@ def warn_of_reading(
     stream: Iterator[tuple[Request, Result]], packer: Packer, reading: Reading, stacklevel: int
 ) -> Iterator[tuple[Request, Result]]:
     """Pass a stream of results through; at its end or error, warn of texts not read in one piece."""
-    counter = _ReadingCounter(reading)
+    report = ReadingReport(reading)
 
     def warn() -> None:
-        for message in counter.messages(packer):
+        for message in report.messages(packer):
             warnings.warn(message, stacklevel=stacklevel + 1)
 
     try:
         for request, result in stream:
-            counter.add(request, result, packer)
+            report.add(request, result, packer)
             yield request, result
     except Exception:
         warn()

@@ -128,6 +128,16 @@ class EntityPredictor(SpanNetwork):
             refuse_keywords(function, options, (*own, *_READING_OPTIONS))
         return Reading.checked(self.packer, self.config.max_types, **options)
 
+    def _span_model(self, label_vectors: LabelVectors | None) -> SpanModel:
+        return SpanModel(
+            partial(self._candidates, label_vectors=label_vectors),
+            partial(self._score_spans, label_vectors=label_vectors),
+        )
+
+    def _batch_tokens(self, batch_tokens: int | str) -> int:
+        weight = next(self.parameters())
+        return resolve_batch_tokens(batch_tokens, weight.device, activation_bytes(weight, self.config.hidden_size))
+
     def _find(
         self,
         requests: Requests,
@@ -137,12 +147,7 @@ class EntityPredictor(SpanNetwork):
         label_vectors: LabelVectors | None = None,
     ) -> Iterator[tuple[Request, Result]]:
         """Yield each request with its result, in order; warn at the end of texts not read in one piece."""
-        weight = next(self.parameters())
-        tokens = resolve_batch_tokens(batch_tokens, weight.device, activation_bytes(weight, self.config.hidden_size))
-        model = SpanModel(
-            partial(self._candidates, label_vectors=label_vectors),
-            partial(self._score_spans, label_vectors=label_vectors),
-        )
+        model, tokens = self._span_model(label_vectors), self._batch_tokens(batch_tokens)
         stream = find_entities(requests.stream, self.packer, model, search, reading, tokens)
         return warn_of_reading(stream, self.packer, reading, stacklevel=3 if requests.total is None else 4)
 

@@ -1,0 +1,370 @@
+"""Engine: the calls of many clients, answered by one thread that computes and one that reads.
+
+The reading thread checks a call's arguments, splits its texts into words and tokenises them, a slice at a time, the
+calls with the fewest words read first. The computing thread takes batches from a `Pool`, in which texts of all calls
+share them. Both start with the first call.
+
+A batch starts at once if nothing else is on its way. It waits for more texts only while that is expected to save time:
+while the next call is expected sooner than a batch of its own would cost beside its tokens.
+
+The queue is bounded by the time that its texts are expected to take, measured on recent batches. A call beyond it is
+refused (`QueueFullError`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence, Sized
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, NamedTuple
+
+from typing_extensions import Unpack
+
+from glimodern.display import typed
+from glimodern.inference.checks import check_count, is_collection, items, size_of
+from glimodern.inference.entities import Entities, ReadingReport, with_offsets
+from glimodern.inference.pace import Arrivals, BatchCost
+from glimodern.inference.passages import plan_texts
+from glimodern.inference.pool import Answer, Job, Lane, Outcome, Pool
+from glimodern.inference.request import Request
+from glimodern.inference.windows import Reading, ReadingOptions
+
+from .prediction import EntityPredictor
+
+MAX_DELAY = 30.0  # seconds
+MAX_CALLS = 1024
+_MAX_WAIT = 0.005  # seconds
+_SLICE_WORDS = 4096
+_CHARACTERS_PER_TOKEN = 4
+_TOKENS_PER_LABEL = 3
+
+
+class QueueFullError(RuntimeError):
+    """The engine has as many texts to compute as it takes. retry_after: seconds until there is room, expected."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BatchReport(NamedTuple):
+    """A computed batch: its calls, texts, passages and tokens, and the seconds that it took."""
+
+    calls: int
+    texts: int
+    passages: int
+    tokens: int
+    seconds: float
+
+
+class Answers(NamedTuple):
+    """The outcomes of a call's texts, in order, and what a user should know of how they were read."""
+
+    outcomes: list[Outcome]
+    messages: list[str]
+
+    def entities(self) -> list[Entities]:
+        """Return the entities of each text; raise the error of the first text that failed."""
+        return [with_offsets(*_answer(outcome)) for outcome in self.outcomes]
+
+
+def _answer(outcome: Outcome) -> Answer:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+class _Call:
+    """A call in the queue. read, words: its texts read so far, and their words; tokens: expected of the other texts."""
+
+    def __init__(
+        self, model: EntityPredictor, job: Job, reading: Reading, read: Callable[[], Iterator[Request]], tokens: int
+    ) -> None:
+        self.model, self.job, self.reading, self.tokens = model, job, reading, tokens
+        self.future: Future[Answers] = Future()
+        self.read = self.words = 0
+        self._read = read
+        self._stream: Iterator[Request] | None = None
+
+    @property
+    def texts(self) -> int:
+        return len(self.job.outcomes)
+
+    def slice(self) -> list[Request]:
+        """Read the next texts, about _SLICE_WORDS words."""
+        if self._stream is None:
+            self._stream = self._read()
+        requests, words = list[Request](), 0
+        for request in self._stream:
+            requests.append(request)
+            words += len(request.words)
+            if words >= _SLICE_WORDS:
+                break
+        self.words += words
+        return requests
+
+
+class Engine:
+    """Answers calls from any thread; see the module's docstring. Not usable in a process forked after its first call.
+
+    max_delay: seconds that the texts in the queue may be expected to take, when a call arrives. A call that finds the
+    queue empty is always taken; before the first batch is measured, any call is. max_calls: most calls in the queue. batch_tokens: see `EntityPredictor.predict`.
+    on_batch(report): called by the computing thread after each batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_delay: float = MAX_DELAY,
+        max_calls: int = MAX_CALLS,
+        batch_tokens: int | str = "auto",
+        on_batch: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        if isinstance(max_delay, bool) or not isinstance(max_delay, int | float) or not max_delay > 0:
+            raise ValueError(f"max_delay: expected seconds > 0, got {max_delay!r}")
+        self.max_delay = float(max_delay)
+        self.max_calls = check_count("max_calls", max_calls, "a number of calls")
+        self._batch_tokens, self._on_batch = batch_tokens, on_batch
+        self._changed = threading.Condition()
+        self._calls: list[_Call] = []  # not yet answered
+        self._unread: list[_Call] = []  # not yet read to their ends
+        self._reads = False  # whether the reading thread reads a call
+        self._pool = Pool()
+        self._cost, self._arrivals = BatchCost(), Arrivals()
+        self._threads: list[threading.Thread] = []
+        self._process = os.getpid()
+        self._closed = False
+
+    @property
+    def queued_calls(self) -> int:
+        """Number of calls that are not yet answered."""
+        return len(self._calls)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait to be computed, expected ones for texts that are not yet read."""
+        return self._pool.tokens + sum(call.tokens for call in tuple(self._unread))
+
+    def submit(
+        self,
+        model: EntityPredictor,
+        texts: str | Sequence[str],
+        labels: Any = None,
+        threshold: Any = 0.5,
+        flat: bool = True,
+        multi_label: bool = False,
+        *,
+        label_vectors: Any = None,
+        top_k: int | None = None,
+        scores: str = "found",
+        spans: Any = None,
+        vectors: bool = False,
+        max_words: int | None = None,
+        **reading: Unpack[ReadingOptions],
+    ) -> Future[Answers]:
+        """Ask for the entities of one text or several; the arguments are those of `predict`.
+
+        max_words: most words of a text; None: any number. Cancel the future to give the call up: nothing more is
+        computed for it.
+
+        Raises QueueFullError, and TypeError or ValueError for options. The future raises the errors of the other
+        arguments. A text that fails while it is computed has an exception for its outcome.
+        """
+        search = model._search(threshold, flat, multi_label, top_k, scores, vectors)
+        how = model._reading("predict", reading)
+        given = texts if isinstance(texts, str) else _listed(texts)
+        count = 1 if isinstance(given, str) else len(given)
+
+        def done(outcomes: list[Outcome]) -> None:
+            self._forget(call)
+            report = ReadingReport(how)
+            for outcome in outcomes:
+                if isinstance(outcome, Answer):
+                    report.add(*outcome, model.packer)
+            _settle(call.future, Answers(outcomes, list(report.messages(model.packer))))
+
+        def read() -> Iterator[Request]:
+            stream = model.requests(given, labels, threshold, label_vectors, spans).stream
+            return stream if max_words is None else _limited(stream, max_words)
+
+        lane = Lane(
+            model, label_vectors, model.packer, model._span_model(label_vectors),
+            lambda: model._batch_tokens(self._batch_tokens),
+        )  # fmt: skip
+        lane.batch_tokens()  # raises for a wrong option
+        job = Job(lane, search, count, done)
+        call = _Call(model, job, how, read, _expected_tokens(model, given, labels, how))
+        self._admit(call)
+        call.future.add_done_callback(lambda future: self._give_up(call) if future.cancelled() else None)
+        return call.future
+
+    def _admit(self, call: _Call) -> None:
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the engine is closed; create another one")
+            if os.getpid() != self._process:
+                raise RuntimeError("the engine belongs to the process that created it; create one in this process")
+            self._arrivals.add(time.monotonic())
+            self._check_room(call)
+            self._calls.append(call)
+            self._unread.append(call)
+            if not self._threads:
+                for name, target in (("read", self._read_calls), ("compute", self._compute_batches)):
+                    thread = threading.Thread(target=target, name=f"glimodern-{name}", daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
+            self._changed.notify_all()
+
+    def _check_room(self, call: _Call) -> None:
+        if not self._calls:
+            return
+        limit, queued = call.job.lane.batch_tokens(), self.queued_tokens
+        delay, own = self._cost.seconds(queued, limit), self._cost.seconds(call.tokens, limit)
+        expected = delay + own
+        if len(self._calls) >= self.max_calls or expected > self.max_delay:
+            raise QueueFullError(
+                f"queue: expected room for another call, got {len(self._calls)} calls of about {queued} tokens, "
+                f"{delay:.1f} s of work; try again later",
+                min(max(expected - self.max_delay, delay / len(self._calls)), self.max_delay),
+            )
+
+    def _forget(self, call: _Call) -> None:
+        """Take a call out of the queue."""
+        with self._changed:
+            for queue in (self._calls, self._unread):
+                if call in queue:
+                    queue.remove(call)
+            self._changed.notify_all()
+
+    def _give_up(self, call: _Call) -> None:
+        self._pool.cancel(call.job)
+        self._forget(call)
+
+    def _fail(self, call: _Call, error: Exception) -> None:
+        self._give_up(call)
+        _settle(call.future, error)
+
+    # the reading thread
+
+    def _read_calls(self) -> None:
+        while True:
+            with self._changed:
+                self._reads = False
+                self._changed.notify_all()
+                while not self._unread:
+                    if self._closed and not self._calls:
+                        return
+                    self._changed.wait()
+                call, self._reads = min(self._unread, key=lambda call: call.words), True
+            try:
+                self._read_slice(call)
+            except Exception as error:
+                self._fail(call, error)
+            del call  # its texts are freed while this thread waits
+
+    def _read_slice(self, call: _Call) -> None:
+        requests = call.slice()
+        plans = list(plan_texts(requests, call.read, call.model.packer, call.reading))
+        with self._changed:
+            first, call.read = call.read, call.read + len(requests)
+            call.tokens = call.tokens * (call.texts - call.read) // max(call.texts - first, 1)
+            if call.read == call.texts and call in self._unread:
+                self._unread.remove(call)
+        self._pool.add(call.job, first, plans)
+        if not call.texts:
+            call.job.done([])
+
+    # the computing thread
+
+    def _compute_batches(self) -> None:
+        while True:
+            with self._changed:
+                while not self._pool.tokens:
+                    if self._closed and not self._calls:
+                        return
+                    self._changed.wait()
+            try:
+                self._compute_batch()
+            except Exception as error:  # every call has an answer, whatever went wrong
+                with self._changed:
+                    calls = list(self._calls)
+                for call in calls:
+                    self._fail(call, error)
+
+    def _compute_batch(self) -> None:
+        self._wait_for_more()
+        batch = self._pool.take()
+        if not batch:
+            return
+        tokens, texts = sum(part.tokens for part in batch), {part.text for part in batch}
+        started = time.monotonic()
+        self._pool.run(batch)
+        seconds = time.monotonic() - started
+        self._cost.add(tokens, seconds)
+        if self._on_batch is not None:
+            calls = len({text.job for text in texts})
+            self._on_batch(BatchReport(calls, len(texts), len(batch), tokens, seconds))
+
+    def _wait_for_more(self) -> None:
+        """Wait while more texts are expected soon enough to make it worth to delay the next batch."""
+        worth = min(self._cost.fixed, _MAX_WAIT)
+        until = time.monotonic() + worth
+        with self._changed:
+            limit = next((call.job.lane.batch_tokens() for call in self._calls), 0)
+            while self._pool.tokens < limit and (self._unread or self._reads or self._arrivals.gap < worth):
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
+                self._changed.wait(left)
+
+    def close(self, *, drain: bool = True) -> None:
+        """Take no more calls, and end the threads. drain: answer the calls in the queue first; else cancel them."""
+        with self._changed:
+            self._closed = True
+            calls = [] if drain else list(self._calls)
+            self._changed.notify_all()
+        for call in calls:
+            call.future.cancel()
+        for thread in self._threads:
+            thread.join()
+
+
+def _settle(future: Future[Answers], outcome: Answers | Exception) -> None:
+    with contextlib.suppress(InvalidStateError):  # the call was given up meanwhile
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+def _listed(texts: Any) -> list[Any]:
+    """Return the texts as a list of the call's own; TypeError for a stream, which might not end."""
+    expected = "a string, or an iterable of strings with a length"
+    values = items(texts, "texts", expected)
+    if size_of(texts) is None:
+        raise TypeError(f"texts: expected {expected}, got {typed(texts)}; give a list")
+    return list(values)
+
+
+def _limited(requests: Iterator[Request], max_words: int) -> Iterator[Request]:
+    """Pass requests through; raise ValueError at a text with more than `max_words` words."""
+    for number, request in enumerate(requests):
+        if len(request.words) > max_words:
+            raise ValueError(
+                f"texts[{number}]: expected at most {max_words} words, got {len(request.words)}; split the text"
+            )
+        yield request
+
+
+def _expected_tokens(model: EntityPredictor, texts: str | Sequence[Any], labels: Any, reading: Reading) -> int:
+    """Estimate the tokens of a call from its characters and labels, without checking either."""
+    given = [texts] if isinstance(texts, str) else texts
+    characters = sum(len(text) for text in given if isinstance(text, str))
+    asked = len(labels) if isinstance(labels, Sized) else 0
+    if isinstance(labels, list | tuple) and labels and is_collection(labels[0]):
+        asked = len(labels[0])  # one label set per text
+    passes = -(-asked // reading.group_size(asked)) if model.packer.asks_in_text else 1
+    return characters * passes // _CHARACTERS_PER_TOKEN + len(given) * asked * _TOKENS_PER_LABEL
