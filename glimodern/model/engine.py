@@ -68,13 +68,14 @@ class Answers(NamedTuple):
 
     def entities(self) -> list[Entities]:
         """Return the entities of each text; raise the error of the first text that failed."""
-        return [with_offsets(*_answer(outcome)) for outcome in self.outcomes]
+        return [self.entities_of(number) for number in range(len(self.outcomes))]
 
-
-def _answer(outcome: Outcome) -> Answer:
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+    def entities_of(self, number: int) -> Entities:
+        """Return the entities of a text, or raise its error."""
+        outcome = self.outcomes[number]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return with_offsets(*outcome)
 
 
 class _Call:
@@ -111,7 +112,8 @@ class Engine:
     """Answers calls from any thread; see the module's docstring. Not usable in a process forked after its first call.
 
     max_delay: seconds that the texts in the queue may be expected to take, when a call arrives. A call that finds the
-    queue empty is always taken; before the first batch is measured, any call is. max_calls: most calls in the queue. batch_tokens: see `EntityPredictor.predict`.
+    queue empty is always taken; before the first batch is measured, any call is. max_calls: most calls in the queue.
+    batch_tokens: see `EntityPredictor.predict`.
     on_batch(report): called by the computing thread after each batch.
     """
 
@@ -163,11 +165,13 @@ class Engine:
         spans: Any = None,
         vectors: bool = False,
         max_words: int | None = None,
+        max_seconds: float | None = None,
         **reading: Unpack[ReadingOptions],
     ) -> Future[Answers]:
         """Ask for the entities of one text or several; the arguments are those of `predict`.
 
-        max_words: most words of a text; None: any number. Cancel the future to give the call up: nothing more is
+        max_words: most words of a text; None: any number. max_seconds: most seconds that the call may be expected to
+        take alone; None: any number. Cancel the future to give the call up: nothing more is
         computed for it.
 
         Raises QueueFullError, and TypeError or ValueError for options. The future raises the errors of the other
@@ -197,6 +201,12 @@ class Engine:
         lane.batch_tokens()  # raises for a wrong option
         job = Job(lane, search, count, done)
         call = _Call(model, job, how, read, _expected_tokens(model, given, labels, how))
+        own = self._cost.seconds(call.tokens, lane.batch_tokens())
+        if max_seconds is not None and own > max_seconds:
+            raise ValueError(
+                f"texts: expected at most {max_seconds:g} s of work, got about {own:.0f} s ({call.tokens} tokens with "
+                "the labels of each prompt); ask for fewer texts or labels at a time"
+            )
         self._admit(call)
         call.future.add_done_callback(lambda future: self._give_up(call) if future.cancelled() else None)
         return call.future
@@ -208,7 +218,8 @@ class Engine:
             if os.getpid() != self._process:
                 raise RuntimeError("the engine belongs to the process that created it; create one in this process")
             self._arrivals.add(time.monotonic())
-            self._check_room(call)
+            if self._calls:
+                self._check_room(call.tokens, call.job.lane.batch_tokens())
             self._calls.append(call)
             self._unread.append(call)
             if not self._threads:
@@ -218,17 +229,23 @@ class Engine:
                     thread.start()
             self._changed.notify_all()
 
-    def _check_room(self, call: _Call) -> None:
-        if not self._calls:
-            return
-        limit, queued = call.job.lane.batch_tokens(), self.queued_tokens
-        delay, own = self._cost.seconds(queued, limit), self._cost.seconds(call.tokens, limit)
-        expected = delay + own
-        if len(self._calls) >= self.max_calls or expected > self.max_delay:
+    def check_room(self) -> None:
+        """Raise QueueFullError if the queue would take no call now, however small."""
+        with self._changed:
+            call = next(iter(self._calls), None)
+            if call is not None:
+                self._check_room(0, call.job.lane.batch_tokens())
+
+    def _check_room(self, tokens: int, batch_tokens: int) -> None:
+        """Raise QueueFullError if the queue, which is not empty, has no room for a call of so many tokens."""
+        queued = self.queued_tokens
+        delay, own = self._cost.seconds(queued, batch_tokens), self._cost.seconds(tokens, batch_tokens)
+        over = delay + own - self.max_delay
+        if len(self._calls) >= self.max_calls or over > 0:
             raise QueueFullError(
                 f"queue: expected room for another call, got {len(self._calls)} calls of about {queued} tokens, "
                 f"{delay:.1f} s of work; try again later",
-                min(max(expected - self.max_delay, delay / len(self._calls)), self.max_delay),
+                min(max(over, delay / len(self._calls)), self.max_delay),
             )
 
     def _forget(self, call: _Call) -> None:

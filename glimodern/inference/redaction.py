@@ -1,0 +1,97 @@
+"""Redaction: a text with its entities replaced by placeholders, masks or pseudonyms."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+from glimodern.display import short
+
+Style = Literal["placeholder", "mask", "pseudonym"]
+STYLES: tuple[Style, ...] = get_args(Style)
+
+_NO_WORD = re.compile(r"\W+")
+_PSEUDONYM = 8  # characters of base32, 40 bits
+
+
+class Redaction(NamedTuple):
+    """A redacted text, and its entities with the keys replacement, redacted_start and redacted_end too."""
+
+    text: str
+    entities: list[dict[str, Any]]
+
+
+def redact(
+    text: str, entities: Sequence[Mapping[str, Any]], style: Style = "placeholder", *, key: bytes = b""
+) -> Redaction:
+    """Replace the entities of a text.
+
+    entities: of `predict`, which do not overlap. style: "placeholder": "[PERSON_1]"; entities of one label with the
+    same text, but for case and spaces, have the same number, and no placeholder is one that the text has already.
+    "mask": "*" for each character, so that offsets stay. "pseudonym": "PERSON_k3x9q2ab", the same in all texts for the
+    same label, entity text and `key`. The key must be secret: who has it can test guesses of an entity's text.
+
+    Raises ValueError for overlapping entities, a style of another name, and pseudonyms without a key.
+    """
+    if style not in STYLES:
+        raise ValueError(f"style: expected one of {', '.join(STYLES)}, got {short(style)}")
+    if style == "pseudonym" and not key:
+        raise ValueError("key: expected secret bytes for the style pseudonym, got none")
+    replacement = {"placeholder": _placeholders(text), "mask": _mask, "pseudonym": _pseudonyms(key)}[style]
+    parts, redacted = [], []
+    end = length = 0
+    for entity in sorted(entities, key=lambda entity: entity["start"]):
+        if not end <= entity["start"] < entity["end"] <= len(text):
+            raise ValueError(
+                f"entities: expected spans inside the text that do not overlap, got {entity['start']} to "
+                f"{entity['end']} after {end}; predict with flat=True and multi_label=False"
+            )
+        kept, found = text[end : entity["start"]], text[entity["start"] : entity["end"]]
+        new = replacement(found, entity["label"])
+        start = length + len(kept)
+        redacted.append({**entity, "replacement": new, "redacted_start": start, "redacted_end": start + len(new)})
+        parts += [kept, new]
+        end, length = entity["end"], start + len(new)
+    return Redaction("".join([*parts, text[end:]]), redacted)
+
+
+def _mask(found: str, label: str) -> str:
+    return "*" * len(found)
+
+
+def _placeholders(text: str) -> Callable[[str, str], str]:
+    numbers: dict[tuple[str, str], str] = {}
+    counts: dict[str, int] = {}
+
+    def replacement(found: str, label: str) -> str:
+        name, key = _name(label), (_name(label), _same(found))
+        while key not in numbers:
+            counts[name] = counts.get(name, 0) + 1
+            if f"[{name}_{counts[name]}]" not in text:
+                numbers[key] = f"[{name}_{counts[name]}]"
+        return numbers[key]
+
+    return replacement
+
+
+def _pseudonyms(key: bytes) -> Callable[[str, str], str]:
+    def replacement(found: str, label: str) -> str:
+        name = _name(label)
+        digest = hmac.digest(key, f"{name}\0{_same(found)}".encode(), hashlib.sha256)
+        return f"{name}_{base64.b32encode(digest).decode().lower()[:_PSEUDONYM]}"
+
+    return replacement
+
+
+def _name(label: str) -> str:
+    """Return a label as the name in its placeholders: "date of birth" -> "DATE_OF_BIRTH"."""
+    return _NO_WORD.sub("_", label).strip("_").upper() or "ENTITY"
+
+
+def _same(found: str) -> str:
+    """Return what entity texts have in common that count as the same."""
+    return " ".join(found.split()).casefold()

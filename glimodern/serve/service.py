@@ -1,0 +1,156 @@
+"""Service: the models of a server, loaded and warm, and the one engine that computes for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from glimodern.inference.redaction import redact
+from glimodern.model.engine import Answers, BatchReport, Engine, QueueFullError
+from glimodern.model.glimodern import GLiModern
+
+from .body import EntitiesBody
+from .errors import AnswerError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_LOGGER = logging.getLogger("glimodern.serve")
+_LOADING_RETRY = 5.0  # seconds
+_WARM_WORDS = (4, 64, 512)  # words of the texts that warm a model: one sentence to several batches
+_WARM_LABELS = ["person", "organization", "place"]
+
+Status = Literal["loading", "ready", "draining"]
+
+
+class Service:
+    """Models by name, the first of which is the default.
+
+    load: of each name, a function that loads the model. warm: whether to predict once with texts of several lengths
+    before the service is ready. For max_delay and max_calls see `Engine`.
+    """
+
+    def __init__(
+        self,
+        load: Mapping[str, Callable[[], GLiModern]],
+        *,
+        warm: bool,
+        max_delay: float,
+        max_calls: int,
+        pseudonym_key: bytes,
+        on_batch: Callable[[BatchReport], None],
+    ) -> None:
+        self._load, self._warm, self._key = dict(load), warm, pseudonym_key
+        self.engine = Engine(max_delay=max_delay, max_calls=max_calls, on_batch=on_batch)
+        self.models: dict[str, GLiModern] = {}
+        self.status: Status = "loading"
+
+    def load(self) -> None:
+        """Load and warm all models; then the service is ready. Raises what loading raises."""
+        for name, load in self._load.items():
+            model = load()
+            if self._warm:
+                self._warm_up(model)
+            self.models[name] = model
+            _LOGGER.info("model loaded", extra={"model": name, "dtype": model.dtype_name})
+        if self.status == "loading":
+            self.status = "ready"
+
+    def _warm_up(self, model: GLiModern) -> None:
+        """Run the model once on short and long texts: kernels are compiled, memory is allocated, the pace is known."""
+        for words in 2 * _WARM_WORDS:  # the first run of a length has costs of its own
+            self.engine.submit(model, [" ".join(["word"] * words)] * 2, _WARM_LABELS).result()
+
+    def model_of(self, name: str | None) -> tuple[str, GLiModern]:
+        """Return a model and its name; None: the default. Raises AnswerError."""
+        if self.status != "ready":
+            raise AnswerError(503, f"server: not ready, {self.status}; try again later", retry_after=_LOADING_RETRY)
+        chosen = next(iter(self.models)) if name is None else name
+        if chosen not in self.models:
+            raise AnswerError.of("model", f"one of {', '.join(self.models)}", json.dumps(name, ensure_ascii=False)[:80])
+        return chosen, self.models[chosen]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Describe the models for `/v1/models`."""
+        return [
+            {
+                "name": name,
+                "default": number == 0,
+                "dtype": model.dtype_name,
+                "max_words": model.config.max_len,
+                "max_width": model.config.max_width,
+                "max_types": model.config.max_types,
+                "calibrated": model.calibration is not None,
+            }
+            for number, (name, model) in enumerate(self.models.items())
+        ]
+
+    def check_room(self) -> None:
+        """Raise AnswerError if no request can be taken now."""
+        self.model_of(None)
+        try:
+            self.engine.check_room()
+        except QueueFullError as error:
+            raise AnswerError(429, str(error), retry_after=error.retry_after) from error
+
+    def submit(self, body: EntitiesBody, model: GLiModern, max_words: int) -> Future[Answers]:
+        """Ask the engine. Raises AnswerError."""
+        try:
+            return self.engine.submit(
+                model, body.texts, body.labels, max_words=max_words, max_seconds=body.timeout, **body.options
+            )
+        except QueueFullError as error:
+            raise AnswerError(429, str(error), retry_after=error.retry_after) from error
+        except (TypeError, ValueError) as error:
+            raise AnswerError.of_argument(error, one_text=body.one_text) from error
+
+    async def answer(self, body: EntitiesBody, *, max_words: int, redacts: bool) -> dict[str, Any]:
+        """Return the JSON value of the answer. Raises AnswerError; cancelling gives the request up."""
+        name, model = self.model_of(body.model)
+        try:
+            answers = await asyncio.wrap_future(self.submit(body, model, max_words))
+        except (TypeError, ValueError) as error:
+            raise AnswerError.of_argument(error, one_text=body.one_text) from error
+        results = [self._result(answers, number, body, redacts=redacts) for number in range(len(answers.outcomes))]
+        shared = {"model": name, "warnings": answers.messages}
+        if not body.one_text:
+            return {**shared, "results": [r.body() if isinstance(r, AnswerError) else r for r in results]}
+        (result,) = results
+        if isinstance(result, AnswerError):
+            raise result
+        return {**shared, **result}
+
+    def _result(
+        self, answers: Answers, number: int, body: EntitiesBody, *, redacts: bool
+    ) -> dict[str, Any] | AnswerError:
+        outcome = answers.outcomes[number]
+        if isinstance(outcome, Exception):
+            return error_of_text(outcome, one_text=body.one_text)
+        entities = answers.entities_of(number)
+        read = {"windows": entities.windows, "words_cut": entities.words_cut}
+        if not redacts:
+            return {"entities": list(entities), **read}
+        redacted = redact(outcome.request.text, entities, body.style, key=self._key)
+        return {"text": redacted.text, "entities": redacted.entities, **read}
+
+    def drain(self) -> None:
+        """Be not ready any more; the requests in the queue are still answered."""
+        self.status = "draining"
+
+    def close(self) -> None:
+        """Cancel what is left, and end the engine's threads."""
+        self.drain()
+        self.engine.close(drain=False)
+
+
+def error_of_text(error: Exception, *, one_text: bool) -> AnswerError:
+    """Return the fault of a text that failed alone."""
+    if isinstance(error, ValueError) and str(error).startswith("texts["):
+        return AnswerError.of_argument(error, one_text=one_text)
+    if isinstance(error, RuntimeError) and "does not fit the memory" in str(error):
+        return AnswerError(413, str(error))
+    _LOGGER.error("a text failed", extra={"error": type(error).__name__})
+    return AnswerError(500, "the text could not be computed; see the server's log")
