@@ -3,10 +3,11 @@
 Every text has its own labels, thresholds and decoding options, so that passages of different calls fit in one batch. A
 call whose network or label vectors differ has another lane, and its own batches.
 
-The order is start-time fair queueing (Goyal, Vin and Cheng 1996, https://doi.org/10.1145/248157.248171): each call has
-a clock that advances by the tokens computed for it, a new call starts at the clock of the call served last, and the
-call with the earliest clock is served next. A small call therefore does not wait for a large one to end, and a large
-one always goes on.
+A call is served in the order of arrival until _SHORT_TOKENS of its tokens are computed. What is left of it then stands
+back: all such calls have a share of the batches, 1 part in _SHORT_SHARE + 1 while others wait, and divide it evenly. A
+small call therefore does not wait for a large one to end, and a large one always goes on. Shares are kept by start-time
+fair queueing (Goyal, Vin and Cheng 1996, https://doi.org/10.1145/248157.248171): each has a clock that advances by the
+tokens computed for it, one that becomes active starts at the clock of the one served last, and the earliest is next.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from .passages import Passage, PlannedText, batch_thresholds, pack_passages
 from .request import Request, Search
 
 _LOOK_AHEAD = 16  # calls whose next passage does not fit a batch, before the batch is closed
+_SHORT_TOKENS = 8192
+_SHORT_SHARE = 3
 
 
 class Lane(NamedTuple):
@@ -79,9 +82,15 @@ class Job:
         self.outcomes: list[Outcome | None] = [None] * texts
         self.unanswered = texts
         self.waiting: deque[Part] = deque()
-        self.clock = 0.0  # tokens
-        self.queued = False  # whether the pool's heap has the job
+        self.served = 0  # tokens computed while it is short
+        self.clock = 0.0  # among the long jobs, in tokens
+        self.queued = False  # whether one of the pool's queues has the job
         self.cancelled = False
+
+    @property
+    def short(self) -> bool:
+        """Whether the job is served in the order of arrival."""
+        return self.served < _SHORT_TOKENS
 
 
 class _Text:
@@ -111,14 +120,23 @@ class Part(NamedTuple):
     tokens: int
 
 
+class _Share:
+    """The clock of a share of the batches, in tokens / weight."""
+
+    def __init__(self, weight: int) -> None:
+        self.weight, self.clock = weight, 0.0
+
+
 class Pool:
     """Waiting passages of jobs. Thread-safe; one thread at a time may `run` batches."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._heap: list[tuple[float, int, Job]] = []
+        self._short: deque[Job] = deque()  # in the order of arrival
+        self._long: list[tuple[float, int, Job]] = []  # a heap by clock
+        self._shares = {True: _Share(_SHORT_SHARE), False: _Share(1)}
         self._number = itertools.count()
-        self._clock = 0.0
+        self._clock = 0.0  # of the long job served last
         self.tokens = 0  # of waiting passages
 
     def add(self, job: Job, first: int, plans: Sequence[PlannedText | Exception]) -> None:
@@ -147,32 +165,66 @@ class Pool:
     def take(self) -> list[Part]:
         """Take the passages of the next batch: at most the lane's `batch_tokens` tokens, or one passage."""
         batch: list[Part] = []
-        aside: list[tuple[float, int, Job]] = []
+        aside: list[Job] = []
         total = 0
         with self._lock:
             limit = target = 0.0
-            while self._heap and len(aside) < _LOOK_AHEAD and (not batch or total < target):
-                entry = heapq.heappop(self._heap)
-                job = entry[2]
-                if not job.waiting:
-                    job.queued = False
-                    continue
+            while len(aside) < _LOOK_AHEAD and (not batch or total < target):
+                job = self._next()
+                if job is None:
+                    break
                 part = job.waiting[0]
                 if not batch:
                     limit = job.lane.batch_tokens()
                     target = self.tokens / max(-(-self.tokens // limit), 1)  # equal batches, as few as possible
-                    self._clock = job.clock
                 elif not _share_batch(part, batch[0]) or total + part.tokens > limit:
-                    aside.append(entry)
+                    aside.append(job)
                     continue
                 batch.append(job.waiting.popleft())
                 total += part.tokens
-                job.clock += part.tokens
-                heapq.heappush(self._heap, (job.clock, next(self._number), job))
-            for entry in aside:
-                heapq.heappush(self._heap, entry)
+                self._charge(job, part.tokens)
+                self._queue(job, front=True)
+            for job in reversed(aside):
+                self._queue(job, front=True)
             self.tokens -= total
         return batch
+
+    def _next(self) -> Job | None:
+        """Take the job to serve next out of its queue."""
+        while self._short and not self._short[0].waiting:
+            self._short.popleft().queued = False
+        while self._long and not self._long[0][2].waiting:
+            heapq.heappop(self._long)[2].queued = False
+        if self._short and (not self._long or self._shares[True].clock <= self._shares[False].clock):
+            return self._short.popleft()
+        return heapq.heappop(self._long)[2] if self._long else None
+
+    def _charge(self, job: Job, tokens: int) -> None:
+        """Advance the clocks of a job and of its share by the tokens that are computed for it."""
+        share = self._shares[job.short]
+        share.clock += tokens / share.weight
+        if not job.short:
+            self._clock = job.clock
+            job.clock += tokens
+            return
+        job.served += tokens
+        if not job.short:
+            self._start(job)
+
+    def _queue(self, job: Job, *, front: bool = False) -> None:
+        """Put a job into its queue. front: it keeps its place among the short ones."""
+        job.queued = True
+        if job.short:
+            (self._short.appendleft if front else self._short.append)(job)
+            return
+        job.clock = max(job.clock, self._clock)
+        heapq.heappush(self._long, (job.clock, next(self._number), job))
+
+    def _start(self, job: Job) -> None:
+        """Let a share that was idle until this job came not claim the time when it was."""
+        if not (self._short if job.short else self._long):
+            share = self._shares[job.short]
+            share.clock = max(share.clock, self._shares[not job.short].clock)
 
     def run(self, batch: Sequence[Part]) -> None:
         """Compute a batch of `take`, and answer the texts that are complete. A text that fails, fails alone."""
@@ -190,9 +242,8 @@ class Pool:
         job.waiting.extend(parts)
         self.tokens += sum(part.tokens for part in parts)
         if not job.queued:
-            job.queued = True
-            job.clock = max(job.clock, self._clock)
-            heapq.heappush(self._heap, (job.clock, next(self._number), job))
+            self._start(job)
+            self._queue(job)
 
     def _compute(self, batch: Sequence[Part]) -> None:
         """Compute a batch; if it fails, compute its halves, down to the passage that fails."""

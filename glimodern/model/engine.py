@@ -1,8 +1,9 @@
-"""Engine: the calls of many clients, answered by one thread that computes and one that reads.
+"""Engine: the calls of many clients, answered by one thread that computes and one that reads meanwhile.
 
-The reading thread checks a call's arguments, splits its texts into words and tokenises them, a slice at a time, the
-calls with the fewest words read first. The computing thread takes batches from a `Pool`, in which texts of all calls
-share them. Both start with the first call.
+To read a call is to check its arguments, split its texts into words and tokenise them, a slice at a time, the calls
+with the fewest words read first. The computing thread takes batches from a `Pool`, in which texts of all calls share
+them; without a batch to compute it reads calls itself, which saves a call that comes alone a switch of threads. Both
+threads start with the first call.
 
 A batch starts at once if nothing else is on its way. It waits for more texts only while that is expected to save time:
 while the next call is expected sooner than a batch of its own would cost beside its tokens.
@@ -130,10 +131,13 @@ class Engine:
         self.max_delay = float(max_delay)
         self.max_calls = check_count("max_calls", max_calls, "a number of calls")
         self._batch_tokens, self._on_batch = batch_tokens, on_batch
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # the computing thread has something to do
+        self._help = threading.Condition(self._lock)  # the reading thread has
         self._calls: list[_Call] = []  # not yet answered
-        self._unread: list[_Call] = []  # not yet read to their ends
-        self._reads = False  # whether the reading thread reads a call
+        self._unread: list[_Call] = []  # not yet read to their ends, and not being read
+        self._readers = 0  # threads that read a call
+        self._idle = False  # whether the computing thread waits for work
         self._pool = Pool()
         self._cost, self._arrivals = BatchCost(), Arrivals()
         self._threads: list[threading.Thread] = []
@@ -148,7 +152,7 @@ class Engine:
     @property
     def queued_tokens(self) -> int:
         """Tokens that wait to be computed, expected ones for texts that are not yet read."""
-        return self._pool.tokens + sum(call.tokens for call in tuple(self._unread))
+        return self._pool.tokens + sum(call.tokens for call in tuple(self._calls))
 
     def submit(
         self,
@@ -212,7 +216,7 @@ class Engine:
         return call.future
 
     def _admit(self, call: _Call) -> None:
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed; create another one")
             if os.getpid() != self._process:
@@ -223,15 +227,15 @@ class Engine:
             self._calls.append(call)
             self._unread.append(call)
             if not self._threads:
-                for name, target in (("read", self._read_calls), ("compute", self._compute_batches)):
+                for name, target in (("read", self._read_meanwhile), ("compute", self._compute_batches)):
                     thread = threading.Thread(target=target, name=f"glimodern-{name}", daemon=True)
                     self._threads.append(thread)
                     thread.start()
-            self._changed.notify_all()
+            (self._work if self._idle else self._help).notify()
 
     def check_room(self) -> None:
         """Raise QueueFullError if the queue would take no call now, however small."""
-        with self._changed:
+        with self._lock:
             call = next(iter(self._calls), None)
             if call is not None:
                 self._check_room(0, call.job.lane.batch_tokens())
@@ -250,11 +254,13 @@ class Engine:
 
     def _forget(self, call: _Call) -> None:
         """Take a call out of the queue."""
-        with self._changed:
+        with self._lock:
             for queue in (self._calls, self._unread):
                 if call in queue:
                     queue.remove(call)
-            self._changed.notify_all()
+            if self._closed and not self._calls:
+                self._work.notify()
+                self._help.notify()
 
     def _give_up(self, call: _Call) -> None:
         self._pool.cancel(call.job)
@@ -264,52 +270,70 @@ class Engine:
         self._give_up(call)
         _settle(call.future, error)
 
-    # the reading thread
+    # reading
 
-    def _read_calls(self) -> None:
+    def _read_meanwhile(self) -> None:
+        """Read calls while the other thread computes."""
         while True:
-            with self._changed:
-                self._reads = False
-                self._changed.notify_all()
-                while not self._unread:
+            with self._lock:
+                while not self._unread or self._idle:
                     if self._closed and not self._calls:
                         return
-                    self._changed.wait()
-                call, self._reads = min(self._unread, key=lambda call: call.words), True
-            try:
-                self._read_slice(call)
-            except Exception as error:
-                self._fail(call, error)
+                    self._help.wait()
+                call = self._next_unread()
+            self._read(call)
             del call  # its texts are freed while this thread waits
 
-    def _read_slice(self, call: _Call) -> None:
-        requests = call.slice()
-        plans = list(plan_texts(requests, call.read, call.model.packer, call.reading))
-        with self._changed:
+    def _next_unread(self) -> _Call:
+        """Take the call to read next out of the queue of unread ones."""
+        call = min(self._unread, key=lambda call: call.words)
+        self._unread.remove(call)
+        self._readers += 1
+        return call
+
+    def _read(self, call: _Call) -> None:
+        """Read a slice of a call's texts, and put their passages into the pool."""
+        try:
+            requests = call.slice()
+            plans = list(plan_texts(requests, call.read, call.model.packer, call.reading))
             first, call.read = call.read, call.read + len(requests)
             call.tokens = call.tokens * (call.texts - call.read) // max(call.texts - first, 1)
-            if call.read == call.texts and call in self._unread:
-                self._unread.remove(call)
-        self._pool.add(call.job, first, plans)
-        if not call.texts:
-            call.job.done([])
+            self._pool.add(call.job, first, plans)
+            if not call.texts:
+                call.job.done([])
+        except Exception as error:
+            self._fail(call, error)
+        with self._lock:
+            self._readers -= 1
+            if call.read < call.texts and call in self._calls:
+                self._unread.append(call)
+            self._work.notify()
 
-    # the computing thread
+    # computing
 
     def _compute_batches(self) -> None:
         while True:
-            with self._changed:
-                while not self._pool.tokens:
+            with self._lock:
+                while not self._pool.tokens and not self._unread:
                     if self._closed and not self._calls:
                         return
-                    self._changed.wait()
+                    self._idle = True
+                    self._work.wait()
+                    self._idle = False
+                call = None if self._pool.tokens else self._next_unread()
+                if self._unread:
+                    self._help.notify()
+            if call is not None:
+                self._read(call)
+                del call
+                continue
             try:
                 self._compute_batch()
             except Exception as error:  # every call has an answer, whatever went wrong
-                with self._changed:
+                with self._lock:
                     calls = list(self._calls)
-                for call in calls:
-                    self._fail(call, error)
+                for failed in calls:
+                    self._fail(failed, error)
 
     def _compute_batch(self) -> None:
         self._wait_for_more()
@@ -329,20 +353,21 @@ class Engine:
         """Wait while more texts are expected soon enough to make it worth to delay the next batch."""
         worth = min(self._cost.fixed, _MAX_WAIT)
         until = time.monotonic() + worth
-        with self._changed:
+        with self._lock:
             limit = next((call.job.lane.batch_tokens() for call in self._calls), 0)
-            while self._pool.tokens < limit and (self._unread or self._reads or self._arrivals.gap < worth):
+            while self._pool.tokens < limit and (self._unread or self._readers or self._arrivals.gap < worth):
                 left = until - time.monotonic()
                 if left <= 0:
                     return
-                self._changed.wait(left)
+                self._work.wait(left)
 
     def close(self, *, drain: bool = True) -> None:
         """Take no more calls, and end the threads. drain: answer the calls in the queue first; else cancel them."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             calls = [] if drain else list(self._calls)
-            self._changed.notify_all()
+            self._work.notify()
+            self._help.notify()
         for call in calls:
             call.future.cancel()
         for thread in self._threads:
