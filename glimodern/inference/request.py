@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 _END = object()
 _SPANS = "one list per text of (start, end) in characters"
-_TEXTS = "a string or an iterable of strings"
+TEXTS = "a string or an iterable of strings"
 
 
 class Request(NamedTuple):
@@ -269,7 +269,7 @@ def read_requests(texts: Any, labels: Any, splitter: WordSplitter, options: Read
     if isinstance(texts, str):
         texts = [texts]
     count = size_of(texts)
-    rows = _read(_read_texts(items(texts, "texts", _TEXTS)), labels, count, options, spans)
+    rows = _read(_read_texts(items(texts, "texts", TEXTS)), labels, count, options, spans)
 
     def requests() -> Iterator[Request]:
         for number, (text, label_set, threshold, given) in enumerate(rows):

@@ -30,7 +30,7 @@ from glimodern.inference.entities import Entities, ReadingReport, with_offsets
 from glimodern.inference.pace import Arrivals, BatchCost
 from glimodern.inference.passages import plan_texts
 from glimodern.inference.pool import Answer, Job, Lane, Outcome, Pool
-from glimodern.inference.request import Request
+from glimodern.inference.request import TEXTS, Request
 from glimodern.inference.windows import Reading, ReadingOptions
 
 from .prediction import EntityPredictor
@@ -384,10 +384,9 @@ def _settle(future: Future[Answers], outcome: Answers | Exception) -> None:
 
 def _listed(texts: Any) -> list[Any]:
     """Return the texts as a list of the call's own; TypeError for a stream, which might not end."""
-    expected = "a string, or an iterable of strings with a length"
-    values = items(texts, "texts", expected)
+    values = items(texts, "texts", TEXTS)
     if size_of(texts) is None:
-        raise TypeError(f"texts: expected {expected}, got {typed(texts)}; give a list")
+        raise TypeError(f"texts: expected {TEXTS} with a length, got {typed(texts)}; give a list")
     return list(values)
 
 
