@@ -14,6 +14,7 @@ refused (`QueueFullError`).
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from typing_extensions import Unpack
 
@@ -227,6 +229,7 @@ class Engine:
             self._calls.append(call)
             self._unread.append(call)
             if not self._threads:
+                _close_at_exit(self)
                 for name, target in (("read", self._read_meanwhile), ("compute", self._compute_batches)):
                     thread = threading.Thread(target=target, name=f"glimodern-{name}", daemon=True)
                     self._threads.append(thread)
@@ -363,6 +366,8 @@ class Engine:
 
     def close(self, *, drain: bool = True) -> None:
         """Take no more calls, and end the threads. drain: answer the calls in the queue first; else cancel them."""
+        if os.getpid() != self._process:
+            return  # the threads are the parent's
         with self._lock:
             self._closed = True
             calls = [] if drain else list(self._calls)
@@ -372,6 +377,22 @@ class Engine:
             call.future.cancel()
         for thread in self._threads:
             thread.join()
+
+
+_open: WeakSet[Engine] = WeakSet()
+
+
+def _close_at_exit(engine: Engine) -> None:
+    """End an engine's threads before the interpreter is torn down, if nobody has closed it."""
+    if not _open:
+        atexit.unregister(_close_open)
+        atexit.register(_close_open)
+    _open.add(engine)
+
+
+def _close_open() -> None:
+    for engine in list(_open):
+        engine.close(drain=False)
 
 
 def _settle(future: Future[Answers], outcome: Answers | Exception) -> None:

@@ -19,15 +19,13 @@ from .openapi import openapi
 from .page import page, page_headers
 from .service import Service
 
-BODY_SECONDS = 30.0  # a body that takes longer to arrive is refused
 _BODIES = 64  # bodies of the maximum size that may be held at a time; smaller ones may be more
 
 
 class App:
     """The handlers of the routes.
 
-    connections(): the number of open connections, for metrics. body_seconds: most seconds that a body may take to
-    arrive.
+    connections(): the number of open connections, for metrics.
     """
 
     def __init__(
@@ -38,10 +36,9 @@ class App:
         *,
         token: str | None = None,
         connections: Callable[[], int] = lambda: 0,
-        body_seconds: float = BODY_SECONDS,
     ) -> None:
         self.service, self.limits, self.metrics = service, limits, metrics
-        self._connections, self._body_seconds = connections, body_seconds
+        self._connections = connections
         self._body_bytes = 0  # held by requests that are being read or answered
         routes = {
             "/": self.page,
@@ -107,7 +104,7 @@ class App:
         try:
             content = await self._read(request)
             body = read_body(content, self.limits, redacts=redacts)
-            answer = self.service.answer(body, max_words=self.limits.max_words, redacts=redacts)
+            answer = self.service.answer(body, self.limits, redacts=redacts)
             value = await _unless_gone(answer, request, body.timeout)
         finally:
             self._body_bytes -= len(content)
@@ -142,12 +139,12 @@ class App:
                     raise too_large
 
         try:
-            await asyncio.wait_for(receive(), self._body_seconds)
+            await asyncio.wait_for(receive(), self.limits.body_timeout)
         except BaseException as error:
             self._body_bytes -= total
             if isinstance(error, asyncio.TimeoutError):
-                problem = f"body: expected it within {self._body_seconds:g} s, got {total} bytes by then"
-                raise AnswerError(408, problem, close=True) from error
+                wanted, got = f"all of it within {self.limits.body_timeout:g} s", f"{total} bytes by then"
+                raise AnswerError.of("body", wanted, got, status=408, close=True) from error
             if isinstance(error, ClientDisconnect):
                 raise ClientGoneError from error
             raise
@@ -167,5 +164,6 @@ async def _unless_gone(answer: Coroutine[Any, Any, dict[str, Any]], request: Req
             "timeout", f"an answer within {timeout:g} s", "none", "try again later", 503, retry_after=1
         )
     finally:
-        answering.cancel()
         going.cancel()
+        if answering.cancel():
+            await asyncio.wait((answering,))

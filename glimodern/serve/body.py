@@ -35,6 +35,8 @@ class Limits:
     """Maximum labels of a text."""
     max_label_length: Annotated[int, AT_LEAST_ONE] = 1000
     """Maximum characters of a label or a description."""
+    body_timeout: Annotated[float, POSITIVE] = 30.0
+    """Seconds in which the bytes of a request must arrive."""
     timeout: Annotated[float, POSITIVE] = 60.0
     """Seconds after which a request is given up; also the maximum of its own field "timeout"."""
 
@@ -83,11 +85,11 @@ def _json_object(content: bytes) -> dict[str, Any]:
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise AnswerError(400, f"body: expected JSON in UTF-8, got the byte 0x{content[error.start]:02x}") from error
+        raise AnswerError.of("body", "JSON in UTF-8", f"the byte 0x{content[error.start]:02x}", status=400) from error
     try:
         body = parse_json(text)
     except ValueError as error:
-        raise AnswerError(400, f"body: expected a JSON object, got broken JSON ({error})") from error
+        raise AnswerError.of("body", "a JSON object", f"broken JSON ({error})", status=400) from error
     if not isinstance(body, dict):
         raise AnswerError.of("body", "a JSON object", _shown(body), status=400)
     return body

@@ -45,7 +45,7 @@ class AnswerError(Exception):
         """
         message = str(error)
         if one_text:
-            message = message.replace("texts[0]", "text", 1)
+            message = re.sub(r"^texts(\[0\])?(?=:)", "text", message)
         match = _TEXT_ERROR.fullmatch(message)
         if match is None:
             field = message.partition(":")[0] if ": " in message and " " not in message.partition(":")[0] else None

@@ -12,7 +12,7 @@ from glimodern.inference.redaction import redact
 from glimodern.model.engine import Answers, BatchReport, Engine, QueueFullError
 from glimodern.model.glimodern import GLiModern
 
-from .body import EntitiesBody
+from .body import EntitiesBody, Limits
 from .errors import AnswerError
 
 if TYPE_CHECKING:
@@ -96,22 +96,22 @@ class Service:
         except QueueFullError as error:
             raise AnswerError(429, str(error), retry_after=error.retry_after) from error
 
-    def submit(self, body: EntitiesBody, model: GLiModern, max_words: int) -> Future[Answers]:
+    def submit(self, body: EntitiesBody, model: GLiModern, limits: Limits) -> Future[Answers]:
         """Ask the engine. Raises AnswerError."""
         try:
             return self.engine.submit(
-                model, body.texts, body.labels, max_words=max_words, max_seconds=body.timeout, **body.options
+                model, body.texts, body.labels, max_words=limits.max_words, max_seconds=limits.timeout, **body.options
             )
         except QueueFullError as error:
             raise AnswerError(429, str(error), retry_after=error.retry_after) from error
         except (TypeError, ValueError) as error:
             raise AnswerError.of_argument(error, one_text=body.one_text) from error
 
-    async def answer(self, body: EntitiesBody, *, max_words: int, redacts: bool) -> dict[str, Any]:
+    async def answer(self, body: EntitiesBody, limits: Limits, *, redacts: bool) -> dict[str, Any]:
         """Return the JSON value of the answer. Raises AnswerError; cancelling gives the request up."""
         name, model = self.model_of(body.model)
         try:
-            answers = await asyncio.wrap_future(self.submit(body, model, max_words))
+            answers = await asyncio.wrap_future(self.submit(body, model, limits))
         except (TypeError, ValueError) as error:
             raise AnswerError.of_argument(error, one_text=body.one_text) from error
         results = [self._result(answers, number, body, redacts=redacts) for number in range(len(answers.outcomes))]
