@@ -13,6 +13,7 @@ import tyro
 from glimodern import cli
 from glimodern.cli.outputs import check_output_file
 from glimodern.display import console
+from glimodern.files.atomic import user_path
 from glimodern.inputs.words import DEFAULT_SPLITTER, SplitterName
 from glimodern.settings import check_settings
 
@@ -57,9 +58,15 @@ class ConvertConfig:
 def convert(config: ConvertConfig) -> Counter[str]:
     """Read the input and write the output; return counts of texts, entities, and what did not come along.
 
-    Raises ValueError if the output exists and overwrite is False, or if it is what the command reads.
+    Raises ValueError if the output exists and overwrite is False, or if it lies in what the command reads.
     """
     path = check_output_file("output", config.output, [config.input])
+    source = user_path(config.input, "input")
+    if source.is_dir() and path.resolve().is_relative_to(source.resolve()):
+        raise ValueError(
+            f"output: expected a file outside {config.input}, which the command reads, got {path}, which the next "
+            "reader of the folder would take for data; choose another folder"
+        )
     if path.is_file() and not config.overwrite:
         raise ValueError(f"output: expected a file that does not exist, got {path}; add --overwrite to replace it")
     if config.to == "docbin":
