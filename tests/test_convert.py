@@ -1,7 +1,6 @@
 """Data of annotation tools and other libraries: what rows mean, round trips, and `python -m glimodern.data.convert`."""
 
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -71,8 +70,7 @@ def test_doccano(tmp_path, caplog):
         {"id": 9, "text": TEXT, "label": [ADA, CITY]},
         {"id": 10, "text": TEXT, "labels": [ADA, CITY]},
     )
-    with caplog.at_level(logging.INFO):
-        data = load_dataset(path)
+    data = load_dataset(path)
     assert [spans(example) for example in data] == [FOUND, [], FOUND, FOUND]
     assert data.notes == {"relations, not read": 1} and "1 relations, not read" in caplog.text
     assert [spans(example) for example in load_dataset(path, format="doccano")] == [FOUND, [], FOUND, FOUND]
@@ -171,8 +169,7 @@ def test_label_studio_tasks(tmp_path, caplog):
         {"data": {"content": TEXT, "page": 3}, "completions": [{"result": regions(CITY)}]},
     ]
     path.write_text(json.dumps(rows))
-    with caplog.at_level(logging.INFO):
-        data = load_dataset(path)
+    data = load_dataset(path)
     assert [spans(example) for example in data] == [FOUND, FOUND[1:], FOUND[:1], FOUND[:1], [], FOUND[1:]]
     assert data.left_out == {"not annotated": 2, "annotation cancelled": 1}
     assert data.notes == {
@@ -180,7 +177,10 @@ def test_label_studio_tasks(tmp_path, caplog):
         "results of the type relation, not read": 1,
         "results of the type choices, not read": 1,
     }
-    assert "2 not annotated, 1 annotation cancelled" in caplog.text and "of which the first is read" in caplog.text
+    assert (
+        "2 not annotated, 1 annotation cancelled" in caplog.text
+        and "1 tasks with several annotations, of which the first is read" in caplog.text
+    )
 
 
 def test_label_studio_json_min(tmp_path):
@@ -256,7 +256,30 @@ def test_label_studio_accepts_our_tasks(tmp_path):
     write_dataset(data, tmp_path / "t.json", "label-studio")
     (written,) = json.loads((tmp_path / "t.json").read_text())
     config = interface.LabelInterface(make_config(["person", "city"]))
-    assert config.validate_task(written) and config.validate_annotation(written["annotations"][0])
+    assert config.validate_task({"data": written["data"]}) and config.validate_annotation(written["annotations"][0])
+
+
+def test_rows_of_our_own_with_fields_of_other_tools(tmp_path):
+    """Further fields of a row with entities do not change what it is."""
+    more = [
+        {"data": {"source": "web"}},
+        {"annotation_id": 3, "id": 1},
+        {"relations": [], "types": ["person", "animal"]},
+        {"answer": "accept"},
+    ]
+    path = write(tmp_path / "s.jsonl", *({"text": TEXT, "entities": [ADA], **fields} for fields in more))
+    data = load_dataset(path)
+    assert [spans(example) for example in data] == [FOUND[:1]] * 4
+    assert data[2].types == ("person", "animal")
+
+
+def test_a_format_that_is_asked_for(tmp_path):
+    path = write(tmp_path / "t.jsonl", task({"result": regions(ADA)}))
+    assert spans(load_dataset(path, format="label-studio")[0]) == FOUND[:1]
+    with pytest.raises(ValueError, match=r"expected the keys \"text\" and \"label\" \(format='doccano'\)"):
+        load_dataset(path, format="doccano")
+    path = write(tmp_path / "p.jsonl", {"text": TEXT, "spans": [{"start": 2, "end": 5, "label": "person"}]})
+    assert spans(load_dataset(path, format="prodigy")[0]) == FOUND[:1]
 
 
 # --- spaCy -------------------------------------------------------------------------------------------------------

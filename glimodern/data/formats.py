@@ -162,8 +162,8 @@ def _collect(
         if not rows.examples:
             raise ValueError(f"{source}: expected gold annotations, got only rows without: {counts}; annotate some")
         logger.warning("%s: left out rows without gold annotations: %s", source, counts)
-    if rows.notes:
-        logger.info("%s: %s", source, counted(rows.notes))
+    if noted := counted(rows.notes):
+        logger.warning("%s: %s", source, noted)
     return rows
 
 

@@ -41,7 +41,7 @@ def to_spans(row: dict[str, Any], notes: Counter[str]) -> dict[str, Any]:
         else entity
         for entity in entities
     ]
-    return {"text": row["text"], "entities": spans}
+    return {**row, "entities": spans}
 
 
 def row_of(text: str, spans: list[tuple[int, int, str]]) -> dict[str, Any]:

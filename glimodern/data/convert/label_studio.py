@@ -127,9 +127,11 @@ def task_of(text: str, spans: Sequence[tuple[int, int, str]]) -> dict[str, Any]:
 
 
 def is_label_studio(row: dict[str, Any]) -> bool:
-    """Return whether the keys of a row are those of a task, or of JSON-MIN."""
+    """Return whether the keys of a row are those of a task, or of JSON-MIN, and not those of a format with spans."""
+    if "entities" in row or "spans" in row:
+        return False
     if isinstance(row.get("data"), dict):
-        return True
+        return "text" not in row
     return "annotation_id" in row or any(_is_regions(value) for value in row.values())
 
 
@@ -138,7 +140,7 @@ def _is_regions(value: Any) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(entry, dict) and "start" in entry and "labels" in entry for entry in value)
+        and all(isinstance(entry, dict) and {"start", "end", "labels"} <= entry.keys() for entry in value)
     )
 
 

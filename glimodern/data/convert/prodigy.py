@@ -40,7 +40,7 @@ def to_spans(row: dict[str, Any], notes: Counter[str]) -> dict[str, Any]:
     if row.get("relations"):
         notes["relations, not read"] += len(row["relations"])
     spans = row.get("spans")
-    return {"text": row["text"], "entities": [] if spans is None else spans}
+    return {**row, "entities": [] if spans is None else spans}
 
 
 def row_of(text: str, words: Sequence[Word], spans: Sequence[tuple[int, int, str]]) -> dict[str, Any]:
