@@ -175,11 +175,20 @@ def folder(base, tmp_path) -> Path:
     return Path(shutil.copytree(base, tmp_path / "reader"))
 
 
+OTHER_LIBRARIES = {
+    "spacy": "the extra spacy",
+    "presidio_analyzer": "the extra presidio",
+    "haystack": "the extra haystack",
+    "langchain_core": "the package langchain-core",
+}
+
+
 def skip_without_extras(source: str) -> None:
     from glimodern.layers.packed_linear import can_pack
 
-    if "import spacy" in source:
-        pytest.importorskip("spacy", reason="needs the extra spacy")
+    for module, extra in OTHER_LIBRARIES.items():
+        if re.search(rf"^(import|from) {module}\b", source, re.MULTILINE):
+            pytest.importorskip(module, reason=f"needs {extra}")
     if "import GLiNER" in source:
         pytest.importorskip("gliner", reason="needs the extra peers (gliner)")
     if '"int8"' in source and not can_pack():
@@ -302,6 +311,11 @@ def check_figures(command: str, folder: Path, printed: str) -> None:
     assert seen["overlap"]["entities"]["share_exact"] == 1.0 and seen["overlap"]["types"]["total"] == 5
 
 
+def check_convert(command: str, folder: Path, printed: str) -> None:
+    assert f"{len(LESSONS)} texts, {sum(len(entities) for _, entities in LESSONS)} entities" in printed
+    assert (folder / command.split(" --to ")[0].split()[-1]).is_file()
+
+
 def check_predict(command: str, folder: Path, printed: str) -> None:
     assert said(printed), "predict prints a row a text; the block's output is compared too"
 
@@ -309,6 +323,7 @@ def check_predict(command: str, folder: Path, printed: str) -> None:
 OUTCOMES = {
     "train": check_train, "evaluate": check_evaluate, "predict": check_predict, "inspect": check_inspect,
     "doctor": check_doctor, "compare": check_compare, "data.figures": check_figures, "calibrate": check_calibrate,
+    "data.convert": check_convert,
 }  # fmt: skip
 STAND_INS = {
     ".venv/bin/python": sys.executable,

@@ -1,9 +1,9 @@
-"""Annotated text: examples, readers of four formats, validation report, metrics, and sampling for training."""
+"""Annotated text: examples, readers of training formats, validation report, metrics, and sampling for training."""
 
 from glimodern.inputs.words import Entity
 
 from .example import Dataset, Example, entity_types
-from .load import load_dataset, load_split
+from .load import load_dataset, load_split, load_table
 from .report import ValidationReport, validate
 from .sampling import asked_types, sample_types, token_batches, with_asked_types
 from .tags import CROSSNER_LABELS, natural_label
@@ -18,6 +18,7 @@ __all__ = [
     "entity_types",
     "load_dataset",
     "load_split",
+    "load_table",
     "natural_label",
     "sample_types",
     "token_batches",

@@ -37,6 +37,8 @@ class Dataset:
     skipped: number of bad rows skipped (`skip_bad_rows`); `skipped_out_of_range` of them had word or character indices
              outside their text.
     unmatched: number of answers in Pile-NER conversations that do not occur in their text.
+    left_out: rows that hold no gold annotation, {reason: number}. notes: what else of the source was not read, or was
+    converted, {what: number}.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Dataset:
     skipped: int = 0
     skipped_out_of_range: int = 0
     unmatched: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.types:

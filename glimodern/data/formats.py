@@ -1,4 +1,4 @@
-"""Readers of the four training formats: they convert the rows of a file or of a hub data set to examples.
+"""Readers of the training formats: they convert the rows of a file, a table or a hub data set to examples.
 
     gliner    {"tokenized_text": [words], "ner": [[first word, last word, label], ...]}: indices inclusive; the label
               may be a list of labels. Optional: "ner_labels" or "label" (the entity types to find), "ner_negatives"
@@ -13,7 +13,14 @@
               of an answer marks all its occurrences on word boundaries. The questions name the row's types; a type is
               left out if it has answers and none of them occurs in the text.
 
+    label-studio, doccano, prodigy    JSON exports of these tools; docbin    spaCy's .spacy files: see
+              `glimodern.data.convert`. They are read as spans are. Rows that hold no gold annotation are left out, and
+              counted by their reason.
+
 JSON may be one object per line, one array, or pretty-printed objects; the keys of a JSON row determine its format.
+Prodigy's rows are told from spans by a hash or an answer, Doccano's by "start_offset", "labels" or "relations", Label
+Studio's by "data" or by regions with "labels". A file named .spacy is docbin. One named .parquet is a table (`tables`)
+whose rows are those of JSON.
 Compression, encodings and line ends: see `lines`.
 """
 
@@ -23,37 +30,31 @@ import json
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from glimodern.display import short
-from glimodern.inputs.words import DEFAULT_SPLITTER, Entity, word_splitter
+from glimodern.inputs.words import DEFAULT_SPLITTER, Entity, cut_words, word_splitter
 
-from . import conll
+from . import conll, tables
+from .convert import docbin, doccano, label_studio, prodigy
 from .example import Example
+from .fields import BadRowError, LeftOutError, label_field, text_field, types_field, words_field
 from .json_rows import Row, json_rows
 from .lines import Line, open_input, read_lines, stem_and_suffix
 from .tags import natural_label
 
-FORMATS = ("auto", "gliner", "spans", "conll", "pile-ner")
+FORMATS = ("auto", "gliner", "spans", "conll", "pile-ner", "label-studio", "doccano", "prodigy", "docbin")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 logger = logging.getLogger(__name__)
 
+_TEXT_FORMATS = ("spans", "doccano", "prodigy")  # of a row with a "text", if its format is given
 _QUESTION = re.compile(r"\s*What describes (.*\S) in the text\?\s*", re.DOTALL)
 _JSON_START = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')
-
-
-class BadRowError(Exception):
-    """A row that cannot be read. where: a more exact position than the row's, if known."""
-
-    def __init__(self, reason: str, *, where: str | None = None, out_of_range: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.where = where
-        self.out_of_range = out_of_range
 
 
 @dataclass(slots=True)
@@ -62,18 +63,25 @@ class Rows:
 
     skipped: bad rows. out_of_range: bad rows with an index outside their text.
     unmatched: answers in Pile-NER conversations that do not occur in their text on word boundaries.
+    left_out: rows without gold annotation, by reason. notes: what else was not read, or was converted, by kind.
+    seen: tasks of which an annotation was read, in formats that have a row for each annotation.
     """
 
     examples: list[Example] = field(default_factory=list)
     skipped: int = 0
     out_of_range: int = 0
     unmatched: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    seen: set[Hashable] = field(default_factory=set)
 
     def extend(self, other: Rows) -> None:
         self.examples.extend(other.examples)
         self.skipped += other.skipped
         self.out_of_range += other.out_of_range
         self.unmatched += other.unmatched
+        self.left_out.update(other.left_out)
+        self.notes.update(other.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,8 @@ class ReadOptions:
     """Options for reading rows.
 
     format: one of FORMATS. group: group of the examples. label_names: {tag: label} for conll. splitter: of a row's
-    text into words, in the formats spans and pile-ner.
+    text into words, in formats with a text. text_key: the field of a Label Studio task with the text; None: see
+    `convert.label_studio`. cut_words: cut words where an entity begins or ends inside one, instead of refusing the row.
     """
 
     format: str = "auto"
@@ -89,6 +98,8 @@ class ReadOptions:
     group: str | None = None
     label_names: Mapping[str, str] | None = None
     splitter: str = DEFAULT_SPLITTER
+    text_key: str | None = None
+    cut_words: bool = False
 
 
 def read_file(path: Path, options: ReadOptions) -> Rows:
@@ -97,6 +108,11 @@ def read_file(path: Path, options: ReadOptions) -> Rows:
     The error gives file and line ("file:7"), or file and element ("file[7]", from 0) of a JSON array.
     """
     name = str(path)
+    suffix = path.suffix.lower()
+    if options.format == "docbin" or (suffix == docbin.SUFFIX and options.format == "auto"):
+        return _collect(name, docbin.read_docs(path), lambda doc, where, rows: _doc(doc, where, rows, options), options)
+    if suffix == tables.SUFFIX:
+        return read_rows(name, tables.parquet_rows(path), options)
     with open_input(path) as stream:
         lines = list(read_lines(stream, name))
     if _is_json(path, lines, options.format):
@@ -125,6 +141,8 @@ def _collect(
             if fault is not None:
                 raise BadRowError(fault)
             rows.examples.append(parse(value, place, rows))
+        except LeftOutError as left:
+            rows.left_out[left.reason] += 1
         except BadRowError as bad:
             reason = f"{bad.where or place}: {bad.reason}"
             if not options.skip_bad_rows:
@@ -133,17 +151,29 @@ def _collect(
             rows.skipped += 1
             rows.out_of_range += bad.out_of_range
     if rows.skipped:
-        total = rows.skipped + len(rows.examples)
+        total = rows.skipped + len(rows.examples) + rows.left_out.total()
         if not rows.examples:
             raise ValueError(f"{source}: none of its {total} rows can be read; the first: {first_reason}")
         logger.warning("%s: skipped %d bad rows of %d; the first: %s", source, rows.skipped, total, first_reason)
-    elif not rows.examples:
+    elif not rows.examples and not rows.left_out:
         raise ValueError(f"{source}: expected at least one sentence, got none")
+    if rows.left_out:
+        counts = counted(rows.left_out)
+        if not rows.examples:
+            raise ValueError(f"{source}: expected gold annotations, got only rows without: {counts}; annotate some")
+        logger.warning("%s: left out rows without gold annotations: %s", source, counts)
+    if noted := counted(rows.notes):
+        logger.warning("%s: %s", source, noted)
     return rows
 
 
+def counted(counts: Counter[str]) -> str:
+    """Return counts as text: "2 answered reject, 1 not annotated"."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
 def _is_json(path: Path, lines: Sequence[Line], format: str) -> bool:
-    if stem_and_suffix(path)[1] in JSON_SUFFIXES or format in ("gliner", "spans", "pile-ner"):
+    if stem_and_suffix(path)[1] in JSON_SUFFIXES or format not in ("auto", "conll"):
         return True
     filled = (line.text for line in lines if line.text.strip())
     start = "\n".join(text for text, _ in zip(filled, range(2), strict=False))
@@ -160,9 +190,16 @@ def _json_row(row: Any, where: str, rows: Rows, options: ReadOptions) -> Example
     if row_format == "gliner":
         example = _gliner(row, where, options)
     elif row_format == "spans":
-        example = _spans(row, where, options)
+        example = _spans(row, where, rows, options)
+    elif row_format == "label-studio":
+        spans = label_studio.to_spans(row, rows.notes, options.text_key, rows.seen)
+        example = _spans(spans, where, rows, options)
+    elif row_format == "doccano":
+        example = _spans(doccano.to_spans(row, rows.notes), where, rows, options)
+    elif row_format == "prodigy":
+        example = _spans(prodigy.to_spans(row, rows.notes), where, rows, options)
     elif row_format == "conll":
-        words = _words(row, "tokens")
+        words = words_field(row, "tokens")
         example = _tagged(words, _tags(row, len(words)), where, options)
     else:
         example = _pile_ner(row, where, rows, options)
@@ -177,8 +214,12 @@ def _format_of(row: dict[str, Any], format: str) -> str:
         detected = "pile-ner"
     elif "tokens" in row and ("ner_tags" in row or "tags" in row):
         detected = "conll"
+    elif label_studio.is_label_studio(row):
+        detected = "label-studio"
+    elif "text" in row and format in _TEXT_FORMATS:
+        detected = format
     elif "text" in row:
-        detected = "spans"
+        detected = "prodigy" if prodigy.is_prodigy(row) else "doccano" if doccano.is_doccano(row) else "spans"
     else:
         detected = "none"
     if detected == "none" or format not in ("auto", detected):
@@ -187,6 +228,9 @@ def _format_of(row: dict[str, Any], format: str) -> str:
             "spans": '"text" and "entities"',
             "conll": '"tokens" and "ner_tags"',
             "pile-ner": '"conversations"',
+            "label-studio": '"data" and "annotations"',
+            "doccano": '"text" and "label"',
+            "prodigy": '"text" and "spans"',
         }
         expected = " or ".join(keys.values()) if format == "auto" else f"{keys[format]} (format={format!r})"
         raise BadRowError(f"expected the keys {expected}, got {short(sorted(row))}")
@@ -194,7 +238,7 @@ def _format_of(row: dict[str, Any], format: str) -> str:
 
 
 def _gliner(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
-    words = _words(row, "tokenized_text")
+    words = words_field(row, "tokenized_text")
     ner = row.get("ner")
     if not isinstance(ner, list):
         raise BadRowError(
@@ -214,9 +258,9 @@ def _gliner(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
                 out_of_range=True,
             )
         for label in labels if isinstance(labels, list) and labels else (labels,):
-            entities.append((start, end, _label(label, entry)))
-    types = _types(row, "ner_labels", "label")
-    negatives = _types(row, "ner_negatives")
+            entities.append((start, end, label_field(label, entry)))
+    types = types_field(row, "ner_labels", "label")
+    negatives = types_field(row, "ner_negatives")
     if types is None and negatives is not None:
         types = tuple(dict.fromkeys(label for _, _, label in entities))
     if types is not None and negatives is not None:
@@ -224,36 +268,24 @@ def _gliner(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
     return Example(words, entities, where, types=types, group=options.group)
 
 
-def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
-    text = _text(row["text"], '"text"')
+def _spans(row: dict[str, Any], where: str, rows: Rows, options: ReadOptions) -> Example:
+    text = text_field(row["text"], '"text"')
     key = next((name for name in ("entities", "spans", "label") if name in row), "entities")
     spans = row.get(key)
     if not isinstance(spans, list):
         raise BadRowError(
             f'"{key}": expected a list of {{"start", "end", "label"}}, [] for no entity, got {short(spans)}'
         )
+    found = [_checked_span(entry, key, text) for entry in spans]
     words = word_splitter(options.splitter, "splitter")(text)
+    if options.cut_words:
+        whole = len(words)
+        words = cut_words(words, (offset for start, end, _ in found for offset in (start, end)))
+        rows.notes["cuts of words where an entity begins or ends inside one"] += len(words) - whole
     starts = {word.start: index for index, word in enumerate(words)}
     ends = {word.end: index for index, word in enumerate(words)}
     entities: list[Entity] = []
-    for entry in spans:
-        start, end, label = _span(entry, key)
-        if not 0 <= start < end <= len(text):
-            raise BadRowError(
-                f'"{key}": expected 0 <= start < end <= {len(text)} (characters in the text), got {short(entry)}',
-                out_of_range=True,
-            )
-        if isinstance(entry, dict) and entry.get("text", text[start:end]) != text[start:end]:
-            raise BadRowError(
-                f'"{key}": expected the text at its offsets, {short(text[start:end])}, got {short(entry)};'
-                " offsets count characters (not bytes or UTF-16 units)"
-            )
-        while start < end and text[start].isspace():
-            start += 1
-        while start < end and text[end - 1].isspace():
-            end -= 1
-        if start == end:
-            raise BadRowError(f'"{key}": expected a span with a word in it, got only white space, {short(entry)}')
+    for start, end, label in found:
         first, last = starts.get(start), ends.get(end)
         if first is None or last is None:
             offset = start if first is None else end - 1
@@ -270,9 +302,35 @@ def _spans(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
         where,
         text,
         [(word.start, word.end) for word in words],
-        _types(row, "types", "ner_labels"),
+        types_field(row, "types", "ner_labels"),
         options.group,
     )
+
+
+def _checked_span(entry: Any, key: str, text: str) -> Entity:
+    """Return (start, end, label) of an entity in characters, without white space at its ends."""
+    start, end, label = _span(entry, key)
+    if not 0 <= start < end <= len(text):
+        raise BadRowError(
+            f'"{key}": expected 0 <= start < end <= {len(text)} (characters in the text), got {short(entry)}',
+            out_of_range=True,
+        )
+    if isinstance(entry, dict) and entry.get("text") not in (None, text[start:end]):
+        raise BadRowError(
+            f'"{key}": expected the text at its offsets, {short(text[start:end])}, got {short(entry)};'
+            " offsets count characters (not bytes or UTF-16 units)"
+        )
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    if start == end:
+        raise BadRowError(f'"{key}": expected a span with a word in it, got only white space, {short(entry)}')
+    return start, end, label
+
+
+def _doc(doc: Any, where: str, rows: Rows, options: ReadOptions) -> Example:
+    return _spans(docbin.to_spans(doc), where, rows, options)
 
 
 def _span(entry: Any, key: str) -> tuple[int, int, str]:
@@ -284,14 +342,14 @@ def _span(entry: Any, key: str) -> tuple[int, int, str]:
         raise BadRowError(f'"{key}": expected {{"start", "end", "label"}} or [start, end, label], got {short(entry)}')
     if type(start) is not int or type(end) is not int:
         raise BadRowError(f'"{key}": expected two whole character offsets and a label, got {short(entry)}')
-    return start, end, _label(label, entry)
+    return start, end, label_field(label, entry)
 
 
 def _pile_ner(row: dict[str, Any], where: str, rows: Rows, options: ReadOptions) -> Example:
     turns = row["conversations"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise BadRowError(f'"conversations": expected a list of {{"from", "value"}}, got {short(turns)}')
-    values = [_text(turn.get("value"), '"value"') for turn in turns]
+    values = [text_field(turn.get("value"), '"value"') for turn in turns]
     if len(values) < 2 or len(values) % 2 or not values[0].startswith("Text:"):
         raise BadRowError(
             '"conversations": expected "Text: ...", a reply to it, then pairs of question and answer,'
@@ -379,43 +437,5 @@ def _tags(row: dict[str, Any], count: int) -> list[str]:
     for tag in tags:
         if not conll.is_tag(tag):
             raise BadRowError(f'"ner_tags": expected {conll.EXPECTED}, got {short(tag)}')
-        _text(tag, '"ner_tags"')
+        text_field(tag, '"ner_tags"')
     return tags
-
-
-# --- fields of a row ---------------------------------------------------------------------------------------------
-
-
-def _words(row: dict[str, Any], key: str) -> list[str]:
-    words = row[key]
-    if not isinstance(words, list):
-        raise BadRowError(f'"{key}": expected a list of words, got {short(words)}')
-    for word in words:
-        _text(word, f'a word of "{key}"')
-    return words
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise BadRowError(f"{what}: expected a string, got {short(value)}")
-    # half of a surrogate pair is legal in JSON ("\ud83d"), but it is no character, and tokenizers refuse it
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadRowError(f"{what}: expected Unicode text, got half of a surrogate pair in {short(value)}")
-    return value
-
-
-def _label(label: Any, entry: Any) -> str:
-    if not isinstance(label, str) or not label.strip():
-        raise BadRowError(f"label: expected a string that is not blank, got {short(label)} in {short(entry)}")
-    return _text(label, "label")
-
-
-def _types(row: dict[str, Any], *keys: str) -> tuple[str, ...] | None:
-    for key in keys:
-        value = row.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, list):
-            raise BadRowError(f'"{key}": expected a list of entity types, got {short(value)}')
-        return tuple(dict.fromkeys(_label(label, value) for label in value))
-    return None

@@ -5,21 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from glimodern.inputs.words import DEFAULT_SPLITTER, check_splitter
 
+from . import tables
+from .convert import docbin
 from .example import Dataset
 from .formats import FORMATS, JSON_SUFFIXES, ReadOptions, Rows, read_file, read_rows
-from .json_rows import Row
 from .lines import COMPRESSED, stem_and_suffix
 
 logger = logging.getLogger(__name__)
 
-_EXTENSIONS = (*JSON_SUFFIXES, ".txt", ".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes", ".tsv")
+_EXTENSIONS = (
+    *JSON_SUFFIXES, ".txt", ".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes", ".tsv",
+    docbin.SUFFIX, tables.SUFFIX,
+)  # fmt: skip
 _SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "test": "test"}
 _IGNORED_PREFIXES = ("readme", "license", "licence", "notice")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -33,6 +37,8 @@ def load_dataset(
     format: str = "auto",
     label_names: Mapping[str, str] | None = None,
     splitter: str = DEFAULT_SPLITTER,
+    text_key: str | None = None,
+    cut_words: bool = False,
 ) -> Dataset:
     """Read a data set from a file, a folder or the hub.
 
@@ -41,17 +47,21 @@ def load_dataset(
         - a folder with files named after splits (train.txt, dev.jsonl, ...; valid, validation and val mean dev);
         - a folder with other data files; each file's stem becomes the group of its examples;
         - a folder with one such folder per domain, whose name becomes the group;
+        - a folder that `datasets` saved with save_to_disk, with or without splits;
         - if no such path exists, a hub name ("owner/name").
     split: name of the split; None means "train" for a hub data set. Data without splits is read whole.
     skip_bad_rows: skip bad rows, count them in `Dataset.skipped`, and log one warning per file with the first reason.
-    format: "auto" (by content), "gliner", "spans", "conll" or "pile-ner"; see `glimodern.data.formats`.
+    format: "auto" (by content), or one of `glimodern.data.formats.FORMATS`, which that module describes.
     label_names: labels for CoNLL tags; they take precedence over those of `glimodern.data.tags`.
     splitter: splits rows that have a text and no words; one of `glimodern.inputs.words.SPLITTERS`, that of the model.
+    text_key: the field of Label Studio's tasks with the text. cut_words: cut a word where an entity begins or ends
+    inside it, instead of refusing the row; a model reads whole words, so this is for writing other formats.
 
     The data set's name is the file's stem or the folder's name, with the split ("ai-test" for ai/test.txt).
     Raises FileNotFoundError for a missing path, split or data file; ValueError for a bad row (with file and line), an
-    ambiguous folder or an empty file; ImportError for a hub name without the package `datasets`, and for a .zst file
-    without `zstandard` (before Python 3.14).
+    ambiguous folder or an empty file; ImportError for a hub name or a saved table without the package `datasets`, a
+    .parquet file without `pyarrow`, a .spacy file without `spacy`, and a .zst file without `zstandard` (before Python
+    3.14).
     """
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source: expected a path or a hub name, got {type(source).__name__}")
@@ -61,7 +71,7 @@ def load_dataset(
     name = os.fspath(source)
     if not name:
         raise ValueError("source: expected a path or a hub name, got an empty string")
-    options = ReadOptions(format, skip_bad_rows, None, label_names, splitter)
+    options = ReadOptions(format, skip_bad_rows, None, label_names, splitter, text_key, cut_words)
     path = Path(os.path.expanduser(name))
     if _is_file(path):
         stem = stem_and_suffix(path)[0]
@@ -73,12 +83,31 @@ def load_dataset(
             )
         dataset_name = stem if own_split is None else f"{path.resolve().parent.name}-{stem}"
         return _dataset(dataset_name, read_file(path, options))
+    if path.is_dir() and tables.is_table_folder(path):
+        return _dataset(*_table_folder(path, split, options))
     if path.is_dir():
         dataset_name, rows = _folder(path, split, options)
         return _dataset(dataset_name, rows)
     if not _looks_like_hub_name(name):
         raise FileNotFoundError(f"{name}: no such file or folder (and not of the form owner/name of a hub data set)")
     return _dataset(name, _hub(name, split, options))
+
+
+def load_table(
+    table: Iterable[Mapping[str, Any]],
+    name: str = "table",
+    *,
+    skip_bad_rows: bool = False,
+    label_names: Mapping[str, str] | None = None,
+    splitter: str = DEFAULT_SPLITTER,
+) -> Dataset:
+    """Read a loaded table of `datasets`, with the names of its tags, or another iterable of rows of JSON's form.
+
+    name: the data set's. The other arguments and the errors are those of `load_dataset`.
+    """
+    check_splitter(splitter, "splitter")
+    options = ReadOptions("auto", skip_bad_rows, None, label_names, splitter)
+    return _dataset(name, read_rows(name, tables.table_rows(name, table), options))
 
 
 def load_split(
@@ -101,6 +130,8 @@ def _dataset(name: str, rows: Rows) -> Dataset:
         skipped=rows.skipped,
         skipped_out_of_range=rows.out_of_range,
         unmatched=rows.unmatched,
+        left_out=dict(rows.left_out),
+        notes={what: count for what, count in rows.notes.items() if count},
     )
 
 
@@ -127,6 +158,24 @@ def _data_files(folder: Path) -> list[Path]:
                 "read"
             )
     return files
+
+
+def _table_folder(folder: Path, split: str | None, options: ReadOptions) -> tuple[str, Rows]:
+    """Return (name, rows) of a table that `datasets` saved, or of one split of it."""
+    table, name = tables.load_table_folder(folder), folder.resolve().name
+    if isinstance(table, Mapping):
+        offered = ", ".join(table)
+        if split is None and len(table) > 1:
+            raise ValueError(f"{folder}: split: expected the name of one of its splits ({offered}), got None")
+        own = next((own for own in table if split is None or _canonical(own) == _canonical(split)), None)
+        if own is None:
+            raise FileNotFoundError(
+                f"{folder}: split: no table for {split!r}, got {offered}; choose one of these splits"
+            )
+        table, name = table[own], f"{name}-{own if split is None else split}"
+    elif split is not None:
+        logger.info("%s: not divided into splits, read whole (split %r requested)", folder, split)
+    return name, read_rows(str(folder), tables.table_rows(str(folder), table), options)
 
 
 def _folder(folder: Path, split: str | None, options: ReadOptions) -> tuple[str, Rows]:
@@ -205,18 +254,4 @@ def _hub(name: str, split: str | None, options: ReadOptions) -> Rows:
         offered = datasets.get_dataset_split_names(name)
         split = next((own for own in offered if _canonical(own) == _canonical(split)), split)
     table = datasets.load_dataset(name, split=split)
-    return read_rows(f"{name}/{split}", _hub_rows(f"{name}/{split}", table), options)
-
-
-def _hub_rows(source: str, table: Any) -> Iterator[Row]:
-    """Yield a table's rows with integer tags (ClassLabel of `datasets`) replaced by their names."""
-    names: dict[str, list[str]] = {}
-    for column in ("ner_tags", "tags"):
-        inner = getattr((table.features or {}).get(column), "feature", None)
-        if inner is not None and hasattr(inner, "names"):
-            names[column] = inner.names
-    for index, row in enumerate(table):
-        row = dict(row)
-        for column, tags in names.items():
-            row[column] = [tags[tag] if isinstance(tag, int) and 0 <= tag < len(tags) else tag for tag in row[column]]
-        yield Row(f"{source}[{index}]", row)
+    return read_rows(f"{name}/{split}", tables.table_rows(f"{name}/{split}", table), options)

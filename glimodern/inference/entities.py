@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+from glimodern.display import short
+from glimodern.inputs.words import check_text, cut_words, split_words
 
 if TYPE_CHECKING:  # a client of the server knows entities, and no torch
     from glimodern.inputs.packer import Packer
@@ -32,6 +37,42 @@ class Entities(list[dict[str, Any]]):
     def truncated(self) -> bool:
         """Whether the text was cut."""
         return self.words_cut > 0
+
+    def displacy(self, text: str, style: Literal["ent", "span"] = "ent") -> dict[str, Any]:
+        """Return what `spacy.displacy.render(..., style=style, manual=True)` takes. spaCy is not imported.
+
+        text: the text that the entities were found in. style: "ent" marks entities in the running text; "span"
+        underlines them, so that they may overlap. Raises TypeError, and ValueError for another text or style, and for
+        "ent" where entities overlap. Source: https://spacy.io/usage/visualizers#manual-usage
+        """
+        check_text(text)
+        for entity in self:
+            found = text[entity["start"] : entity["end"]]
+            if found != entity["text"]:
+                raise ValueError(
+                    f"text: expected the text of these entities, with {short(entity['text'])} at {entity['start']} to "
+                    f"{entity['end']}, got {short(found)}; pass the string that predict read"
+                )
+        if style == "ent":
+            bounds = sorted((entity["start"], entity["end"]) for entity in self)
+            if any(end > start for (_, end), (start, _) in pairwise(bounds)):
+                raise ValueError("style: expected 'span' for entities that overlap, got 'ent'; ask for style='span'")
+            ents = [{name: entity[name] for name in ("start", "end", "label")} for entity in self]
+            return {"text": text, "ents": ents, "title": None}
+        if style != "span":
+            raise ValueError(f"style: expected 'ent' or 'span', got {short(style)}")
+        offsets = [offset for entity in self for offset in (entity["start"], entity["end"])]
+        words = cut_words(split_words(text), offsets)
+        starts, ends = [word.start for word in words], [word.end for word in words]
+        spans = [
+            {
+                "start_token": bisect_right(ends, entity["start"]),
+                "end_token": bisect_left(starts, entity["end"]),
+                "label": entity["label"],
+            }
+            for entity in self
+        ]
+        return {"text": text, "spans": spans, "tokens": [word.text for word in words], "title": None}
 
 
 def with_offsets(request: Request, result: Result) -> Entities:

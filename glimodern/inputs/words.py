@@ -8,7 +8,9 @@ Pattern: the `whitespace` splitter of https://github.com/urchade/GLiNER. The oth
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 _WORD = re.compile(r"\w+(?:[-_]\w+)*|\S")
@@ -32,6 +34,17 @@ def check_text(text: Any) -> None:
     """Raise TypeError for a text that is not a string."""
     if not isinstance(text, str):
         raise TypeError(f"text: expected a str, got {type(text).__name__}; pass one text at a time")
+
+
+def cut_words(words: Iterable[Word], bounds: Iterable[int]) -> list[Word]:
+    """Return the words, each cut at the bounds that lie inside it. bounds: offsets in characters, in any order."""
+    cuts = sorted(set(bounds))
+    parts: list[Word] = []
+    for word in words:
+        inside = cuts[bisect_right(cuts, word.start) : bisect_left(cuts, word.end)]
+        for start, end in pairwise((word.start, *inside, word.end)):
+            parts.append(Word(word.text[start - word.start : end - word.start], start, end))
+    return parts
 
 
 Entity = tuple[int, int, str]

@@ -1,1 +1,1 @@
-"""Integrations with other libraries: the public gliner package and spaCy."""
+"""Integrations with other libraries: the public gliner package, spaCy, Presidio, Haystack and Label Studio."""

@@ -54,14 +54,11 @@ class ComponentConfig:
 
     def __post_init__(self) -> None:
         from glimodern.inference.checks import check_flag
-        from glimodern.inference.label_sets import check_labels
-        from glimodern.inference.request import ReadOptions, Search, read_word_requests
-        from glimodern.inference.thresholds import CALIBRATED, read_threshold
+        from glimodern.inference.request import Search
 
-        if not check_labels(self.labels):
-            raise ValueError("labels: expected at least one, such as ['person'], got none")
-        if self.threshold != CALIBRATED:
-            read_word_requests([], self.labels, ReadOptions(threshold=read_threshold(self.threshold)))
+        from .asking import check_labels_and_threshold
+
+        check_labels_and_threshold(self.labels, self.threshold)
         Search.checked(self.flat, self.multi_label)
         self.reading()
         check_flag("set_ents", self.set_ents)
@@ -80,12 +77,11 @@ class ComponentConfig:
 
     def reading(self) -> dict[str, Any]:
         """Return the options of long texts and many labels that were given, checked, as `predict` takes them."""
-        from glimodern.cli.reading import ReadingSettings
+        from .asking import check_reading
 
-        settings: dict[str, Any] = {
-            name: getattr(self, name) for name in ("long_texts", "window", "context", "labels_per_prompt")
-        }
-        return ReadingSettings(**settings).given()
+        return check_reading(
+            {name: getattr(self, name) for name in ("long_texts", "window", "context", "labels_per_prompt")}
+        )
 
 
 @Language.factory(
