@@ -122,14 +122,12 @@ def _secret(option: str, file: str | None, variable: str, least: int) -> bytes |
 
 
 def _serve(config: ServeConfig, names: dict[str, str], token: str | None, key: bytes) -> None:
-    import uvicorn
-
     from glimodern.model.glimodern import GLiModern
 
     from .app import App
     from .connections import Connections
     from .metrics import Metrics
-    from .server import Server
+    from .server import Server, uvicorn_config
     from .service import Service
 
     metrics = Metrics()
@@ -145,15 +143,10 @@ def _serve(config: ServeConfig, names: dict[str, str], token: str | None, key: b
     )  # fmt: skip
     connections = Connections(_files_for(config.max_connections), config.idle_timeout)
     app = App(service, config.limits, metrics, token=token, connections=lambda: connections.open)
-    server = Server(
-        uvicorn.Config(
-            app.asgi, host=config.host, port=config.port, http=connections.protocol, ws="none", lifespan="off",  # type: ignore[arg-type]
-            log_config=None, access_log=False, server_header=False, date_header=True, proxy_headers=False,
-            timeout_keep_alive=max(int(config.idle_timeout), 1), backlog=2048,
-            timeout_graceful_shutdown=max(int(config.drain_timeout), 1),
-        ),
-        service,
-    )  # fmt: skip
+    settings = uvicorn_config(
+        app.asgi, connections, host=config.host, port=config.port, drain_seconds=config.drain_timeout
+    )
+    server = Server(settings, service)
     try:
         server.run()
     finally:

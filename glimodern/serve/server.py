@@ -9,10 +9,32 @@ import threading
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
+from .connections import Connections
 from .service import Service
 
 _LOGGER = logging.getLogger("glimodern.serve")
+
+
+def uvicorn_config(
+    app: ASGIApp, connections: Connections, *, host: str, port: int, drain_seconds: float
+) -> uvicorn.Config:
+    """Return uvicorn's settings. drain_seconds: to answer the requests in the queue at the end."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=connections.protocol,  # type: ignore[arg-type]  # a function that creates the protocol
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=max(int(connections.head_seconds), 1),
+        timeout_graceful_shutdown=max(int(drain_seconds), 1),
+    )
 
 
 class Server(uvicorn.Server):
