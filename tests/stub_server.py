@@ -82,7 +82,11 @@ def policy(page: str) -> str:
 
 
 class Stub:
-    """The server's state. requests: (path, body) in order; headers: those of each. script: answers to give first."""
+    """The server's state.
+
+    requests: (path, body) in order; headers: those of each. script: answers to give first. free: cleared by a test that
+    holds the answers back.
+    """
 
     def __init__(self, token: str | None = None) -> None:
         self.token = token
@@ -91,6 +95,8 @@ class Stub:
         self.requests: list[tuple[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.url = ""
+        self.free = threading.Event()
+        self.free.set()
 
     def answer(self, path: str, headers: Any, body: bytes) -> Answer:
         if path == "/":
@@ -100,6 +106,7 @@ class Stub:
         asked = json.loads(body) if body else None
         self.requests.append((path, asked))
         self.headers.append(dict(headers))
+        self.free.wait(60)
         if self.token is not None and headers.get("Authorization") != f"Bearer {self.token}":
             return refusal(401, None, "token: expected the server's, got none or another; send it")
         if path == "/v1/models":
@@ -137,7 +144,8 @@ def serving(stub: Stub) -> Iterator[Stub]:
             self.send_header("X-Request-ID", "r1")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a browser that stopped waiting
+                self.wfile.write(content)
 
         do_POST = do_GET  # noqa: N815
 
@@ -151,6 +159,7 @@ def serving(stub: Stub) -> Iterator[Stub]:
     try:
         yield stub
     finally:
+        stub.free.set()
         server.shutdown()
         thread.join()
         server.server_close()
