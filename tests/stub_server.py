@@ -123,7 +123,11 @@ class Stub:
             if "error" in one:
                 return Answer(422, one)
             return Answer(200, {"model": model, **one, "warnings": []})
-        results = [answer_text(text, asked, redact) for text in asked["texts"]]
+        each = asked["labels"] if isinstance(asked["labels"], list) else []
+        sets = each if any(not isinstance(one, str) for one in each) else [asked["labels"]] * len(asked["texts"])
+        results = [
+            answer_text(text, {**asked, "labels": one}, redact) for text, one in zip(asked["texts"], sets, strict=True)
+        ]
         warned = ["words at the ends were not read"] if any("cut" in text for text in asked["texts"]) else []
         return Answer(200, {"model": model, "results": results, "warnings": warned})
 

@@ -173,6 +173,20 @@ def test_models_and_ready(make):
     assert client.ready() is False and client.waits == []
 
 
+def test_labels_and_thresholds_of_each_text(make):
+    client = make(max_texts=2)
+    texts, labels = ["band city", "band city", "band city"], [["band"], {"town": "city"}, LABELS]
+    answers = client.entities(texts, labels, threshold=[0.1, {"*": 0.2}, 0.3])
+    assert [[entity["label"] for entity in answer] for answer in answers] == [["band"], ["town"], ["band", "city"]]
+    first, second = sorted(client.bodies(), key=lambda body: -len(body["texts"]))
+    assert first == {
+        "texts": texts[:2], "labels": [["band"], {"town": "city"}], "threshold": [0.1, {"*": 0.2}],
+    }  # fmt: skip
+    assert second == {"texts": texts[2:], "labels": [LABELS], "threshold": [0.3]}
+    assert client.entities("band", [["band"]], threshold=[0.5]) == [{**FOUND[0], "start": 0, "end": 4}]
+    assert client.bodies()[-1] == {"text": "band", "labels": ["band"], "threshold": 0.5}
+
+
 # --- bounds of a request -----------------------------------------------------------------------------------------
 
 
@@ -413,6 +427,14 @@ def test_an_answer_that_is_late_is_not_asked_for_again(make):
     assert isinstance(caught.value, ServerTimeoutError) and client.waits == []
 
 
+def test_a_request_that_the_server_gave_up_is_not_sent_again(make):
+    client = make()
+    client.stub.script = [refusal(503, "timeout", "timeout: expected an answer within 2 s, got none", Retry_After="1")]
+    with pytest.raises(TimeoutError, match="^timeout: expected an answer within 2 s") as caught:
+        client.entities(TEXT, LABELS, timeout=2)
+    assert isinstance(caught.value, ServerTimeoutError) and client.waits == []
+
+
 def test_a_call_waits_as_long_as_its_server_may_take():
     seen = []
 
@@ -420,10 +442,10 @@ def test_a_call_waits_as_long_as_its_server_may_take():
         seen.append(request.extensions["timeout"]["read"])
         return httpx.Response(200, json={"entities": [], "windows": 0, "words_cut": 0, "warnings": []})
 
-    with Client(URL, timeout=60, transport=httpx.MockTransport(handle)) as client:
+    with Client(URL, timeout=90, transport=httpx.MockTransport(handle)) as client:
         client.entities("", LABELS)
         client.entities("", LABELS, timeout=100)
-    assert seen[0] == 60 and seen[1] > 100
+    assert seen[0] == 90 and seen[1] > 100
 
 
 def test_a_clients_random_numbers_differ_and_leave_the_programs_alone():
@@ -461,6 +483,8 @@ def test_a_clients_random_numbers_differ_and_leave_the_programs_alone():
         (("\ud800", LABELS), {}, ValueError, "texts: expected Unicode text"),
         ((TEXT, LABELS), {"threshold": 2}, ValueError, "threshold: expected a probability"),
         ((TEXT, LABELS), {"threshold": "best"}, TypeError, "threshold: expected a probability"),
+        ((["a", "b"], [["x"]]), {}, ValueError, r"labels: expected one label set per text \(2\), got 1"),
+        ((["a", "b"], LABELS), {"threshold": [0.5]}, ValueError, "threshold: expected one threshold per text"),
         ((TEXT, LABELS), {"flat": 1}, TypeError, "flat: expected True or False"),
         ((TEXT, LABELS), {"top_k": 1.5}, TypeError, "top_k: expected a whole number"),
         ((TEXT, LABELS), {"model": None}, TypeError, "model: expected a string"),

@@ -285,7 +285,10 @@ def test_redaction(page):
     assert page["run"].text == "Redact"
     page["style"].send_keys("masks")
     body = page.ask()
-    assert page.stub.requests[-1][0] == "/v1/redact" and body["style"] == "mask"
+    labels = {"band": "band", "place": "berlin"}
+    assert page.stub.requests[-1][0] == "/v1/redact"
+    assert body == {"text": TEXT, "labels": labels, "threshold": 0.5, "style": "mask", "model": "small"}
+    assert not page["flat"].is_enabled() and not page["multi_label"].is_enabled()
     assert page.marks() == ["[BAND_1]band", "[PLACE_2]place"]
     assert page["marked"].get_attribute("textContent") == "The 🎸 [BAND_1]band <b>x</b> plays in [PLACE_2]place."
     assert page.rows()[0] == ["band", "band", "[BAND_1]", "0.7500", "6–10"]

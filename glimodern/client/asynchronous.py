@@ -12,7 +12,7 @@ from typing_extensions import Self, Unpack
 
 from glimodern.inference.checks import check_count, check_flag
 from glimodern.inference.entities import Entities
-from glimodern.inputs.labels import LabelArgument
+from glimodern.inputs.labels import Labels
 
 from .answers import (
     Answers,
@@ -77,14 +77,14 @@ class AsyncClient:
 
     @overload
     async def entities(  # type: ignore[overload-overlap] # a string is an iterable of strings too
-        self, texts: str, labels: LabelArgument, *, return_errors: bool = False, **options: Unpack[TextOptions]
+        self, texts: str, labels: Labels, *, return_errors: bool = False, **options: Unpack[TextOptions]
     ) -> Entities: ...
 
     @overload
     async def entities(
         self,
         texts: Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         *,
         return_errors: Literal[False] = False,
         **options: Unpack[TextOptions],
@@ -94,7 +94,7 @@ class AsyncClient:
     async def entities(
         self,
         texts: Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         *,
         return_errors: bool,
         **options: Unpack[TextOptions],
@@ -103,7 +103,7 @@ class AsyncClient:
     async def entities(
         self,
         texts: str | Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         *,
         return_errors: bool = False,
         **options: Unpack[TextOptions],
@@ -119,7 +119,7 @@ class AsyncClient:
     async def redact(  # type: ignore[overload-overlap] # a string is an iterable of strings too
         self,
         texts: str,
-        labels: LabelArgument,
+        labels: Labels,
         *,
         style: str = ...,
         return_errors: bool = False,
@@ -130,7 +130,7 @@ class AsyncClient:
     async def redact(
         self,
         texts: Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         *,
         style: str = ...,
         return_errors: Literal[False] = False,
@@ -141,7 +141,7 @@ class AsyncClient:
     async def redact(
         self,
         texts: Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         *,
         style: str = ...,
         return_errors: bool,
@@ -149,7 +149,7 @@ class AsyncClient:
     ) -> list[Redaction | ServerError]: ...
 
     async def redact(
-        self, texts: str | Iterable[str], labels: LabelArgument, *, return_errors: bool = False, **options: Any
+        self, texts: str | Iterable[str], labels: Labels, *, return_errors: bool = False, **options: Any
     ) -> Any:
         """Replace the entities of one text, or of each of several.
 
@@ -173,7 +173,7 @@ class AsyncClient:
         self,
         path: str,
         texts: str | Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         return_errors: bool,
         options: Mapping[str, Any],
         read: Callable[[Mapping[str, Any]], Any],

@@ -12,7 +12,7 @@ from typing_extensions import Self, Unpack
 
 from glimodern.inference.checks import check_flag
 from glimodern.inference.entities import Entities
-from glimodern.inputs.labels import LabelArgument
+from glimodern.inputs.labels import Labels
 
 from .answers import (
     Answers,
@@ -79,14 +79,14 @@ class Client:
 
     @overload
     def entities(  # type: ignore[overload-overlap] # a string is an iterable of strings too
-        self, texts: str, labels: LabelArgument, *, return_errors: bool = False, **options: Unpack[TextOptions]
+        self, texts: str, labels: Labels, *, return_errors: bool = False, **options: Unpack[TextOptions]
     ) -> Entities: ...
 
     @overload
     def entities(
         self,
         texts: Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         *,
         return_errors: Literal[False] = False,
         **options: Unpack[TextOptions],
@@ -96,7 +96,7 @@ class Client:
     def entities(
         self,
         texts: Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         *,
         return_errors: bool,
         **options: Unpack[TextOptions],
@@ -105,7 +105,7 @@ class Client:
     def entities(
         self,
         texts: str | Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         *,
         return_errors: bool = False,
         **options: Unpack[TextOptions],
@@ -121,7 +121,7 @@ class Client:
     def redact(  # type: ignore[overload-overlap] # a string is an iterable of strings too
         self,
         texts: str,
-        labels: LabelArgument,
+        labels: Labels,
         *,
         style: str = ...,
         return_errors: bool = False,
@@ -132,7 +132,7 @@ class Client:
     def redact(
         self,
         texts: Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         *,
         style: str = ...,
         return_errors: Literal[False] = False,
@@ -143,16 +143,14 @@ class Client:
     def redact(
         self,
         texts: Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         *,
         style: str = ...,
         return_errors: bool,
         **options: Unpack[TextOptions],
     ) -> list[Redaction | ServerError]: ...
 
-    def redact(
-        self, texts: str | Iterable[str], labels: LabelArgument, *, return_errors: bool = False, **options: Any
-    ) -> Any:
+    def redact(self, texts: str | Iterable[str], labels: Labels, *, return_errors: bool = False, **options: Any) -> Any:
         """Replace the entities of one text, or of each of several.
 
         style: "placeholder" ("[PERSON_1]"; the server's default), "mask" ("*" for each character) or "pseudonym" (a
@@ -175,7 +173,7 @@ class Client:
         self,
         path: str,
         texts: str | Iterable[str],
-        labels: LabelArgument,
+        labels: Labels,
         return_errors: bool,
         options: Mapping[str, Any],
         read: Callable[[Mapping[str, Any]], Any],

@@ -17,7 +17,7 @@ from .calls import Bounds, Call, check_seconds
 from .retries import Retries
 
 TOKEN_VARIABLE = "GLIMODERN_TOKEN"
-TIMEOUT = 60.0  # seconds
+TIMEOUT = 90.0  # seconds; a server gives a request up after 60, if it is not told otherwise
 RETRIES = 4
 MAX_WAIT = 30.0  # seconds
 MAX_TEXTS = 64

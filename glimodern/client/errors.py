@@ -54,7 +54,7 @@ class ServerBusyError(ServerError):
 
 
 class ServerTimeoutError(ServerError, TimeoutError):
-    """An answer that did not come in time: the server said so (408), or the client waited in vain."""
+    """An answer that did not come in time: the server said so (408, or 503), or the client waited in vain."""
 
 
 class UnreachableError(ServerError, ConnectionError):
@@ -74,6 +74,11 @@ _KINDS: dict[int, type[ServerError]] = {
     429: ServerBusyError,
     503: ServerBusyError,
 }
+
+
+def gave_up(status: int, error: Mapping[str, Any]) -> bool:
+    """Whether a server gave a request up because its time was over; sent again it would take as long."""
+    return status == 503 and error.get("field") == "timeout"
 
 
 def server_error(
@@ -97,10 +102,11 @@ def server_error(
         return _TEXT.sub(lambda match: f"texts[{int(match[1]) + first}]", str(value), count=1)
 
     message = counted(answer.get("message")) or f"the server answered {status}"
+    kind = ServerTimeoutError if gave_up(status, answer) else _KINDS.get(status, ServerError)
     named = f"texts[{index}]"
     if index is not None and named not in message:
         message = f"{named}: {message}"
-    return _KINDS.get(status, ServerError)(
+    return kind(
         message,
         status=status,
         field=counted(answer.get("field")),

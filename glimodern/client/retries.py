@@ -8,14 +8,15 @@ https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter
 from __future__ import annotations
 
 import email.utils
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timezone
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 
-from .errors import ServerTimeoutError, UnreachableError
+from .errors import ServerTimeoutError, UnreachableError, gave_up
 
 _BUSY = (429, 503)
 _FIRST_WAIT = 0.5  # seconds
@@ -42,8 +43,19 @@ class Retries(NamedTuple):
             return wait if isinstance(outcome, httpx.TransportError) and not isinstance(outcome, _TIMEOUTS) else None
         if outcome.status_code not in _BUSY:
             return None
+        if gave_up(outcome.status_code, _error(outcome)):
+            return None
         asked = retry_after(outcome) or 0.0
         return asked + wait if asked <= self.cap else None
+
+
+def _error(response: httpx.Response) -> Mapping[str, Any]:
+    """Return the error of an answer; empty for an answer that is not of this protocol, as a proxy's."""
+    try:
+        error = json.loads(response.content)["error"]
+    except (ValueError, TypeError, LookupError):
+        return {}
+    return error if isinstance(error, dict) else {}
 
 
 def retry_after(response: httpx.Response) -> float | None:
