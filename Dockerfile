@@ -17,7 +17,8 @@ RUN apt-get update \
     && python -m venv /opt/venv
 WORKDIR /source
 COPY constraints.txt ./
-RUN /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt --index-url "$TORCH_INDEX" torch
+# Without what torch needs, which that index has in few versions; it comes with the wheel.
+RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --constraint constraints.txt --index-url "$TORCH_INDEX" torch
 COPY CMakeLists.txt LICENSE README.md pyproject.toml ./
 COPY csrc csrc
 COPY kernels kernels
