@@ -61,12 +61,13 @@ bench: $(VENV)/.installed-bench ## set up, run the benchmarks, print and plot th
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest bench --benchmark-only --benchmark-json=runs/bench.json $(PYTEST_ARGS)
 	$(BIN)/python bench/report.py runs/bench.json $(REPORT_ARGS)
 
-lint: $(VENV)/.installed-lint ## ruff, mypy, import-linter, clang-format; changes nothing
+lint: $(VENV)/.installed-lint ## ruff, mypy, import-linter, clang-format, hadolint; changes nothing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(MAKE) --no-print-directory lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/hadolint Dockerfile
 
 # Without the environment's .pth files: an editable install says that the package's folders are also this one, for kernels.
 lint-imports: $(VENV)/.installed-lint
@@ -115,7 +116,7 @@ endef
 # One stamp a set of extras, so that training needs no test packages. Without build isolation the build uses the pinned
 # tools, and its folder can be kept: a second set, or a change in csrc, compiles only what changed.
 EXTRAS_train :=
-EXTRAS_test := [test,bench,peers,minilm,plots,spacy,presidio,haystack,datasets,jieba,janome,serve]
+EXTRAS_test := [test,bench,peers,minilm,plots,spacy,presidio,haystack,datasets,serve,client,browser,jieba,janome]
 EXTRAS_bench := [test,bench,peers,minilm,plots]
 EXTRAS_lint := [dev]
 

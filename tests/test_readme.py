@@ -402,7 +402,7 @@ def test_links_lead_somewhere(page):
 
 FILES = [
     f"/{path.relative_to(ROOT)}"
-    for top in ("bench", "configs", "csrc", "docs", "examples", "glimodern", "kernels", "tests")
+    for top in ("bench", "configs", "csrc", "deploy", "docs", "examples", "glimodern", "kernels", "tests")
     for path in (ROOT / top).rglob("*.*")
 ] + [f"/{path.name}" for path in ROOT.iterdir()]
 
