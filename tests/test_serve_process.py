@@ -164,11 +164,9 @@ def test_a_head_without_end_is_refused(model):
         with contextlib.suppress(OSError):
             for number in range(10_000):
                 client.sendall(b"x-%d: %s\r\n" % (number, b"y" * 100))
-        with contextlib.suppress(ConnectionResetError):
-            assert b"431" in all_of(client)[:20]
+        assert b"431" in all_of(client)[:20]
         other = connect(port, b"GET /" + b"a" * 200_000)
-        with contextlib.suppress(ConnectionResetError):
-            assert b"431" in all_of(other)[:20]
+        assert b"431" in all_of(other)[:20]
         for broken in (b"\x00\x01\x02\r\n\r\n", b"NOTHING\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
             assert all_of(connect(port, broken)).startswith(b"HTTP/1.1 400")
         assert get(port, "/healthz")[0] == 200
@@ -194,7 +192,10 @@ def test_a_body_that_is_too_large_or_does_not_come(model):
     limits = Limits(max_body=100_000, body_timeout=0.2)
     head = b"POST /v1/entities HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     with serving(model, limits=limits) as (port, _):
-        assert b" 413 " in all_of(connect(port, head + b"content-length: 100001\r\n\r\n"))[:20]
+        assert b" 413 " in all_of(connect(port, head + b"content-length: 900000\r\n\r\n"))[:20]
+        for size in (100_001, 700_000):  # a client sees the answer although it sends all of its body
+            large = connect(port, head + b"content-length: %d\r\nconnection: close\r\n\r\n" % size + b" " * size)
+            assert b" 413 " in all_of(large)[:20]
         assert b" 408 " in all_of(connect(port, head + b"content-length: 100\r\n\r\n{"))[:20]
         endless = connect(port, head + b"transfer-encoding: chunked\r\n\r\n")
         with contextlib.suppress(OSError):
@@ -279,8 +280,7 @@ def test_sigterm_answers_what_was_accepted(folder):
     assert server.end() == 0
     log = "".join(server.lines)
     assert "tokenword" not in log and "kkkk" not in log and "Lovelace" not in log and "person" not in log
-    events = [json.loads(line)["event"] for line in server.lines]
-    assert events[-2:] == ["stopped", "Finished server process [%d]" % server.process.pid] or "stopped" in events
+    assert "stopped" in [json.loads(line)["event"] for line in server.lines]
 
 
 @pytest.mark.slow

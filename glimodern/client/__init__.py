@@ -8,7 +8,9 @@
 `AsyncClient` has the same methods as coroutines. `errors` lists what they raise. Needs the extra `client` (httpx).
 """
 
-from .answers import ModelInfo, Redaction
+from glimodern.inference.redaction import Redaction
+
+from .answers import ModelInfo
 from .asynchronous import AsyncClient
 from .blocking import Client
 from .calls import TextOptions

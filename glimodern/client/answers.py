@@ -11,23 +11,13 @@ import httpx
 
 from glimodern.display import first_line
 from glimodern.inference.entities import Entities
+from glimodern.inference.redaction import Redaction
 
 from .calls import Call
 from .errors import ServerError, UnreadableAnswerError, server_error
 from .retries import response_of, retry_after
 
 T = TypeVar("T")
-
-
-class Redaction(NamedTuple):
-    """A text whose entities are replaced.
-
-    text: the redacted text. entities: those of the source text; each also has "replacement", and "redacted_start" and
-    "redacted_end", its characters in the redacted text.
-    """
-
-    text: str
-    entities: Entities
 
 
 class ModelInfo(NamedTuple):

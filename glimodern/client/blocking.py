@@ -12,12 +12,12 @@ from typing_extensions import Self, Unpack
 
 from glimodern.inference.checks import check_flag
 from glimodern.inference.entities import Entities
+from glimodern.inference.redaction import Redaction
 from glimodern.inputs.labels import Labels
 
 from .answers import (
     Answers,
     ModelInfo,
-    Redaction,
     gather,
     read_answers,
     read_entities,

@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from glimodern.display import short
 
+from .entities import Entities
+
 Style = Literal["placeholder", "mask", "pseudonym"]
 STYLES: tuple[Style, ...] = get_args(Style)
 
@@ -19,10 +21,14 @@ _PSEUDONYM = 8  # characters of base32, 40 bits
 
 
 class Redaction(NamedTuple):
-    """A redacted text, and its entities with the keys replacement, redacted_start and redacted_end too."""
+    """A text whose entities are replaced.
+
+    text: the redacted text. entities: those of the source text; each also has "replacement", and "redacted_start" and
+    "redacted_end", its characters in the redacted text.
+    """
 
     text: str
-    entities: list[dict[str, Any]]
+    entities: Entities
 
 
 def redact(
@@ -42,7 +48,10 @@ def redact(
     if style == "pseudonym" and not key:
         raise ValueError("key: expected secret bytes for the style pseudonym, got none")
     replacement = {"placeholder": _placeholders(text), "mask": _mask, "pseudonym": _pseudonyms(key)}[style]
-    parts, redacted = [], []
+    redacted = Entities()
+    if isinstance(entities, Entities):
+        redacted = Entities((), entities.words_cut, entities.windows)
+    parts: list[str] = []
     end = length = 0
     for entity in sorted(entities, key=lambda entity: entity["start"]):
         if not end <= entity["start"] < entity["end"] <= len(text):

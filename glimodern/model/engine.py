@@ -30,7 +30,7 @@ from glimodern.display import typed
 from glimodern.inference.checks import check_count, is_collection, items, size_of
 from glimodern.inference.entities import Entities, ReadingReport, with_offsets
 from glimodern.inference.pace import Arrivals, BatchCost
-from glimodern.inference.passages import plan_texts
+from glimodern.inference.passages import PlannedText, plan_texts
 from glimodern.inference.pool import Answer, Job, Lane, Outcome, Pool
 from glimodern.inference.request import TEXTS, Request
 from glimodern.inference.windows import Reading, ReadingOptions
@@ -85,9 +85,15 @@ class _Call:
     """A call in the queue. read, words: its texts read so far, and their words; tokens: expected of the other texts."""
 
     def __init__(
-        self, model: EntityPredictor, job: Job, reading: Reading, read: Callable[[], Iterator[Request]], tokens: int
+        self,
+        model: EntityPredictor,
+        job: Job,
+        reading: Reading,
+        max_words: int | None,
+        read: Callable[[], Iterator[Request]],
+        tokens: int,
     ) -> None:
-        self.model, self.job, self.reading, self.tokens = model, job, reading, tokens
+        self.model, self.job, self.reading, self.max_words, self.tokens = model, job, reading, max_words, tokens
         self.future: Future[Answers] = Future()
         self.read = self.words = 0
         self._read = read
@@ -97,8 +103,27 @@ class _Call:
     def texts(self) -> int:
         return len(self.job.outcomes)
 
-    def slice(self) -> list[Request]:
-        """Read the next texts, about _SLICE_WORDS words."""
+    def next_plans(self) -> list[PlannedText | Exception]:
+        """Read the next texts, about _SLICE_WORDS words, and return their plans, or the errors of those that fail."""
+        requests = self._next_requests()
+        plans: list[PlannedText | Exception] = []
+        fit = (request if self._fits(request) else request._replace(words=(), offsets=()) for request in requests)
+        for request, plan in zip(
+            requests, plan_texts(list(fit), self.read, self.model.packer, self.reading), strict=True
+        ):
+            if not self._fits(request):
+                number, words = self.read + len(plans), len(request.words)
+                plan = ValueError(f"texts[{number}]: expected at most {self.max_words} words, got {words}; split it")
+            plans.append(plan)
+        left = self.texts - self.read
+        self.read += len(plans)
+        self.tokens = self.tokens * (left - len(plans)) // max(left, 1)
+        return plans
+
+    def _fits(self, request: Request) -> bool:
+        return self.max_words is None or len(request.words) <= self.max_words
+
+    def _next_requests(self) -> list[Request]:
         if self._stream is None:
             self._stream = self._read()
         requests, words = list[Request](), 0
@@ -181,7 +206,7 @@ class Engine:
         computed for it.
 
         Raises QueueFullError, and TypeError or ValueError for options. The future raises the errors of the other
-        arguments. A text that fails while it is computed has an exception for its outcome.
+        arguments. A text that cannot be read, or fails while it is computed, has an exception for its outcome.
         """
         search = model._search(threshold, flat, multi_label, top_k, scores, vectors)
         how = model._reading("predict", reading)
@@ -190,15 +215,18 @@ class Engine:
 
         def done(outcomes: list[Outcome]) -> None:
             self._forget(call)
-            report = ReadingReport(how)
-            for outcome in outcomes:
-                if isinstance(outcome, Answer):
-                    report.add(*outcome, model.packer)
-            _settle(call.future, Answers(outcomes, list(report.messages(model.packer))))
+            try:
+                report = ReadingReport(how)
+                for outcome in outcomes:
+                    if isinstance(outcome, Answer):
+                        report.add(*outcome, model.packer)
+                answers: Answers | Exception = Answers(outcomes, list(report.messages(model.packer)))
+            except Exception as error:  # every call has an answer, whatever went wrong
+                answers = error
+            _settle(call.future, answers)
 
         def read() -> Iterator[Request]:
-            stream = model.requests(given, labels, threshold, label_vectors, spans).stream
-            return stream if max_words is None else _limited(stream, max_words)
+            return model.requests(given, labels, threshold, label_vectors, spans).stream
 
         lane = Lane(
             model, label_vectors, model.packer, model._span_model(label_vectors),
@@ -206,7 +234,7 @@ class Engine:
         )  # fmt: skip
         lane.batch_tokens()  # raises for a wrong option
         job = Job(lane, search, count, done)
-        call = _Call(model, job, how, read, _expected_tokens(model, given, labels, how))
+        call = _Call(model, job, how, max_words, read, _expected_tokens(model, given, labels, how))
         own = self._cost.seconds(call.tokens, lane.batch_tokens())
         if max_seconds is not None and own > max_seconds:
             raise ValueError(
@@ -297,11 +325,8 @@ class Engine:
     def _read(self, call: _Call) -> None:
         """Read a slice of a call's texts, and put their passages into the pool."""
         try:
-            requests = call.slice()
-            plans = list(plan_texts(requests, call.read, call.model.packer, call.reading))
-            first, call.read = call.read, call.read + len(requests)
-            call.tokens = call.tokens * (call.texts - call.read) // max(call.texts - first, 1)
-            self._pool.add(call.job, first, plans)
+            first = call.read
+            self._pool.add(call.job, first, call.next_plans())
             if not call.texts:
                 call.job.done([])
         except Exception as error:
@@ -409,16 +434,6 @@ def _listed(texts: Any) -> list[Any]:
     if size_of(texts) is None:
         raise TypeError(f"texts: expected {TEXTS} with a length, got {typed(texts)}; give a list")
     return list(values)
-
-
-def _limited(requests: Iterator[Request], max_words: int) -> Iterator[Request]:
-    """Pass requests through; raise ValueError at a text with more than `max_words` words."""
-    for number, request in enumerate(requests):
-        if len(request.words) > max_words:
-            raise ValueError(
-                f"texts[{number}]: expected at most {max_words} words, got {len(request.words)}; split the text"
-            )
-        yield request
 
 
 def _expected_tokens(model: EntityPredictor, texts: str | Sequence[Any], labels: Any, reading: Reading) -> int:

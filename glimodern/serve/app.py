@@ -19,6 +19,7 @@ from .openapi import openapi
 from .page import page, page_headers
 from .service import Service
 
+_DISCARDED = 8  # times the maximum size: such a body is read and discarded, so that the client can read its answer
 _BODIES = 64  # bodies of the maximum size that may be held at a time; smaller ones may be more
 
 
@@ -119,29 +120,36 @@ class App:
         return JSONResponse(value)
 
     async def _read(self, request: Request) -> bytes:
-        """Read the body, within its limits of size and time."""
+        """Read the body, within its limits of size and time.
+
+        A body that is too large is read and discarded, within another limit: a client that still sends would not see
+        the answer.
+        """
         most = self.limits.max_body
-        too_large = AnswerError.of(
-            "body", f"at most {most} bytes", "more", "send fewer texts at a time", 413, close=True
-        )
+        too_large = AnswerError.of("body", f"at most {most} bytes", "more", "send fewer texts", status=413, close=True)
         length = request.headers.get("content-length", "0")
-        if length.isascii() and length.isdigit() and int(length) > most:
+        known = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
+        if len(length) >= 20 or known > _DISCARDED * most or (known > most and "expect" in request.headers):
             raise too_large
-        parts, total = list[bytes](), 0
+        parts, held, total = list[bytes](), 0, 0
 
         async def receive() -> None:
-            nonlocal total
+            nonlocal held, total
             async for part in request.stream():
-                parts.append(part)
                 total += len(part)
-                self._body_bytes += len(part)
-                if total > most:
+                if total > _DISCARDED * most:
                     raise too_large
+                if total <= most:
+                    parts.append(part)
+                    held += len(part)
+                    self._body_bytes += len(part)
+            if total > most:
+                raise AnswerError.of("body", f"at most {most} bytes", f"{total}", "send fewer texts", status=413)
 
         try:
             await asyncio.wait_for(receive(), self.limits.body_timeout)
         except BaseException as error:
-            self._body_bytes -= total
+            self._body_bytes -= held
             if isinstance(error, asyncio.TimeoutError):
                 wanted, got = f"all of it within {self.limits.body_timeout:g} s", f"{total} bytes by then"
                 raise AnswerError.of("body", wanted, got, status=408, close=True) from error

@@ -2,7 +2,8 @@
 
 uvicorn closes a connection that is idle after an answer. It waits for ever for a first request and for the rest of a
 head, and reads a head of any length. Here such a connection is closed too. A new connection beyond the limit takes the
-place of the one that is idle longest, so that idle ones never shut others out.
+place of the one that is idle longest, so that idle ones never shut others out; if none is idle, its request is answered
+with 503.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _HEAD_BYTES = 64 * 1024
+_REFUSED = 256  # connections beyond the limit that are answered; more are closed without an answer
+_LINGER_SECONDS = 1.0  # a connection is closed so long after its refusal: closed at once, the answer might be lost
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -43,16 +46,21 @@ class LimitedProtocol(HttpToolsProtocol):
         self.shared = shared
         self._head_bytes: int | None = 0  # of the head being received; None: a request is being answered
         self._timer: asyncio.TimerHandle | None = None
+        self._refused = False  # whether what arrives is no longer read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.shared.open += 1
         if self.shared.open > self.shared.limit:
-            if not self.shared.idle:
+            if self.shared.idle:
+                oldest, _ = self.shared.idle.popitem(last=False)
+                oldest.transport.close()
+            elif self.shared.open > self.shared.limit + _REFUSED:
+                transport.abort()
+                return
+            else:
                 self._refuse(_TOO_MANY)
                 return
-            oldest, _ = self.shared.idle.popitem(last=False)
-            oldest.transport.close()
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -61,6 +69,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         if self._head_bytes is not None:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -95,5 +105,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, answer: bytes) -> None:
         self._stop_waiting()
+        self._refused = True
         self.transport.write(answer)
-        self.transport.close()
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(_LINGER_SECONDS, self._close)
