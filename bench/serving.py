@@ -178,8 +178,16 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, r
     """Send a request and read its answer: status and body."""
     writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
-    return int(head[9:12]), await reader.readexactly(length)
+    status = int(head[9:12])
+    length = head.partition(b"content-length:")[2].split(b"\r\n")[0]
+    if length:
+        return status, await reader.readexactly(int(length))
+    parts = []  # in chunks
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        parts.append(await reader.readexactly(size))
+        await reader.readexactly(2)
+    await reader.readexactly(2)
+    return status, b"".join(parts)
 
 
 class Run(NamedTuple):
