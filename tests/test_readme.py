@@ -11,7 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,6 +226,51 @@ CHECKS: dict[str, Callable[[dict[str, Any], FakeHub, Path], None]] = {
 }
 
 
+ADDRESS = "127.0.0.1:8000"  # of the server on the pages
+
+
+class Served:
+    """A server that was started by the command of docs/serving.md, but for the port."""
+
+    def __init__(self, folder: Path) -> None:
+        (block,) = (block for block in COMMANDS if " -m glimodern.serve " in block.source)
+        (self.command,) = block.commands
+        port = ADDRESS.partition(":")[2]
+        command = self.command.replace(".venv/bin/python", sys.executable).replace(f"--port {port}", "--port 0")
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(command.split(), cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        events: dict[str, Any] = {}
+        for line in self.process.stderr:
+            event = json.loads(line)
+            events[event["event"]] = event
+            if "ready" in events:
+                break
+        assert "ready" in events, events
+        self.address = f"127.0.0.1:{events['listening']['port']}"
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()  # the log must not fill the pipe
+
+    def close(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def served(base) -> Iterator[Callable[[], Served]]:
+    """A function that returns the server of the pages' model, started when it is first asked for."""
+    pytest.importorskip("starlette", reason="needs the extra serve")
+    started: list[Served] = []
+
+    def server() -> Served:
+        if not started:
+            started.append(Served(base))
+        return started[0]
+
+    yield server
+    for one in started:
+        one.close()
+
+
 def test_every_program_shows_what_it_prints():
     assert len(PROGRAMS) >= 8
     assert [str(block) for block in PROGRAMS if block.output is None] == []
@@ -233,8 +279,12 @@ def test_every_program_shows_what_it_prints():
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=str)
-def test_program(block, folder, monkeypatch, tmp_path, capsys):
+def test_program(block, folder, served, monkeypatch, tmp_path, capsys):
     skip_without_extras(block.source)
+    source = block.source
+    if ADDRESS in source:
+        pytest.importorskip("httpx", reason="needs the extra client")
+        source = source.replace(ADDRESS, served().address)
     if "runs/bi/model" in block.source:
         from glimodern import GLiModern
 
@@ -243,7 +293,7 @@ def test_program(block, folder, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {"__name__": "__main__"}
     with in_place_of_the_hub(tmp_path / "cache") as hub:
-        exec(block.source, names)
+        exec(source, names)
         printed = capsys.readouterr().out
         for call, check in CHECKS.items():
             if call in block.source:
@@ -316,6 +366,10 @@ def check_convert(command: str, folder: Path, printed: str) -> None:
     assert (folder / command.split(" --to ")[0].split()[-1]).is_file()
 
 
+def check_curl(command: str, folder: Path, printed: str) -> None:
+    assert json.loads(printed)["entities"]
+
+
 def check_predict(command: str, folder: Path, printed: str) -> None:
     assert said(printed), "predict prints a row a text; the block's output is compared too"
 
@@ -323,7 +377,7 @@ def check_predict(command: str, folder: Path, printed: str) -> None:
 OUTCOMES = {
     "train": check_train, "evaluate": check_evaluate, "predict": check_predict, "inspect": check_inspect,
     "doctor": check_doctor, "compare": check_compare, "data.figures": check_figures, "calibrate": check_calibrate,
-    "data.convert": check_convert,
+    "data.convert": check_convert, "curl": check_curl,
 }  # fmt: skip
 STAND_INS = {
     ".venv/bin/python": sys.executable,
@@ -333,10 +387,17 @@ STAND_INS = {
 }
 
 
-def run(command: str, folder: Path) -> str:
+def run(command: str, folder: Path, served: Callable[[], Served]) -> str:
     """The output of a page's command, checked by what it leaves behind."""
-    module = re.search(r"\.venv/bin/python -m glimodern\.([\w.]+) ", command)
+    module = re.search(r"(?:\.venv/bin/python -m glimodern\.|^(?=curl ))([\w.]+) ", command)
     assert module, f"a page shows a command that no test knows: {command}"
+    if module[1] == "serve":
+        assert command == served().command
+        return ""
+    if ADDRESS in command:
+        if shutil.which("curl") is None:
+            pytest.skip("curl is not installed")
+        command = command.replace(ADDRESS, served().address)
     for shown, tested in STAND_INS.items():
         command = command.replace(shown, tested)
     if module[1] == "data.figures":
@@ -350,17 +411,17 @@ def run(command: str, folder: Path) -> str:
 
 def test_every_command_line_is_shown():
     shown = {name for block in COMMANDS for name in re.findall(r"-m glimodern\.([\w.]+) ", block.source)}
-    assert shown == OUTCOMES.keys()
+    assert shown == {*OUTCOMES, "serve"} - {"curl"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({block.page for block in COMMANDS if not block.makes}))
-def test_commands_in_order(page, folder):
+def test_commands_in_order(page, folder, served):
     if "--plots" in PAGES[page]:
         pytest.importorskip("matplotlib", reason="needs the extra plots")
     for block in COMMANDS:
         if block.page == page and not block.makes:
-            printed = "".join(run(command, folder) for command in block.commands)
+            printed = "".join(run(command, folder, served) for command in block.commands)
             assert block.output is None or said(printed) == said(block.output)
 
 

@@ -63,7 +63,7 @@ class ServeConfig:
     """Maximum open connections. A new one beyond it takes the place of the one that is idle longest."""
     idle_timeout: Annotated[float, POSITIVE] = 15.0
     """Seconds after which a connection is closed that sends no request, or not the whole head of one."""
-    drain_timeout: Annotated[float, POSITIVE] = 60.0
+    drain_timeout: Annotated[float, POSITIVE] = 50.0
     """Seconds to answer accepted requests after SIGTERM."""
     log_format: LogFormat = "json"
     """One JSON object a line, or plain text. No log has a text, a label or a token."""
