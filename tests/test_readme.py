@@ -483,10 +483,11 @@ def test_the_paths_through_the_files_are_those_of_the_code():
         tree = ast.parse((ROOT / "glimodern" / file).read_text(encoding="utf-8"))
         defined = set()
         for node in tree.body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 defined.add(node.name)
             if isinstance(node, ast.ClassDef):
-                defined |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+                methods = (inner for inner in node.body if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)))
+                defined |= {f"{node.name}.{inner.name}" for inner in methods}
         assert set(re.findall(r"`([\w.]+)`", names)) <= defined, file
 
 
