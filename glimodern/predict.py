@@ -27,6 +27,7 @@ from glimodern.cli.reading import Threshold
 from glimodern.data.formats import JSON_SUFFIXES
 from glimodern.data.json_rows import Row, json_rows
 from glimodern.data.lines import open_input, read_lines, stem_and_suffix
+from glimodern.inference.request import check_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     check_config(config)
     labels = config.label_options.read()
-    threshold = config.prediction.read_threshold(labels)
+    threshold = config.prediction.threshold_option.read()
+    check_thresholds(threshold, labels)
     if sys.stdout is None:
         raise OSError("standard output is closed")
     with contextlib.ExitStack() as stack:

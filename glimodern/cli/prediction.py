@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from glimodern.display import short
-from glimodern.inference.request import ReadOptions, read_word_requests
-from glimodern.inference.thresholds import CALIBRATED
 from glimodern.inputs.words import SplitterName
 from glimodern.settings import AT_LEAST_ONE, check_value, field_hints
 
 from . import check_unicode
-from .reading import ReadingSettings, Threshold, ThresholdOption
+from .reading import ReadingSettings, ThresholdOption
 
 TEXT_FIELD = "text"
 LINE_ENDS = "\x85\u2028\u2029"  # line ends for some readers, so they are written as JSON escapes
@@ -59,13 +57,6 @@ class PredictionOptions:
                 f"--result-field: expected a name other than {text_field} and words_cut, got {name!r}; choose another"
             )
         check_unicode(name, "--result-field")
-
-    def read_threshold(self, labels: Mapping[str, str]) -> Threshold:
-        """Return the thresholds. Raises ValueError for some that name a type that is not asked, or that lack one."""
-        threshold = self.threshold_option.read()
-        if threshold != CALIBRATED:
-            read_word_requests([], labels, ReadOptions(threshold=threshold))
-        return threshold
 
     def loading(self) -> dict[str, Any]:
         """Return the keyword arguments of `GLiModern.from_pretrained`."""

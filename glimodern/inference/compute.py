@@ -34,6 +34,10 @@ _OUT_OF_MEMORY = (
 )  # fmt: skip
 
 
+class TextDoesNotFitError(RuntimeError):
+    """A text that does not fit the memory alone."""
+
+
 class SpanScores(NamedTuple):
     """Scores of given spans of a batch.
 
@@ -252,7 +256,7 @@ def _in_parts(
         if not _out_of_memory(error):
             raise
         if len(batch) == 1:
-            problem = RuntimeError(
+            problem = TextDoesNotFitError(
                 f"a text of {int(packed.cu_seqlens[-1])} tokens with its prompt does not fit the memory; give a "
                 "smaller window, or ask for fewer labels at a time"
             )
