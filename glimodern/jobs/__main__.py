@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from .config import parse_job_config
 from .inputs import find_inputs
 from .output import SUMMARY, OutputFolder
 from .progress import Progress
+from .ray_pool import Remote, check_ray, describe_remotely, ray_cluster, run_ray_job
 from .run import describe_job, open_sources, predictor, run_job
 
 
@@ -29,13 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = check_output_folder("--output", config.output)
     files = find_inputs(config.input, folder)
     sources = open_sources(files, config)
-    with OutputFolder(folder) as output:
-        # Imported here, so that wrong arguments fail before this import, which takes seconds.
-        from glimodern.model.glimodern import GLiModern
+    if config.ray:
+        check_ray(config)
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(OutputFolder(folder))
+        # Nothing is loaded before this line, so that wrong arguments fail at once.
+        remote = Remote(config, labels, threshold, os.getcwd())
+        if config.ray:
+            stack.enter_context(ray_cluster(config))
+            job = describe_remotely(remote, files)
+        else:
+            from glimodern.model.glimodern import GLiModern
 
-        model = GLiModern.from_pretrained(config.model, **config.prediction.loading())
-        predict = predictor(model, labels, threshold, config.prediction.search())
-        job = describe_job(config, labels, threshold, files, model)
+            model = GLiModern.from_pretrained(config.model, **config.prediction.loading())
+            predict = predictor(model, labels, threshold, config.prediction.search())
+            job = describe_job(config, labels, threshold, files, model)
         output.check_job(job)
         if output.job is not None and output.totals.next.file == len(files) and (folder / SUMMARY).is_file():
             console().print(f"{folder}: the job is finished, nothing to do")
@@ -43,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output.begin(job)
         resumed, began = output.totals.rows, time.monotonic()
         done = sum(file.size for file in files[: output.totals.next.file])
-        with Progress(done, sum(file.size for file in files)) as progress:
+        progress = stack.enter_context(Progress(done, sum(file.size for file in files)))
+        if config.ray:
+            run_ray_job(remote, sources, output, progress)
+        else:
             run_job(predict, sources, output, config, progress)
         totals, seconds = output.totals, time.monotonic() - began
         summary: dict[str, Any] = {

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from .blocks import Shard
 
 MANIFEST, ERRORS, SUMMARY = "manifest.jsonl", "errors.jsonl", "summary.json"
 _SHARD = re.compile(r"part-\d{5,}-\d{6,}\.[a-z.0-9]+")
+_PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial")
 _FORMAT = 1  # of the manifest
 
 logger = logging.getLogger(__name__)
@@ -86,8 +88,8 @@ def shard_name(shard: Shard, suffix: str) -> str:
 
 
 def partial_name(name: str) -> str:
-    """Return the name of an unfinished file."""
-    return f".{name}.partial"
+    """Return a new name for an unfinished file."""
+    return f".{name}.{secrets.token_hex(4)}.partial"
 
 
 def is_own(path: Path, folder: Path) -> bool:
@@ -98,8 +100,8 @@ def is_own(path: Path, folder: Path) -> bool:
 
 
 def _is_job_name(name: str) -> bool:
-    whole = name[1:].removesuffix(".partial") if name.startswith(".") and name.endswith(".partial") else name
-    return whole in (MANIFEST, ERRORS, SUMMARY) or _SHARD.fullmatch(whole) is not None
+    partial = _PARTIAL.fullmatch(name)
+    return name in (MANIFEST, ERRORS, SUMMARY) or _SHARD.fullmatch(name if partial is None else partial[1]) is not None
 
 
 class OutputFolder:
@@ -229,7 +231,7 @@ class OutputFolder:
             self._append(self._manifest, json.dumps({"glimodern_job": _FORMAT, "job": job}).encode() + b"\n", MANIFEST)
             self.job = dict(job)
         for path in self.folder.iterdir():
-            if path.name.endswith(".partial") and _is_job_name(path.name):
+            if _PARTIAL.fullmatch(path.name) and _is_job_name(path.name):
                 path.unlink()
         self._errors = os.open(self.folder / ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.ftruncate(self._errors, self._errors_end)

@@ -147,7 +147,7 @@ def run_job(
     have been listed; any other error leaves finished shards and nothing else.
     """
     limit = ErrorLimit(config.max_errors, output.totals.errors, output.folder)
-    before = _bytes_before(sources)
+    before = bytes_before(sources)
     writer = _ShardWriter(sources, output, config.compress)
 
     def limited() -> Iterator[Block]:
@@ -185,7 +185,7 @@ def run_job(
             raise
 
 
-def _bytes_before(sources: Sequence[Source]) -> list[int]:
+def bytes_before(sources: Sequence[Source]) -> list[int]:
     """Return the bytes of the files before each one, and of all."""
     sums = [0]
     for source in sources:
