@@ -53,11 +53,6 @@ class JobConfig:
         hints = field_hints(JobConfig)
         for name in _NUMBERS:
             check_value(name, hints[name], getattr(self, name))
-        check_value("text_field", hints["text_field"], self.text_field)
-        if not self.input:
-            raise ValueError("--input: expected at least one file or pattern, got none; name one")
-        self.prediction.check_fields(self.text_field)
-        cli.check_unicode(self.text_field, "--text-field")
 
     @property
     def cut_field(self) -> str | None:
@@ -71,8 +66,14 @@ class JobConfig:
 
 
 def parse_job_config(arguments: Sequence[str]) -> JobConfig:
-    """Parse the command line. Raises ValueError for values out of range and for a repeated --input."""
+    """Parse the command line. Raises ValueError for settings that contradict each other or lack a value."""
     refuse_repeated(arguments, ["--input"])
-    return tyro.cli(
+    config = tyro.cli(
         Annotated[JobConfig, tyro.conf.OmitArgPrefixes], args=list(arguments), prog="python -m glimodern.jobs"
     )
+    if not config.input:
+        raise ValueError("--input: expected at least one file or pattern, got none; name one")
+    check_value("--text-field", str, config.text_field)
+    cli.check_unicode(config.text_field, "--text-field")
+    config.prediction.check_fields(config.text_field)
+    return config

@@ -217,13 +217,13 @@ class ParquetWriter:
         import pyarrow as pa
 
         kept = [i for i, entities in enumerate(answers) if entities is not None]
+        if not kept:
+            return
         if block.table is None:
             columns = zip(*(block.rows[i].head for i in kept), strict=True)
             arrays: list[Any] = [pa.array(column, pa.string()) for column in columns]
         else:
             arrays = block.table.columns if len(kept) == len(answers) else block.table.take(pa.array(kept)).columns
-        if not kept:
-            return
         arrays = [*arrays, pa.array([list(answers[i]) for i in kept], self.entities)]
         if self.fields.cut is not None:
             arrays.append(pa.array([answers[i].words_cut for i in kept], pa.int64()))

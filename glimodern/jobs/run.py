@@ -173,15 +173,10 @@ def run_job(
                 progress.add(len(block.rows), words, before[block.shard.file] + block.position)
             while waiting:
                 waiting.popleft().result()
-        except TooManyErrorsError:
-            while waiting:
-                waiting.popleft().result()
-            thread.submit(writer.give_up, True).result()
-            raise
-        except BaseException:
+        except BaseException as error:
             for future in waiting:
-                future.cancel()
-            thread.submit(writer.give_up, False).result()
+                future.exception()  # waits; if a write failed too, `error` is that, or came first
+            thread.submit(writer.give_up, isinstance(error, TooManyErrorsError)).result()
             raise
 
 
@@ -194,13 +189,20 @@ def bytes_before(sources: Sequence[Source]) -> list[int]:
 
 
 class _ShardWriter:
-    """Writes answered blocks, in order, to the files of their shards, and records finished shards."""
+    """Writes answered blocks, in order, to the files of their shards, and records finished shards.
+
+    After an error it writes nothing more.
+    """
 
     def __init__(self, sources: Sequence[Source], output: OutputFolder, compress: str) -> None:
         self.sources, self.output, self.compress = sources, output, compress
         self.shard: ShardFile | None = None
+        self.broken = False
 
     def write(self, done: Answered) -> None:
+        if self.broken:
+            return
+        self.broken = True
         block, answers = done
         if self.shard is None:
             source = self.sources[block.shard.file]
@@ -209,6 +211,7 @@ class _ShardWriter:
         if block.ends_shard:
             self.output.record(self.shard.finish())
             self.shard = None
+        self.broken = False
 
     def give_up(self, list_errors: bool) -> None:
         """Delete the file of an unfinished shard. list_errors: list its errors, until the job goes on."""

@@ -111,7 +111,7 @@ class TextFile:
         if "NaN" in line.text or "Infinity" in line.text:  # in a string, or as values, which JSON does not have
             fault, _ = json_head(row.value)
         fault = fault or unicode_fault(text, text)
-        return Row(row.place, text, fault, line.text.rstrip()[:-1].rstrip())
+        return Row(row.place, text, fault, line.text.strip()[:-1].rstrip())
 
     def _json_value(self, row: JsonRow) -> Row:
         fault = row.fault or row_fault(row.value, self.fields.text, self.fields.output)
