@@ -206,6 +206,8 @@ def test_parquet_keeps_types_and_metadata(job, loaded, tmp_path, kind):
 
     table = parquet_table(kind)
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=13, compression="gzip")
+    schema = pq.read_schema(tmp_path / "a.parquet")
+    assert schema.metadata == {b"whose": b"ours"} and schema.field("n").metadata[b"of"] == b"n"
     out = job("--input", "a.parquet", "--shard-rows", 20)
     written = [pq.read_table(out / f"part-00000-{i:06d}.parquet") for i in range(3)]
     assert [part.num_rows for part in written] == [18, 18, 9]  # every tenth has no text
@@ -213,7 +215,7 @@ def test_parquet_keeps_types_and_metadata(job, loaded, tmp_path, kind):
     kept = table.filter(table["text"].is_valid())
     assert whole.schema.names == [*table.schema.names, "entities"]
     for part in written:
-        assert part.select(table.schema.names).schema.equals(table.schema, check_metadata=True)
+        assert part.select(schema.names).schema.equals(schema, check_metadata=True)
     assert whole.select(table.schema.names).to_pylist() == kept.to_pylist()
     asked = [value.decode() if isinstance(value, bytes) else value for value in kept["text"].to_pylist()]
     assert whole["entities"].to_pylist() == loaded.predict(asked, LABELS, THRESHOLD)

@@ -84,8 +84,21 @@ def json_head(row: Any) -> tuple[str | None, str]:
     try:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        return f"expected JSON, got NaN or Infinity, which JSON does not have, in {short(row)}; write null", ""
+        return _constant_fault(row), ""
     return unicode_fault(text, row), text[:-1]
+
+
+def constant_fault(text: str, row: Any) -> str | None:
+    """Return why a text that was parsed as JSON is none: NaN or Infinity in it, outside strings. row: its value."""
+    if "NaN" not in text and "Infinity" not in text:
+        return None
+    constants: list[str] = []
+    json.loads(text, parse_constant=constants.append)
+    return _constant_fault(row) if constants else None
+
+
+def _constant_fault(row: Any) -> str:
+    return f"expected JSON, got NaN or Infinity, which JSON does not have, in {short(row)}; write null"
 
 
 def unicode_fault(text: str, row: Any) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from glimodern.cli.prediction import escaped, json_head, json_line, row_fault, unicode_fault
+from glimodern.cli.prediction import constant_fault, escaped, json_head, json_line, row_fault, unicode_fault
 from glimodern.data.json_rows import Row as JsonRow
 from glimodern.data.json_rows import json_row, json_rows
 from glimodern.data.lines import Line, open_input, read_lines
@@ -108,9 +108,7 @@ class TextFile:
         if fault is not None:
             return Row(row.place, fault=fault)
         text = row.value[self.fields.text]
-        if "NaN" in line.text or "Infinity" in line.text:  # in a string, or as values, which JSON does not have
-            fault, _ = json_head(row.value)
-        fault = fault or unicode_fault(text, text)
+        fault = constant_fault(line.text, row.value) or unicode_fault(text, row.value)
         return Row(row.place, text, fault, line.text.strip()[:-1].rstrip())
 
     def _json_value(self, row: JsonRow) -> Row:
