@@ -230,12 +230,16 @@ class OutputFolder:
         if self.job is None:
             self._append(self._manifest, json.dumps({"glimodern_job": _FORMAT, "job": job}).encode() + b"\n", MANIFEST)
             self.job = dict(job)
-        for path in self.folder.iterdir():
-            if _PARTIAL.fullmatch(path.name) and _is_job_name(path.name):
-                path.unlink()
+        self.delete_unfinished()
         self._errors = os.open(self.folder / ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.ftruncate(self._errors, self._errors_end)
         flush(self.folder)
+
+    def delete_unfinished(self) -> None:
+        """Delete the unfinished files of processes that have been killed."""
+        for path in self.folder.iterdir():
+            if _PARTIAL.fullmatch(path.name) and _is_job_name(path.name):
+                path.unlink()
 
     def record(self, record: Record) -> None:
         """Add a finished shard, the next one in order, and its failed rows."""

@@ -131,6 +131,7 @@ def run_ray_job(remote: Remote, sources: Sequence[Source], output: OutputFolder,
         progress.add(record.rows, words, before[record.file] + position)
         limit.add(record.failed)
         limit.check()
+    output.delete_unfinished()  # of workers that were killed
 
 
 class _Reader:
