@@ -260,7 +260,16 @@ def test_bad_parquet_files(job, tmp_path):
             job("--input", "a.parquet")
     pq.write_table(pa.table({"text": pa.array([b"a", b"\xff"])}), tmp_path / "a.parquet")
     assert "got the byte 0xff" in failed(job("--input", "a.parquet"))["a.parquet[1]"]
-    assert not (tmp_path / "out" / "part-00000-000000.jsonl").exists()
+
+    values = [f"Ada met {i} in London" for i in range(4000)]
+    pq.write_table(pa.table({"text": values}), tmp_path / "b.parquet", row_group_size=1000, use_dictionary=False)
+    data = (tmp_path / "b.parquet").read_bytes()
+    (tmp_path / "b.parquet").write_bytes(data[:30_000] + bytes(5000) + data[35_000:])
+    out = job("--input", "b.parquet", "--shard-rows", 500, output="damaged")
+    (reason,) = failed(out).values()
+    assert "the rest of the file was not read: b.parquet: expected a whole Parquet file, got damaged data" in reason
+    kept = [row["text"] for part in sorted(out.glob("part-*")) for row in pq.read_table(part).to_pylist()]
+    assert kept == values[: len(kept)] and len(kept) % 1000 == 0
 
 
 # --- CSV records -------------------------------------------------------------------------------------------------
@@ -694,6 +703,13 @@ def test_the_output_may_lie_among_the_inputs(job, tmp_path):
     (out / "manifest.jsonl").write_bytes(b"".join(lines[:2]))
     job(*arguments, output="./out")
     assert json.loads((out / "summary.json").read_text())["inputs"] == ["a.jsonl"]
+
+
+def test_lists_of_another_job_are_no_inputs(job, corpus, tmp_path):
+    job(*corpus)
+    with pytest.raises(ValueError, match=r"--input: expected texts, got out/errors.jsonl, which another job wrote"):
+        job("--input", "out/*.jsonl", output="other")
+    job("--input", "out/part-*.jsonl", "--result-field", "again", output="other")
 
 
 # --- progress ----------------------------------------------------------------------------------------------------

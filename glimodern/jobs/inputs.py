@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from glimodern.data.lines import stem_and_suffix
 from glimodern.files.atomic import user_path
 
-from .output import is_own
+from .output import is_list_of_job, is_own
 
 Format = Literal["jsonl", "csv", "tsv", "parquet"]
 """Formats of the output."""
@@ -77,6 +77,11 @@ def find_inputs(patterns: Sequence[str], output: Path) -> list[InputFile]:
             if is_own(Path(path), output):
                 own += 1
                 continue
+            if is_list_of_job(Path(path)):
+                raise ValueError(
+                    f"--input: expected texts, got {path}, which another job wrote; narrow the pattern, for example to "
+                    f"{os.path.join(os.path.dirname(path), 'part-*')}"
+                )
             file, key = _input_file(path)
             if key in seen:
                 repeated += 1

@@ -28,6 +28,7 @@ MANIFEST, ERRORS, SUMMARY = "manifest.jsonl", "errors.jsonl", "summary.json"
 _SHARD = re.compile(r"part-\d{5,}-\d{6,}\.[a-z.0-9]+")
 _PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial")
 _FORMAT = 1  # of the manifest
+_BEGINNING = b'{"glimodern_job": '
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,15 @@ def is_own(path: Path, folder: Path) -> bool:
     if not _is_job_name(path.name):
         return False
     return folder.is_dir() and path.parent.is_dir() and os.path.samefile(path.parent, folder)
+
+
+def is_list_of_job(path: Path) -> bool:
+    """Return whether a file is a manifest, a list of errors or a summary in the output folder of a job."""
+    manifest = path.parent / MANIFEST
+    if path.name not in (MANIFEST, ERRORS, SUMMARY) or not manifest.is_file():
+        return False
+    with manifest.open("rb") as file:
+        return file.read(len(_BEGINNING)) == _BEGINNING
 
 
 def _is_job_name(name: str) -> bool:
@@ -182,7 +192,7 @@ class OutputFolder:
                 if content is None:
                     if number > 1 and not file.read(1):  # the crash of a job that wrote its last line
                         break
-                    if number == 1 and not line.endswith(b"\n") and line.startswith(b'{"glimodern_job": '[: len(line)]):
+                    if number == 1 and not line.endswith(b"\n") and line.startswith(_BEGINNING[: len(line)]):
                         break
                     raise ValueError(f"{path}:{number}: expected a line of a job, got {short(line)}; {_ELSEWHERE}")
                 if number == 1:

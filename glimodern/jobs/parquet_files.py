@@ -20,7 +20,7 @@ from glimodern.display import first_line, short
 
 from .blocks import BLOCK_ROWS, Block, Row, Shard
 from .inputs import InputFile
-from .text_files import Fields, TextFile
+from .text_files import BrokenOff, Fields, TextFile, to_the_break
 
 _BATCH_BYTES = 1 << 25  # about what the rows of a batch take
 _GROUP_BYTES = 1 << 26  # rows of so many bytes, or a whole shard, make a row group of the output
@@ -69,7 +69,10 @@ class ParquetFile:
             if row >= total:
                 yield Block(shard, [], self.file.size, True, True, None)
                 return
-            for batch in _batches(parquet, row, self.file.path):
+            for batch in to_the_break(_batches(parquet, row, self.file.path)):
+                if isinstance(batch, BrokenOff):
+                    yield Block(shard, [Row(self.file.path, fault=batch.fault)], self.file.size, True, True)
+                    return
                 at = 0
                 while at < batch.num_rows:
                     rest = shard_rows - row % shard_rows

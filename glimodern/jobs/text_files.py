@@ -38,7 +38,7 @@ class Fields(NamedTuple):
         return (self.result,) if self.cut is None else (self.result, self.cut)
 
 
-class _BrokenOff(NamedTuple):
+class BrokenOff(NamedTuple):
     """The unit that ends a file that cannot be read to its end."""
 
     fault: str
@@ -63,7 +63,7 @@ class TextFile:
         with contextlib.ExitStack() as stack:
             units, _ = source._units(stack)
             first = next(units, None)
-        if isinstance(first, _BrokenOff):
+        if isinstance(first, BrokenOff):
             raise ValueError(first.fault)
         if file.format not in _DELIMITERS or first is None:
             return source
@@ -91,10 +91,10 @@ class TextFile:
             units = json_rows(lines, self.file.path)
         elif format in _DELIMITERS:
             units = read_records(lines, _DELIMITERS[format])
-        return _to_the_break(units), stream
+        return to_the_break(units), stream
 
     def _parse(self, unit: Any) -> Row:
-        if isinstance(unit, _BrokenOff):
+        if isinstance(unit, BrokenOff):
             return Row(self.file.path, fault=unit.fault)
         if isinstance(unit, Record):
             return self._record(unit)
@@ -176,12 +176,12 @@ def output_line(row: Row, entities: Any, fields: Fields, output: str) -> str:
     return row.head + "".join(delimiter + quoted(value, delimiter) for value in added) + row.tail
 
 
-def _to_the_break(units: Iterator[Any]) -> Iterator[Any]:
+def to_the_break(units: Iterator[Any]) -> Iterator[Any]:
     """Yield units; what ends a file early, such as truncated compressed data, is the last one."""
     try:
         yield from units
     except ValueError as error:
-        yield _BrokenOff(f"the rest of the file was not read: {error}")
+        yield BrokenOff(f"the rest of the file was not read: {error}")
 
 
 def _check_header(file: InputFile, header: Record, fields: Fields, output: str) -> None:
