@@ -11,32 +11,27 @@ end.
 """
 
 import contextlib
-import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 import tyro
 
 from glimodern import cli
-from glimodern.cli.reading import ReadingSettings, Threshold, ThresholdOption
+from glimodern.cli.prediction import TEXT_FIELD, PredictionOptions, json_head, json_line, row_fault
+from glimodern.cli.reading import Threshold
 from glimodern.data.formats import JSON_SUFFIXES
 from glimodern.data.json_rows import Row, json_rows
 from glimodern.data.lines import open_input, read_lines, stem_and_suffix
-from glimodern.display import short
-from glimodern.inference.request import ReadOptions, read_word_requests
-from glimodern.inference.thresholds import CALIBRATED
-from glimodern.inputs.words import SplitterName
-from glimodern.settings import AT_LEAST_ONE, check_value, field_hints
+from glimodern.inference.request import check_thresholds
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 1024  # maximum texts per call of the model
-LINE_ENDS = "\x85\u2028\u2029"  # line ends for some readers, so they are written as JSON escapes
 PATIENCE = 0.5  # maximum seconds that a text waits for others
 
 
@@ -54,33 +49,9 @@ class PredictConfig:
     default without texts."""
     jsonl: bool = False
     """Read JSON objects from standard input or from the input file, whatever its name."""
-    result_field: str = "entities"
-    """Name of the output field with the entities. A text that --long-texts cut has cut also has the field "words_cut",
-    or "NAME_words_cut" for another name."""
     skip_bad_rows: bool = False
     """Count and skip rows that cannot be read, instead of stopping."""
-    threshold_option: ThresholdOption = field(default_factory=ThresholdOption)
-    flat: bool = True
-    """Find no overlapping entities; otherwise nested entities are allowed."""
-    multi_label: bool = False
-    """Allow several labels for one span."""
-    top_k: Annotated[int | None, AT_LEAST_ONE] = None
-    """Maximum entities of a text, those with the highest scores. Default: all."""
-    reading: ReadingSettings = field(default_factory=ReadingSettings)
-    dtype: Literal["fp32", "bf16", "fp16", "int8", "auto"] = "auto"
-    """Dtype of the model; auto: bf16 on hardware that multiplies it natively, else fp32."""
-    device: str = "cpu"
-    """Device to run on: cpu, cuda, cuda:N, auto, or another of PyTorch's names."""
-    splitter: SplitterName | None = None
-    """How texts are split into words, unicode for scripts without spaces; by default as the checkpoint says."""
-
-    def __post_init__(self) -> None:
-        check_value("top_k", field_hints(PredictConfig)["top_k"], self.top_k)  # a text may be empty, a setting not
-
-    @property
-    def cut_field(self) -> str:
-        """Name of the output field with the number of words that were not read."""
-        return "words_cut" if self.result_field == "entities" else f"{self.result_field}_words_cut"
+    prediction: PredictionOptions = field(default_factory=PredictionOptions)
 
 
 def check_config(config: PredictConfig) -> None:
@@ -90,16 +61,7 @@ def check_config(config: PredictConfig) -> None:
         raise ValueError(f"{option}: expected texts as arguments or an input, got both; leave one out")
     if config.label_options.labels_file == "-" and not config.texts and config.input in (None, "-"):
         raise ValueError("--labels-file: expected a file, got - beside texts on standard input; name a file for one")
-    name = config.result_field
-    if name in ("", "text", "words_cut"):
-        raise ValueError(f"--result-field: expected a name other than text and words_cut, got {name!r}; choose another")
-    cli.check_unicode(name, "--result-field")
-
-
-def check_thresholds(threshold: Threshold, labels: dict[str, str]) -> None:
-    """Raise ValueError for thresholds that name a type that is not asked, or that lack one."""
-    if threshold != CALIBRATED:
-        read_word_requests([], labels, ReadOptions(threshold=threshold))
+    config.prediction.check_fields()
 
 
 class Request(NamedTuple):
@@ -107,7 +69,7 @@ class Request(NamedTuple):
 
     text: str
     place: str
-    head: bytes
+    head: str
 
 
 def read_requests(config: PredictConfig, stream: BinaryIO | None, on_idle: Callable[[], None]) -> Iterator[Row]:
@@ -115,9 +77,9 @@ def read_requests(config: PredictConfig, stream: BinaryIO | None, on_idle: Calla
 
     on_idle: see `data.lines.read_lines`.
     """
-    output_fields = (config.result_field, config.cut_field)
+    output_fields = (config.prediction.result_field, config.prediction.cut_field)
     for row in _rows(config, stream, on_idle):
-        fault, head = row.fault, b""
+        fault, head = row.fault, ""
         if fault is None:
             fault, head = _head(row.value, output_fields)
         yield Row(row.place, None if fault else Request(row.value["text"], row.place, head), fault)
@@ -133,19 +95,10 @@ def _rows(config: PredictConfig, stream: BinaryIO | None, on_idle: Callable[[], 
     return (Row(f"{name}:{line.number}", {"text": line.text}, line.fault) for line in lines)
 
 
-def _head(row: Any, output_fields: tuple[str, ...]) -> tuple[str | None, bytes]:
-    """Return (error message or None, the row's JSON without the closing brace). output_fields: names not allowed."""
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        return f'expected an object with a string "text", got {short(row)}', b""
-    for name in output_fields:
-        if name in row:
-            return f'expected a row without the output field "{name}", got one; choose another by --result-field', b""
-    try:
-        return None, json.dumps(row, ensure_ascii=False, allow_nan=False)[:-1].encode()
-    except UnicodeEncodeError:
-        return f"expected Unicode text, got half of a surrogate pair in {short(row)}", b""
-    except ValueError:
-        return f"expected JSON, got NaN or Infinity, which JSON does not have, in {short(row)}; write null", b""
+def _head(row: Any, output_fields: tuple[str, ...]) -> tuple[str | None, str]:
+    """Return (fault or None, the row's JSON without the closing brace). output_fields: names not allowed."""
+    fault = row_fault(row, TEXT_FIELD, output_fields)
+    return (fault, "") if fault is not None else json_head(row)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -154,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     check_config(config)
     labels = config.label_options.read()
-    threshold = config.threshold_option.read()
+    threshold = config.prediction.threshold_option.read()
     check_thresholds(threshold, labels)
     if sys.stdout is None:
         raise OSError("standard output is closed")
@@ -167,9 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Imported here, so that wrong arguments fail before this import, which takes seconds.
         from glimodern.model.glimodern import GLiModern
 
-        model = GLiModern.from_pretrained(
-            config.model, dtype=config.dtype, device=config.device, splitter=config.splitter
-        )
+        model = GLiModern.from_pretrained(config.model, **config.prediction.loading())
         answer_all(model, config, labels, threshold, stream)
 
 
@@ -201,15 +152,13 @@ def answer_all(
         while pending:
             requests = pending[:]
             pending.clear()
-            results = model.predict(
-                (request.text for request in requests), labels, threshold, config.flat, config.multi_label,
-                top_k=config.top_k, **config.reading.given(),
-            )  # fmt: skip
-            lines: list[bytes] = []
+            texts = (request.text for request in requests)
+            results = model.predict(texts, labels, threshold, **config.prediction.search())
+            lines: list[str] = []
             fault = None
             try:
                 for request, entities in zip(requests, results, strict=True):
-                    lines.append(_line(request, entities, config))
+                    lines.append(_line(request, entities, config.prediction))
             except ValueError as error:
                 fault = str(error).removeprefix(f"texts[{len(lines)}]: ")
             finally:
@@ -239,19 +188,16 @@ def answer_all(
         logger.warning("left out %d bad rows of %d; the first: %s", skipped, skipped + answered, first_fault)
 
 
-def _line(request: Request, entities: Any, config: PredictConfig) -> bytes:
+def _line(request: Request, entities: Any, options: PredictionOptions) -> str:
     """Return the output line of a request."""
-    fields = {config.result_field: list(entities)}
+    fields = {options.result_field: list(entities)}
     if entities.truncated:
-        fields[config.cut_field] = entities.words_cut
-    return request.head + b", " + json.dumps(fields, ensure_ascii=False)[1:].encode() + b"\n"
+        fields[options.cut_field] = entities.words_cut
+    return json_line(request.head, fields)
 
 
-def _write(lines: Sequence[bytes]) -> None:
-    output = b"".join(lines)
-    for character in LINE_ENDS:
-        output = output.replace(character.encode(), b"\\u%04x" % ord(character))
-    sys.stdout.buffer.write(output)
+def _write(lines: Sequence[str]) -> None:
+    sys.stdout.buffer.write("".join(lines).encode())
     sys.stdout.buffer.flush()
 
 

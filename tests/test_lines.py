@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -41,6 +42,9 @@ class Dribble(io.BytesIO):
 def lines(data: bytes) -> list[str]:
     found = list(read_lines(io.BytesIO(data), "x"))
     assert list(read_lines(Dribble(data), "x")) == found
+    with_ends = [line.text for line in read_lines(io.BytesIO(data), "x", keep_ends=True)]
+    assert [line.text for line in read_lines(Dribble(data), "x", keep_ends=True)] == with_ends
+    assert [re.sub(r"(\r\n|\r|\n)\Z", "", text) for text in with_ends] == [line.text for line in found]
     assert [line.number for line in found] == list(range(1, len(found) + 1))
     assert all(line.fault is None for line in found)
     return [line.text for line in found]
@@ -48,6 +52,8 @@ def lines(data: bytes) -> list[str]:
 
 def test_line_ends() -> None:
     assert lines(b"a\nb\r\nc\rd\r\re\n\rf") == ["a", "b", "c", "d", "", "e", "", "f"]
+    kept = read_lines(io.BytesIO(b"a\nb\r\nc\rd\r\re\n\rf"), "x", keep_ends=True)
+    assert [line.text for line in kept] == ["a\n", "b\r\n", "c\r", "d\r", "\r", "e\n", "\r", "f"]
     assert lines(b"") == [] and lines(b"\n") == [""] and lines(b"a") == lines(b"a\r\n") == ["a"]
     text = "a\u2028b\x0bc\x0cd\x85e\x1cf"
     assert lines(f"{text}\ng".encode()) == [text, "g"]

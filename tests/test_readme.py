@@ -164,6 +164,9 @@ def base(tmp_path_factory) -> Path:
         (base / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     with (base / "dev.jsonl").open("a") as dev:  # a mistake of the model's, without which it cannot be calibrated
         dev.write(json.dumps({**rows[-1], "ner": rows[-1]["ner"][:1]}) + "\n")
+    (base / "corpus").mkdir()
+    texts = [json.dumps({"id": i, "text": text}) for i, (text, _) in enumerate(LESSONS)]
+    (base / "corpus" / "a.jsonl").write_text("\n".join([*texts, '{"id": 9}']) + "\n")
     model.tokenizer.save_pretrained(base / "encoder")
     weights = {name: tensor.contiguous() for name, tensor in model.encoder.model.state_dict().items()}
     save_file(weights, base / "encoder" / "model.safetensors")
@@ -181,6 +184,7 @@ OTHER_LIBRARIES = {
     "presidio_analyzer": "the extra presidio",
     "haystack": "the extra haystack",
     "langchain_core": "the package langchain-core",
+    "datasets": "the extra datasets",
 }
 
 
@@ -370,6 +374,15 @@ def check_curl(command: str, folder: Path, printed: str) -> None:
     assert json.loads(printed)["entities"]
 
 
+def check_jobs(command: str, folder: Path, printed: str) -> None:
+    output = folder / flag(command, "--output")
+    rows = [json.loads(line) for line in (output / "part-00000-000000.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["text"]) for row in rows] == [(i, text) for i, (text, _) in enumerate(LESSONS)]
+    assert {entity["text"] for entity in rows[2]["entities"]} == {"Emil Novak", "Saint Brigid Hospital"}
+    assert len((output / "errors.jsonl").read_text().splitlines()) == 1
+    assert "rows             5" in printed and (output / "summary.json").is_file()
+
+
 def check_predict(command: str, folder: Path, printed: str) -> None:
     assert said(printed), "predict prints a row a text; the block's output is compared too"
 
@@ -377,7 +390,7 @@ def check_predict(command: str, folder: Path, printed: str) -> None:
 OUTCOMES = {
     "train": check_train, "evaluate": check_evaluate, "predict": check_predict, "inspect": check_inspect,
     "doctor": check_doctor, "compare": check_compare, "data.figures": check_figures, "calibrate": check_calibrate,
-    "data.convert": check_convert, "curl": check_curl,
+    "data.convert": check_convert, "curl": check_curl, "jobs": check_jobs,
 }  # fmt: skip
 STAND_INS = {
     ".venv/bin/python": sys.executable,
@@ -402,6 +415,8 @@ def run(command: str, folder: Path, served: Callable[[], Served]) -> str:
         command = command.replace(shown, tested)
     if module[1] == "data.figures":
         pytest.importorskip("matplotlib", reason="needs the extra plots")
+    if "--ray" in command:
+        pytest.importorskip("ray", reason="needs the extra ray")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
     answer = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, f"{command}\n{answer.stdout}\n{answer.stderr}"

@@ -42,7 +42,7 @@ def json_rows(lines: Iterable[Line], name: str) -> Iterator[Row]:
     for first in itertools.islice(filled, 1):
         read, document = _look_ahead(first, filled)
         rest = itertools.chain(read, filled)
-        yield from (_document(list(rest), name) if document else _one_a_line(rest, name))
+        yield from (_document(list(rest), name) if document else (json_row(line, name) for line in rest))
 
 
 def _look_ahead(first: Line, following: Iterator[Line]) -> tuple[list[Line], bool]:
@@ -62,17 +62,15 @@ def _look_ahead(first: Line, following: Iterator[Line]) -> tuple[list[Line], boo
     return [first], False
 
 
-def _one_a_line(lines: Iterable[Line], name: str) -> Iterator[Row]:
-    for line in lines:
-        place = f"{name}:{line.number}"
-        if line.fault is not None:
-            yield Row(place, None, line.fault)
-            continue
-        try:
-            row = Row(place, parse_json(line.text))
-        except ValueError as error:
-            row = Row(place, None, f"expected one JSON object a line, got {short(line.text)} ({error})")
-        yield row
+def json_row(line: Line, name: str) -> Row:
+    """Return the row of a line with one JSON value. name: the input's name in positions."""
+    place = f"{name}:{line.number}"
+    if line.fault is not None:
+        return Row(place, None, line.fault)
+    try:
+        return Row(place, parse_json(line.text))
+    except ValueError as error:
+        return Row(place, None, f"expected one JSON object a line, got {short(line.text)} ({error})")
 
 
 def _document(lines: list[Line], name: str) -> Iterator[Row]:

@@ -39,6 +39,7 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 _LINE_END = re.compile(r"\r\n?|\n")
+_AFTER_LINE_END = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
 
 
 class Line(NamedTuple):
@@ -64,8 +65,10 @@ def open_input(source: str | os.PathLike[str] | None) -> BinaryIO:
     return sys.stdin.buffer
 
 
-def read_lines(stream: BinaryIO, name: str, on_idle: Callable[[], None] | None = None) -> Iterator[Line]:
-    """Yield the lines of a binary stream. name: the stream's name in errors.
+def read_lines(
+    stream: BinaryIO, name: str, on_idle: Callable[[], None] | None = None, *, keep_ends: bool = False
+) -> Iterator[Line]:
+    """Yield the lines of a binary stream. name: the stream's name in errors. keep_ends: leave line ends in the text.
 
     A line with bytes of another encoding, or with a NUL, has a `fault`; the lines after it are still read.
     on_idle: called when all lines received so far have been yielded and the stream has no data at the moment.
@@ -78,19 +81,14 @@ def read_lines(stream: BinaryIO, name: str, on_idle: Callable[[], None] | None =
     # invalid UTF-8 bytes and halves of surrogate pairs become lone surrogates, which `_line` reports as a fault
     errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass"
     decoder = codecs.getincrementaldecoder(encoding)(errors)
-    number, pending, after_cr = 1, [""], False
+    splitter = _LineSplitter(keep_ends)
+    number, pending = 1, [""]
     for chunk in itertools.chain(chunks, [None]):
         try:
             text = decoder.decode(chunk or b"", final=chunk is None)
         except UnicodeDecodeError as error:
             raise ValueError(f"{name}:{number}: expected {encoding.upper()}, got broken bytes ({error})") from error
-        if after_cr and text:
-            text = text.removeprefix("\n")
-            after_cr = False
-        if not text:
-            continue
-        after_cr = text.endswith("\r")
-        first, *rest = text.split("\n") if "\r" not in text else _LINE_END.split(text)
+        first, *rest = splitter.split(text, final=chunk is None)
         pending.append(first)
         for following in rest:
             yield _line(number, "".join(pending), encoding)
@@ -98,6 +96,27 @@ def read_lines(stream: BinaryIO, name: str, on_idle: Callable[[], None] | None =
     last = "".join(pending)
     if last.removeprefix("\ufeff"):
         yield _line(number, last, encoding)
+
+
+class _LineSplitter:
+    """Splits a text that arrives in pieces into lines. keep_ends: leave line ends in them."""
+
+    def __init__(self, keep_ends: bool) -> None:
+        self.keep_ends = keep_ends
+        self._after_cr = False  # the last piece ended with "\r", to which a "\n" may still belong
+
+    def split(self, text: str, final: bool) -> list[str]:
+        """Return the parts of a piece of text: every one but the last ends a line. final: it is the last piece."""
+        if self.keep_ends:
+            text = "\r" + text if self._after_cr else text
+            self._after_cr = text.endswith("\r") and not final
+            return _AFTER_LINE_END.split(text[:-1] if self._after_cr else text)
+        if not text:
+            return [text]
+        if self._after_cr:
+            text = text.removeprefix("\n")
+        self._after_cr = text.endswith("\r")
+        return text.split("\n") if "\r" not in text else _LINE_END.split(text)
 
 
 def _line(number: int, text: str, encoding: str) -> Line:

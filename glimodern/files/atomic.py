@@ -67,7 +67,7 @@ def atomic_file(file: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600))
     try:
         yield partial
-        _flush(partial)
+        flush(partial)
         if mode is not None:
             partial.chmod(mode)
         os.replace(partial, final)
@@ -102,7 +102,7 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield staged
         for part in [*staged.rglob("*"), staged]:
-            _flush(part)  # without it, a power failure could leave empty files under the new name
+            flush(part)  # without it, a power failure could leave empty files under the new name
         if not final.exists():
             os.replace(staged, final)
             return
@@ -200,11 +200,11 @@ def _prepare(staged: Path, final: Path) -> None:
         if (final / name).is_dir():
             raise IsADirectoryError(f"{final / name}: expected a file or nothing, got a folder; move it away")
         mode = _mode_to_keep(final / name)
-        _flush(staged / name)
+        flush(staged / name)
         (staged / name).chmod(default_mode if mode is None else mode)
     for part in [*staged.rglob("*"), staged]:
         if part.is_dir():
-            _flush(part)
+            flush(part)
 
 
 def _install_committed(folder: Path, stale: Stale, last: str) -> None:
@@ -212,7 +212,7 @@ def _install_committed(folder: Path, stale: Stale, last: str) -> None:
     committed = folder / _COMMITTED
     if not committed.is_dir():
         return
-    _flush(folder)
+    flush(folder)
     names = _files_of(committed)
     for name in sorted(names, key=lambda name: name == last):
         _install(committed / name, folder / name)
@@ -221,7 +221,7 @@ def _install_committed(folder: Path, stale: Stale, last: str) -> None:
         if (parent := (folder / name).parent) != folder:
             with suppress(OSError):  # not empty
                 parent.rmdir()
-    _flush(folder)
+    flush(folder)
     done = folder / f"{_PARTIAL}{secrets.token_hex(4)}"
     os.rename(committed, done)
     shutil.rmtree(done)
@@ -239,7 +239,7 @@ def _install(source: Path, target: Path) -> None:
         os.link(source, temporary)
     except OSError:
         shutil.copy2(source, temporary)
-        _flush(temporary)
+        flush(temporary)
     os.replace(temporary, target)
 
 
@@ -263,7 +263,7 @@ def _mode_to_keep(file: Path) -> int | None:
     return stat.S_IMODE(file.stat().st_mode)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Flush a file's content or a folder's entries to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -34,6 +34,10 @@ _OUT_OF_MEMORY = (
 )  # fmt: skip
 
 
+class TextDoesNotFitError(RuntimeError):
+    """A text that does not fit the memory alone."""
+
+
 class SpanScores(NamedTuple):
     """Scores of given spans of a batch.
 
@@ -259,7 +263,7 @@ def result_of(
 class _DoesNotFit(NamedTuple):
     """The result of a passage that does not fit the memory alone."""
 
-    error: RuntimeError
+    error: TextDoesNotFitError
 
 
 def _in_parts(
@@ -287,9 +291,9 @@ def _in_parts(
         yield from _in_parts(chunk, part, chunk.pack(part), function)
 
 
-def does_not_fit(tokens: int, error: Exception) -> RuntimeError:
+def does_not_fit(tokens: int, error: Exception) -> TextDoesNotFitError:
     """Return the error of a text of `tokens` tokens that does not fit the memory alone."""
-    problem = RuntimeError(
+    problem = TextDoesNotFitError(
         f"a text of {tokens} tokens with its prompt does not fit the memory; give a smaller window, or ask for fewer "
         "labels at a time"
     )

@@ -35,7 +35,7 @@ from glimodern.inputs.words import Word, WordSplitter
 
 from .checks import check_count, check_flag, check_string, is_collection, items, plain, size_of
 from .label_sets import CheckLabels, read_label_sets
-from .thresholds import Threshold, read_thresholds, thresholds_of
+from .thresholds import CALIBRATED, Threshold, read_thresholds, thresholds_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -289,3 +289,9 @@ def read_word_requests(texts: Any, labels: Any, options: ReadOptions = _DEFAULT_
     rows = _read(texts, labels, count, options)
     requests = (Request(words, label_set, threshold) for words, label_set, threshold, _ in rows)
     return Requests(requests, len(rows) if isinstance(rows, list) else None)
+
+
+def check_thresholds(threshold: Any, labels: Mapping[str, str]) -> None:
+    """Raise ValueError for thresholds that name a label that is not asked, or that lack one."""
+    if threshold != CALIBRATED:
+        read_word_requests([], labels, ReadOptions(threshold=threshold))

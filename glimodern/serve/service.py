@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from glimodern.inference.compute import TextDoesNotFitError
 from glimodern.inference.redaction import redact
 from glimodern.model.engine import Answers, BatchReport, Engine, QueueFullError
 from glimodern.model.glimodern import GLiModern
@@ -150,7 +151,7 @@ def error_of_text(error: Exception, *, one_text: bool) -> AnswerError:
     """Return the fault of a text that failed alone."""
     if isinstance(error, ValueError) and str(error).startswith("texts["):
         return AnswerError.of_argument(error, one_text=one_text)
-    if isinstance(error, RuntimeError) and "does not fit the memory" in str(error):
+    if isinstance(error, TextDoesNotFitError):
         return AnswerError(413, str(error))
     _LOGGER.error("a text failed", extra={"error": type(error).__name__})
     return AnswerError(500, "the text could not be computed; see the server's log")
