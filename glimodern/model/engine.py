@@ -141,8 +141,7 @@ class Engine:
 
     max_delay: seconds that the texts in the queue may be expected to take, when a call arrives. A call that finds the
     queue empty is always taken; before the first batch is measured, any call is. max_calls: most calls in the queue.
-    batch_tokens: see `EntityPredictor.predict`.
-    on_batch(report): called by the computing thread after each batch.
+    batch_tokens: see `EntityPredictor.predict`. on_batch(report): called by the computing thread after each batch.
     """
 
     def __init__(
@@ -202,8 +201,7 @@ class Engine:
         """Ask for the entities of one text or several; the arguments are those of `predict`.
 
         max_words: most words of a text; None: any number. max_seconds: most seconds that the call may be expected to
-        take alone; None: any number. Cancel the future to give the call up: nothing more is
-        computed for it.
+        take alone; None: any number. Cancel the future to give the call up: nothing more is computed for it.
 
         Raises QueueFullError, and TypeError or ValueError for options. The future raises the errors of the other
         arguments. A text that cannot be read, or fails while it is computed, has an exception for its outcome.
