@@ -316,7 +316,7 @@ def test_importing_the_package_is_light():
     assert answer.stdout.strip() == "[]"
 
 
-def test_evaluate_reads_descriptions_of_types(folder, tmp_path, capsys):
+def test_evaluate_reads_descriptions_of_types(folder, tmp_path, monkeypatch, capsys):
     """The model reads the descriptions; gold and scores keep the types."""
     rows = [{"tokenized_text": WORDS, "ner": [[0, 1, "person"], [3, 4, "person"], [6, 6, "place"]]}]
     plain = tmp_path / "plain.jsonl"
@@ -326,13 +326,21 @@ def test_evaluate_reads_descriptions_of_types(folder, tmp_path, capsys):
     data, file = tmp_path / "tags.jsonl", tmp_path / "descriptions.json"
     data.write_text("\n".join(map(json.dumps, renamed)))
     file.write_text(json.dumps({f"{label}-tag": label for label in types}))
-    scores = []
+    scores, read = [], []
+    pack = PromptPacker.pack_tokens
+
+    def record(packer, texts, types, *arguments, **options):
+        read.append(set(types[0]))
+        return pack(packer, texts, types, *arguments, **options)
+
+    monkeypatch.setattr(PromptPacker, "pack_tokens", record)
     for source, more in ((plain, []), (data, ["--descriptions-file", str(file)]), (data, [])):
         out = tmp_path / "scores.json"
         evaluate.main([str(folder / "model"), "--data", str(source), "--threshold", "0.0", "--json", str(out), *more])
         (found,) = json.loads(out.read_text())["data"].values()
         scores.append((found["micro"], set(found["per_type"])))
-    assert scores[0][0] == scores[1][0] != scores[2][0]
+    assert read == [types, types, {f"{label}-tag" for label in types}]
+    assert scores[0][0] == scores[1][0]
     assert scores[1][1] == {f"{label}-tag" for label in types}
     file.write_text(json.dumps({"dragon": "a large lizard"}))
     with pytest.raises(
