@@ -10,6 +10,7 @@ import pytest
 
 from glimodern import GLiModern, cli, evaluate, predict
 from glimodern.data import Dataset, Example, asked_types, with_asked_types
+from glimodern.inputs.packer import PromptPacker
 from tests.conftest import WORDS
 
 

@@ -56,16 +56,19 @@ while True:
 """
 
 
-@pytest.mark.slow
-def test_killed_at_twenty_moments(tiny_model, tmp_path):
+@pytest.mark.parametrize(
+    ("rows", "kills"),
+    [pytest.param(200, 4, marks=pytest.mark.slow), pytest.param(1000, 20, marks=pytest.mark.exhaustive)],
+)
+def test_killed_at_any_moment(tiny_model, tmp_path, rows, kills):
     pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     import pyarrow as pa
 
     tiny_model.save_pretrained(tmp_path / "model")
-    lines = [json.dumps({"text": text, "i": i}) if i % 40 else "{" for i, text in enumerate(texts(1000))]
+    lines = [json.dumps({"text": text, "i": i}) if i % 40 else "{" for i, text in enumerate(texts(rows))]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    (tmp_path / "b.csv").write_text("text,n\n" + "".join(f'"{text}\n",1\n' for text in texts(1000)))
-    table = pa.table({"text": texts(1000), "n": range(1000)})
+    (tmp_path / "b.csv").write_text("text,n\n" + "".join(f'"{text}\n",1\n' for text in texts(rows)))
+    table = pa.table({"text": texts(rows), "n": range(rows)})
     pq.write_table(table, tmp_path / "c.parquet", row_group_size=70)
     arguments = ["--input", "a.jsonl", "b.csv", "c.parquet", "--labels", "person,place", "--threshold", "0.4"]
     arguments += ["--shard-rows", "50", "--compress", "gzip"]
@@ -78,7 +81,7 @@ def test_killed_at_twenty_moments(tiny_model, tmp_path):
         return ran.stdout.strip().splitlines()[-1]
 
     assert run(tmp_path / "whole", 0) == "0 0"
-    assert run(tmp_path / "killed", 20) == "20 0"
+    assert run(tmp_path / "killed", kills) == f"{kills} 0"
     whole = files_of(tmp_path / "whole")
-    assert len(whole) == 2 + 20 + 20 + 20
+    assert len(whole) == 2 + 3 * rows // 50
     assert files_of(tmp_path / "killed") == whole

@@ -27,7 +27,7 @@ def workers(driver: int) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_worker_that_is_killed_is_replaced(tiny_model, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
