@@ -11,6 +11,7 @@ import torch
 
 import glimodern
 from glimodern import AsyncPredictor, QueueFullError
+from glimodern.inference.pool import Pool
 from glimodern.model.engine import Engine
 from glimodern.model.glimodern import GLiModern
 from tests.bi_encoder_rows import save_encoder
@@ -452,3 +453,30 @@ def test_names_at_the_top():
         Engine(max_delay=0)
     with pytest.raises(ValueError, match="max_calls: expected a number of calls of at least 1, got 0"):
         Engine(max_calls=0)
+
+
+def test_a_call_given_up_while_the_computing_thread_looks_for_work(model):
+    looked = threading.Event()
+
+    class Emptied(Pool):
+        """A pool whose first job is given up after the first look that finds tokens in it."""
+
+        @property
+        def tokens(self):
+            found = self.__dict__["tokens"]
+            if found and not looked.is_set() and threading.current_thread().name == "glimodern-compute":
+                looked.set()
+                self.cancel(self._short[0])
+            return found
+
+        @tokens.setter
+        def tokens(self, value):
+            self.__dict__["tokens"] = value
+
+    engine = Engine()
+    engine._pool = Emptied()
+    first = engine.submit(model, TEXT, LABELS)
+    assert looked.wait(SECONDS)
+    assert first.cancel()
+    assert len(engine.submit(model, TEXT, LABELS).result(SECONDS).outcomes) == 1
+    engine.close()

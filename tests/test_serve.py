@@ -172,6 +172,7 @@ FAULTS = [
     ({**OK, "labels": [["a"], "b"]}, "labels[1]", "a list of labels, as for the other texts", "the string 'b'"),
     ({"texts": ["a", "b"], "labels": [["a"]]}, "labels", "one label set per text (2)", "1"),
     ({**OK, "threshold": 2}, "threshold", "a probability in [0, 1]", "2.0"),
+    ({**OK, "threshold": 10**400}, "threshold", "a probability in [0, 1]", "1000"),
     ({**OK, "threshold": "0.5"}, "threshold", None, None),
     ({**OK, "threshold": "calibrated"}, "threshold", None, None),
     ({**OK, "threshold": {"person": 0.5}}, "threshold", None, None),
@@ -190,6 +191,7 @@ FAULTS = [
     ({**OK, "timeout": "1"}, "timeout", "seconds > 0 and <= 30", "the string '1'"),
     ({**OK, "model": "third"}, "model", "one of first, second", '"third"'),
     ({**OK, "model": "../../etc/passwd"}, "model", "one of first, second", '"../../etc/passwd"'),
+    ({**OK, "model": "\ud800"}, "model", "one of first, second", '"\\ud800"'),
     ({**OK, "model": 1}, "model", "a string", "1"),
     ({**OK, "treshold": 0.5}, "treshold", "a known field", "an unknown one"),
     ({**OK, "spans": []}, "spans", "a known field", "an unknown one"),
@@ -287,6 +289,20 @@ def test_a_server_that_loads_or_drains_is_alive_but_not_ready(model):
     assert ask(app, "GET", "/readyz").json() == {"status": "draining"}
     assert post(app, OK).status_code == 503
     app.service.close()
+
+
+def test_a_server_that_drains_loads_no_more_models(model):
+    app = make_app({}, load=False)
+
+    def load():
+        app.service.drain()
+        return model
+
+    app.service._load = {"first": load, "second": lambda: 1 / 0}
+    app.service._warm = True
+    app.service.load()
+    assert (list(app.service.models), app.service.status) == (["first"], "draining")
+    assert not app.service.engine._cost.known
 
 
 def test_warming_measures_the_pace(model):

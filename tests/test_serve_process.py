@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import os
@@ -21,7 +22,7 @@ from glimodern.model.glimodern import GLiModern  # noqa: E402
 from glimodern.serve.__main__ import main  # noqa: E402
 from glimodern.serve.app import App  # noqa: E402
 from glimodern.serve.body import Limits  # noqa: E402
-from glimodern.serve.connections import Connections  # noqa: E402
+from glimodern.serve.connections import Connections, LimitedProtocol  # noqa: E402
 from glimodern.serve.metrics import Metrics  # noqa: E402
 from glimodern.serve.server import Server, uvicorn_config  # noqa: E402
 from glimodern.serve.service import Service  # noqa: E402
@@ -230,6 +231,75 @@ def test_a_client_that_hangs_up_costs_nothing_more(model, monkeypatch):
     assert sum(texts) < 450
 
 
+def test_a_body_after_its_answer_is_no_head(model):
+    with serving(model) as (port, _):
+        body = b" " * 300_000
+        head = b"POST /v1/entities HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n"
+        client = connect(port, head % len(body))
+        assert b" 415 " in client.recv(65536)[:20]
+        client.sendall(body)
+        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert all_of(client).startswith(b"HTTP/1.1 200")
+
+
+def test_a_head_without_end_behind_a_request_or_a_body_is_not_kept(model, monkeypatch):
+    opened, reached = threading.Event(), threading.Event()
+    candidates = model._candidates
+
+    def wait(*arguments, **options):
+        reached.set()
+        assert opened.wait(SECONDS)
+        return candidates(*arguments, **options)
+
+    monkeypatch.setattr(model, "_candidates", wait)
+    content = json.dumps(BODY).encode()
+    head = b"POST /v1/entities HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with serving(model, limits=Limits(body_timeout=0.5)) as (port, connections):
+        client = connect(port, head + b"content-length: %d\r\n\r\n%s" % (len(content), content))
+        assert reached.wait(SECONDS)
+        (protocol,) = [key for key in open_protocols() if key.cycle is not None and not key.cycle.response_complete]
+        client.sendall(b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 200_000)
+        wait_until(lambda: protocol._refused)
+        assert sum(len(name) + len(value) for name, value in protocol.headers) < 600_000
+        opened.set()
+        answer = all_of(client)
+        assert answer.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 431" in answer
+        trailers = connect(port, head + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
+        trailers.sendall(b"x: y\r\n" * 200_000)
+        assert b" 408 " in all_of(trailers)[:20]
+        wait_until(lambda: connections.open == 0)
+
+
+def open_protocols():
+    return [value for value in gc.get_objects() if isinstance(value, LimitedProtocol) and value.parser is not None]
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(model):
+    body = {"texts": [BODY["text"]] * 1000, "labels": BODY["labels"], "threshold": 0.0}
+    content = json.dumps(body).encode()
+    head = b"POST /v1/entities HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    request = head % len(content) + content
+    with serving(model, connections=Connections(limit=100, head_seconds=0.2)) as (port, connections):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(SECONDS)
+        client.connect(("127.0.0.1", port))
+        with contextlib.suppress(OSError):
+            for _ in range(20):  # more than the kernel's buffers hold
+                client.sendall(request)
+        wait_until(lambda: connections.open == 0)
+        assert get(port, "/v1/entities", BODY)[0] == 200
+
+
+def test_requests_that_do_not_reach_the_application_have_an_error_in_the_usual_form(model):
+    with serving(model, connections=Connections(limit=1, head_seconds=30.0)) as (port, connections):
+        for content, status in ((b"NOTHING\r\n\r\n", 400), (b"GET /" + b"a" * 100_000, 431)):
+            head, _, body = all_of(connect(port, content)).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 %d " % status)
+            assert set(json.loads(body)["error"]) == {"status", "field", "expected", "got", "message"}
+            assert json.loads(body)["error"]["status"] == status
+
+
 class Process:
     """A server process on a free port; its log is read line by line."""
 
@@ -281,6 +351,16 @@ def test_sigterm_answers_what_was_accepted(folder):
     log = "".join(server.lines)
     assert "tokenword" not in log and "kkkk" not in log and "Lovelace" not in log and "person" not in log
     assert "stopped" in [json.loads(line)["event"] for line in server.lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_models_are_warmed(folder, number):
+    server = Process(folder, *(f"{name}={folder}" for name in "abc"))
+    server.wait_for("model loaded")
+    server.process.send_signal(number)
+    assert server.end() == (0 if number == signal.SIGTERM else 130)
+    assert not any("Traceback" in line or "terminate" in line for line in server.lines)
 
 
 @pytest.mark.slow

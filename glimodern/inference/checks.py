@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from glimodern.display import typed
+from glimodern.display import short, typed
 
 
 def _scalar(value: Any) -> Any:
@@ -19,7 +19,10 @@ def check_threshold(threshold: Any, where: str = "threshold") -> float:
     value = _scalar(threshold)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{where}: expected a probability in [0, 1], got {typed(threshold)}")
-    probability = float(value)
+    try:
+        probability = float(value)
+    except OverflowError:  # a whole number or a fraction beyond all floats
+        raise ValueError(f"{where}: expected a probability in [0, 1], got {short(value)}") from None
     if not 0.0 <= probability <= 1.0:  # also true for NaN
         raise ValueError(f"{where}: expected a probability in [0, 1], got {probability!r}")
     return probability

@@ -346,7 +346,8 @@ class Engine:
                     self._idle = True
                     self._work.wait()
                     self._idle = False
-                call = None if self._pool.tokens else self._next_unread()
+                # a call may be given up meanwhile, which empties the pool without this lock
+                call = self._next_unread() if self._unread and not self._pool.tokens else None
                 if self._unread:
                     self._help.notify()
             if call is not None:

@@ -18,6 +18,7 @@ OPTIONS = ("threshold", "flat", "multi_label", "top_k", "long_texts", "window", 
 """Fields that are arguments of `predict`, beside texts and labels."""
 
 _COMMON = ("model", "text", "texts", "labels", *OPTIONS, "timeout")
+_FIELD_LENGTH = 80  # characters of an unknown field that are compared with the known ones
 ENTITIES_FIELDS, REDACT_FIELDS = frozenset(_COMMON), frozenset((*_COMMON, "style"))
 
 
@@ -68,7 +69,7 @@ def read_body(content: bytes, limits: Limits, *, redacts: bool) -> EntitiesBody:
     known = REDACT_FIELDS if redacts else ENTITIES_FIELDS
     for name in body:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(name[:_FIELD_LENGTH], known, 1)
             remedy = f"do you mean {near[0]}?" if near else f"the fields are {', '.join(sorted(known))}"
             raise AnswerError.of(short(name)[1:-1], "a known field", "an unknown one", remedy)
     texts = _texts(body, limits)

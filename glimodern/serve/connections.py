@@ -1,31 +1,35 @@
 """HTTP connections with limits: of their number, of a request's head, and of the time that it may take.
 
-uvicorn closes a connection that is idle after an answer. It waits for ever for a first request and for the rest of a
-head, and reads a head of any length. Here such a connection is closed too. A new connection beyond the limit takes the
-place of the one that is idle longest, so that idle ones never shut others out; if none is idle, its request is answered
-with 503.
+uvicorn closes a connection that is idle after an answer. It waits for ever for a first request, for the rest of a head
+and for a client that does not read its answer, and reads a head of any length. Here such a connection is closed too. A
+new connection beyond the limit takes the place of the one that is idle longest, so that idle ones never shut others
+out; if none is idle, its request is answered with 503.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import OrderedDict
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .errors import AnswerError
+
 _HEAD_BYTES = 64 * 1024
 _REFUSED = 256  # connections beyond the limit that are answered; more are closed without an answer
 _LINGER_SECONDS = 1.0  # a connection is closed so long after its refusal: closed at once, the answer might be lost
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_LARGE = AnswerError(431, f"request: expected a head of at most {_HEAD_BYTES} bytes, got more", close=True)
+_TOO_MANY = AnswerError(503, "server: too many open connections; try again later", retry_after=1, close=True)
 
 
 class Connections:
     """The open connections of a server.
 
-    limit: most of them. head_seconds: most seconds that a connection may take to send a request's head, and that it may
-    be idle.
+    limit: most of them. head_seconds: most seconds that a connection may take to send a request's head, that it may be
+    idle, and that its client may read nothing of an answer.
     """
 
     def __init__(self, limit: int, head_seconds: float) -> None:
@@ -44,8 +48,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(self, shared: Connections, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.shared = shared
-        self._head_bytes: int | None = 0  # of the head being received; None: a request is being answered
+        self._head_bytes = 0  # received since the last part of a body, or the end of a head or a request
         self._timer: asyncio.TimerHandle | None = None
+        self._unsent = 0  # bytes of answers, when it was last looked
+        self._unsent_timer: asyncio.TimerHandle | None = None
         self._refused = False  # whether what arrives is no longer read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -66,30 +72,63 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.shared.open -= 1
         self._stop_waiting()
+        if self._unsent_timer is not None:
+            self._unsent_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes is not None and self._head_bytes > _HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(_TOO_LARGE)
+        if self._head_bytes > _HEAD_BYTES and not self.transport.is_closing():
+            self._refused = True
+            if self._answered():
+                self._refuse(_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        self._head_bytes = None
+        self._head_bytes = 0
         self._stop_waiting()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._head_bytes = 0
+        super().on_message_complete()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
+        self._unsent = self.transport.get_write_buffer_size()
+        if self._unsent_timer is not None:
+            self._unsent_timer.cancel()
+        self._unsent_timer = (
+            self.loop.call_later(self.shared.head_seconds, self._check_unsent) if self._unsent else None
+        )
+        if self.transport.is_closing() or not self._answered():
+            return
+        if self._refused:
+            self._refuse(_TOO_LARGE)
+        else:
             self._wait_for_head()
+
+    def _answered(self) -> bool:
+        """Return whether no request waits for its answer."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _check_unsent(self) -> None:
+        """Close the connection if its client has read nothing of an answer since the last look."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and unsent >= self._unsent:
+            self.transport.abort()
+        elif unsent:
+            self._unsent = unsent
+            self._unsent_timer = self.loop.call_later(self.shared.head_seconds, self._check_unsent)
 
     def _wait_for_head(self) -> None:
         self._stop_waiting()
-        self._head_bytes = 0
         self.shared.idle[self] = None
         self._timer = self.loop.call_later(self.shared.head_seconds, self._close)
 
@@ -103,9 +142,23 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.close()
 
-    def _refuse(self, answer: bytes) -> None:
+    def _refuse(self, error: AnswerError) -> None:
         self._stop_waiting()
         self._refused = True
-        self.transport.write(answer)
+        self.transport.write(_response(error))
         self.transport.write_eof()
         self._timer = self.loop.call_later(_LINGER_SECONDS, self._close)
+
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(
+            _response(AnswerError(400, f"request: expected HTTP/1.1, got another ({msg.lower()})", close=True))
+        )
+        self.transport.close()
+
+
+def _response(error: AnswerError) -> bytes:
+    """Return the answer to a request that does not reach the application."""
+    content = json.dumps(error.body()).encode()
+    headers = {**error.headers(), "content-type": "application/json", "content-length": str(len(content))}
+    head = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}", *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*head, "", ""]).encode() + content

@@ -44,6 +44,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service = service
         self.failure: Exception | None = None
+        self._loading = threading.Thread(target=self._load, name="glimodern-load", daemon=True)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         # uvicorn raises the signals that it caught again when it is done; after SIGTERM the process ends as usual
@@ -51,6 +52,8 @@ class Server(uvicorn.Server):
         try:
             super().run(sockets)
         finally:
+            if self._loading.ident is not None:  # PyTorch ends the process if it computes while the interpreter ends
+                self._loading.join(self.config.timeout_graceful_shutdown)
             signal.signal(signal.SIGTERM, previous)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -58,14 +61,15 @@ class Server(uvicorn.Server):
         if self.started:
             address = self.servers[0].sockets[0].getsockname()
             _LOGGER.info("listening", extra={"host": address[0], "port": address[1]})
-            threading.Thread(target=self._load, name="glimodern-load", daemon=True).start()
+            self._loading.start()
 
     def _load(self) -> None:
         try:
             self.service.load()
         except Exception as error:
-            self.failure = error
-            self.should_exit = True
+            if self.service.status == "loading":  # else the server ends anyway
+                self.failure = error
+                self.should_exit = True
             return
         _LOGGER.info("ready", extra={"models": list(self.service.models)})
 

@@ -50,8 +50,10 @@ class Service:
         self.status: Status = "loading"
 
     def load(self) -> None:
-        """Load and warm all models; then the service is ready. Raises what loading raises."""
+        """Load and warm all models; then the service is ready. Stops early if it drains. Raises what loading raises."""
         for name, load in self._load.items():
+            if self.status != "loading":
+                return
             model = load()
             if self._warm:
                 self._warm_up(model)
@@ -63,6 +65,8 @@ class Service:
     def _warm_up(self, model: GLiModern) -> None:
         """Run the model once on short and long texts: kernels are compiled, memory is allocated, the pace is known."""
         for words in 2 * _WARM_WORDS:  # the first run of a length has costs of its own
+            if self.status != "loading":
+                return
             self.engine.submit(model, [" ".join(["word"] * words)] * 2, _WARM_LABELS).result()
 
     def model_of(self, name: str | None) -> tuple[str, GLiModern]:
@@ -71,7 +75,7 @@ class Service:
             raise AnswerError(503, f"server: not ready, {self.status}; try again later", retry_after=_LOADING_RETRY)
         chosen = next(iter(self.models)) if name is None else name
         if chosen not in self.models:
-            raise AnswerError.of("model", f"one of {', '.join(self.models)}", json.dumps(name, ensure_ascii=False)[:80])
+            raise AnswerError.of("model", f"one of {', '.join(self.models)}", json.dumps(name)[:80])
         return chosen, self.models[chosen]
 
     def describe(self) -> list[dict[str, Any]]:
