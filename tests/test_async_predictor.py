@@ -480,3 +480,21 @@ def test_a_call_given_up_while_the_computing_thread_looks_for_work(model):
     assert first.cancel()
     assert len(engine.submit(model, TEXT, LABELS).result(SECONDS).outcomes) == 1
     engine.close()
+
+
+def test_a_forked_process_is_told_even_if_the_lock_was_taken_when_it_was_forked(model, monkeypatch):
+    engine, errors = Engine(), []
+
+    def submit():
+        try:
+            engine.submit(model, TEXT, LABELS)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    monkeypatch.setattr(engine, "_process", -1)
+    thread = threading.Thread(target=submit, daemon=True)
+    with engine._lock:
+        thread.start()
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+    assert errors == ["the engine belongs to the process that created it; create one in this process"]

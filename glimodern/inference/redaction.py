@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,7 +17,7 @@ from .entities import Entities
 Style = Literal["placeholder", "mask", "pseudonym"]
 STYLES: tuple[Style, ...] = get_args(Style)
 
-_NO_WORD = re.compile(r"\W+")
+_BRACKETS = re.compile(r"\[[^][]*\]")
 _PSEUDONYM = 8  # characters of base32, 40 bits
 
 
@@ -75,12 +76,13 @@ def _mask(found: str, label: str) -> str:
 def _placeholders(text: str) -> Callable[[str, str], str]:
     numbers: dict[tuple[str, str], str] = {}
     counts: dict[str, int] = {}
+    taken = set(_BRACKETS.findall(text))  # collected once: a text may have as many entities as words
 
     def replacement(found: str, label: str) -> str:
         name, key = _name(label), (_name(label), _same(found))
         while key not in numbers:
             counts[name] = counts.get(name, 0) + 1
-            if f"[{name}_{counts[name]}]" not in text:
+            if f"[{name}_{counts[name]}]" not in taken:
                 numbers[key] = f"[{name}_{counts[name]}]"
         return numbers[key]
 
@@ -98,7 +100,13 @@ def _pseudonyms(key: bytes) -> Callable[[str, str], str]:
 
 def _name(label: str) -> str:
     """Return a label as the name in its placeholders: "date of birth" -> "DATE_OF_BIRTH"."""
-    return _NO_WORD.sub("_", label).strip("_").upper() or "ENTITY"
+    words = "".join(char if _in_word(char) else " " for char in label).split()
+    return "_".join(words).strip("_").upper() or "ENTITY"
+
+
+def _in_word(char: str) -> bool:
+    """Return whether a character is part of a word; vowel signs and other marks are too."""
+    return char.isalnum() or char == "_" or unicodedata.category(char).startswith("M")
 
 
 def _same(found: str) -> str:

@@ -244,11 +244,11 @@ class Engine:
         return call.future
 
     def _admit(self, call: _Call) -> None:
+        if os.getpid() != self._process:  # asked first: the lock may have been taken when the process was forked
+            raise RuntimeError("the engine belongs to the process that created it; create one in this process")
         with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed; create another one")
-            if os.getpid() != self._process:
-                raise RuntimeError("the engine belongs to the process that created it; create one in this process")
             self._arrivals.add(time.monotonic())
             if self._calls:
                 self._check_room(call.tokens, call.job.lane.batch_tokens())

@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     key = _secret("--pseudonym-key-file", config.pseudonym_key_file, _KEY_VARIABLE, least=16)
     if token is not None and not token.isascii():
         raise ValueError("token: expected ASCII characters, got others; choose another token")
+    _open_standard_files()
     configure_logs(config.log_format, config.log_level)
     if token is None and config.host not in _LOOPBACK:
         _LOGGER.warning(
@@ -153,6 +154,15 @@ def _serve(config: ServeConfig, names: dict[str, str], token: str | None, key: b
         service.close()
     if server.failure is not None:
         raise server.failure
+
+
+def _open_standard_files() -> None:
+    """Open the null device as each standard stream that is closed; libuv aborts when it closes a file of its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def _files_for(connections: int) -> int:

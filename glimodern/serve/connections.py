@@ -22,6 +22,7 @@ _HEAD_BYTES = 64 * 1024
 _REFUSED = 256  # connections beyond the limit that are answered; more are closed without an answer
 _LINGER_SECONDS = 1.0  # a connection is closed so long after its refusal: closed at once, the answer might be lost
 _TOO_LARGE = AnswerError(431, f"request: expected a head of at most {_HEAD_BYTES} bytes, got more", close=True)
+_UPGRADE = AnswerError.of("upgrade", "no such header with a body", "one", "ask in HTTP/1.1", status=400, close=True)
 _TOO_MANY = AnswerError(503, "server: too many open connections; try again later", retry_after=1, close=True)
 
 
@@ -52,7 +53,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = 0  # bytes of answers, when it was last looked
         self._unsent_timer: asyncio.TimerHandle | None = None
-        self._refused = False  # whether what arrives is no longer read
+        self._refusal: AnswerError | None = None  # given one, what arrives is no longer read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -77,19 +78,24 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._refusal is not None:
             return
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > _HEAD_BYTES and not self.transport.is_closing():
-            self._refused = True
-            if self._answered():
-                self._refuse(_TOO_LARGE)
+        if self._head_bytes > _HEAD_BYTES and self._refusal is None and not self.transport.is_closing():
+            self._refuse_next(_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         self._head_bytes = 0
         self._stop_waiting()
+        upgrades = self.parser.should_upgrade()
+        names = {name for name, _ in self.headers}
+        if upgrades and not names.isdisjoint((b"content-length", b"transfer-encoding")):
+            self._refuse_next(_UPGRADE)  # the parser reads no body behind such a head
+            return
         super().on_headers_complete()
+        if upgrades:  # nor another request
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
@@ -97,7 +103,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._head_bytes = 0
-        super().on_message_complete()
+        if self._refusal is None:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -109,8 +116,8 @@ class LimitedProtocol(HttpToolsProtocol):
         )
         if self.transport.is_closing() or not self._answered():
             return
-        if self._refused:
-            self._refuse(_TOO_LARGE)
+        if self._refusal is not None:
+            self._refuse(self._refusal)
         else:
             self._wait_for_head()
 
@@ -142,9 +149,15 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.close()
 
+    def _refuse_next(self, error: AnswerError) -> None:
+        """Refuse the request that arrives, when those before it are answered."""
+        self._refusal = error
+        if self._answered():
+            self._refuse(error)
+
     def _refuse(self, error: AnswerError) -> None:
         self._stop_waiting()
-        self._refused = True
+        self._refusal = error
         self.transport.write(_response(error))
         self.transport.write_eof()
         self._timer = self.loop.call_later(_LINGER_SECONDS, self._close)
