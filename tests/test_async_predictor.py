@@ -330,8 +330,6 @@ def test_the_queue_is_bounded_by_the_time_that_it_takes(model, monkeypatch):
         with pytest.raises(QueueFullError):
             engine.check_room()
         assert 0 < full.value.retry_after <= 1.0
-        with pytest.raises(ValueError, match="texts: expected at most 2 s of work, got about"):
-            engine.submit(model, [TEXT] * 100, LABELS, max_seconds=2)
         first.cancel()
         engine.check_room()
         gate.open.set()
@@ -449,7 +447,7 @@ def test_names_at_the_top():
     assert glimodern.QueueFullError is QueueFullError
     with pytest.raises(TypeError, match="model: expected a GLiModern, got str; load one"):
         AsyncPredictor("folder")
-    with pytest.raises(ValueError, match="max_delay: expected seconds > 0, got 0"):
+    with pytest.raises(ValueError, match=r"max_delay: expected seconds > 0 and < 1e\+09, got 0"):
         Engine(max_delay=0)
     with pytest.raises(ValueError, match="max_calls: expected a number of calls of at least 1, got 0"):
         Engine(max_calls=0)

@@ -151,6 +151,17 @@ def test_the_cost_of_batches_is_never_negative(batches):
     assert cost.seconds(100, 100) > 0
 
 
+def test_a_batch_that_was_held_up_changes_the_cost_little():
+    cost = BatchCost()
+    for tokens in (100, 2000, 500, 1500, 50):
+        cost.add(tokens, 0.01 + 0.001 * tokens)
+    cost.add(1000, 600.0)  # the machine slept
+    assert cost.seconds(1000, 2048) < 10
+    for _ in range(30):  # but a machine that became slower is believed
+        cost.add(1000, 100.0)
+    assert cost.seconds(1000, 2048) == pytest.approx(100, rel=0.2)
+
+
 def test_batches_of_one_size_have_no_fixed_cost():
     cost = BatchCost()
     for _ in range(50):

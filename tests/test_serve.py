@@ -41,7 +41,7 @@ def threshold(model):
     return clear_threshold(model, TEXTS, LABELS)
 
 
-def make_app(models, *, token=None, limits=LIMITS, load=True, **options):
+def make_app(models, *, token=None, hosts=None, limits=LIMITS, load=True, **options):
     metrics = Metrics()
     options = {"warm": False, "max_delay": 30.0, "max_calls": 1024, "pseudonym_key": b"k" * 32, **options}
     service = Service(
@@ -49,7 +49,7 @@ def make_app(models, *, token=None, limits=LIMITS, load=True, **options):
     )
     if load:
         service.load()
-    return App(service, limits, metrics, token=token)
+    return App(service, limits, metrics, token=token, hosts=hosts)
 
 
 @pytest.fixture(scope="module")
@@ -381,13 +381,33 @@ def test_a_full_queue_answers_429_with_retry_after_and_a_timeout_503(model, monk
     app.service.close()
 
 
-def test_a_request_that_cannot_be_computed_in_time_is_refused(model):
-    app = make_app({"first": model})
-    for tokens in (10, 1000, 50):
-        app.service.engine._cost.add(tokens, float(tokens))
-    error = post(app, OK).json()["error"]
-    assert (error["status"], error["field"]) == (422, "text")
-    assert "s of work" in error["message"]
+def test_an_answer_with_too_many_entities_is_refused(model):
+    app = make_app({"first": model}, limits=Limits(max_entities=100))
+    body = {"texts": TEXTS, "labels": LABELS, "threshold": 0.0, "flat": False, "multi_label": True}
+    for path, given in (
+        ("/v1/entities", body),
+        ("/v1/redact", {"text": TEXT * 12, "labels": LABELS, "threshold": 0.0}),
+    ):
+        error = post(app, given, path).json()["error"]
+        assert (error["status"], error["field"], error["expected"]) == (413, "threshold", "at most 100 entities")
+        assert int(error["got"]) > 100
+    assert post(app, {**body, "top_k": 10}).status_code == 200
+    app.service.close()
+
+
+def test_a_host_of_another_name_is_refused_on_loopback(model):
+    """A page of another site whose name was pointed at this machine sends its own name as Host."""
+    app = make_app({"first": model}, hosts=("localhost", "127.0.0.1", "::1", "My.Name"))
+    for host, status in (
+        ("localhost", 200), ("localhost:8000", 200), ("LOCALHOST", 200), ("127.0.0.1:1", 200), ("[::1]:8000", 200),
+        ("my.name", 200), ("evil.example", 421), ("evil.example:8000", 421), ("localhost.evil.example", 421), ("", 421),
+        ("127.0.0.1@evil", 421),
+    ):  # fmt: skip
+        answer = ask(app, "POST", "/v1/entities", json=OK, headers={"host": host})
+        assert answer.status_code == status, host
+        assert ask(app, "GET", "/", headers={"host": host}).status_code == status
+        assert ask(app, "GET", "/healthz", headers={"host": host}).status_code == 200
+    assert "--allow-host" in answer.json()["error"]["message"]
     app.service.close()
 
 

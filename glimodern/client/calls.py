@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
-from glimodern.display import typed
+from glimodern.display import short, typed
 from glimodern.inference.checks import check_count, check_flag, check_string, items, plain
 from glimodern.inference.label_sets import read_label_sets
 from glimodern.inference.thresholds import CALIBRATED, read_thresholds
@@ -171,8 +172,8 @@ def check_seconds(name: str, value: Any) -> float:
     """Return a time above 0 as a float. Raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: expected a number of seconds, got {typed(value)}")
-    if not 0.0 < value < float("inf"):
-        raise ValueError(f"{name}: expected a finite number of seconds above 0, got {value!r}")
+    if not 0.0 < value <= sys.float_info.max:
+        raise ValueError(f"{name}: expected a finite number of seconds above 0, got {short(value)}")
     return float(value)
 
 

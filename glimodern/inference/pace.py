@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _MEMORY = 0.9  # weight of the past beside the latest batch or arrival
+_OUTLIER = 4.0  # times what was expected; a batch that took longer was held up, as when the machine sleeps
 
 
 class BatchCost:
@@ -12,7 +13,9 @@ class BatchCost:
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
-        """Take a batch into account."""
+        """Take a batch into account; one that took much longer than expected counts as _OUTLIER times that."""
+        if self.known:
+            seconds = min(seconds, _OUTLIER * (self.fixed + self.per_token * tokens))
         moments = (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
         sums = (self._weight, self._x, self._y, self._xx, self._xy)
         self._weight, self._x, self._y, self._xx, self._xy = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from glimodern.display import short
 from glimodern.inputs.labels import LabelSet
 
 from .checks import check_threshold, items, plain, size_of
@@ -67,11 +68,12 @@ def _by_label(threshold: ReadThreshold, labels: LabelSet, asked: set[str] | None
         return tuple(map(threshold, labels.names))
     unknown = [] if asked is None else [name for name in threshold if name not in asked and name != OTHERS]
     if unknown:
-        raise ValueError(f"{where}: expected labels that are asked, or {OTHERS!r} for the others, got {unknown}")
+        raise ValueError(f"{where}: expected labels that are asked, or {OTHERS!r} for the others, got {short(unknown)}")
     missing = [] if OTHERS in threshold else [name for name in labels.names if name not in threshold]
     if missing:
         raise ValueError(
-            f"{where}: expected a probability for each label, got none for {missing}; add {OTHERS!r} for the others"
+            f"{where}: expected a probability for each label, got none for {short(missing)}; add {OTHERS!r} for the "
+            "others"
         )
     return tuple(threshold.get(name, threshold.get(OTHERS, 0.0)) for name in labels.names)
 

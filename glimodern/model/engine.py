@@ -26,7 +26,7 @@ from weakref import WeakSet
 
 from typing_extensions import Unpack
 
-from glimodern.display import typed
+from glimodern.display import short, typed
 from glimodern.inference.checks import check_count, is_collection, items, size_of
 from glimodern.inference.entities import Entities, ReadingReport, with_offsets
 from glimodern.inference.pace import Arrivals, BatchCost
@@ -41,6 +41,7 @@ MAX_DELAY = 30.0  # seconds
 MAX_CALLS = 1024
 _MAX_WAIT = 0.005  # seconds
 _SLICE_WORDS = 4096
+_LONGEST = 1e9  # seconds
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_LABEL = 3
 
@@ -72,6 +73,11 @@ class Answers(NamedTuple):
     def entities(self) -> list[Entities]:
         """Return the entities of each text; raise the error of the first text that failed."""
         return [self.entities_of(number) for number in range(len(self.outcomes))]
+
+    @property
+    def found(self) -> int:
+        """Number of entities of all texts."""
+        return sum(len(outcome.result.entities) for outcome in self.outcomes if isinstance(outcome, Answer))
 
     def entities_of(self, number: int) -> Entities:
         """Return the entities of a text, or raise its error."""
@@ -152,8 +158,8 @@ class Engine:
         batch_tokens: int | str = "auto",
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
-        if isinstance(max_delay, bool) or not isinstance(max_delay, int | float) or not max_delay > 0:
-            raise ValueError(f"max_delay: expected seconds > 0, got {max_delay!r}")
+        if isinstance(max_delay, bool) or not isinstance(max_delay, int | float) or not 0 < max_delay < _LONGEST:
+            raise ValueError(f"max_delay: expected seconds > 0 and < {_LONGEST:g}, got {short(max_delay)}")
         self.max_delay = float(max_delay)
         self.max_calls = check_count("max_calls", max_calls, "a number of calls")
         self._batch_tokens, self._on_batch = batch_tokens, on_batch
@@ -166,7 +172,7 @@ class Engine:
         self._idle = False  # whether the computing thread waits for work
         self._pool = Pool()
         self._cost, self._arrivals = BatchCost(), Arrivals()
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[str, threading.Thread] = {}
         self._process = os.getpid()
         self._closed = False
 
@@ -195,13 +201,12 @@ class Engine:
         spans: Any = None,
         vectors: bool = False,
         max_words: int | None = None,
-        max_seconds: float | None = None,
         **reading: Unpack[ReadingOptions],
     ) -> Future[Answers]:
         """Ask for the entities of one text or several; the arguments are those of `predict`.
 
-        max_words: most words of a text; None: any number. max_seconds: most seconds that the call may be expected to
-        take alone; None: any number. Cancel the future to give the call up: nothing more is computed for it.
+        max_words: most words of a text; None: any number. Cancel the future to give the call up: nothing more is
+        computed for it.
 
         Raises QueueFullError, and TypeError or ValueError for options. The future raises the errors of the other
         arguments. A text that cannot be read, or fails while it is computed, has an exception for its outcome.
@@ -233,12 +238,6 @@ class Engine:
         lane.batch_tokens()  # raises for a wrong option
         job = Job(lane, search, count, done)
         call = _Call(model, job, how, max_words, read, _expected_tokens(model, given, labels, how))
-        own = self._cost.seconds(call.tokens, lane.batch_tokens())
-        if max_seconds is not None and own > max_seconds:
-            raise ValueError(
-                f"texts: expected at most {max_seconds:g} s of work, got about {own:.0f} s ({call.tokens} tokens with "
-                "the labels of each prompt); ask for fewer texts or labels at a time"
-            )
         self._admit(call)
         call.future.add_done_callback(lambda future: self._give_up(call) if future.cancelled() else None)
         return call.future
@@ -249,18 +248,22 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed; create another one")
+            self._start_threads()
             self._arrivals.add(time.monotonic())
             if self._calls:
                 self._check_room(call.tokens, call.job.lane.batch_tokens())
             self._calls.append(call)
             self._unread.append(call)
-            if not self._threads:
-                _close_at_exit(self)
-                for name, target in (("read", self._read_meanwhile), ("compute", self._compute_batches)):
-                    thread = threading.Thread(target=target, name=f"glimodern-{name}", daemon=True)
-                    self._threads.append(thread)
-                    thread.start()
             (self._work if self._idle else self._help).notify()
+
+    def _start_threads(self) -> None:
+        """Start the threads that do not run yet. Raises RuntimeError if the system has none left."""
+        for name, target in (("read", self._read_meanwhile), ("compute", self._compute_batches)):
+            if name not in self._threads:
+                thread = threading.Thread(target=target, name=f"glimodern-{name}", daemon=True)
+                thread.start()
+                self._threads[name] = thread
+                _close_at_exit(self)
 
     def check_room(self) -> None:
         """Raise QueueFullError if the queue would take no call now, however small."""
@@ -399,7 +402,7 @@ class Engine:
             self._help.notify()
         for call in calls:
             call.future.cancel()
-        for thread in self._threads:
+        for thread in self._threads.values():
             thread.join()
 
 

@@ -39,6 +39,9 @@ class ServeConfig:
     """Address to listen on. Behind an address that others can reach, set a token."""
     port: Annotated[int, _PORT] = 8000
     """Port to listen on; 0: a free one, which the log names."""
+    allow_host: Annotated[cli.Repeated, tyro.conf.arg(metavar="NAME")] = ()
+    """Name by which requests may call a server on a loopback address, beside localhost; that of a reverse proxy which
+    passes its own on. May be given several times."""
     token_file: str | None = None
     """File with the bearer token that requests must have. Default: the environment variable GLIMODERN_TOKEN; without
     it no token is asked for."""
@@ -143,7 +146,8 @@ def _serve(config: ServeConfig, names: dict[str, str], token: str | None, key: b
         on_batch=metrics.add_batch,
     )  # fmt: skip
     connections = Connections(_files_for(config.max_connections), config.idle_timeout)
-    app = App(service, config.limits, metrics, token=token, connections=lambda: connections.open)
+    hosts = (*_LOOPBACK, *config.allow_host) if config.host in _LOOPBACK else None
+    app = App(service, config.limits, metrics, token=token, hosts=hosts, connections=lambda: connections.open)
     settings = uvicorn_config(
         app.asgi, connections, host=config.host, port=config.port, drain_seconds=config.drain_timeout
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import json
 import logging
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -18,6 +20,7 @@ from .metrics import Metrics
 
 _LOGGER = logging.getLogger("glimodern.serve")
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_OPEN = ("/healthz", "/readyz")  # for probes, which call the server by any name
 _GONE = 499  # logged and counted for a client that went away; never sent
 
 
@@ -28,11 +31,22 @@ class ClientGoneError(Exception):
 class Access:
     """ASGI middleware. token: the bearer token that `/v1/*` and `/metrics` ask for; None: none.
 
-    paths: the known paths, for metrics; others are counted as "other".
+    hosts: the names by which the server may be called; None: any. A page of another site, whose name was pointed at
+    this machine, calls it by that name. paths: the known paths, for metrics;
+    others are counted as "other".
     """
 
-    def __init__(self, app: ASGIApp, *, token: str | None, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        hosts: Sequence[str] | None,
+        metrics: Metrics,
+        paths: frozenset[str],
+    ) -> None:
         self.app, self.metrics, self.paths = app, metrics, paths
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +69,7 @@ class Access:
 
         try:
             try:
+                self._check_host(scope["path"], headers.get(b"host", b"").decode("latin-1"))
                 self._authorise(scope["path"], headers.get(b"authorization", b""))
                 await self.app(scope, receive, send_with_id)
             except AnswerError as error:
@@ -74,6 +89,14 @@ class Access:
                 await _send_error(internal, scope, receive, send_with_id)
         finally:
             self._count(scope, status, time.monotonic() - started, log)
+
+    def _check_host(self, path: str, host: str) -> None:
+        if self._hosts is None or path in _OPEN:
+            return
+        name = re.sub(r":\d*$", "", host).strip("[]").lower()
+        if name not in self._hosts:
+            got = json.dumps(host[:80])
+            raise AnswerError.of("host", "a name of this server", got, "start it with --allow-host NAME", status=421)
 
     def _authorise(self, path: str, authorization: bytes) -> None:
         if self._token is None or not (path.startswith("/v1/") or path == "/metrics"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -26,7 +26,7 @@ _BODIES = 64  # bodies of the maximum size that may be held at a time; smaller o
 class App:
     """The handlers of the routes.
 
-    connections(): the number of open connections, for metrics.
+    token, hosts: see `Access`. connections(): the number of open connections, for metrics.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class App:
         metrics: Metrics,
         *,
         token: str | None = None,
+        hosts: Sequence[str] | None = None,
         connections: Callable[[], int] = lambda: 0,
     ) -> None:
         self.service, self.limits, self.metrics = service, limits, metrics
@@ -59,6 +60,7 @@ class App:
                 redirect_slashes=False,
             ),
             token=token,
+            hosts=hosts,
             metrics=metrics,
             paths=frozenset((*routes, *posts)),
         )

@@ -36,6 +36,8 @@ class Limits:
     """Maximum labels of a text."""
     max_label_length: Annotated[int, AT_LEAST_ONE] = 1000
     """Maximum characters of a label or a description."""
+    max_entities: Annotated[int, AT_LEAST_ONE] = 50_000
+    """Maximum entities of an answer."""
     body_timeout: Annotated[float, POSITIVE] = 30.0
     """Seconds in which the bytes of a request must arrive."""
     timeout: Annotated[float, POSITIVE] = 60.0

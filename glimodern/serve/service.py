@@ -104,9 +104,7 @@ class Service:
     def submit(self, body: EntitiesBody, model: GLiModern, limits: Limits) -> Future[Answers]:
         """Ask the engine. Raises AnswerError."""
         try:
-            return self.engine.submit(
-                model, body.texts, body.labels, max_words=limits.max_words, max_seconds=limits.timeout, **body.options
-            )
+            return self.engine.submit(model, body.texts, body.labels, max_words=limits.max_words, **body.options)
         except QueueFullError as error:
             raise AnswerError(429, str(error), retry_after=error.retry_after) from error
         except (TypeError, ValueError) as error:
@@ -119,6 +117,11 @@ class Service:
             answers = await asyncio.wrap_future(self.submit(body, model, limits))
         except (TypeError, ValueError) as error:
             raise AnswerError.of_argument(error, one_text=body.one_text) from error
+        if answers.found > limits.max_entities:
+            raise AnswerError.of(
+                "threshold", f"at most {limits.max_entities} entities", str(answers.found),
+                "ask with a higher threshold, or for fewer texts", 413,
+            )  # fmt: skip
         results = [self._result(answers, number, body, redacts=redacts) for number in range(len(answers.outcomes))]
         shared = {"model": name, "warnings": answers.messages}
         if not body.one_text:
