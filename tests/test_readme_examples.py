@@ -44,6 +44,7 @@ def test_the_examples_of_every_page():
         ("docs/find-entities.md", "bash"),
         ("docs/gliner.md", "python"),
         ("docs/integrations.md", "python"),
+        ("docs/jobs.md", "python"),
     }
 
 

@@ -70,8 +70,9 @@ def test_data_loader_workers(folder, wanted):
 
 
 @pytest.mark.parametrize("processes", [None, 2])
-def test_datasets_map(folder, wanted, processes):
+def test_datasets_map(folder, wanted, processes, monkeypatch):
     datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    monkeypatch.setattr(os, "environ", os.environ)  # map leaves a copy in its place, which other libraries do not see
 
     def add(batch: dict[str, list[str]]) -> dict[str, list[object]]:
         return {"entities": entities_of(folder, batch["text"])}
