@@ -302,7 +302,7 @@ BAD: list[bytes] = [
     request_bytes("/v1/entities", {"text": "Ada", "labels": ["person"], "model": "../../etc/passwd"}),
     request_bytes("/v1/entities", {"text": "word " * 30_000, "labels": ["person"]}),
     request_bytes("/v1/nothing", {"text": "Ada"}),
-    b"POST /v1/entities HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 7\r\n\r\n{broken",
+    b"POST /v1/entities HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1\r\n\r\n{",
     b"POST /v1/entities HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n{}",
 ]
 

@@ -361,8 +361,8 @@ def test_sigterm_answers_what_was_accepted(folder):
     content = json.dumps(
         {"texts": [" ".join(WORDS * 20)] * 400, "labels": BODY["labels"], "model": "other", "top_k": 5}
     ).encode()
-    head = "POST /v1/entities HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nauthorization: Bearer tokenword\r\n"
-    request = f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
+    head = "POST /v1/entities HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    request = f"{head}authorization: Bearer tokenword\r\ncontent-length: {len(content)}\r\n\r\n".encode() + content
     client = connect(port, request)
     wait_until(lambda: "glimodern_queue_requests 1.0" in get(port, "/metrics", headers=token)[1])
     server.process.send_signal(signal.SIGTERM)
