@@ -308,6 +308,7 @@ def resident_mib():
     return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text()).group(1)) / 1024
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc: the resident set cannot be read")
 def test_memory_stays_flat_over_ten_thousand_calls(tiny_model):
     """Calls of mixed length; the first fifth fills caches and the allocator's free lists."""
