@@ -322,6 +322,17 @@ def test_an_upgrade_is_not_made_and_the_connection_is_closed(model):
         assert both.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 400" in both
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def no_server_is_left():
+    """A test that fails leaves no process behind."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
 class Process:
     """A server process on a free port; its log is read line by line."""
 
@@ -329,6 +340,7 @@ class Process:
         env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         command = [sys.executable, "-m", "glimodern.serve", "--port", "0", *map(str, arguments)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+        STARTED.append(self.process)
         self.lines = []
 
     def wait_for(self, event):
