@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple, TypedDict, cast
 from glimodern.display import short, typed
 from glimodern.inference.checks import check_count, check_flag, check_string, items, plain
 from glimodern.inference.label_sets import read_label_sets
+from glimodern.inference.request import TEXTS
 from glimodern.inference.thresholds import CALIBRATED, read_thresholds
 from glimodern.inputs.labels import Labels, LabelSet, Thresholds
 
-_TEXTS = "a string or an iterable of strings"
 _ONE_TEXT = {"texts": "text"}  # a field's name in a request for one text
 _Shared = dict[str, Any]
 ENTITIES = "/v1/entities"
@@ -79,7 +79,7 @@ def text_calls(
         columns, more = _columns([check_string(texts, "texts")], labels, options)
         alone = {_ONE_TEXT.get(name, name): values[0] for name, values in columns.items()}
         return [Call(path, _json({**shared, **more, **alone}), timeout=timeout)]
-    checked = [check_string(text, f"texts[{i}]") for i, text in enumerate(items(texts, "texts", _TEXTS))]
+    checked = [check_string(text, f"texts[{i}]") for i, text in enumerate(items(texts, "texts", TEXTS))]
     columns, more = _columns(checked, labels, options)
     shared |= more
     empty = {**shared, **{name: [] for name in columns}}

@@ -32,8 +32,7 @@ class Access:
     """ASGI middleware. token: the bearer token that `/v1/*` and `/metrics` ask for; None: none.
 
     hosts: the names by which the server may be called; None: any. A page of another site, whose name was pointed at
-    this machine, calls it by that name. paths: the known paths, for metrics;
-    others are counted as "other".
+    this machine, calls it by that name. paths: the known paths, for metrics; others are counted as "other".
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class Access:
         path = scope["path"] if scope["path"] in self.paths else "other"
         self.metrics.requests.labels(path, status or "none").inc()
         self.metrics.seconds.labels(path).observe(seconds)
-        level = logging.DEBUG if path in ("/healthz", "/readyz", "/metrics") else logging.INFO
+        level = logging.DEBUG if path in (*_OPEN, "/metrics") else logging.INFO
         if _LOGGER.isEnabledFor(level):
             client = (scope.get("client") or ("",))[0]
             fields = {"method": scope["method"], "path": path, "status": status, "ms": round(seconds * 1e3, 1)}

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from glimodern.inference.compute import TextDoesNotFitError
 from glimodern.inference.redaction import redact
@@ -15,9 +15,6 @@ from glimodern.model.glimodern import GLiModern
 
 from .body import EntitiesBody, Limits
 from .errors import AnswerError
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 _LOGGER = logging.getLogger("glimodern.serve")
 _LOADING_RETRY = 5.0  # seconds
@@ -99,22 +96,17 @@ class Service:
         try:
             self.engine.check_room()
         except QueueFullError as error:
-            raise AnswerError(429, str(error), retry_after=error.retry_after) from error
-
-    def submit(self, body: EntitiesBody, model: GLiModern, limits: Limits) -> Future[Answers]:
-        """Ask the engine. Raises AnswerError."""
-        try:
-            return self.engine.submit(model, body.texts, body.labels, max_words=limits.max_words, **body.options)
-        except QueueFullError as error:
-            raise AnswerError(429, str(error), retry_after=error.retry_after) from error
-        except (TypeError, ValueError) as error:
-            raise AnswerError.of_argument(error, one_text=body.one_text) from error
+            raise _busy(error) from error
 
     async def answer(self, body: EntitiesBody, limits: Limits, *, redacts: bool) -> dict[str, Any]:
         """Return the JSON value of the answer. Raises AnswerError; cancelling gives the request up."""
         name, model = self.model_of(body.model)
         try:
-            answers = await asyncio.wrap_future(self.submit(body, model, limits))
+            answers = await asyncio.wrap_future(
+                self.engine.submit(model, body.texts, body.labels, max_words=limits.max_words, **body.options)
+            )
+        except QueueFullError as error:
+            raise _busy(error) from error
         except (TypeError, ValueError) as error:
             raise AnswerError.of_argument(error, one_text=body.one_text) from error
         if answers.found > limits.max_entities:
@@ -154,8 +146,12 @@ class Service:
         self.engine.close(drain=False)
 
 
+def _busy(error: QueueFullError) -> AnswerError:
+    return AnswerError(429, str(error), retry_after=error.retry_after)
+
+
 def error_of_text(error: Exception, *, one_text: bool) -> AnswerError:
-    """Return the fault of a text that failed alone."""
+    """Return the error of a text that failed alone."""
     if isinstance(error, ValueError) and str(error).startswith("texts["):
         return AnswerError.of_argument(error, one_text=one_text)
     if isinstance(error, TextDoesNotFitError):
