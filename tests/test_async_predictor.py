@@ -15,21 +15,19 @@ from glimodern.inference.pool import Pool
 from glimodern.model.engine import Engine
 from glimodern.model.glimodern import GLiModern
 from tests.bi_encoder_rows import save_encoder
-from tests.conftest import WORDS, clear_threshold, make_tiny_model
+from tests.conftest import WORDS, clear_threshold
+from tests.served import SECONDS, Gate, save_served, served_model
 from tests.test_bi_encoder import make_bi
 
 LABELS = ["person", "place", "machine"]
 TEXT = " ".join(WORDS)
 LONG = " ".join(WORDS * 12)
 TEXTS = [TEXT, "Ada met Charles .", "London", "", "  ", LONG, TEXT + " " + TEXT, "Taylor wrote about London in 1843 ."]
-SECONDS = 60  # a test that hangs fails
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("async") / "model"
-    make_tiny_model(dropout=0.0, max_width=6, max_len=48, max_types=8).save_pretrained(folder)
-    return GLiModern.from_pretrained(folder, dtype="fp32")
+    return served_model(save_served(tmp_path_factory.mktemp("async") / "model"))
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +45,6 @@ def same(found, wanted):
     for one, other in zip(found, wanted, strict=True):
         assert list(one) == list(other)
         assert (one.windows, one.words_cut) == (other.windows, other.words_cut)
-
-
-class Gate:
-    """Holds the computing thread before its next batch, and records the tokens of each batch."""
-
-    def __init__(self, monkeypatch, model):
-        self.open, self.reached, self.batches = threading.Event(), threading.Event(), []
-        candidates = model._candidates
-
-        def wait(batch, threshold, label_vectors=None):
-            self.reached.set()
-            assert self.open.wait(SECONDS)
-            self.batches.append(len(batch.cu_seqlens) - 1)
-            return candidates(batch, threshold, label_vectors=label_vectors)
-
-        monkeypatch.setattr(model, "_candidates", wait)
 
 
 def calls(threshold):

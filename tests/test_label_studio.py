@@ -11,6 +11,7 @@ from glimodern.data.convert.label_studio import Control, make_config, read_confi
 from glimodern.integrations.label_studio import LabelStudioBackend, make_backend_server
 from glimodern.model.glimodern import GLiModern
 from tests.conftest import clear_threshold
+from tests.finder import Finder
 
 CONFIG = """
 <View>
@@ -29,25 +30,6 @@ TEXTS = ["Ada Lovelace met Charles Babbage in London .", "", "😀 Ada met Charl
 
 def tasks(texts=TEXTS, key="content"):
     return [{"id": index, "data": {key: text}} for index, text in enumerate(texts)]
-
-
-class Finder:
-    """Stands in for the model where a test must say what is found; knows `predict` alone."""
-
-    def __init__(self, *found):
-        self.found = found
-        self.calls = []
-
-    def predict(self, texts, labels, threshold, flat, multi_label, progress, **reading):
-        self.calls.append((texts, labels, threshold))
-        return [
-            [
-                {"start": text.index(name), "end": text.index(name) + len(name), "label": label, "score": score}
-                for name, label, score in self.found
-                if name in text and label in labels
-            ]
-            for text in texts
-        ]
 
 
 def backend_of(finder, **options):

@@ -6,6 +6,7 @@ import pytest
 
 from glimodern.model.glimodern import GLiModern
 from tests.conftest import clear_threshold
+from tests.finder import Finder
 
 presidio = pytest.importorskip("presidio_analyzer", reason="needs the extra presidio")
 spacy = pytest.importorskip("spacy", reason="needs the extra presidio, which has spaCy")
@@ -35,25 +36,6 @@ def model(folder):
 @pytest.fixture(scope="module")
 def threshold(model):
     return clear_threshold(model, TEXTS, ["person", "place", "city"])
-
-
-class Finder:
-    """Stands in for the model where a test must say what is found, and counts calls; knows `predict` alone."""
-
-    def __init__(self, *found):
-        self.found = found
-        self.calls = []
-
-    def predict(self, texts, labels, threshold, flat, multi_label, progress, **reading):
-        self.calls.append((texts, labels, threshold))
-        return [
-            [
-                {"start": text.index(name), "end": text.index(name) + len(name), "label": label, "score": score}
-                for name, label, score in self.found
-                if name in text and label in labels
-            ]
-            for text in texts
-        ]
 
 
 def recognizer_of(finder, labels=LABELS, **options):

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import threading
 import warnings
 
 import pytest
@@ -12,28 +11,25 @@ httpx = pytest.importorskip("httpx", reason="needs the extra client")
 pytest.importorskip("starlette", reason="needs the extra serve")
 
 from glimodern.inference.redaction import redact  # noqa: E402
-from glimodern.model.glimodern import GLiModern  # noqa: E402
 from glimodern.serve.app import App  # noqa: E402
 from glimodern.serve.body import Limits  # noqa: E402
 from glimodern.serve.logs import configure_logs  # noqa: E402
 from glimodern.serve.metrics import Metrics  # noqa: E402
 from glimodern.serve.openapi import openapi  # noqa: E402
 from glimodern.serve.service import Service  # noqa: E402
-from tests.conftest import WORDS, clear_threshold, make_tiny_model  # noqa: E402
+from tests.conftest import WORDS, clear_threshold  # noqa: E402
+from tests.served import SECONDS, Gate, save_served, served_model  # noqa: E402
 
 LABELS = ["person", "place", "machine"]
 TEXT = " ".join(WORDS)
 LONG = " ".join(WORDS * 12)
 TEXTS = [TEXT, "Ada met Charles .", "", "London \U0001f600 \u00e9 \u05d0", LONG]
-SECONDS = 60
 LIMITS = Limits(max_body=20_000, max_texts=6, max_words=300, max_labels=30, max_label_length=50, timeout=30.0)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("serve") / "model"
-    make_tiny_model(dropout=0.0, max_width=6, max_len=48, max_types=8).save_pretrained(folder)
-    return GLiModern.from_pretrained(folder, dtype="fp32")
+    return served_model(save_served(tmp_path_factory.mktemp("serve") / "model"))
 
 
 @pytest.fixture(scope="module")
@@ -333,22 +329,6 @@ def test_request_ids(app):
     for bad in ("a b", "x" * 200, "a\u00e9", 'a"b'):
         made = ask(app, "GET", "/healthz", headers={"x-request-id": bad.encode()}).headers["x-request-id"]
         assert made != bad and len(made) == 16
-
-
-class Gate:
-    """Holds the computing thread before its next batch."""
-
-    def __init__(self, monkeypatch, model):
-        self.open, self.reached, self.batches = threading.Event(), threading.Event(), 0
-        candidates = model._candidates
-
-        def wait(batch, threshold, label_vectors=None):
-            self.reached.set()
-            assert self.open.wait(SECONDS)
-            self.batches += 1
-            return candidates(batch, threshold, label_vectors=label_vectors)
-
-        monkeypatch.setattr(model, "_candidates", wait)
 
 
 def test_a_full_queue_answers_429_with_retry_after_and_a_timeout_503(model, monkeypatch):

@@ -17,7 +17,6 @@ import pytest
 pytest.importorskip("starlette", reason="needs the extra serve")
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-from glimodern.model.glimodern import GLiModern  # noqa: E402
 from glimodern.serve.__main__ import main  # noqa: E402
 from glimodern.serve.app import App  # noqa: E402
 from glimodern.serve.body import Limits  # noqa: E402
@@ -25,22 +24,20 @@ from glimodern.serve.connections import Connections  # noqa: E402
 from glimodern.serve.metrics import Metrics  # noqa: E402
 from glimodern.serve.server import Server, uvicorn_config  # noqa: E402
 from glimodern.serve.service import Service  # noqa: E402
-from tests.conftest import WORDS, make_tiny_model  # noqa: E402
+from tests.conftest import WORDS  # noqa: E402
+from tests.served import SECONDS, Gate, save_served, served_model  # noqa: E402
 
-SECONDS = 60
 BODY = {"text": " ".join(WORDS), "labels": ["person", "place"], "threshold": 0.5}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("serve") / "tiny"
-    make_tiny_model(dropout=0.0, max_width=6, max_len=48, max_types=8).save_pretrained(folder)
-    return folder
+    return save_served(tmp_path_factory.mktemp("serve") / "tiny")
 
 
 @pytest.fixture(scope="module")
 def model(folder):
-    return GLiModern.from_pretrained(folder, dtype="fp32")
+    return served_model(folder)
 
 
 @contextlib.contextmanager
@@ -117,15 +114,7 @@ def test_connections_that_send_nothing_or_half_a_head_are_closed(model):
 
 
 def test_idle_connections_beyond_the_limit_make_room_and_busy_ones_do_not(model, monkeypatch):
-    opened, reached = threading.Event(), threading.Event()
-    candidates = model._candidates
-
-    def wait(*arguments, **options):
-        reached.set()
-        assert opened.wait(SECONDS)
-        return candidates(*arguments, **options)
-
-    monkeypatch.setattr(model, "_candidates", wait)
+    gate = Gate(monkeypatch, model)
     with serving(model, connections=Connections(limit=8, head_seconds=30.0)) as (port, connections):
         idle = [connect(port) for _ in range(50)]
         assert get(port, "/healthz")[0] == 200
@@ -137,11 +126,11 @@ def test_idle_connections_beyond_the_limit_make_room_and_busy_ones_do_not(model,
         ]
         for thread in threads:
             thread.start()
-        assert reached.wait(SECONDS)
+        assert gate.reached.wait(SECONDS)
         wait_until(lambda: connections.open == 8 and not connections.idle)
         refused = connect(port, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         assert all_of(refused).startswith(b"HTTP/1.1 503")
-        opened.set()
+        gate.open.set()
         for thread in threads:
             thread.join(SECONDS)
         assert answers == [200] * 8
@@ -207,27 +196,18 @@ def test_a_body_that_is_too_large_or_does_not_come(model):
 
 
 def test_a_client_that_hangs_up_costs_nothing_more(model, monkeypatch):
-    opened, reached, texts = threading.Event(), threading.Event(), []
-    candidates = model._candidates
-
-    def wait(batch, threshold, label_vectors=None):
-        reached.set()
-        assert opened.wait(SECONDS)
-        texts.append(len(batch.cu_seqlens) - 1)
-        return candidates(batch, threshold, label_vectors=label_vectors)
-
-    monkeypatch.setattr(model, "_candidates", wait)
+    gate = Gate(monkeypatch, model)
     content = json.dumps({"texts": [BODY["text"]] * 900, "labels": ["person"]}).encode()
     head = b"POST /v1/entities HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     with serving(model) as (port, connections):
         client = connect(port, head % len(content) + content)
-        assert reached.wait(SECONDS)
+        assert gate.reached.wait(SECONDS)
         client.close()
         wait_until(lambda: "glimodern_clients_gone_total 1.0" in get(port, "/metrics")[1])
         wait_until(lambda: "glimodern_queue_requests 0.0" in get(port, "/metrics")[1])
-        opened.set()
+        gate.open.set()
         assert get(port, "/v1/entities", BODY)[0] == 200
-    assert sum(texts) < 450
+    assert sum(gate.batches) < 450
 
 
 def test_a_body_after_its_answer_is_no_head(model):
@@ -243,26 +223,18 @@ def test_a_body_after_its_answer_is_no_head(model):
 
 
 def test_a_head_without_end_behind_a_request_or_a_body_is_not_kept(model, monkeypatch):
-    opened, reached = threading.Event(), threading.Event()
-    candidates = model._candidates
-
-    def wait(*arguments, **options):
-        reached.set()
-        assert opened.wait(SECONDS)
-        return candidates(*arguments, **options)
-
-    monkeypatch.setattr(model, "_candidates", wait)
+    gate = Gate(monkeypatch, model)
     content = json.dumps(BODY).encode()
     head = b"POST /v1/entities HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     recorded = Recorded(limit=100, head_seconds=30.0)
     with serving(model, connections=recorded, limits=Limits(body_timeout=0.5)) as (port, connections):
         client = connect(port, head + b"content-length: %d\r\n\r\n%s" % (len(content), content))
-        assert reached.wait(SECONDS)
+        assert gate.reached.wait(SECONDS)
         protocol = recorded.protocols[-1]
         client.sendall(b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 200_000)
         wait_until(lambda: protocol._refusal is not None)
         assert sum(len(name) + len(value) for name, value in protocol.headers) < 600_000
-        opened.set()
+        gate.open.set()
         answer = all_of(client)
         assert answer.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 431" in answer
         trailers = connect(port, head + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
