@@ -118,7 +118,8 @@ endef
 EXTRAS_train :=
 EXTRAS_test := [test,bench,peers,minilm,plots,spacy,presidio,haystack,datasets,serve,client,browser,parquet,ray,jieba,janome]
 EXTRAS_bench := [test,bench,peers,minilm,plots]
-EXTRAS_lint := [dev]
+# mypy reads the types of the server's libraries.
+EXTRAS_lint := [dev,serve,client]
 
 $(VENV)/.installed-%: $(VENV)/.tools pyproject.toml CMakeLists.txt Makefile $(CPP)
 	$(PIP) --no-build-isolation --config-settings=build-dir=build/{wheel_tag} --editable ".$(EXTRAS_$*)"
