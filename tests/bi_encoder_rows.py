@@ -5,12 +5,15 @@ tests/test_bi_encoder.py are made from it.
 """
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from glimodern import GLiModern
 from glimodern.model.precision import CANARY_TEXTS
+from tests.conftest import WORDS
 
 LABELS = ["person", "member of a political party", "country", "Krankheit (disease)"]
 TEXTS = CANARY_TEXTS[:6]
@@ -79,6 +82,19 @@ def save_encoder(folder: Path, kind: str, width: int, vocab_size: int, bos: bool
     torch.manual_seed(1)
     AutoModel.from_config(config).save_pretrained(folder)
     return config
+
+
+def model_of(kind: str, folder: Path, **head: Any) -> GLiModern:
+    """A tiny model of random weights on an encoder of this kind, saved to a folder."""
+    from glimodern.train.demo import train_tokenizer
+
+    tokenizer = train_tokenizer([WORDS] * 4, ["person", "place", "machine"], vocab_size=320)
+    torch.manual_seed(0)
+    model = GLiModern.from_encoder_config(encoder_config(kind, 64, len(tokenizer)), tokenizer, **head).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ffn: the public package does not know it
+        model.save_pretrained(folder)
+    return model
 
 
 def spread_types(prompt: torch.nn.Module) -> None:

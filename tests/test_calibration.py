@@ -1,15 +1,13 @@
 """What int8 knows of the inputs of its layers: every layer's were measured, whether it is called or its weight read."""
 
-import warnings
-
 import pytest
 import torch
 from torch import nn
 
-from glimodern import GLiModern, ops
+from glimodern import ops
 from glimodern.layers.packed_linear import PackedLinear, input_sizes, measured_inputs, watch_inputs
 from glimodern.network.head import SPAN_MODES, SpanHead
-from tests.bi_encoder_rows import encoder_config, save_encoder
+from tests.bi_encoder_rows import model_of, save_encoder
 from tests.conftest import WORDS, quietly_int8
 
 LABELS = ["person", "place", "machine"]
@@ -17,18 +15,6 @@ LABELS = ["person", "place", "machine"]
 pytestmark = pytest.mark.skipif(
     ops.backend_info("cpu")["linear_packed"]["isa"] in ("", "scalar"), reason="no vector kernels: nothing is packed"
 )
-
-
-def model_of(kind, folder, **head):
-    from glimodern.train.demo import train_tokenizer
-
-    tokenizer = train_tokenizer([WORDS] * 4, LABELS, vocab_size=320)
-    torch.manual_seed(0)
-    model = GLiModern.from_encoder_config(encoder_config(kind, 64, len(tokenizer)), tokenizer, **head).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ffn: the public package does not know it
-        model.save_pretrained(folder)
-    return model
 
 
 def assert_calibrated(model, least):

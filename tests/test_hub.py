@@ -242,9 +242,20 @@ def test_int8_leaves_no_empty_repository(online, tiny_model, tmp_path):
         pytest.skip("int8 needs the C++ extension on a CPU with AVX2")
     tiny_model.save_pretrained(tmp_path / "model")
     model = GLiModern.from_pretrained(tmp_path / "model", dtype="int8")
-    with pytest.raises(ValueError, match="dtype: expected fp32, bf16 or fp16 to save, got int8"):
+    with pytest.raises(ValueError, match="dtype: expected at least 97 % agreement, got int8 against fp32"):
         model.push_to_hub("me/new")
+    with pytest.raises(ValueError, match="dtype: expected at least 97 % agreement, got int8 against fp32"):
+        tiny_model.push_to_hub("me/new", dtype="int8")
     assert online.repositories == {}
+    with pytest.warns(UserWarning, match="saved because of force=True"):
+        tiny_model.push_to_hub("me/new", dtype="int8", force=True)
+    files = online.repositories["me/new"]["main"]
+    assert "model.int8.safetensors" in files and "model.safetensors" not in files
+    card = files["README.md"].decode()
+    assert "Only glimodern reads its weights" in card and "| weights | int8 against fp32, 12 texts" in card
+    again = GLiModern.from_pretrained("me/new")
+    assert again.dtype_name == "int8"
+    assert again.predict("Ada met Charles", ["person"], 0.0) == model.predict("Ada met Charles", ["person"], 0.0)
 
 
 def test_only_what_is_needed_is_fetched(online, tiny_model, tmp_path):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from glimodern import ops
 from glimodern.layers.packed_linear import PackedLinear, pack_linears
-from glimodern.ops import PackedWeight, linear_packed
+from glimodern.ops import PackedWeight, QuantisedWeight, linear_packed
 from glimodern.reference.linear_packed import (
     ACTIVATIONS,
     quantise_rows,
@@ -329,7 +329,6 @@ def test_packed_layers_take_the_place_of_plain_ones():
     assert pack_linears(model, "fp32") == 3
     assert isinstance(model[0], PackedLinear) and model[1] is model[2][0] and isinstance(model[2][1], PackedLinear)
     assert "in_features=64, out_features=96, bias=False, fp32" in repr(model)
-    assert all(layer.lossless for layer in model.modules() if isinstance(layer, PackedLinear))
     saved = model.state_dict()
     assert saved.keys() == plain.keys() and all(torch.equal(saved[name], plain[name]) for name in plain)
     assert not list(model[0].parameters()) and model.to(torch.bfloat16)[0].packed.dtype == "fp32"
@@ -343,13 +342,55 @@ def test_bf16_layers_are_saved_as_the_plain_ones_in_bf16():
     assert torch.equal(saved["0.bias"], plain.bias) and model[0].packed.nbytes < 64 * 80 * 2 + 80 * 4 + 1
 
 
-def test_int8_layers_are_not_saved():
-    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 3))
-    assert pack_linears(model, "int8") == 2 and not model[0].lossless
-    assert model[1].lossless and model[1].packed.dtype == "fp32"  # small ones stay exact
+def test_int8_layers_are_saved_as_they_were_quantised():
+    """By what the weight and its inputs are, without the order of panels."""
+    torch.manual_seed(0)
+    plain, sizes = nn.Linear(64, 70), torch.rand(64) + 0.1
+    with_inputs = PackedLinear(plain, "int8", "geglu", sizes)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 3), with_inputs)
+    first = model[0].weight.detach().clone()
+    assert pack_linears(model, "int8") == 2
     assert model[0].packed.nbytes < 64 * 64 * 1.25
-    with pytest.raises(ValueError, match="0: expected a weight in bf16 or fp32 to save, got int8; load"):
-        model.state_dict()
+    saved = model.state_dict()
+    assert saved["1.weight"].dtype == torch.float32 and "1.weight_scale" not in saved  # small ones stay exact
+    weight, scale = quantise_weight(first)
+    assert torch.equal(saved["0.weight"], weight) and torch.equal(saved["0.weight_scale"], scale)
+    factors = scale_inputs(plain.weight.detach(), sizes)
+    weight, scale = quantise_weight(plain.weight.detach() / factors)
+    assert torch.equal(saved["2.weight"], weight) and torch.equal(saved["2.weight_scale"], scale)
+    assert torch.equal(saved["2.input_scale"], factors) and torch.equal(saved["2.bias"], plain.bias)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("shape", [(6, 5), (38, 72), (64, 200)])
+def test_of_quantised_is_the_packed_weight(shape, gated):
+    torch.manual_seed(0)
+    weight, bias, sizes = torch.randn(shape), torch.randn(shape[0]), torch.rand(shape[1])
+    for inputs in (None, sizes):
+        packed = PackedWeight.pack(weight, bias, "int8", inputs, gated=gated)
+        again = PackedWeight.of_quantised(packed.quantised(), bias, gated=gated)
+        assert all(torch.equal(a, b) for a, b in zip(packed.tensors, again.tensors, strict=True))
+        assert (again.outputs, again.inputs, again.gated, again.has_bias) == (packed.outputs, shape[1], gated, True)
+    with pytest.raises(ValueError, match=r"weight: expected one packed in int8, got bf16; use unpack\(\)"):
+        PackedWeight.pack(weight, bias, "bf16").quantised()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"weight": torch.zeros(6, 5)}, r"weight: expected int8 \[o, i\], got torch.float32 \(6, 5\)"),
+        ({"scale": torch.ones(5)}, r"scale: expected fp32 \[6\], got torch.float32 \(5,\)"),
+        ({"scale": torch.ones(6).double()}, r"scale: expected fp32 \[6\], got torch.float64"),
+        ({"scale": torch.zeros(6)}, "scale: expected positive numbers"),
+        ({"input_scale": torch.ones(6)}, r"input_scale: expected fp32 \[5\], got torch.float32 \(6,\)"),
+        ({"input_scale": torch.full((5,), torch.nan)}, "input_scale: expected positive numbers"),
+    ],
+)
+def test_quantised_weights_are_checked(change, match):
+    good = QuantisedWeight(torch.ones(6, 5, dtype=torch.int8), torch.ones(6), torch.ones(5))
+    PackedWeight.of_quantised(good)
+    with pytest.raises(ValueError, match=match):
+        PackedWeight.of_quantised(good._replace(**change))
 
 
 def test_training_is_refused():

@@ -76,6 +76,8 @@ class ModelConfig(HeadConfig):
     model_name: folder or hub name of the encoder.
     num_rnn_layers: layers of the bidirectional LSTM over word vectors; 0: none.
     labels_encoder_config: config of a bi-encoder's label encoder as a dict, else None.
+    precision: of weights that were stored in int8 or bf16, their agreement with fp32 (the fields of
+        `glimodern.model.precision.PrecisionReport`); else None. Not one of the public fields.
     """
 
     hidden_size: Annotated[int, WIDTH]
@@ -88,6 +90,7 @@ class ModelConfig(HeadConfig):
     ent_token: str = ENT_TOKEN
     sep_token: str = SEP_TOKEN
     labels_encoder_config: dict[str, Any] | None = None
+    precision: dict[str, Any] | None = None
 
 
 # field of gliner_config.json -> supported values; another value means a model architecture that is not supported
@@ -144,6 +147,10 @@ def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
     elif -1 in (known["class_token_index"], known["vocab_size"]):
         rows = known["encoder_config"].get("vocab_size") if known["vocab_size"] == -1 else known["vocab_size"]
         known.update(class_token_index=-1, vocab_size=rows)
+    if known["precision"] is not None and not isinstance(known["precision"], dict):
+        raise ValueError(
+            f"{file}: precision: expected an object or null, got {known['precision']!r}; save the model again"
+        )
     try:
         return ModelConfig(**known)
     except (TypeError, ValueError) as error:

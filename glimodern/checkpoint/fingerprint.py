@@ -19,7 +19,7 @@ def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(state.items()):
-        if is_ignored(name) or not tensor.is_floating_point():
+        if is_ignored(name) or not (tensor.is_floating_point() or tensor.dtype == torch.int8):
             continue
         values = tensor.detach().flatten()
         sample = values[:: max(1, len(values) // _SAMPLE)].cpu().to(torch.bfloat16)

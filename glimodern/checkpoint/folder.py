@@ -1,9 +1,10 @@
 """Reading and writing of checkpoints in the public GLiNER format; knows files, not modules.
 
 A folder holds `gliner_config.json`, the weights and the tokenizer's files. The weights are in `model.safetensors`, in
-`pytorch_model.bin` (read with `weights_only=True`), or in shards of either with an index. `calibration.json`, which the
-public package ignores, holds the model's calibration, if it has one. Reading a local folder uses no network. A name
-that is not a local path is loaded from the hub.
+`pytorch_model.bin` (read with `weights_only=True`), or in shards of either with an index. Weights in int8, which the
+public package cannot read, are in `model.int8.safetensors`. `calibration.json`, which the public package ignores, holds
+the model's calibration, if it has one. Reading a local folder uses no network. A name that is not a local path is
+loaded from the hub.
 """
 
 import json
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from glimodern.data.calibration import Calibration
@@ -23,7 +25,7 @@ from glimodern.files.atomic import atomic_file, current_files, replace_files, us
 from glimodern.files.hub import HubAccess, download_files, resolve_folder
 from glimodern.files.tensors import read_tensors
 from glimodern.files.tokenizer import load_tokenizer
-from glimodern.files.weights import WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index, weights_file
+from glimodern.files.weights import INT8_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index, weights_file
 
 from .config import CONFIG_FILE, ModelConfig, encoder_lookup, read_config
 
@@ -123,7 +125,7 @@ def _read_folder(folder: Path, files: Path, source: tuple[str, HubAccess] | None
     hub = None if source is None else source[1]
     config = read_config(files, hub)
     weights = weights_file(files)
-    state = {_rename(name, to_public=False): tensor for name, tensor in read_tensors(weights).items()}
+    state = from_public(read_tensors(weights))
     tokenizer = _read_tokenizer(files, config.model_name, hub)
     calibration = read_calibration(files)
     folder = folder.absolute()
@@ -260,7 +262,8 @@ def write_checkpoint(
             tensors[public] = tensor.detach().cpu().contiguous()
     with replace_files(final, _stale, last=CONFIG_FILE) as target:
         _refuse_another_model(final)
-        save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt", **copies})
+        int8 = any(tensor.dtype == torch.int8 for tensor in tensors.values())
+        save_file(tensors, target / (INT8_FILE if int8 else WEIGHTS_FILE), metadata={"format": "pt", **copies})
         text = json.dumps(_public_fields(config), indent=1, sort_keys=True)
         (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         tokenizer.save_pretrained(target)
@@ -302,6 +305,11 @@ def to_public(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_rename(name, to_public=True): tensor for name, tensor in state.items()}
 
 
+def from_public(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file under this package's names."""
+    return {_rename(name, to_public=False): tensor for name, tensor in state.items()}
+
+
 def _rename(name: str, *, to_public: bool) -> str:
     for ours, public in PREFIXES:
         old, new = (ours, public) if to_public else (public, ours)
@@ -341,7 +349,7 @@ _HEAD_WIDTH = "prompt_rep_layer.3.bias"  # [hidden_size], in every span model
 
 
 def check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], file: Path, vocab_size: int) -> None:
-    """Raise ValueError unless a file's tensors have the names and shapes of a model's.
+    """Raise ValueError unless a file's tensors have the names and shapes of a model's, and are int8 where that is.
 
     expected: the model's tensors. got: the file's tensors. Both under the public package's names.
     """
@@ -372,3 +380,9 @@ def check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], file: P
             f"{file}: expected the {len(expected)} tensors of the config, got {len(missing)} missing {missing[:4]} and "
             f"{len(extra)} unknown {extra[:4]}; config and weights are not of one model{hint}"
         )
+    for name, tensor in expected.items():
+        if name in got and got[name].dtype == torch.int8 != tensor.dtype:
+            raise ValueError(
+                f"{file}: tensor {name}: expected floats, got int8, which only linear layers and embeddings may have; "
+                "save the model again"
+            )

@@ -97,9 +97,10 @@ def _shapes(folder: Path, config: ModelConfig, state: dict[str, Tensor]) -> tupl
     """Compare the tensors' names and shapes with those of the config's model, built on the meta device."""
     import torch
 
-    from glimodern.checkpoint.folder import check_fit, to_public
+    from glimodern.checkpoint.folder import check_fit, from_public, to_public
     from glimodern.encoder import build_encoder
     from glimodern.files.weights import weights_file
+    from glimodern.layers.quantised import hold_quantised
     from glimodern.model.glimodern import GLiModern
 
     if config.class_token_index == -1:
@@ -107,6 +108,7 @@ def _shapes(folder: Path, config: ModelConfig, state: dict[str, Tensor]) -> tupl
     encoder = build_encoder({**config.encoder_config, "vocab_size": config.vocab_size}, values=False)
     with torch.device("meta"):
         model = GLiModern(config, encoder, _stand_in_tokenizer(config))
+    hold_quantised(model, from_public(state))
     check_fit(to_public(model.state_dict()), state, weights_file(folder), config.vocab_size)
     return None, f"{len(state)} tensors have the names and shapes of the config's model"
 

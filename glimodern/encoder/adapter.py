@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.chained import Chained
 from glimodern.layers.dropout import Dropout
+from glimodern.layers.packed_embedding import packed_embedding
 from glimodern.layers.packed_linear import pack_layers, packed_linear
 from glimodern.layers.relative_attention import group_texts
 
@@ -216,6 +217,7 @@ class TransformersEncoder(Encoder):
         if isinstance(project, nn.Linear):
             exact = "fp32" if dtype == "int8" else dtype
             self.model.embeddings_project = packed_linear(project, exact)
+        self.model.set_input_embeddings(packed_embedding(self.model.get_input_embeddings(), dtype))
         return True
 
     def resize_token_embeddings(self, size: int) -> None:

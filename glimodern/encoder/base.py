@@ -79,6 +79,8 @@ class Encoder(nn.Module):
     def pack(self, dtype: str) -> bool:
         """Pack the linear layers for inference (`PackedLinear`, dtype "fp32", "bf16" or "int8").
 
+        In int8, the token embeddings are packed too (`PackedEmbedding`).
+
         Returns False, and packs nothing, if packing is not known to be correct for this architecture.
         """
         return False

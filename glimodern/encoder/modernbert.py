@@ -25,6 +25,7 @@ from glimodern import ops
 from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.chained import Chained
 from glimodern.layers.dropout import Dropout
+from glimodern.layers.packed_embedding import packed_embedding
 from glimodern.layers.packed_linear import PackedLinear, all_packed, pack_linears, packed_linear, packs
 from glimodern.layers.rotary import rotary_table
 
@@ -54,7 +55,9 @@ class _Norm(nn.LayerNorm):
 class _Embeddings(nn.Module):
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.tok_embeddings: nn.Module = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
         self.norm = _Norm(config)
         self.drop = Dropout(config.embedding_dropout)
 
@@ -185,7 +188,7 @@ class ModernBert(nn.Module):
         config = self.config
         std = config.initializer_range
         branch_std = std / math.sqrt(2.0 * config.num_hidden_layers)
-        self._draw(self.embeddings.tok_embeddings.weight, std)
+        self._draw(self.embeddings.get_parameter("tok_embeddings.weight"), std)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 self._draw(module.weight, branch_std if name.endswith(".Wo") else std)
@@ -200,7 +203,7 @@ class ModernBert(nn.Module):
     @torch.no_grad()
     def resize_token_embeddings(self, size: int) -> None:
         """Resize the vocabulary to `size` tokens; new rows are drawn like the initial embeddings."""
-        old = self.embeddings.tok_embeddings
+        old = cast(nn.Embedding, self.embeddings.tok_embeddings)
         padding = old.padding_idx if old.padding_idx is not None and old.padding_idx < size else None
         new = nn.Embedding(size, old.embedding_dim, padding, device=old.weight.device, dtype=old.weight.dtype)
         self._draw(new.weight, self.config.initializer_range)
@@ -299,6 +302,8 @@ class ModernBertEncoder(Encoder):
         for layer in self.model.layers:
             cast(_Layer, layer).mlp.pack(dtype)
         pack_linears(self.model, dtype)
+        embeddings = self.model.embeddings
+        embeddings.tok_embeddings = packed_embedding(embeddings.tok_embeddings, dtype)
         return True
 
     def resize_token_embeddings(self, size: int) -> None:

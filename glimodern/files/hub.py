@@ -16,7 +16,7 @@ from typing import Any
 from glimodern.display import typed
 
 from .atomic import user_path
-from .weights import INDEX_FILE, PICKLE_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index
+from .weights import INDEX_FILE, INT8_FILE, PICKLE_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index
 
 _NAME = re.compile(r"([a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
 # The files that loading reads, with an index of shards ("*.json"); sub-folders hold other files, such as ONNX exports.
@@ -93,8 +93,9 @@ def resolve_folder(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | None
     if name.count("/") != 1 or not is_hub_name(name):
         raise FileNotFoundError(f"checkpoint {name!r}: no such folder (and not a hub name of the form owner/name)")
     folder = download_files(name, _FILES, hub, ignored="*/*")
-    if not any((folder / file).is_file() for file in (WEIGHTS_FILE, INDEX_FILE)):
-        download_files(name, [PICKLE_FILE], hub, ignored="*/*")
+    for file in (INT8_FILE, PICKLE_FILE):
+        if not any((folder / preferred).is_file() for preferred in (WEIGHTS_FILE, INDEX_FILE, INT8_FILE)):
+            download_files(name, [file], hub, ignored="*/*")
     weights = next((folder / file for file in WEIGHTS_FILES if (folder / file).is_file()), None)
     if weights is not None and is_index(weights):
         download_files(name, sorted(read_index(weights)), hub, ignored="*/*")

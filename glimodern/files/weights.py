@@ -8,10 +8,11 @@ from glimodern.display import first_line, short
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"  # maps the tensors of a large model to shards
+INT8_FILE = "model.int8.safetensors"  # a name that only this package reads: to others, int8 would be wrong floats
 PICKLE_FILE = "pytorch_model.bin"
 PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
-WEIGHTS_FILES = (WEIGHTS_FILE, INDEX_FILE, PICKLE_FILE, PICKLE_INDEX_FILE)
-"""In order of preference, as in transformers: the first one that exists is read."""
+WEIGHTS_FILES = (WEIGHTS_FILE, INDEX_FILE, INT8_FILE, PICKLE_FILE, PICKLE_INDEX_FILE)
+"""In order of preference, the public ones as in transformers: the first one that exists is read."""
 
 _SHARD = re.compile(r"[\w.-]+\.(safetensors|bin)", re.ASCII)
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from glimodern.ops import PackedWeight, backend_info, linear_packed
 
+from .quantised import quantised_weight, save_quantised
+
 # Attributes of a linear layer: the largest |x| of each input, and a flag while they are recorded.
 _INPUT_SIZES = "_largest_inputs"
 _WATCHED = "_inputs_are_watched"
@@ -69,25 +71,24 @@ class PackedLinear(nn.Module):
 
     dtype: of the packed weight: "int8", "bf16" or "fp32". activation: "none", "relu", "gelu" or "geglu", applied to the
     result in the epilogue. sizes: fp32 [in_features], the largest |x| of each input, by which int8 scales its inputs;
-    None: the layer's `input_sizes`.
+    None: the layer's `input_sizes`. A layer that `hold_quantised` prepared is packed as it was stored.
 
-    The state dict is the plain layer's, in the same dtype, if that is `lossless`. In int8, state_dict() raises
-    ValueError.
+    The state dict is the plain layer's, in dtype, or the stored form of `glimodern.layers.quantised` in int8.
     """
 
     def __init__(
         self, linear: nn.Linear, dtype: str = "int8", activation: str = "none", sizes: Tensor | None = None
     ) -> None:
         super().__init__()
-        sizes = input_sizes(linear) if sizes is None else sizes
-        self.packed = PackedWeight.pack(linear.weight, linear.bias, dtype, sizes, gated=activation == "geglu")
+        gated = activation == "geglu"
+        stored = quantised_weight(linear)
+        if stored is None:
+            sizes = input_sizes(linear) if sizes is None else sizes
+            self.packed = PackedWeight.pack(linear.weight, linear.bias, dtype, sizes, gated=gated)
+        else:
+            self.packed = PackedWeight.of_quantised(stored, linear.bias, gated=gated)
         self.in_features, self.out_features = self.packed.inputs, self.packed.outputs
         self.activation = activation
-
-    @property
-    def lossless(self) -> bool:
-        """Whether the plain weight can be recovered exactly: yes in bf16 and fp32, no in int8."""
-        return self.packed.dtype != "int8"
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute activation(x W^T + bias): [..., in_features] -> [..., out_features], in x's dtype.
@@ -109,20 +110,13 @@ class PackedLinear(nn.Module):
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        check_lossless(self, prefix)
-        destination[prefix + "weight"] = self.packed.unpack()
+        if self.packed.dtype == "int8":
+            save_quantised(destination, prefix, self.packed.quantised())
+        else:
+            destination[prefix + "weight"] = self.packed.unpack()
         bias = self.packed.unpack_bias()
         if bias is not None:
             destination[prefix + "bias"] = bias
-
-
-def check_lossless(layer: PackedLinear, prefix: str) -> None:
-    """Raise ValueError if a layer's plain weight cannot be recovered. prefix: the layer's prefix in the state dict."""
-    if not layer.lossless:
-        raise ValueError(
-            f"{prefix.removesuffix('.') or 'weight'}: expected a weight in bf16 or fp32 to save, got int8; load the "
-            "model in fp32 to save it"
-        )
 
 
 def packs(linear: nn.Module) -> bool:

@@ -27,8 +27,10 @@ def without_values(build: Callable[[], Module]) -> Module:
 
 
 @as_in_a_new_process()
-def take_tensors(module: nn.Module, state: dict[str, Tensor]) -> None:
+def take_tensors(module: nn.Module, state: dict[str, Tensor], keep: torch.dtype | None = None) -> None:
     """Assign the tensors of a state dict to a module, in the module's dtypes, and empty the dict.
+
+    keep: a dtype whose tensors are not converted.
 
     state: its names and shapes must fit, which is not checked. A tensor that it lacks keeps its value, or becomes zero
     if it is on the meta device. Tied parameters stay tied. All other parameters get separate memory, even if tensors of
@@ -51,7 +53,8 @@ def take_tensors(module: nn.Module, state: dict[str, Tensor]) -> None:
         memory = tensor.untyped_storage()
         owns_storage = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes and memory.data_ptr() not in seen
         seen.add(memory.data_ptr())
-        taken[names[0]] = tensor.to(target.dtype, copy=not owns_storage).contiguous()
+        dtype = keep if tensor.dtype == keep else target.dtype
+        taken[names[0]] = tensor.to(dtype, copy=not owns_storage).contiguous()
     state.clear()
     module.load_state_dict(taken, strict=False, assign=True)
     for name, *others in tied.values():

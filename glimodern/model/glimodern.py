@@ -2,12 +2,13 @@
 
 import inspect
 import os
-import warnings
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from typing_extensions import Never, Unpack
 
 from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
@@ -19,11 +20,12 @@ from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.files.atomic import expand_user
 from glimodern.files.hub import HubAccess
 from glimodern.files.tokenizer import add_prompt_tokens, load_tokenizer
+from glimodern.files.weights import WEIGHTS_FILE
 from glimodern.inference.checks import check_flag
 from glimodern.inputs.labels import Labels
 from glimodern.inputs.words import word_splitter
-from glimodern.layers.packed_linear import measured_inputs
 from glimodern.layers.parameters import take_tensors, without_values
+from glimodern.layers.quantised import hold_quantised
 from glimodern.network.label_encoder import fresh_label_encoder, stored_label_encoder
 from glimodern.runtime.ambient import as_in_a_new_process, building
 
@@ -31,16 +33,20 @@ from .calibrating import calibrate, check_calibration, kept_calibration
 from .gliner_api import GlinerApi
 from .loading import (
     DTYPES,
+    check_int8_kernel,
+    computes_as_stored,
     encoder_of,
     freeze,
     pack,
+    pack_stored,
     refuse_keywords,
     resolve_device,
     resolve_dtype,
 )
-from .precision import CANARY_LABELS, CANARY_TEXTS, LEAST_AGREEMENT, PrecisionReport, answers, compare_answers
+from .precision import PrecisionReport, Questions, answers, compare_answers
 from .prediction import EntityPredictor
 from .sharing import HubApi
+from .storing import check_agreement, check_dtype, in_dtype, lower, warn_of
 
 _HEAD_OPTIONS = tuple(HeadOptions.__annotations__)
 MAX_LEN = 8192  # default limit of max_len (words of a text) for a fresh model
@@ -145,8 +151,9 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         """Load a checkpoint in the public GLiNER format, from a local folder (without network access) or a hub name.
 
         dtype: "fp32", "bf16", "fp16", "int8" or "auto". "auto" is bf16 on hardware that multiplies it natively, else
-        fp32. "int8" is for CPUs: weights are quantised by output channel, activations by token. It warns if that
-        changes the entities found in a few sentences.
+        fp32; on a CPU, weights that are stored in int8 are computed in int8. "int8" is for CPUs: weights are quantised
+        by output channel, token embeddings by row, activations by token. It warns if that changes the entities found in
+        a few sentences. In another dtype, weights that are stored in int8 are dequantised.
         device: "cpu", "cuda", "cuda:1", another of PyTorch's names, or "auto": a CUDA GPU if there is one, else the
         CPU.
         trainable: if True, keep plain parameters, in fp32 for dtype "auto". If False, the model is for inference, and
@@ -160,7 +167,7 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         `words_splitter_type` says. save_pretrained writes it.
 
         Torch's settings (default dtype and device, inference mode, generator) do not affect the result. The files may
-        be overwritten afterwards. Weights that are stored in another dtype are converted to fp32 first.
+        be overwritten afterwards. Weights that are stored in a third dtype are converted to fp32 first.
 
         Raises FileNotFoundError for missing files. Raises ValueError for half-written files, pickled code, unsupported
         kinds of models, tensors that do not fit the config, a calibration of another model, and a device that is not
@@ -182,7 +189,11 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             stored = read_checkpoint(path_or_hub_id, HubAccess(revision, cache_dir, token, local_files_only))
             if splitter is not None:
                 stored = replace(stored, config=replace(stored.config, words_splitter_type=splitter))
-            model = cls._of_checkpoint(stored)
+            as_stored = computes_as_stored(stored, dtype, where, trainable=trainable)
+            if dtype == "int8" and not as_stored:
+                check_int8_kernel()
+            kept = None if trainable or dtype == "int8" else plain
+            model = cls._of_checkpoint(stored, kept)
             model.source = (os.fspath(path_or_hub_id), stored.folder)
             model._loaded_fingerprint = weights_fingerprint(model.state_dict())
             model.calibration = check_calibration(stored.calibration, model._loaded_fingerprint, stored.folder)
@@ -191,33 +202,25 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             if trainable:
                 return model.to(device=where, dtype=plain)
             freeze(model)
-            if dtype == "int8":
-                model._quantise(plain)
+            if as_stored:
+                pack_stored(model, plain, stored)
+            elif dtype == "int8":
+                report = lower(model, "int8", plain, Questions.read(model, None, None))
+                model.config = replace(model.config, precision=asdict(report))
             elif where.type == "cpu" and plain in (torch.float32, torch.bfloat16):
                 pack(model, plain)
             model.to(device=where, dtype=plain)
+        if model.dtype_name == "int8" and model.config.precision is not None:
+            warn_of(model.config.precision, model.source_name)
         return model
 
-    def _quantise(self, dtype: torch.dtype) -> None:
-        """Pack in int8, scaled by each layer's inputs in a dozen sentences. Warn if the entities found there change.
-
-        dtype: of the activations, and of layers that are not quantised.
-        """
-        with measured_inputs(self):
-            exact = answers(self, CANARY_TEXTS, CANARY_LABELS, 0.5)
-        pack(self, dtype, int8=True)
-        self.to(dtype=dtype)
-        report = compare_answers("int8", answers(self, CANARY_TEXTS, CANARY_LABELS, 0.5), exact)
-        if report.agreement < LEAST_AGREEMENT:
-            warnings.warn(
-                f"{self.source_name}: expected at least {100 * LEAST_AGREEMENT:.0f} % agreement, got {report}; check "
-                'it on your own texts with check_precision, or load with dtype="fp32" or "bf16"',
-                stacklevel=3,
-            )
-
     @classmethod
-    def _of_checkpoint(cls, stored: Checkpoint) -> "GLiModern":
-        """Build the model of a checkpoint, in fp32. Empties the checkpoint's state dict."""
+    def _of_checkpoint(cls, stored: Checkpoint, keep: torch.dtype | None = None) -> "GLiModern":
+        """Build the model of a checkpoint. Empties the checkpoint's state dict.
+
+        Parameters are in fp32, but for tensors of the dtype `keep`, and for weights that the state holds in int8, which
+        must be packed.
+        """
         encoder_config = {**stored.config.encoder_config, "vocab_size": stored.config.vocab_size}
         config = replace(stored.config, encoder_config=encoder_config)
 
@@ -226,12 +229,28 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             return cls(config, encoder_of(stored, encoder_config), stored.tokenizer, label_encoder)
 
         model = without_values(build)
+        hold_quantised(model, stored.state)
         check_fit(to_public(model.state_dict()), to_public(stored.state), stored.weights, config.vocab_size)
-        take_tensors(model, stored.state)
+        take_tensors(model, stored.state, keep)
         return model
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a checkpoint that this package and the public one can load, atomically.
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        dtype: str | None = None,
+        texts: str | Iterable[str] | None = None,
+        labels: Labels | None = None,
+        force: bool = False,
+    ) -> None:
+        """Write a checkpoint, atomically. This package and the public one can load it; one in int8, this one only.
+
+        dtype: "fp32", "bf16" or "int8", in which the weights are stored; None: as the model computes. A model in fp32
+        can be stored in each. It is compared in that dtype with fp32 (`check_precision`), and the result is written
+        into the config. from_pretrained then computes the same bits as from the checkpoint in fp32, loaded with this
+        dtype; from weights in int8 it does so by default. The scales of int8 are fitted to a dozen built-in sentences.
+        texts, labels: to compare by, see `predict`; None: the built-in sentences. Measure on texts of yours: agreement
+        depends on them. force: store the weights even if less than 97 % of the entities agree.
 
         folder: may contain other files, which stay, and an older checkpoint, which is replaced. It may be the working
         directory, a mount point or a symbolic link. After a crash at any time, from_pretrained reads the older
@@ -239,14 +258,42 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
 
         The calibration is written too. If the weights have changed since, it is left out, with a warning.
 
-        Raises ValueError for a model in int8, and for a folder with another model's files of these names.
+        Raises ValueError for a dtype that the model's weights cannot be stored in, for less than 97 % agreement, and
+        for a folder with another model's files of these names.
         """
-        if self.packed_dtype == "int8":
-            raise ValueError('dtype: expected fp32, bf16 or fp16 to save, got int8; load the model with dtype="fp32"')
-        labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
-        state = self.state_dict()
+        dtype = self.dtype_name if dtype is None else dtype
+        check_dtype(dtype, self.dtype_name)
+        state, config, force = self.state_dict(), self._own_config(), check_flag("force", force)
         calibration = kept_calibration(self, weights_fingerprint(state))
-        write_checkpoint(folder, self.config, state, self.tokenizer, labels_tokenizer, calibration)
+        if dtype != self.dtype_name:
+            state, report = in_dtype(self, dtype, Questions.read(self, texts, labels), self._plain_copy)
+            config = replace(config, precision=asdict(report))
+        elif texts is not None or labels is not None:
+            raise ValueError(
+                f"texts, labels: expected None for a model that is stored in {dtype} as it computes, got texts to "
+                'compare by; load it with dtype="fp32" and give dtype'
+            )
+        check_agreement(config.precision, force=force)
+        if calibration is not None:
+            calibration = replace(calibration, fingerprint=weights_fingerprint(state))
+        labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
+        write_checkpoint(folder, config, state, self.tokenizer, labels_tokenizer, calibration)
+
+    def _own_config(self) -> ModelConfig:
+        """The config, with the precision of the weights only if they have not changed since it was measured."""
+        precision = self.config.precision
+        kept = self.inference_only and precision is not None and precision.get("dtype") == self.dtype_name
+        return self.config if kept else replace(self.config, precision=None)
+
+    @as_in_a_new_process()
+    def _plain_copy(self, state: dict[str, Tensor]) -> "GLiModern":
+        """Build a plain model for inference on the CPU, of this model's config and a state dict, which is emptied."""
+        labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
+        memory = Path(WEIGHTS_FILE)
+        stored = Checkpoint(self.config, state, self.tokenizer, memory, memory.parent, labels_tokenizer)
+        copy = type(self)._of_checkpoint(stored).eval()
+        freeze(copy)
+        return copy
 
     @property
     def dtype_name(self) -> str:
@@ -267,15 +314,11 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
                 "check_precision: expected a model that from_pretrained loaded, got one without a checkpoint to "
                 "compare with; save it and load it"
             )
-        requests = list(self.requests(texts, labels).stream)
-        if not requests:
-            raise ValueError("texts: expected at least one text to compare by, got none")
-        checked_texts = [request.text for request in requests]
-        label_sets = [dict(zip(*request.labels, strict=True)) for request in requests]
-        ours = answers(self, checked_texts, label_sets, threshold)
+        asked = Questions.read(self, texts, labels, threshold)
+        ours = answers(self, asked)
         splitter = self.config.words_splitter_type
         exact = GLiModern.from_pretrained(self.source[1], dtype="fp32", device=self.device, splitter=splitter)
-        return compare_answers(self.dtype_name, ours, answers(exact, checked_texts, label_sets, threshold))
+        return compare_answers(self.dtype_name, ours, answers(exact, asked))
 
     @property
     def fingerprint(self) -> str:

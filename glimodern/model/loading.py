@@ -15,6 +15,7 @@ from glimodern.checkpoint.folder import Checkpoint
 from glimodern.display import first_line
 from glimodern.encoder import Encoder, build_encoder
 from glimodern.layers.packed_linear import PackedLinear, can_pack
+from glimodern.layers.quantised import dequantise, quantised_layers
 from glimodern.network.span_network import SpanNetwork
 from glimodern.ops.dispatch import native_bf16
 
@@ -114,20 +115,61 @@ def freeze(network: SpanNetwork) -> None:
         network.label_encoder.seal()
 
 
-def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> None:
-    """Pack the linear layers for inference on a CPU with a kernel for them.
+def computes_as_stored(stored: Checkpoint, dtype: str | torch.dtype, device: torch.device, *, trainable: bool) -> bool:
+    """Return whether to compute in int8 because the weights are stored so; if not, dequantise the checkpoint's state.
 
-    dtype: fp32 or bf16. int8: quantise the weights; dtype is then that of activations and of layers that are not
-    quantised. Raises ValueError for int8 if there is no kernel; otherwise nothing is packed then.
+    dtype: as given to from_pretrained; "auto" computes in int8 on a CPU.
+    """
+    if not quantised_layers(stored.state):
+        return False
+    if dtype in ("auto", "int8") and device.type == "cpu" and not trainable:
+        return True
+    try:
+        dequantise(stored.state)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{stored.weights}: expected the scales of all weights in int8, got missing or unfit ones "
+            f"({first_line(error)}); save or download the model again"
+        ) from error
+    return False
+
+
+def check_int8_kernel() -> None:
+    """Raise ValueError if this machine's CPU has no vector kernel for int8."""
+    if not can_pack():
+        raise ValueError(f"dtype: expected {_KERNEL} for 'int8', got {_no_kernel()}; load with dtype='fp32'")
+
+
+_KERNEL = "the C++ extension and a CPU with AVX2"
+
+
+def _no_kernel() -> str:
+    return f"neither or one of them ({ops.backend_info('cpu')['linear_packed']['why']})"
+
+
+def pack_stored(network: SpanNetwork, dtype: torch.dtype, stored: Checkpoint) -> None:
+    """Pack a network whose weights are held in int8. dtype: see `pack`. Warns where that is slow."""
+    if not can_pack():
+        warnings.warn(
+            f"{stored.weights}: expected {_KERNEL} for weights in int8, got {_no_kernel()}; they are computed slowly, "
+            'load with dtype="fp32" for speed',
+            stacklevel=3,
+        )
+    try:
+        pack(network, dtype, int8=True)
+    except ValueError as error:
+        raise ValueError(f"{stored.weights}: {error}; save or download the model again") from error
+
+
+def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> None:
+    """Pack the linear layers for inference on a CPU.
+
+    dtype: fp32 or bf16; nothing is packed without a kernel that makes it pay. int8: quantise the weights, or take them
+    as they are held in int8; dtype is then that of activations and of layers that are not quantised.
     """
     plain = "fp32" if dtype == torch.float32 else "bf16"
     packed = "int8" if int8 else plain
-    if not can_pack():
-        if int8:
-            raise ValueError(
-                "dtype: expected the C++ extension and a CPU with AVX2 for 'int8', got neither or one of them "
-                f"({ops.backend_info('cpu')['linear_packed']['why']}); load with dtype='fp32'"
-            )
+    if not int8 and not can_pack():
         return
     unpacked = [] if network.encoder.pack(packed) else [(network.encoder, "encoder")]
     if network.label_encoder is not None and not network.label_encoder.pack(packed):

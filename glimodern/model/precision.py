@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -74,13 +74,40 @@ class Answers:
     probabilities: list[torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Questions:
+    """Texts and the labels of each, {label: prompt}, by which two models are compared, and the entities' threshold."""
+
+    texts: list[str]
+    label_sets: list[dict[str, str]]
+    threshold: float = 0.5
+
+    @classmethod
+    def read(
+        cls, model: Predictor, texts: str | Iterable[str] | None, labels: Labels | None, threshold: float = 0.5
+    ) -> Questions:
+        """Read texts and labels as `GLiModern.predict` does. texts None: a dozen built-in sentences, with seven labels.
+
+        Raises ValueError if there is no text, and for texts without labels or the other way round.
+        """
+        if (texts is None) != (labels is None):
+            got = "texts only" if labels is None else "labels only"
+            raise ValueError(f"texts, labels: expected both, or neither for the built-in sentences, got {got}")
+        if texts is None or labels is None:
+            texts, labels = CANARY_TEXTS, CANARY_LABELS
+        requests = list(model.requests(texts, labels).stream)
+        if not requests:
+            raise ValueError("texts: expected at least one text to compare by, got none")
+        label_sets = [dict(zip(*request.labels, strict=True)) for request in requests]
+        return cls([request.text for request in requests], label_sets, threshold)
+
+
 @torch.no_grad()
-def answers(model: Predictor, texts: Sequence[str], labels: Labels, threshold: float) -> Answers:
-    """Compute the model's entities and probabilities for texts. labels, threshold: see `GLiModern.predict`."""
-    requests = list(model.requests(texts, labels).stream)
+def answers(model: Predictor, asked: Questions) -> Answers:
+    """Compute the model's entities and probabilities."""
+    requests = list(model.requests(asked.texts, asked.label_sets).stream)
     words = [request.words for request in requests]
-    label_sets = [dict(zip(*request.labels, strict=True)) for request in requests]
-    results = model.predict_words(words, label_sets, threshold=threshold)
+    results = model.predict_words(words, asked.label_sets, threshold=asked.threshold)
     entities = [[(start, end, label) for start, end, label, _ in result.entities] for result in results]
     probabilities = []
     for request in requests:  # one at a time, because the scores of a word are max_width * types values
@@ -114,7 +141,7 @@ def compare_answers(dtype: str, ours: Answers, exact: Answers) -> PrecisionRepor
     )
 
 
-# Predicted by every model that is loaded in int8: sentences about various subjects, and labels that any model knows.
+# Predicted by every model that is quantised to int8: sentences about various subjects, and labels that any model knows.
 CANARY_LABELS = ("person", "organization", "location", "date", "product", "event", "disease")
 CANARY_TEXTS = (
     "Maria Keller joined Siemens in Munich in March 2019 and left for Bosch two years later.",

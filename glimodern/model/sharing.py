@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glimodern.checkpoint.config import CONFIG_FILE
+from glimodern.checkpoint.config import CONFIG_FILE, read_config
 from glimodern.checkpoint.folder import FILE_PATTERNS
 from glimodern.files.hub import is_hub_name
+
+from .precision import PrecisionReport
 
 if TYPE_CHECKING:
     from glimodern.checkpoint.config import ModelConfig
@@ -36,6 +38,8 @@ class HubApi:
         token: str | bool | None = None,
         revision: str | None = None,
         create_pr: bool = False,
+        dtype: str | None = None,
+        force: bool = False,
     ) -> str:
         """Upload the files of save_pretrained to a hub repository in one commit. Returns the commit's address.
 
@@ -44,10 +48,11 @@ class HubApi:
         `labels`.
         metadata: added to the card's metadata, such as license, language or datasets. revision: the branch to write to,
         created if it does not exist. create_pr: open a pull request instead. private: whether a new repository is
-        private; None: its owner's default. token: an access token, or whether to send the stored one.
+        private; None: its owner's default. token: an access token, or whether to send the stored one. dtype, force: see
+        `save_pretrained`.
 
-        Raises TypeError and ValueError for invalid arguments and for a model in int8, and huggingface_hub's errors if
-        the hub refuses the upload.
+        Raises TypeError and ValueError for invalid arguments and what save_pretrained refuses, and huggingface_hub's
+        errors if the hub refuses the upload.
         """
         from huggingface_hub import HfApi
 
@@ -63,13 +68,15 @@ class HubApi:
         api = HfApi(token=token, library_name="glimodern", library_version=__version__)
         with tempfile.TemporaryDirectory(prefix="glimodern-") as scratch:
             folder = Path(scratch) / "model"
-            self.save_pretrained(folder)  # first, so that a model that cannot be saved leaves no empty repository
+            self.save_pretrained(
+                folder, dtype=dtype, force=force
+            )  # first, so that a model that cannot be saved leaves no empty repository
             repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             if revision is not None:
                 api.create_branch(repository, branch=revision, exist_ok=True)
             if not api.file_exists(repository, CARD_FILE, revision=revision):
                 fields = {**self._base_model(repository), **(metadata or {})}
-                card = model_card(repository, self.config, card_labels, fields)
+                card = model_card(repository, read_config(folder), card_labels, fields)
                 (folder / CARD_FILE).write_text(card, encoding="utf-8")
             older = api.file_exists(repository, CONFIG_FILE, revision=revision)
             commit = api.upload_folder(
@@ -98,6 +105,12 @@ def model_card(repo_id: str, config: ModelConfig, labels: list[str], metadata: M
     tags = dict.fromkeys([*_TAGS, *metadata.get("tags", ())])
     data = ModelCardData(**{**ours, **metadata, "tags": list(tags)})
     public = "It is in the public GLiNER format: `gliner.GLiNER.from_pretrained` loads it too."
+    precision = ""
+    if config.precision is not None:
+        report = PrecisionReport(**config.precision)
+        precision = f"\n| weights | {report} |"
+        if report.dtype == "int8":
+            public = "Only glimodern reads its weights, which are in int8."
     if config.span_mode == "ffn":
         public = 'Only glimodern has its head (`span_mode` "ffn").'
     elif config.words_splitter_type == "unicode":
@@ -125,5 +138,5 @@ The labels can be replaced by any others. {public}
 | encoder | {config.encoder_config["model_type"]} |
 | head | {config.span_mode}, width {config.hidden_size} |
 | longest entity | {config.max_width} words |
-| longest text | {config.max_len} words |
+| longest text | {config.max_len} words |{precision}
 """

@@ -19,7 +19,7 @@ from ._chain import Chain, Columns
 from ._dropout import dropout
 from ._geglu import geglu
 from ._head import fold_types, head_entities, head_scores, vectors_are_cheaper
-from ._linear_packed import PackedWeight, linear_packed
+from ._linear_packed import PackedWeight, QuantisedWeight, linear_packed
 from ._rotary import rotary
 from ._select_spans import select_spans
 from ._span import split_scores
@@ -43,6 +43,7 @@ __all__ = [
     "linear_packed",
     "PackedWeight",
     "probabilities",
+    "QuantisedWeight",
     "rotary",
     "select_spans",
     "span_entities",

@@ -23,6 +23,11 @@ _GROUP = {"fp32": 1, "bf16": 2, "int8": 4}  # inputs side by side in a panel
 _MAX_INPUTS = 1 << 16  # sums of 255 * 127 products stay below 2^31
 
 
+def _name(dtype: torch.dtype) -> str:
+    """Name of a packed weight's dtype: "int8", "bf16" or "fp32"."""
+    return {torch.int8: "int8", BF16: "bf16"}.get(dtype, "fp32")
+
+
 def _ceil_div(n: int, step: int) -> int:
     return -(-n // step)
 
@@ -56,14 +61,63 @@ def _unpair_rows(x: Tensor, outputs: int) -> Tensor:
     return x.unflatten(0, (-1, 2, 8)).transpose(0, 1).flatten(1, 2)[:, :outputs].flatten(0, 1)
 
 
+def _arrange_rows(rows: Tensor, gated: bool) -> Tensor:
+    """Arrange one element per row of a weight as the panels' columns, zeros where there is no output."""
+    return _pair_rows(rows) if gated else F.pad(rows, (0, -rows.shape[0] % PANEL)).clone()
+
+
 def _plain_rows(x: Tensor, outputs: int, gated: bool) -> Tensor:
     """Rows that were arranged for panels, in the weight's own order."""
     return _unpair_rows(x, outputs) if gated else x[:outputs]
 
 
+class QuantisedWeight(NamedTuple):
+    """A linear layer's weight in int8, in the layer's own order: about weight * scale[:, None] * input_scale.
+
+    As it is stored: the packed form depends on nothing else.
+    """
+
+    weight: Tensor
+    """int8 [o, i], within the bounds of `quantise_weight`, which are not checked: beyond them, sums may saturate."""
+    scale: Tensor
+    """fp32 [o]."""
+    input_scale: Tensor | None
+    """fp32 [i], the factors of `scale_inputs`; None: no factors."""
+
+    def check(self) -> None:
+        """Raise ValueError unless dtypes and shapes are as above, and every scale is a positive number."""
+        if self.weight.ndim != 2 or self.weight.dtype != torch.int8:
+            raise ValueError(f"weight: expected int8 [o, i], got {self.weight.dtype} {tuple(self.weight.shape)}")
+        outputs, inputs = self.weight.shape
+        for name, scale, size in (("scale", self.scale, outputs), ("input_scale", self.input_scale, inputs)):
+            if scale is None:
+                continue
+            if scale.dtype != FP32 or scale.shape != (size,):
+                raise ValueError(f"{name}: expected fp32 [{size}], got {scale.dtype} {tuple(scale.shape)}")
+            if not bool(((scale > 0.0) & scale.isfinite()).all()):
+                raise ValueError(f"{name}: expected positive numbers, got others; quantise the weight again")
+
+
+def _quantise(weight: Tensor, input_sizes: Tensor | None) -> QuantisedWeight:
+    """Quantise a weight fp32 [o, i]. input_sizes: see `PackedWeight.pack`."""
+    inputs = weight.shape[1]
+    if inputs > _MAX_INPUTS:
+        raise ValueError(
+            f"weight: expected at most {_MAX_INPUTS:,} inputs for dtype='int8', got {inputs:,}; use dtype='fp32'"
+        )
+    if not bool(weight.isfinite().all()):
+        raise ValueError("weight: expected finite elements for dtype='int8', got NaN or inf; use dtype='fp32'")
+    input_scale = scale_inputs(weight, input_sizes) if input_sizes is not None and weight.numel() else None
+    quantised, scale = quantise_weight(weight if input_scale is None else weight / input_scale)
+    return QuantisedWeight(quantised[:, :inputs], scale, input_scale)
+
+
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
-    """A linear layer's weight [outputs, inputs] and bias as `linear_packed` reads them; made by `pack`."""
+    """A linear layer's weight [outputs, inputs] and bias as `linear_packed` reads them.
+
+    Made by `pack` from floats, by `of_quantised` from int8.
+    """
 
     panels: Tensor
     """[panels, groups, 16, 1] fp32, [panels, groups, 16, 2] bf16 or [panels, groups, 16, 4] int8."""
@@ -106,46 +160,59 @@ class PackedWeight:
             raise ValueError(f"dtype: expected one of {', '.join(map(repr, _GROUP))}, got {dtype!r}")
         if weight.ndim != 2 or not weight.is_floating_point():
             raise ValueError(f"weight: expected a float tensor [o, i], got {weight.dtype} {tuple(weight.shape)}")
+        inputs = weight.shape[1]
+        weight = weight.detach()
+        if input_sizes is not None and input_sizes.shape != (inputs,):
+            raise ValueError(f"input_sizes: expected [{inputs}] (one per input), got {tuple(input_sizes.shape)}")
+        if dtype == "int8":
+            return cls.of_quantised(_quantise(weight.float(), input_sizes), bias, gated=gated)
+        return cls._arranged(weight.to(BF16 if dtype == "bf16" else FP32), bias, gated)
+
+    @classmethod
+    @lasting()
+    def of_quantised(
+        cls, quantised: QuantisedWeight, bias: Tensor | None = None, *, gated: bool = False
+    ) -> PackedWeight:
+        """Pack a weight that is in int8 already; otherwise as `pack`, with the same bits.
+
+        Raises ValueError for other shapes and dtypes, and for scales that are not positive numbers.
+        """
+        quantised.check()
+        weight, scale, input_scale = quantised
+        sums = weight.sum(1, dtype=torch.int32)
+        arranged = cls._arranged(weight.detach(), bias, gated)
+        return replace(
+            arranged,
+            scale=_arrange_rows(scale.detach(), gated),
+            weight_sum=_arrange_rows(sums, gated),
+            input_scale=arranged.input_scale if input_scale is None else input_scale.detach().clone(),
+        )
+
+    @classmethod
+    def _arranged(cls, weight: Tensor, bias: Tensor | None, gated: bool) -> PackedWeight:
+        """Arrange a weight in fp32, bf16 or int8, without scales."""
         outputs, inputs = weight.shape
         if bias is not None and bias.shape != (outputs,):
             raise ValueError(f"bias: expected [{outputs}] (one per row of weight), got {tuple(bias.shape)}")
         if gated and outputs % 2 != 0:
             raise ValueError(f"weight: expected an even number of rows, two halves, for gated=True, got {outputs}")
-        weight = weight.detach().float()
-        if input_sizes is not None and input_sizes.shape != (inputs,):
-            raise ValueError(f"input_sizes: expected [{inputs}] (one per input), got {tuple(input_sizes.shape)}")
-
-        def arrange(rows: Tensor) -> Tensor:
-            """One element per row of the weight -> one per column of the panels."""
-            return _pair_rows(rows) if gated else F.pad(rows, (0, -outputs % PANEL)).clone()
-
-        scale, weight_sum = weight.new_empty(0), weight.new_empty(0, dtype=torch.int32)
-        input_scale = weight.new_empty(0)
-        if dtype == "int8":
-            if inputs > _MAX_INPUTS:
-                raise ValueError(
-                    f"weight: expected at most {_MAX_INPUTS:,} inputs for dtype='int8', got {inputs:,}; "
-                    "use dtype='fp32'"
-                )
-            if not bool(weight.isfinite().all()):
-                raise ValueError("weight: expected finite elements for dtype='int8', got NaN or inf; use dtype='fp32'")
-            if input_sizes is not None and inputs and outputs:
-                input_scale = scale_inputs(weight, input_sizes)
-                weight = weight / input_scale
-            weight, scale = quantise_weight(weight)
-            sums = weight.sum(1, dtype=torch.int32)
-            scale, weight_sum = arrange(scale), arrange(sums)
-        elif dtype == "bf16":
-            weight = weight.to(BF16)
         row_bias = weight.new_zeros(outputs, dtype=FP32) if bias is None else bias.detach().float()
-        panels = _pack_panels(_pair_rows(weight) if gated else weight, _GROUP[dtype])
-        outputs = outputs // 2 if gated else outputs
-        return cls(panels, scale, weight_sum, arrange(row_bias), input_scale, outputs, inputs, bias is not None, gated)
+        return cls(
+            panels=_pack_panels(_pair_rows(weight) if gated else weight, _GROUP[_name(weight.dtype)]),
+            scale=weight.new_empty(0, dtype=FP32),
+            weight_sum=weight.new_empty(0, dtype=torch.int32),
+            bias=_arrange_rows(row_bias, gated),
+            input_scale=weight.new_empty(0, dtype=FP32),
+            outputs=outputs // 2 if gated else outputs,
+            inputs=inputs,
+            has_bias=bias is not None,
+            gated=gated,
+        )
 
     @property
     def dtype(self) -> str:
         """One of "int8", "bf16" and "fp32"."""
-        return {torch.int8: "int8", BF16: "bf16"}.get(self.panels.dtype, "fp32")
+        return _name(self.panels.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -162,11 +229,21 @@ class PackedWeight:
 
     def unpack(self) -> Tensor:
         """The weight [o, i] as it was packed: fp32 or bf16; in int8 the dequantised weight, fp32."""
-        weight = _plain_rows(_unpack_panels(self.panels, len(self.bias), self.inputs), self.outputs, self.gated)
         if self.dtype != "int8":
-            return weight
-        weight = weight * _plain_rows(self.scale, self.outputs, self.gated)[:, None]
-        return weight * self.input_scale if self.input_scale.numel() else weight
+            return self._unpack()
+        weight, scale, input_scale = self.quantised()
+        weight = weight * scale[:, None]
+        return weight if input_scale is None else weight * input_scale
+
+    def quantised(self) -> QuantisedWeight:
+        """The weight in int8 as it was packed. Raises ValueError for the other dtypes."""
+        if self.dtype != "int8":
+            raise ValueError(f"weight: expected one packed in int8, got {self.dtype}; use unpack()")
+        input_scale = self.input_scale.clone() if self.input_scale.numel() else None
+        return QuantisedWeight(self._unpack(), _plain_rows(self.scale, self.outputs, self.gated).clone(), input_scale)
+
+    def _unpack(self) -> Tensor:
+        return _plain_rows(_unpack_panels(self.panels, len(self.bias), self.inputs), self.outputs, self.gated)
 
     def unpack_bias(self) -> Tensor | None:
         """The bias, fp32 [o], or None."""
