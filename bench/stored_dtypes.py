@@ -1,0 +1,123 @@
+"""Checkpoints stored in fp32, bf16 and int8: size, start to first entity, peak memory; beside gliner's.
+
+    python bench/stored_dtypes.py [--models modernbert,minilm] [--rounds 5] [--json FILE]
+
+Models: see bench_peers.py. Each start is a process of its own, which imports the library, loads the checkpoint and finds
+the entities of one sentence; its seconds are those of the whole process until then, its memory the peak of its resident
+set. Rows take turns, in reverse order every other round. All files are in the page cache: they are read once before.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from measure import session_info
+from peer_rows import RUNS, checkpoint_folder
+
+SENTENCE = "Angela Merkel met Emmanuel Macron in Berlin in 2019 ."
+LABELS = ["politician", "city", "country", "date"]
+
+
+class Row(NamedTuple):
+    """How a start loads a checkpoint. stored: dtype of the file. dtype: as given to from_pretrained."""
+
+    name: str
+    library: str
+    stored: str
+    dtype: str
+
+
+ROWS = (
+    Row("gliner", "gliner", "fp32", "fp32"),
+    Row("ours fp32", "ours", "fp32", "fp32"),
+    Row("ours, int8 made at load", "ours", "fp32", "int8"),
+    Row("ours, stored in bf16", "ours", "bf16", "bf16"),
+    Row("ours, stored in int8", "ours", "int8", "auto"),
+)
+
+
+def start(library: str, folder: str, dtype: str) -> None:
+    """Load and find entities; prints the peak resident set in MiB."""
+    warnings.simplefilter("ignore")
+    if library == "gliner":
+        from gliner import GLiNER
+
+        GLiNER.from_pretrained(folder, local_files_only=True).predict_entities(SENTENCE, LABELS)
+    else:
+        from glimodern import GLiModern
+
+        GLiModern.from_pretrained(folder, dtype=dtype).predict(SENTENCE, LABELS)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+
+
+def stored_folders(model: str) -> dict[str, Path]:
+    """Return the folders of a model by stored dtype, built once."""
+    from glimodern import GLiModern
+
+    fp32 = checkpoint_folder(model, [SENTENCE], LABELS)
+    folders = {"fp32": fp32}
+    for dtype in ("bf16", "int8"):
+        folders[dtype] = RUNS / f"{fp32.name}-{dtype}"
+        if not folders[dtype].exists():
+            # random weights agree with nothing
+            GLiModern.from_pretrained(fp32, dtype="fp32").save_pretrained(folders[dtype], dtype=dtype, force=True)
+    return folders
+
+
+def measure(model: str, rounds: int) -> list[dict[str, Any]]:
+    folders = stored_folders(model)
+    size = {dtype: sum(f.stat().st_size for f in folder.glob("model*")) for dtype, folder in folders.items()}
+    seconds: dict[str, list[float]] = {row.name: [] for row in ROWS}
+    memory: dict[str, list[float]] = {row.name: [] for row in ROWS}
+    for number in range(rounds + 1):  # the first round warms the page cache
+        for row in ROWS if number % 2 else ROWS[::-1]:
+            command = [sys.executable, __file__, "--start", row.library, str(folders[row.stored]), row.dtype]
+            begin = time.perf_counter()
+            run = subprocess.run(command, check=True, capture_output=True, text=True)
+            if number:
+                seconds[row.name].append(time.perf_counter() - begin)
+                memory[row.name].append(float(run.stdout.split()[-1]))
+    return [
+        {
+            "model": model,
+            "row": row.name,
+            "mib": size[row.stored] / 2**20,
+            "seconds": median(seconds[row.name]),
+            "peak_mib": median(memory[row.name]),
+        }
+        for row in ROWS
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="modernbert,minilm")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--start", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.start:
+        start(*options.start)
+        return
+    rows = [row for model in options.models.split(",") for row in measure(model, options.rounds)]
+    print(f"{'model':<12}{'':<26}{'file':>10}{'start':>9}{'peak':>11}   against gliner")
+    for row in rows:
+        base = next(other for other in rows if other["model"] == row["model"])
+        ratios = "  ".join(f"{base[key] / row[key]:.2f}x" for key in ("mib", "seconds", "peak_mib"))
+        print(
+            f"{row['model']:<12}{row['row']:<26}{row['mib']:>6.0f} MiB{row['seconds']:>7.2f} s{row['peak_mib']:>7.0f} MiB"
+            f"   {ratios}"
+        )
+    if options.json:
+        options.json.write_text(json.dumps({"session": session_info(), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
