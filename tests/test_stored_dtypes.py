@@ -243,6 +243,16 @@ def test_it_is_saved_again_as_it_is(saved, tmp_path, monkeypatch):
     assert not (tmp_path / "again" / FP32).exists()
 
 
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", torch.float64])
+def test_without_a_dtype_it_is_stored_as_it_computes(saved, dtype, tmp_path):
+    model = loaded(saved / "fp32", dtype=dtype)
+    model.save_pretrained(tmp_path / "as_it_is")
+    wanted = loading.DTYPES.get(dtype, dtype)
+    stored = load_file(tmp_path / "as_it_is" / FP32)
+    assert {x.dtype for x in stored.values() if x.ndim > 1} == {wanted}
+    assert loaded(tmp_path / "as_it_is").config.precision is None
+
+
 def test_trained_weights_have_no_agreement(saved, tmp_path):
     model = loaded(saved / "int8", trainable=True)
     assert model.config.precision is not None

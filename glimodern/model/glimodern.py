@@ -261,16 +261,16 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         Raises ValueError for a dtype that the model's weights cannot be stored in, for less than 97 % agreement, and
         for a folder with another model's files of these names.
         """
-        dtype = self.dtype_name if dtype is None else dtype
-        check_dtype(dtype, self.dtype_name)
+        if dtype is not None:
+            check_dtype(dtype, self.dtype_name)
         state, config, force = self.state_dict(), self._own_config(), check_flag("force", force)
         calibration = kept_calibration(self, weights_fingerprint(state))
-        if dtype != self.dtype_name:
+        if dtype not in (None, self.dtype_name):
             state, report = in_dtype(self, dtype, Questions.read(self, texts, labels), self._plain_copy)
             config = replace(config, precision=asdict(report))
         elif texts is not None or labels is not None:
             raise ValueError(
-                f"texts, labels: expected None for a model that is stored in {dtype} as it computes, got texts to "
+                f"texts, labels: expected None for a model that is stored in {self.dtype_name} as it computes, got texts to "
                 'compare by; load it with dtype="fp32" and give dtype'
             )
         check_agreement(config.precision, force=force)
