@@ -2,9 +2,9 @@
 
     python bench/stored_dtypes.py [--models modernbert,minilm] [--rounds 5] [--json FILE]
 
-Models: see bench_peers.py. Each start is a process of its own, which imports the library, loads the checkpoint and finds
-the entities of one sentence; its seconds are those of the whole process until then, its memory the peak of its resident
-set. Rows take turns, in reverse order every other round. All files are in the page cache: they are read once before.
+Models: see bench_peers.py. Each start is a process of its own, which imports the library, loads the checkpoint and
+finds the entities of one sentence. Its seconds are those of the whole process, its memory the peak of its resident set.
+Rows take turns, in reverse order every other round. All files are in the page cache: they are read once before.
 """
 
 import argparse
@@ -111,10 +111,8 @@ def main() -> None:
     for row in rows:
         base = next(other for other in rows if other["model"] == row["model"])
         ratios = "  ".join(f"{base[key] / row[key]:.2f}x" for key in ("mib", "seconds", "peak_mib"))
-        print(
-            f"{row['model']:<12}{row['row']:<26}{row['mib']:>6.0f} MiB{row['seconds']:>7.2f} s{row['peak_mib']:>7.0f} MiB"
-            f"   {ratios}"
-        )
+        figures = f"{row['mib']:>6.0f} MiB{row['seconds']:>7.2f} s{row['peak_mib']:>7.0f} MiB"
+        print(f"{row['model']:<12}{row['row']:<26}{figures}   {ratios}")
     if options.json:
         options.json.write_text(json.dumps({"session": session_info(), "rows": rows}, indent=1))
 

@@ -270,8 +270,8 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             config = replace(config, precision=asdict(report))
         elif texts is not None or labels is not None:
             raise ValueError(
-                f"texts, labels: expected None for a model that is stored in {self.dtype_name} as it computes, got texts to "
-                'compare by; load it with dtype="fp32" and give dtype'
+                f"texts, labels: expected None for a model that is stored as it computes, in {self.dtype_name}, got "
+                'texts to compare by; load it with dtype="fp32" and give dtype'
             )
         check_agreement(config.precision, force=force)
         if calibration is not None:
