@@ -65,7 +65,7 @@ class Calibration:
 
     thresholds: of labels with gold entities in the calibration data. They are shrunk towards the common threshold, the
     more the fewer gold entities the label has.
-    fingerprint: of the model's weights (`checkpoint.fingerprint`).
+    fingerprint: of the model's weights (`checkpoint.weights_fingerprint`).
     """
 
     temperature: Annotated[float, POSITIVE]

@@ -11,7 +11,7 @@ import torch
 from typing_extensions import Never, Unpack
 
 from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
-from glimodern.checkpoint.fingerprint import weights_fingerprint
+from glimodern.checkpoint.weights_fingerprint import weights_fingerprint
 from glimodern.checkpoint.folder import Checkpoint, check_fit, read_checkpoint, to_public, write_checkpoint
 from glimodern.data.calibration import Calibration
 from glimodern.data.example import Dataset
@@ -278,7 +278,7 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         return compare_answers(self.dtype_name, ours, answers(exact, checked_texts, label_sets, threshold))
 
     @property
-    def fingerprint(self) -> str:
+    def weights_fingerprint(self) -> str:
         """Hash of the weights (`weights_fingerprint`); those of a model for inference are the checkpoint's."""
         return self._loaded_fingerprint if self.inference_only else weights_fingerprint(self.state_dict())
 
