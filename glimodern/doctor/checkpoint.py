@@ -20,6 +20,7 @@ _AGAIN = "download the checkpoint again, or save it again with save_pretrained"
 _ONE_MODEL = "use config, weights and tokenizer of one save_pretrained"
 _TRAIN = "use an earlier checkpoint, and train on from it with a smaller learning rate"
 _COPY = "copy the tokenizer's files from where the model was trained"
+_AS_SAVED = "use files and versions of one save_pretrained; if they are meant to differ, save the model again"
 _REPORT = "send this report with a bug report"
 _TEXTS = 4  # canary sentences that are predicted
 _TOLERANCE = 1e-4  # of fp32 logits, relative to the largest one: the order of summation differs
@@ -38,6 +39,12 @@ def check_checkpoint(checks: Checks, model: str) -> None:
     checks.run("vocabulary", _vocabulary, _ONE_MODEL, needs=("config", "tokenizer"))
     checks.run("loads", _loads, _AGAIN, needs=("folder", "shapes", "vocabulary"))
     checks.run("canary", lambda model, _: _canary(model), _TRAIN, needs=("loads", "splitter"))
+    checks.run(
+        "fingerprint",
+        lambda folder, model, _: _fingerprint(folder, model),
+        _AS_SAVED,
+        needs=("folder", "loads", "canary"),
+    )
     checks.run("deterministic", _deterministic, _REPORT, needs=("loads", "canary"))
     checks.run("batching", _batching, _REPORT, needs=("loads", "canary"))
     checks.run("packed", _packed, _REPORT, needs=("folder", "canary"))
@@ -193,6 +200,15 @@ def _canary(model: GLiModern) -> tuple[Tensor, str]:
             _TRAIN,
         )
     return logits, f"{len(logits)} finite logits of {_TEXTS} sentences, {logits.min():.2f} to {logits.max():.2f}"
+
+
+def _fingerprint(folder: Path, model: GLiModern) -> tuple[None, str]:
+    from glimodern.checkpoint.fingerprint import FINGERPRINT_FILE
+    from glimodern.model.verifying import check_fingerprint
+
+    if not (folder / FINGERPRINT_FILE).is_file():
+        return None, f"no {FINGERPRINT_FILE} to compare with; save_pretrained writes it"
+    return None, str(check_fingerprint(model, folder))
 
 
 def _deterministic(model: GLiModern, logits: Tensor) -> tuple[None, str]:

@@ -61,7 +61,9 @@ def calibrate(model: Predictor, dataset: Dataset, *, seed: int = 0, batch_tokens
     seed = check_count("seed", seed, "a whole number", least=0)
     name = f"dataset {dataset.name}"
     candidates = collect(model, dataset, batch_tokens=batch_tokens)
-    return fit(candidates, partial(greedy_decode, flat=True), fingerprint=model.weights_fingerprint, seed=seed, name=name)
+    return fit(
+        candidates, partial(greedy_decode, flat=True), fingerprint=model.weights_fingerprint, seed=seed, name=name
+    )
 
 
 def collect(model: Predictor, dataset: Dataset, *, batch_tokens: int | str = "auto") -> Candidates:

@@ -11,8 +11,8 @@ import torch
 from typing_extensions import Never, Unpack
 
 from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
-from glimodern.checkpoint.weights_fingerprint import weights_fingerprint
 from glimodern.checkpoint.folder import Checkpoint, check_fit, read_checkpoint, to_public, write_checkpoint
+from glimodern.checkpoint.weights_fingerprint import weights_fingerprint
 from glimodern.data.calibration import Calibration
 from glimodern.data.example import Dataset
 from glimodern.encoder import Encoder, build_encoder, load_encoder
@@ -28,6 +28,7 @@ from glimodern.network.label_encoder import fresh_label_encoder, stored_label_en
 from glimodern.runtime.ambient import as_in_a_new_process, building
 
 from .calibrating import calibrate, check_calibration, kept_calibration
+from .fingerprinting import saved_fingerprint
 from .gliner_api import GlinerApi
 from .loading import (
     DTYPES,
@@ -41,6 +42,7 @@ from .loading import (
 from .precision import CANARY_LABELS, CANARY_TEXTS, LEAST_AGREEMENT, PrecisionReport, answers, compare_answers
 from .prediction import EntityPredictor
 from .sharing import HubApi
+from .verifying import verified
 
 _HEAD_OPTIONS = tuple(HeadOptions.__annotations__)
 MAX_LEN = 8192  # default limit of max_len (words of a text) for a fresh model
@@ -140,6 +142,7 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         local_files_only: bool = False,
         cuda_graphs: bool = True,
         splitter: str | None = None,
+        verify: bool = False,
         **unknown: Never,
     ) -> "GLiModern":
         """Load a checkpoint in the public GLiNER format, from a local folder (without network access) or a hub name.
@@ -158,17 +161,21 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         (`glimodern.network.cuda_graphs`). The attribute `cuda_graphs` changes this later.
         splitter: how texts are split into words, one of `glimodern.inputs.words.SPLITTERS`; None: as the checkpoint's
         `words_splitter_type` says. save_pretrained writes it.
+        verify: compare what the model computes here with the checkpoint's fingerprint.json, which save_pretrained
+        wrote, and raise ValueError for a difference beyond rounding, with the first stage that differs: tokens, hidden
+        states or scores.
 
         Torch's settings (default dtype and device, inference mode, generator) do not affect the result. The files may
         be overwritten afterwards. Weights that are stored in another dtype are converted to fp32 first.
 
         Raises FileNotFoundError for missing files. Raises ValueError for half-written files, pickled code, unsupported
         kinds of models, tensors that do not fit the config, a calibration of another model, and a device that is not
-        available.
+        available. With verify=True, fingerprint.json is such a file, and a fingerprint of another model is refused.
         """
         known = (*inspect.signature(cls.from_pretrained).parameters,)[1:-1]
         refuse_keywords("from_pretrained", unknown, known)
         trainable, cuda_graphs = check_flag("trainable", trainable), check_flag("cuda_graphs", cuda_graphs)
+        verify = check_flag("verify", verify)
         where = resolve_device(device)
         if splitter is not None:
             word_splitter(splitter, "splitter")
@@ -189,14 +196,14 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             model.cuda_graphs = cuda_graphs
             model.eval()
             if trainable:
-                return model.to(device=where, dtype=plain)
+                return verified(model.to(device=where, dtype=plain), stored.folder, verify)
             freeze(model)
             if dtype == "int8":
                 model._quantise(plain)
             elif where.type == "cpu" and plain in (torch.float32, torch.bfloat16):
                 pack(model, plain)
             model.to(device=where, dtype=plain)
-        return model
+        return verified(model, stored.folder, verify)
 
     def _quantise(self, dtype: torch.dtype) -> None:
         """Pack in int8, scaled by each layer's inputs in a dozen sentences. Warn if the entities found there change.
@@ -239,14 +246,18 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
 
         The calibration is written too. If the weights have changed since, it is left out, with a warning.
 
+        What the model computes for a dozen sentences is written to fingerprint.json, for `from_pretrained` with
+        verify=True. A model that cannot be run is saved with a warning.
+
         Raises ValueError for a model in int8, and for a folder with another model's files of these names.
         """
         if self.packed_dtype == "int8":
             raise ValueError('dtype: expected fp32, bf16 or fp16 to save, got int8; load the model with dtype="fp32"')
         labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
         state = self.state_dict()
-        calibration = kept_calibration(self, weights_fingerprint(state))
-        write_checkpoint(folder, self.config, state, self.tokenizer, labels_tokenizer, calibration)
+        weights = weights_fingerprint(state)
+        calibration, fingerprint = kept_calibration(self, weights), saved_fingerprint(self, weights)
+        write_checkpoint(folder, self.config, state, self.tokenizer, labels_tokenizer, calibration, fingerprint)
 
     @property
     def dtype_name(self) -> str:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from glimodern.checkpoint.config import CONFIG_FILE
 from glimodern.checkpoint.folder import FILE_PATTERNS
 from glimodern.files.hub import is_hub_name
 
+from .verifying import verify_copy
+
 if TYPE_CHECKING:
     from glimodern.checkpoint.config import ModelConfig
+
+    from .glimodern import GLiModern
 
 CARD_FILE = "README.md"
 _TAGS = ("glimodern", "gliner", "named-entity-recognition", "zero-shot")
@@ -41,13 +45,15 @@ class HubApi:
 
         The repository is created if it does not exist. Files of an older checkpoint that the new one does not have are
         removed in the same commit. A repository without a README.md gets a model card, with an example that uses
-        `labels`.
+        `labels`. Before the upload the saved files are loaded, on the model's device, and verified (see
+        `from_pretrained`): they must compute what this model does, and this model what its checkpoint's fingerprint
+        says.
         metadata: added to the card's metadata, such as license, language or datasets. revision: the branch to write to,
         created if it does not exist. create_pr: open a pull request instead. private: whether a new repository is
         private; None: its owner's default. token: an access token, or whether to send the stored one.
 
-        Raises TypeError and ValueError for invalid arguments and for a model in int8, and huggingface_hub's errors if
-        the hub refuses the upload.
+        Raises TypeError and ValueError for invalid arguments, for a model in int8 and for one that is not verified, and
+        huggingface_hub's errors if the hub refuses the upload.
         """
         from huggingface_hub import HfApi
 
@@ -64,6 +70,7 @@ class HubApi:
         with tempfile.TemporaryDirectory(prefix="glimodern-") as scratch:
             folder = Path(scratch) / "model"
             self.save_pretrained(folder)  # first, so that a model that cannot be saved leaves no empty repository
+            verify_copy(cast("GLiModern", self), folder)
             repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             if revision is not None:
                 api.create_branch(repository, branch=revision, exist_ok=True)
