@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimodern import GLiModern, calibrate
-from glimodern.checkpoint.fingerprint import weights_fingerprint
 from glimodern.checkpoint.folder import CALIBRATION_FILE, write_calibration
+from glimodern.checkpoint.weights_fingerprint import weights_fingerprint
 from glimodern.data import Dataset, Example, asked_types, load_dataset
 from glimodern.data import calibration_fit as fitting
 from glimodern.data.calibration import Calibration, Measured, logits, scaled, sigmoid
@@ -443,7 +443,7 @@ def test_calibrate(tiny_model, saved):
     assert made.measured.sentences == 24 and made.measured.gold == sum(len(e.entities) for e in data_set())
     assert made.measured.ece_after < made.measured.ece_before
     assert set(made.thresholds) == {"person", "place"}
-    assert made.fingerprint == model.fingerprint == weights_fingerprint(model.state_dict())
+    assert made.fingerprint == model.weights_fingerprint == weights_fingerprint(model.state_dict())
     small = calibrating.calibrate(model, data_set(), batch_tokens=64).calibration  # rounds otherwise, not packed
     assert small.temperature == pytest.approx(made.temperature, rel=1e-3)
     assert small.threshold == pytest.approx(made.threshold, abs=1e-3)
@@ -491,7 +491,7 @@ def test_save_and_load(saved, tmp_path, options):
     model, folder = saved
     loaded = GLiModern.from_pretrained(folder, **options)
     assert loaded.calibration == model.calibration
-    assert loaded.fingerprint == model.calibration.fingerprint
+    assert loaded.weights_fingerprint == model.calibration.fingerprint
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded.save_pretrained(tmp_path / "again")
@@ -593,7 +593,7 @@ def test_the_fingerprint_of_a_bi_encoder(tmp_path, tiny_model):
     state = {name: tensor.contiguous() for name, tensor in tiny_model.encoder.model.state_dict().items()}
     save_file(state, encoder / "model.safetensors", metadata={"format": "pt"})
     model = GLiModern.from_encoder(encoder, labels_encoder=encoder, max_width=4).eval()
-    before = model.fingerprint
+    before = model.weights_fingerprint
     made = model.calibrate(data_set())
     assert made.fingerprint == before
     model.save_pretrained(tmp_path / "model")
@@ -601,7 +601,7 @@ def test_the_fingerprint_of_a_bi_encoder(tmp_path, tiny_model):
         assert GLiModern.from_pretrained(tmp_path / "model", dtype=dtype).calibration == made
     with torch.no_grad():
         next(iter(model.label_encoder.parameters())).add_(0.01)
-    assert model.fingerprint != before
+    assert model.weights_fingerprint != before
 
 
 def test_push_and_pull(saved, tiny_model, tmp_path):

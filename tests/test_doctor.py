@@ -148,7 +148,7 @@ def test_a_fault_hides_no_other_part(saved, healthy):
     assert states == {
         "folder": True, "config": True, "splitter": True, "weights": False, "finite weights": None, "shapes": None,
         "tokenizer": True, "vocabulary": True, "loads": None, "canary": None, "deterministic": None, "batching": None,
-        "packed": None,
+        "packed": None, "fingerprint": None,
     }  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def test_a_fault_hides_no_other_part(saved, healthy):
 def test_no_folder(healthy, path):
     report = examine(path)
     assert set(failures(report)) == {"folder"}
-    assert [check.ok for check in report.checks[1:]] == [None] * 12
+    assert [check.ok for check in report.checks[1:]] == [None] * 13
 
 
 def test_whole_checkpoint(saved, healthy, capsys):
@@ -165,7 +165,7 @@ def test_whole_checkpoint(saved, healthy, capsys):
     printed = capsys.readouterr().out
     assert "no check failed" in printed and "[red]notes.txt" in printed
     data = json.loads((saved.parent / "report.json").read_text())
-    assert data["ok"] and len(data["checks"]) == 13
+    assert data["ok"] and len(data["checks"]) == 14
     assert data["machine"]["versions"]["torch"] == torch.__version__
     assert data["machine"]["backends"]["cpu"]["span_scores"]["why"]
 
@@ -176,7 +176,7 @@ def test_exit_status_of_a_failure(saved, healthy, capsys):
         command.main([str(saved)])
     assert stopped.value.code == 1
     printed = capsys.readouterr().out
-    assert "FAILED weights" in printed and "remedy: " in printed and "1 of 13 checks failed" in printed
+    assert "FAILED weights" in printed and "remedy: " in printed and "1 of 14 checks failed" in printed
 
 
 def test_a_failure_is_reported_as_json_too(saved, healthy):

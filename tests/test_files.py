@@ -78,6 +78,7 @@ def test_saving_keeps_what_is_not_ours(tmp_path, tiny_model, old, first):
     held = all_files(tmp_path / "repository")
     assert {name: held[name].decode() for name in kept} == kept
     assert set(held) - set(kept) == {
+        "fingerprint.json",
         "gliner_config.json",
         "model.safetensors",
         "tokenizer.json",
@@ -103,7 +104,7 @@ def test_what_an_older_checkpoint_leaves_goes(tmp_path, tiny_model, old):
     put(folder, {"added_tokens.json": '{"person": 3}', "special_tokens_map.json": "{}", "data.bin": "mine"})
     put(folder, {"labels_tokenizer/tokenizer.json": "{}", "labels_tokenizer/tokenizer_config.json": "{}"})
     tiny_model.save_pretrained(folder)
-    ours = {"gliner_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    ours = {"fingerprint.json", "gliner_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert set(all_files(folder)) == ours | {"data.bin"}
     assert not (folder / "labels_tokenizer").exists()
     loads(folder, tiny_model)

@@ -643,7 +643,7 @@ def test_other_inputs_or_another_model_are_refused(job, corpus, loaded, tmp_path
     os.utime("b.csv", ns=(1, 1))
     with pytest.raises(ValueError, match="the input b.csv has changed since"):
         job(*corpus)
-    monkeypatch.setattr(type(loaded), "fingerprint", "of other weights")
+    monkeypatch.setattr(type(loaded), "weights_fingerprint", "of other weights")
     with pytest.raises(ValueError, match="its weights was"):
         job(*corpus)
     assert files_of(out) == before

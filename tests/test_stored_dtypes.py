@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from glimodern import GLiModern, ops
+from glimodern.checkpoint.fingerprint import read_fingerprint
 from glimodern.checkpoint.folder import read_checkpoint
 from glimodern.layers.packed_embedding import PackedEmbedding
 from glimodern.layers.packed_linear import PackedLinear
@@ -298,12 +299,23 @@ def test_calibration_goes_along(saved, tmp_path):
     from tests.test_calibrate import example
 
     model = loaded(saved / "fp32", dtype="fp32")
-    model.calibration = made = replace(example(), fingerprint=model.fingerprint)
+    model.calibration = made = replace(example(), fingerprint=model.weights_fingerprint)
     with quietly():
         model.save_pretrained(tmp_path / "int8", dtype="int8", force=True)
     again = loaded(tmp_path / "int8")
-    assert again.calibration == replace(made, fingerprint=again.fingerprint)
-    assert again.fingerprint != model.fingerprint
+    assert again.weights_fingerprint != model.weights_fingerprint
+    for options in ({}, {"dtype": "fp32"}, {"trainable": True}):
+        again = loaded(tmp_path / "int8", **options)
+        assert again.calibration == replace(made, fingerprint=again.weights_fingerprint)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf16"])
+def test_the_fingerprint_is_of_what_is_stored(saved, dtype, tmp_path):
+    with quietly():
+        loaded(saved / "fp32", dtype="fp32").save_pretrained(tmp_path / "m", dtype=dtype, force=True)
+    assert read_fingerprint(tmp_path / "m").dtype == dtype
+    for options in ({}, {"dtype": dtype}, {"dtype": "fp32"}, {"trainable": True}):
+        loaded(tmp_path / "m", verify=True, **options)
 
 
 def test_the_public_package_does_not_take_int8_for_floats(saved):

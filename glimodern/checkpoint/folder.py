@@ -2,9 +2,10 @@
 
 A folder holds `gliner_config.json`, the weights and the tokenizer's files. The weights are in `model.safetensors`, in
 `pytorch_model.bin` (read with `weights_only=True`), or in shards of either with an index. Weights in int8, which the
-public package cannot read, are in `model.int8.safetensors`. `calibration.json`, which the public package ignores, holds
-the model's calibration, if it has one. Reading a local folder uses no network. A name that is not a local path is
-loaded from the hub.
+public package cannot read, are in `model.int8.safetensors`. The public package ignores two more files:
+`calibration.json` holds the model's calibration, if it has one, and `fingerprint.json` what the model computed when it
+was saved (`glimodern.checkpoint.fingerprint`). Reading a local folder uses no network. A name that is not a local path
+is loaded from the hub.
 """
 
 import json
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from glimodern.data.calibration import Calibration
+from glimodern.data.json_rows import read_utf8
 from glimodern.display import first_line
 from glimodern.files.atomic import atomic_file, current_files, replace_files, user_path
 from glimodern.files.hub import HubAccess, download_files, resolve_folder
@@ -28,6 +30,7 @@ from glimodern.files.tokenizer import load_tokenizer
 from glimodern.files.weights import INT8_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index, weights_file
 
 from .config import CONFIG_FILE, ModelConfig, encoder_lookup, read_config
+from .fingerprint import FINGERPRINT_FILE, Fingerprint
 
 CALIBRATION_FILE = "calibration.json"
 LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
@@ -47,6 +50,7 @@ FILE_PATTERNS = (
     *_TOKENIZER_FILES,
     f"{LABELS_TOKENIZER}/*",
     CALIBRATION_FILE,
+    FINGERPRINT_FILE,
 )
 """The files of a checkpoint beside its config, as glob patterns."""
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)", re.ASCII)  # as transformers names them
@@ -114,7 +118,7 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | Non
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
     """Return name, inode and modification time of each file of a checkpoint; they differ after a replacement."""
-    names = [CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, CALIBRATION_FILE]
+    names = [CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, CALIBRATION_FILE, FINGERPRINT_FILE]
     names += [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
     files = [current_files(folder) / name for name in names]
     return [(os.fspath(file), file.stat().st_ino, file.stat().st_mtime_ns) for file in files if file.is_file()]
@@ -207,13 +211,7 @@ def read_calibration(folder: Path) -> Calibration | None:
     file = folder / CALIBRATION_FILE
     if not file.is_file():
         return None
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{file}: expected UTF-8, got other bytes ({error.reason} at byte {error.start}); calibrate the model "
-            "again, or delete the file"
-        ) from error
+    text = read_utf8(file, "calibrate the model again, or delete the file")
     return Calibration.from_json(text, os.fspath(file))
 
 
@@ -232,12 +230,13 @@ def write_checkpoint(
     tokenizer: Any,
     labels_tokenizer: Any = None,
     calibration: Calibration | None = None,
+    fingerprint: Fingerprint | None = None,
 ) -> None:
     """Write a checkpoint atomically (`replace_files`), in place of an older one in the same folder.
 
     All other files of the folder are kept, such as README.md. The files of an older checkpoint that are not written
-    again are deleted: weights in another format, an index and its shards, other tokenizer files, labels_tokenizer, and
-    calibration.json without a calibration.
+    again are deleted: weights in another format, an index and its shards, other tokenizer files, labels_tokenizer,
+    calibration.json without a calibration, and fingerprint.json without a fingerprint.
 
     Tensors that share memory are stored once, and the metadata names the copies, as in the public package. Warns for
     span_mode "ffn", which the public package does not know: only this package loads such a checkpoint.
@@ -271,13 +270,15 @@ def write_checkpoint(
             labels_tokenizer.save_pretrained(target / LABELS_TOKENIZER)
         if calibration is not None:
             (target / CALIBRATION_FILE).write_text(calibration.to_json(), encoding="utf-8")
+        if fingerprint is not None:
+            (target / FINGERPRINT_FILE).write_text(fingerprint.to_json(), encoding="utf-8")
 
 
 def _refuse_another_model(folder: Path) -> None:
     """Raise ValueError if the folder has files with a checkpoint's names but no gliner_config.json."""
     if (folder / CONFIG_FILE).is_file():
         return
-    names = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, LABELS_TOKENIZER, CALIBRATION_FILE)
+    names = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, LABELS_TOKENIZER, CALIBRATION_FILE, FINGERPRINT_FILE)
     if others := [name for name in names if os.path.lexists(folder / name)]:
         raise ValueError(
             f"{folder}: expected no model or an older checkpoint to replace (with {CONFIG_FILE}), got files of another "
@@ -296,7 +297,8 @@ def _stale(folder: Path, written: set[str]) -> list[str]:
                 continue
     shards = [shard for shard in shards if _SHARD.fullmatch(shard)]  # a file with another name may not be a shard
     labels = [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
-    own = [*shards, *WEIGHTS_FILES, *_TOKENIZER_FILES, *labels, CALIBRATION_FILE]  # an index after its shards
+    # an index after its shards
+    own = [*shards, *WEIGHTS_FILES, *_TOKENIZER_FILES, *labels, CALIBRATION_FILE, FINGERPRINT_FILE]
     return [name for name in own if name not in written and (folder / name).is_file()]
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from glimodern.display import short
 from glimodern.settings import NOT_NEGATIVE, POSITIVE, PROBABILITY, SettingError, check_settings
 
-from .json_rows import parse_json
+from .fields import read_document
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,7 +65,7 @@ class Calibration:
 
     thresholds: of labels with gold entities in the calibration data. They are shrunk towards the common threshold, the
     more the fewer gold entities the label has.
-    fingerprint: of the model's weights (`checkpoint.fingerprint`).
+    fingerprint: of the model's weights (`checkpoint.weights_fingerprint`).
     """
 
     temperature: Annotated[float, POSITIVE]
@@ -104,24 +104,7 @@ class Calibration:
 
         Raises ValueError, with the file and the field, for broken JSON, a missing or unknown field, and a wrong value.
         """
-        remedy = "calibrate the model again, or delete the file"
-        try:
-            content = parse_json(text)
-        except ValueError as error:
-            raise ValueError(f"{name}: expected JSON, got {len(text)} characters ({error}); {remedy}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{name}: expected an object of fields, got {short(content)}; {remedy}")
-        if content.get("format") != FORMAT:
-            raise ValueError(f"{name}: format: expected {FORMAT!r}, got {short(content.get('format'))}; {remedy}")
-        del content["format"]
-        try:
-            own = _known(cls, content, "")
-            if not isinstance(own["thresholds"], dict):
-                raise SettingError(f"thresholds: expected an object of labels, got {short(own['thresholds'])}")
-            own["measured"] = _of_fields(Measured, own["measured"], "measured.")
-            return cls(**own)
-        except SettingError as error:
-            raise ValueError(f"{name}: {error}; {remedy}") from error
+        return read_document(cls, text, name, FORMAT, "calibrate the model again, or delete the file")
 
     def __str__(self) -> str:
         measured = self.measured
@@ -130,32 +113,6 @@ class Calibration:
             f"threshold {self.threshold:.2f}; F1 {100 * measured.f1_before:.1f} at 0.5, "
             f"{100 * measured.f1_common:.1f} at the common threshold, {100 * measured.f1_labels:.1f} by label"
         )
-
-
-T = TypeVar("T")
-
-
-def _of_fields(cls: type[T], content: Any, prefix: str) -> T:
-    """Build a settings dataclass from a JSON object. prefix: before the fields' names in messages."""
-    known = _known(cls, content, prefix)
-    try:
-        return cls(**known)
-    except SettingError as error:
-        raise SettingError(f"{prefix}{error}") from error
-
-
-def _known(cls: Any, content: Any, prefix: str) -> dict[str, Any]:
-    """Return the fields of a JSON object, after a check that it has those of a dataclass and no others."""
-    if not isinstance(content, dict):
-        raise SettingError(f"{prefix.rstrip('.')}: expected an object of fields, got {short(content)}")
-    names = [field.name for field in fields(cls)]
-    for name in names:
-        if name not in content:
-            raise SettingError(f"{prefix}{name}: expected a value, got none")
-    for name in content:
-        if name not in names:
-            raise SettingError(f"{prefix}{name}: expected one of {', '.join(names)}, got another field")
-    return dict(content)
 
 
 def logits(scores: npt.ArrayLike) -> Floats:

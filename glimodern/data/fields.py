@@ -1,10 +1,16 @@
-"""Fields of JSON rows, and the errors of rows that are no example."""
+"""Fields of JSON rows and files, and the errors of rows that are no example."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_origin
 
 from glimodern.display import short
+from glimodern.settings import SettingError, check_value, field_hints, plain_types
+
+from .json_rows import parse_json
+
+T = TypeVar("T")
 
 
 class BadRowError(Exception):
@@ -62,3 +68,58 @@ def types_field(row: dict[str, Any], *keys: str) -> tuple[str, ...] | None:
             raise BadRowError(f'"{key}": expected a list of entity types, got {short(value)}')
         return tuple(dict.fromkeys(label_field(label, value) for label in value))
     return None
+
+
+def read_document(cls: type[T], text: str, name: str, form: str, remedy: str) -> T:
+    """Build a dataclass from the text of a JSON file whose field "format" must be `form`. See `read_fields`.
+
+    name: the file's name in messages. Raises ValueError, with the file, the field and the remedy.
+    """
+    try:
+        content = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected JSON, got {len(text)} characters ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{name}: expected an object of fields, got {short(content)}; {remedy}")
+    if content.get("format") != form:
+        raise ValueError(f"{name}: format: expected {form!r}, got {short(content.get('format'))}; {remedy}")
+    del content["format"]
+    try:
+        return read_fields(cls, content)
+    except SettingError as error:
+        raise ValueError(f"{name}: {error}; {remedy}") from error
+
+
+def read_fields(cls: type[T], content: Any, where: str = "") -> T:
+    """Build a dataclass from a JSON object with the same fields; nested dataclasses and tuples of them too.
+
+    where: the object's name in messages. Raises SettingError for a missing or unknown field and for a wrong value.
+    """
+    if not isinstance(content, dict):
+        raise SettingError(f"{where + ': ' if where else ''}expected an object of fields, got {short(content)}")
+    prefix, known = f"{where}." if where else "", {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    for name in [*known, *content]:
+        if name not in content:
+            raise SettingError(f"{prefix}{name}: expected a value, got none")
+        if name not in known:
+            raise SettingError(f"{prefix}{name}: expected one of {', '.join(known)}, got another field")
+    declared: Any = cls
+    hints = field_hints(declared)
+    return cls(**{
+        name: _read_value(hints[name], content[name], f"{prefix}{name}", allow_empty=known[name].default == "")
+        for name in known
+    })  # fmt: skip
+
+
+def _read_value(hint: Any, value: Any, where: str, *, allow_empty: bool = False) -> Any:
+    """Return a JSON value as a declared type: a dataclass, a tuple, or what `check_value` checks."""
+    for option in plain_types(hint) if value is not None else ():
+        if is_dataclass(option):
+            return read_fields(option, value, where)  # type: ignore[arg-type]
+        if get_origin(option) is tuple:
+            if not isinstance(value, list):
+                raise SettingError(f"{where}: expected a list, got {short(value)}")
+            inner = get_args(option)[0]
+            return tuple(_read_value(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
+    check_value(where, hint, value, allow_empty=allow_empty)
+    return value

@@ -7,6 +7,7 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from glimodern.display import short
@@ -22,6 +23,16 @@ class Row(NamedTuple):
     place: str
     value: Any
     fault: str | None = None
+
+
+def read_utf8(file: Path, remedy: str) -> str:
+    """Return the text of a file. Raises ValueError, with the file and the remedy, for bytes that are not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file}: expected UTF-8, got other bytes ({error.reason} at byte {error.start}); {remedy}"
+        ) from error
 
 
 def parse_json(text: str) -> Any:

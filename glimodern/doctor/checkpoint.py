@@ -20,6 +20,7 @@ _AGAIN = "download the checkpoint again, or save it again with save_pretrained"
 _ONE_MODEL = "use config, weights and tokenizer of one save_pretrained"
 _TRAIN = "use an earlier checkpoint, and train on from it with a smaller learning rate"
 _COPY = "copy the tokenizer's files from where the model was trained"
+_AS_SAVED = "use files and versions of one save_pretrained; if they are meant to differ, save the model again"
 _REPORT = "send this report with a bug report"
 _TEXTS = 4  # canary sentences that are predicted
 _TOLERANCE = 1e-4  # of fp32 logits, relative to the largest one: the order of summation differs
@@ -41,6 +42,8 @@ def check_checkpoint(checks: Checks, model: str) -> None:
     checks.run("deterministic", _deterministic, _REPORT, needs=("loads", "canary"))
     checks.run("batching", _batching, _REPORT, needs=("loads", "canary"))
     checks.run("packed", _packed, _REPORT, needs=("folder", "canary"))
+    right = ("deterministic", "batching", "packed")  # else the machine is wrong, not the files
+    checks.run("fingerprint", _fingerprint, _AS_SAVED, needs=("folder", "loads", *right))
 
 
 # The parts
@@ -219,6 +222,15 @@ def _packed(folder: Path, logits: Tensor) -> tuple[None, str]:
     if model.packed_dtype is None:
         return None, "nothing is packed on this machine"
     return None, f"packed for inference and plain: {_compare(_logits(model, slice(None)), logits)}"
+
+
+def _fingerprint(folder: Path, model: GLiModern, *_: None) -> tuple[None, str]:
+    from glimodern.checkpoint.fingerprint import FINGERPRINT_FILE
+    from glimodern.model.verifying import check_fingerprint
+
+    if not (folder / FINGERPRINT_FILE).is_file():
+        return None, f"no {FINGERPRINT_FILE} to compare with; save_pretrained writes it"
+    return None, str(check_fingerprint(model, folder))
 
 
 def _compare(got: Tensor, expected: Tensor) -> str:

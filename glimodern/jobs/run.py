@@ -58,7 +58,7 @@ def describe_job(
     return {
         "version": __version__,
         "model": config.model,
-        "weights": model.fingerprint,
+        "weights": model.weights_fingerprint,
         "config": _digest(json.dumps(asdict(model.config), sort_keys=True, default=str)),
         "dtype": model.packed_dtype or str(weight.dtype).removeprefix("torch."),
         "device": weight.device.type,

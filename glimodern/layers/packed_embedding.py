@@ -19,7 +19,7 @@ class PackedEmbedding(nn.Module):
 
     embedding: its weight is quantised, largest |element| of a row to 127, or taken as it is if `hold_quantised`
     prepared it. The result has the dtype that the module was last moved to, fp32 at first; the state dict is the stored
-    form of `glimodern.layers.quantised`.
+    form of `glimodern.checkpoint.quantised`.
     """
 
     @lasting()

@@ -73,7 +73,7 @@ class PackedLinear(nn.Module):
     result in the epilogue. sizes: fp32 [in_features], the largest |x| of each input, by which int8 scales its inputs;
     None: the layer's `input_sizes`. A layer that `hold_quantised` prepared is packed as it was stored.
 
-    The state dict is the plain layer's, in dtype, or the stored form of `glimodern.layers.quantised` in int8.
+    The state dict is the plain layer's, in dtype, or the stored form of `glimodern.checkpoint.quantised` in int8.
     """
 
     def __init__(

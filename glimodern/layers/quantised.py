@@ -1,11 +1,4 @@
-"""The stored form of layers in int8: tensors beside `weight`, and layers that hold them until they are packed.
-
-    P.weight        int8 [o, i]    of a linear layer P, as `ops.QuantisedWeight`, or of an embedding, [rows, width]
-    P.weight_scale  fp32 [o]       [o, 2] of a layer whose inputs are two halves with scales of their own
-    P.input_scale   fp32 [i]       may be missing: inputs are not scaled
-
-A quantised linear layer stands for weight * weight_scale[:, None] * input_scale. The form does not depend on a machine.
-"""
+"""Layers that hold weights in int8, in the stored form of `glimodern.checkpoint.quantised`, until they are packed."""
 
 from __future__ import annotations
 
@@ -15,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glimodern.checkpoint.quantised import INPUT_SCALE, SCALE, quantised_layers
 from glimodern.ops import QuantisedWeight
-
-SCALE, INPUT_SCALE = "weight_scale", "input_scale"
 
 
 def save_quantised(destination: dict[str, Any], prefix: str, quantised: QuantisedWeight) -> None:
@@ -34,11 +26,6 @@ def quantised_weight(layer: nn.Module) -> QuantisedWeight | None:
     if weight.dtype != torch.int8:
         return None
     return QuantisedWeight(weight, layer.get_buffer(SCALE), layer._buffers.get(INPUT_SCALE))
-
-
-def quantised_layers(state: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the layers that a state dict holds in int8."""
-    return [name.removesuffix(".weight") for name, x in state.items() if x.dtype == torch.int8]
 
 
 def hold_quantised(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -63,12 +50,3 @@ def hold_quantised(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         if f"{name}.{INPUT_SCALE}" in state:
             scale = torch.empty(weight.shape[1], dtype=torch.float32, device="meta")
             layer.register_buffer(INPUT_SCALE, scale)
-
-
-def dequantise(state: dict[str, Tensor]) -> None:
-    """Replace the weights in int8 of a state dict by fp32, and drop their scales."""
-    for name in quantised_layers(state):
-        weight, scale = state[f"{name}.weight"].float(), state.pop(f"{name}.{SCALE}")
-        weight = (weight.unflatten(1, (scale[0].numel(), -1)) * scale.view(len(scale), -1, 1)).flatten(1)
-        input_scale = state.pop(f"{name}.{INPUT_SCALE}", None)
-        state[f"{name}.weight"] = weight if input_scale is None else weight * input_scale

@@ -33,7 +33,7 @@ class Predictor(Protocol):
     packer: Packer
 
     @property
-    def fingerprint(self) -> str: ...
+    def weights_fingerprint(self) -> str: ...
 
     def predict_words(
         self, texts: Iterable[list[str]], labels: Any, *, threshold: float, flat: bool, multi_label: bool,
@@ -61,7 +61,9 @@ def calibrate(model: Predictor, dataset: Dataset, *, seed: int = 0, batch_tokens
     seed = check_count("seed", seed, "a whole number", least=0)
     name = f"dataset {dataset.name}"
     candidates = collect(model, dataset, batch_tokens=batch_tokens)
-    return fit(candidates, partial(greedy_decode, flat=True), fingerprint=model.fingerprint, seed=seed, name=name)
+    return fit(
+        candidates, partial(greedy_decode, flat=True), fingerprint=model.weights_fingerprint, seed=seed, name=name
+    )
 
 
 def collect(model: Predictor, dataset: Dataset, *, batch_tokens: int | str = "auto") -> Candidates:

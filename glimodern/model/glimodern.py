@@ -12,8 +12,8 @@ from torch import Tensor
 from typing_extensions import Never, Unpack
 
 from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
-from glimodern.checkpoint.fingerprint import weights_fingerprint
 from glimodern.checkpoint.folder import Checkpoint, check_fit, read_checkpoint, to_public, write_checkpoint
+from glimodern.checkpoint.weights_fingerprint import weights_fingerprint
 from glimodern.data.calibration import Calibration
 from glimodern.data.example import Dataset
 from glimodern.encoder import Encoder, build_encoder, load_encoder
@@ -30,6 +30,7 @@ from glimodern.network.label_encoder import fresh_label_encoder, stored_label_en
 from glimodern.runtime.ambient import as_in_a_new_process, building
 
 from .calibrating import calibrate, check_calibration, kept_calibration
+from .fingerprinting import saved_fingerprint
 from .gliner_api import GlinerApi
 from .loading import (
     DTYPES,
@@ -47,6 +48,7 @@ from .precision import PrecisionReport, Questions, answers, compare_answers
 from .prediction import EntityPredictor
 from .sharing import HubApi
 from .storing import check_agreement, check_dtype, in_dtype, lower, warn_of
+from .verifying import verified
 
 _HEAD_OPTIONS = tuple(HeadOptions.__annotations__)
 MAX_LEN = 8192  # default limit of max_len (words of a text) for a fresh model
@@ -146,6 +148,7 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         local_files_only: bool = False,
         cuda_graphs: bool = True,
         splitter: str | None = None,
+        verify: bool = False,
         **unknown: Never,
     ) -> "GLiModern":
         """Load a checkpoint in the public GLiNER format, from a local folder (without network access) or a hub name.
@@ -165,17 +168,21 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         (`glimodern.network.cuda_graphs`). The attribute `cuda_graphs` changes this later.
         splitter: how texts are split into words, one of `glimodern.inputs.words.SPLITTERS`; None: as the checkpoint's
         `words_splitter_type` says. save_pretrained writes it.
+        verify: compare what the model computes here with the checkpoint's fingerprint.json, which save_pretrained
+        wrote, and raise ValueError for a difference beyond rounding, with the first stage that differs: tokens, hidden
+        states or scores.
 
         Torch's settings (default dtype and device, inference mode, generator) do not affect the result. The files may
         be overwritten afterwards. Weights that are stored in a third dtype are converted to fp32 first.
 
         Raises FileNotFoundError for missing files. Raises ValueError for half-written files, pickled code, unsupported
         kinds of models, tensors that do not fit the config, a calibration of another model, and a device that is not
-        available.
+        available. With verify=True, fingerprint.json is such a file, and a fingerprint of another model is refused.
         """
         known = (*inspect.signature(cls.from_pretrained).parameters,)[1:-1]
         refuse_keywords("from_pretrained", unknown, known)
         trainable, cuda_graphs = check_flag("trainable", trainable), check_flag("cuda_graphs", cuda_graphs)
+        verify = check_flag("verify", verify)
         where = resolve_device(device)
         if splitter is not None:
             word_splitter(splitter, "splitter")
@@ -200,7 +207,7 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             model.cuda_graphs = cuda_graphs
             model.eval()
             if trainable:
-                return model.to(device=where, dtype=plain)
+                return verified(model.to(device=where, dtype=plain), stored.folder, verify)
             freeze(model)
             if as_stored:
                 pack_stored(model, plain, stored)
@@ -212,7 +219,7 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             model.to(device=where, dtype=plain)
         if model.dtype_name == "int8" and model.config.precision is not None:
             warn_of(model.config.precision, model.source_name)
-        return model
+        return verified(model, stored.folder, verify)
 
     @classmethod
     def _of_checkpoint(cls, stored: Checkpoint, keep: torch.dtype | None = None) -> "GLiModern":
@@ -258,6 +265,9 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
 
         The calibration is written too. If the weights have changed since, it is left out, with a warning.
 
+        What the model computes for a dozen sentences, in the stored dtype, is written to fingerprint.json, for
+        `from_pretrained` with verify=True. A model that cannot be run is saved with a warning.
+
         Raises ValueError for a dtype that the model's weights cannot be stored in, for less than 97 % agreement, and
         for a folder with another model's files of these names.
         """
@@ -265,8 +275,10 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             check_dtype(dtype, self.dtype_name)
         state, config, force = self.state_dict(), self._own_config(), check_flag("force", force)
         calibration = kept_calibration(self, weights_fingerprint(state))
+        computing = self
         if dtype not in (None, self.dtype_name):
-            state, report = in_dtype(self, dtype, Questions.read(self, texts, labels), self._plain_copy)
+            asked = Questions.read(self, texts, labels)
+            state, computing, report = in_dtype(self, dtype, asked, self._plain_copy)
             config = replace(config, precision=asdict(report))
         elif texts is not None or labels is not None:
             raise ValueError(
@@ -274,10 +286,12 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
                 'texts to compare by; load it with dtype="fp32" and give dtype'
             )
         check_agreement(config.precision, force=force)
+        weights = weights_fingerprint(state)
         if calibration is not None:
-            calibration = replace(calibration, fingerprint=weights_fingerprint(state))
+            calibration = replace(calibration, fingerprint=weights)
+        fingerprint = saved_fingerprint(computing, weights)
         labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
-        write_checkpoint(folder, config, state, self.tokenizer, labels_tokenizer, calibration)
+        write_checkpoint(folder, config, state, self.tokenizer, labels_tokenizer, calibration, fingerprint)
 
     def _own_config(self) -> ModelConfig:
         """The config, with the precision of the weights only if they have not changed since it was measured."""
@@ -321,7 +335,7 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         return compare_answers(self.dtype_name, ours, answers(exact, asked))
 
     @property
-    def fingerprint(self) -> str:
+    def weights_fingerprint(self) -> str:
         """Hash of the weights (`weights_fingerprint`); those of a model for inference are the checkpoint's."""
         return self._loaded_fingerprint if self.inference_only else weights_fingerprint(self.state_dict())
 

@@ -12,10 +12,10 @@ import torch
 from glimodern import ops
 from glimodern.checkpoint.config import CONFIG_FILE
 from glimodern.checkpoint.folder import Checkpoint
+from glimodern.checkpoint.quantised import dequantise, quantised_layers
 from glimodern.display import first_line
 from glimodern.encoder import Encoder, build_encoder
 from glimodern.layers.packed_linear import PackedLinear, can_pack
-from glimodern.layers.quantised import dequantise, quantised_layers
 from glimodern.network.span_network import SpanNetwork
 from glimodern.ops.dispatch import native_bf16
 

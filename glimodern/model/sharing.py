@@ -5,16 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from glimodern.checkpoint.config import CONFIG_FILE, read_config
 from glimodern.checkpoint.folder import FILE_PATTERNS
 from glimodern.files.hub import is_hub_name
 
 from .precision import PrecisionReport
+from .verifying import verify_copy
 
 if TYPE_CHECKING:
     from glimodern.checkpoint.config import ModelConfig
+
+    from .glimodern import GLiModern
 
 CARD_FILE = "README.md"
 _TAGS = ("glimodern", "gliner", "named-entity-recognition", "zero-shot")
@@ -45,14 +48,16 @@ class HubApi:
 
         The repository is created if it does not exist. Files of an older checkpoint that the new one does not have are
         removed in the same commit. A repository without a README.md gets a model card, with an example that uses
-        `labels`.
+        `labels`. Before the upload the saved files are loaded, on the model's device, and verified (see
+        `from_pretrained`): they must compute what this model does, and this model what its checkpoint's fingerprint
+        says.
         metadata: added to the card's metadata, such as license, language or datasets. revision: the branch to write to,
         created if it does not exist. create_pr: open a pull request instead. private: whether a new repository is
         private; None: its owner's default. token: an access token, or whether to send the stored one. dtype, force: see
         `save_pretrained`.
 
-        Raises TypeError and ValueError for invalid arguments and what save_pretrained refuses, and huggingface_hub's
-        errors if the hub refuses the upload.
+        Raises TypeError and ValueError for invalid arguments, for what save_pretrained refuses and for a model that is
+        not verified, and huggingface_hub's errors if the hub refuses the upload.
         """
         from huggingface_hub import HfApi
 
@@ -68,9 +73,9 @@ class HubApi:
         api = HfApi(token=token, library_name="glimodern", library_version=__version__)
         with tempfile.TemporaryDirectory(prefix="glimodern-") as scratch:
             folder = Path(scratch) / "model"
-            self.save_pretrained(
-                folder, dtype=dtype, force=force
-            )  # first, so that a model that cannot be saved leaves no empty repository
+            # first, so that a model that cannot be saved leaves no empty repository
+            self.save_pretrained(folder, dtype=dtype, force=force)
+            verify_copy(cast("GLiModern", self), folder)
             repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             if revision is not None:
                 api.create_branch(repository, branch=revision, exist_ok=True)

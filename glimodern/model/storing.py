@@ -41,8 +41,8 @@ def lower(model: GLiModern, dtype: str, plain: torch.dtype, asked: Questions) ->
 
 def in_dtype(
     model: GLiModern, dtype: str, asked: Questions, plain_copy: Callable[[dict[str, Tensor]], GLiModern]
-) -> tuple[dict[str, Tensor], PrecisionReport]:
-    """Return the state dict of a model in fp32 as a file in dtype holds it, and what that changes.
+) -> tuple[dict[str, Tensor], GLiModern, PrecisionReport]:
+    """Return the state dict of a model in fp32 as a file in dtype holds it, a model that computes so, and the change.
 
     plain_copy: builds a plain model for inference on the CPU from a state dict, which it empties.
 
@@ -53,11 +53,11 @@ def in_dtype(
     copy = plain_copy(dict(state))
     if dtype == "int8":
         report = lower(copy, dtype, torch.float32, asked)
-        return copy.state_dict(), report
+        return copy.state_dict(), copy, report
     report = lower(copy, dtype, torch.bfloat16, asked)
-    return {name: x.to(torch.bfloat16) if x.is_floating_point() and x.ndim > 1 else x for name, x in state.items()}, (
-        report
-    )
+    for name, x in state.items():
+        state[name] = x.to(torch.bfloat16) if x.is_floating_point() and x.ndim > 1 else x
+    return state, copy, report
 
 
 def check_dtype(dtype: str, computed: str) -> None:

@@ -71,6 +71,10 @@ class LabelEncoder(nn.Module):
         vectors: Tensor = self.projection(torch.cat(chunks))
         return vectors
 
+    def token_ids(self, labels: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each label, special tokens included, as `forward` reads it."""
+        return [encoding.ids for encoding in self._tokens.encode_batch(list(labels))]
+
     def _pooled(self, labels: Sequence[Sequence[int]]) -> Tensor:
         """Compute the mean hidden state of each label, [m, encoder width], from the labels' token ids."""
         device = next(self.encoder.parameters()).device

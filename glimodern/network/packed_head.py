@@ -5,8 +5,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from glimodern.checkpoint.quantised import INPUT_SCALE, SCALE
 from glimodern.layers.packed_linear import PackedLinear, input_sizes
-from glimodern.layers.quantised import INPUT_SCALE, SCALE, quantised_weight, save_quantised
+from glimodern.layers.quantised import quantised_weight, save_quantised
 from glimodern.ops import QuantisedWeight
 
 
