@@ -123,7 +123,7 @@ def _read_folder(folder: Path, files: Path, source: tuple[str, HubAccess] | None
     hub = None if source is None else source[1]
     config = read_config(files, hub)
     weights = weights_file(files)
-    state = {_rename(name, to_public=False): tensor for name, tensor in read_tensors(weights).items()}
+    state = from_public(read_tensors(weights))
     tokenizer = _read_tokenizer(files, config.model_name, hub)
     calibration = read_calibration(files)
     folder = folder.absolute()
@@ -300,6 +300,11 @@ def _stale(folder: Path, written: set[str]) -> list[str]:
 def to_public(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under the public package's names."""
     return {_rename(name, to_public=True): tensor for name, tensor in state.items()}
+
+
+def from_public(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of the public package's names under this package's."""
+    return {_rename(name, to_public=False): tensor for name, tensor in state.items()}
 
 
 def _rename(name: str, *, to_public: bool) -> str:

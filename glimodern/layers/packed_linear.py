@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glimodern.ops import PackedWeight, backend_info, linear_packed
+from glimodern.ops import LowRank, PackedWeight, backend_info, linear_packed
 
 # Attributes of a linear layer: the largest |x| of each input, and a flag while they are recorded.
 _INPUT_SIZES = "_largest_inputs"
@@ -73,7 +73,11 @@ class PackedLinear(nn.Module):
 
     The state dict is the plain layer's, in the same dtype, if that is `lossless`. In int8, state_dict() raises
     ValueError.
+
+    low_rank: an update of the weight (`update`); None: none.
     """
+
+    low_rank: LowRank | None = None
 
     def __init__(
         self, linear: nn.Linear, dtype: str = "int8", activation: str = "none", sizes: Tensor | None = None
@@ -86,15 +90,22 @@ class PackedLinear(nn.Module):
 
     @property
     def lossless(self) -> bool:
-        """Whether the plain weight can be recovered exactly: yes in bf16 and fp32, no in int8."""
-        return self.packed.dtype != "int8"
+        """Whether the plain weight can be recovered exactly: yes in bf16 and fp32, no in int8 and with an update."""
+        return self.packed.dtype != "int8" and self.low_rank is None
+
+    def update(self, a: Tensor, b: Tensor, dtype: str) -> None:
+        """Add the product b a, [outputs, r] [r, inputs], to the weight, which stays packed as it is.
+
+        dtype: of the packed a, "fp32" or "bf16". Raises ValueError for other shapes.
+        """
+        self.low_rank = LowRank.pack(self.packed, a, b, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute activation(x W^T + bias): [..., in_features] -> [..., out_features], in x's dtype.
 
         Raises ValueError if x requires gradients.
         """
-        return linear_packed(x, self.packed, self.activation)
+        return linear_packed(x, self.packed, self.activation, low_rank=self.low_rank)
 
     def extra_repr(self) -> str:
         bias = self.packed.has_bias
@@ -105,7 +116,10 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         # .to(device) moves the weight. .to(dtype) leaves it as it is, because its storage is fixed by packing.
-        self.packed = self.packed.to(fn(torch.empty(0, device=self.packed.device)).device)
+        device = fn(torch.empty(0, device=self.packed.device)).device
+        self.packed = self.packed.to(device)
+        if self.low_rank is not None:
+            self.low_rank = LowRank(*(packed.to(device) for packed in self.low_rank))
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -120,8 +134,9 @@ def check_lossless(layer: PackedLinear, prefix: str) -> None:
     """Raise ValueError if a layer's plain weight cannot be recovered. prefix: the layer's prefix in the state dict."""
     if not layer.lossless:
         raise ValueError(
-            f"{prefix.removesuffix('.') or 'weight'}: expected a weight in bf16 or fp32 to save, got int8; load the "
-            "model in fp32 to save it"
+            f"{prefix.removesuffix('.') or 'weight'}: expected a weight in bf16 or fp32 to save, got "
+            f"{layer.packed.dtype if layer.low_rank is None else 'one with an adapter'}; load the model in fp32"
+            f"{'' if layer.low_rank is None else ' with trainable=True, which merges the adapter,'} to save it"
         )
 
 

@@ -5,11 +5,13 @@ import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from typing_extensions import Never, Unpack
+from typing_extensions import Never, Self, Unpack
 
+from glimodern.checkpoint.adapter import adapted_fingerprint, read_adapter
 from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
 from glimodern.checkpoint.fingerprint import weights_fingerprint
 from glimodern.checkpoint.folder import Checkpoint, check_fit, read_checkpoint, to_public, write_checkpoint
@@ -27,6 +29,7 @@ from glimodern.layers.parameters import take_tensors, without_values
 from glimodern.network.label_encoder import fresh_label_encoder, stored_label_encoder
 from glimodern.runtime.ambient import as_in_a_new_process, building
 
+from .adapters import adapted
 from .calibrating import calibrate, check_calibration, kept_calibration
 from .gliner_api import GlinerApi
 from .loading import (
@@ -65,6 +68,8 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
     """
 
     _loaded_fingerprint = ""  # of the checkpoint's weights
+    adapter: Path | None = None
+    """The folder of the adapter that a model for inference runs with; None: none."""
 
     # building, loading, saving
 
@@ -140,6 +145,7 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         local_files_only: bool = False,
         cuda_graphs: bool = True,
         splitter: str | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         **unknown: Never,
     ) -> "GLiModern":
         """Load a checkpoint in the public GLiNER format, from a local folder (without network access) or a hub name.
@@ -158,13 +164,14 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         (`glimodern.network.cuda_graphs`). The attribute `cuda_graphs` changes this later.
         splitter: how texts are split into words, one of `glimodern.inputs.words.SPLITTERS`; None: as the checkpoint's
         `words_splitter_type` says. save_pretrained writes it.
+        adapter: folder of an adapter of this checkpoint (see `with_adapter`); with trainable=True it is merged.
 
         Torch's settings (default dtype and device, inference mode, generator) do not affect the result. The files may
         be overwritten afterwards. Weights that are stored in another dtype are converted to fp32 first.
 
         Raises FileNotFoundError for missing files. Raises ValueError for half-written files, pickled code, unsupported
-        kinds of models, tensors that do not fit the config, a calibration of another model, and a device that is not
-        available.
+        kinds of models, tensors that do not fit the config, a calibration or an adapter of another model, and a device
+        that is not available.
         """
         known = (*inspect.signature(cls.from_pretrained).parameters,)[1:-1]
         refuse_keywords("from_pretrained", unknown, known)
@@ -189,6 +196,8 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             model.cuda_graphs = cuda_graphs
             model.eval()
             if trainable:
+                if adapter is not None:
+                    model = model.with_adapter(adapter)
                 return model.to(device=where, dtype=plain)
             freeze(model)
             if dtype == "int8":
@@ -196,6 +205,30 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             elif where.type == "cpu" and plain in (torch.float32, torch.bfloat16):
                 pack(model, plain)
             model.to(device=where, dtype=plain)
+            return model if adapter is None else model.with_adapter(adapter)
+
+    def with_adapter(self, folder: str | os.PathLike[str]) -> Self:
+        """Return this model with an adapter that was trained on its weights. The model itself does not change.
+
+        folder: the folder `adapter` of a training run with --lora-rank; peft is not needed. The result shares this
+        model's memory, so that a model and any number of its adapters are loaded once, and to switch is to use another
+        object. It is not calibrated. A model for inference keeps its packed weights, in any dtype, and adds the
+        adapter's low-rank products; a trainable one gets merged weights, and can be saved.
+
+        Raises FileNotFoundError for a missing file, and ValueError for a broken one, for an adapter of another base,
+        and for a model that has an adapter.
+        """
+        if self.adapter is not None:
+            raise ValueError(
+                f"with_adapter: expected a model without an adapter, got one with {self.adapter}; call it on the base"
+            )
+        adapter = read_adapter(folder)
+        fingerprint = self.fingerprint
+        adapter.check_base(self.source_name, fingerprint)
+        model = adapted(self, adapter)
+        if self.inference_only:
+            model.adapter = adapter.folder
+            model._loaded_fingerprint = adapted_fingerprint(fingerprint, adapter.fingerprint)
         return model
 
     def _quantise(self, dtype: torch.dtype) -> None:
@@ -241,6 +274,11 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
 
         Raises ValueError for a model in int8, and for a folder with another model's files of these names.
         """
+        if self.adapter is not None:
+            raise ValueError(
+                f"adapter: expected none, or a merged one, to save, got {self.adapter}; load the model with "
+                "trainable=True, which merges it"
+            )
         if self.packed_dtype == "int8":
             raise ValueError('dtype: expected fp32, bf16 or fp16 to save, got int8; load the model with dtype="fp32"')
         labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
@@ -274,7 +312,9 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         label_sets = [dict(zip(*request.labels, strict=True)) for request in requests]
         ours = answers(self, checked_texts, label_sets, threshold)
         splitter = self.config.words_splitter_type
-        exact = GLiModern.from_pretrained(self.source[1], dtype="fp32", device=self.device, splitter=splitter)
+        exact = GLiModern.from_pretrained(
+            self.source[1], dtype="fp32", device=self.device, splitter=splitter, adapter=self.adapter
+        )
         return compare_answers(self.dtype_name, ours, answers(exact, checked_texts, label_sets, threshold))
 
     @property
