@@ -82,7 +82,7 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
     """Read an adapter's folder. Raises FileNotFoundError and ValueError, which name the file, for a broken one."""
     path = user_path(folder, "adapter")
     if not path.is_dir():
-        raise FileNotFoundError(f"adapter: expected a folder with {ADAPTER_CONFIG}, got {os.fspath(path)!r}, which is none")
+        raise FileNotFoundError(f"adapter: expected a folder with {ADAPTER_CONFIG}, got {os.fspath(path)!r}")
     files = current_files(path)
     base = _read_fields(files / BASE_FILE)
     names = {name: _field(files / BASE_FILE, base, name, str) for name in ("base", "base_fingerprint")}
@@ -141,7 +141,7 @@ def _read_config(file: Path) -> tuple[int, float]:
     rank, alpha = fields.get("r"), fields.get("lora_alpha")
     if type(rank) is not int or rank < 1:
         raise ValueError(f"{file}: r: expected a whole number >= 1, got {short(rank)}; {_AGAIN}")
-    if type(alpha) not in (int, float):
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise ValueError(f"{file}: lora_alpha: expected a number, got {short(alpha)}; {_AGAIN}")
     return rank, alpha / rank
 
@@ -195,12 +195,14 @@ def write_adapter(
         others = [name for name in _FILES if os.path.lexists(final / name)]
         if others and BASE_FILE not in others:
             raise ValueError(
-                f"{final}: expected no adapter or an older one of glimodern to replace, got {', '.join(others)} without "
-                f"{BASE_FILE}; choose another folder or move them away"
+                f"{final}: expected no adapter or an older one of glimodern to replace, got {', '.join(others)} "
+                f"without {BASE_FILE}; choose another folder or move them away"
             )
         save_file({_PREFIX + name: _stored(tensor) for name, tensor in lora.items()}, target / ADAPTER_WEIGHTS, _FORMAT)
         if head:
-            save_file({name: _stored(tensor) for name, tensor in to_public(head).items()}, target / HEAD_WEIGHTS, _FORMAT)
+            save_file(
+                {name: _stored(tensor) for name, tensor in to_public(head).items()}, target / HEAD_WEIGHTS, _FORMAT
+            )
         fields = {"base": base, "base_fingerprint": base_fingerprint, "head": bool(head)}
         for name, content in ((ADAPTER_CONFIG, config), (BASE_FILE, fields)):
             (target / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

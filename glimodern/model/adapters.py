@@ -25,7 +25,7 @@ _HEAD_PARTS = ("projection", "rnn", "head")
 M = TypeVar("M", bound="GLiModern")
 
 
-def with_parts(model: M, encoder: Encoder) -> M:
+def _with_fresh_head(model: M, encoder: Encoder) -> M:
     """Build a model with another encoder and a head without values, which shares the other parts of `model`."""
     label_encoder = model.label_encoder
     if label_encoder is not None:
@@ -47,13 +47,19 @@ def adapted(model: M, adapter: Adapter) -> M:
     with lasting():
         encoder = shared_copy(model.encoder)
         _update(encoder, adapter)
-        copied = with_parts(model, encoder)
-        if adapter.head:
-            _load_head(copied, adapter)
-        else:
-            for part in _HEAD_PARTS:
-                own = getattr(model, part)
-                setattr(copied, part, None if own is None else shared_copy(own))
+        if not adapter.head:
+            return with_encoder(model, encoder)
+        copied = _with_fresh_head(model, encoder)
+        _load_head(copied, adapter)
+    return copied.eval()
+
+
+def with_encoder(model: M, encoder: Encoder) -> M:
+    """Build a model with another encoder, which shares the weights of all other parts of `model`, in eval mode."""
+    copied = _with_fresh_head(model, encoder)
+    for part in _HEAD_PARTS:
+        own = getattr(model, part)
+        setattr(copied, part, None if own is None else shared_copy(own))
     return copied.eval()
 
 
@@ -64,8 +70,8 @@ def _update(encoder: Encoder, adapter: Adapter) -> None:
         layer = layers.get(name)
         if not isinstance(layer, nn.Linear | PackedLinear):
             raise ValueError(
-                f"{adapter.folder / ADAPTER_WEIGHTS}: tensor {name}: expected a linear layer of the base's encoder, got "
-                f"{'no module' if layer is None else type(layer).__name__} of that name; load it on its own base"
+                f"{adapter.folder / ADAPTER_WEIGHTS}: tensor {name}: expected a linear layer of the base's encoder, "
+                f"got {'no module' if layer is None else type(layer).__name__} of that name; load it on its own base"
             )
         rows = layer.out_features * (2 if isinstance(layer, PackedLinear) and layer.packed.gated else 1)
         shape = (rows, layer.in_features)

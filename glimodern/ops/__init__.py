@@ -7,7 +7,8 @@ forces one. Where neither gradients nor a compiler need the registered op, the p
 directly.
 
 Operators: `attention_varlen`, `rotary`, `geglu`, `add_layer_norm`, `dropout`; `linear_packed` on a `PackedWeight`, with
-or without a `LowRank` update, and `Chain`, steps of these without Python in between. Span models: `span_scores` with `split_scores`, `span_loss`,
+or without a `LowRank` update, and `Chain`, steps of these without Python in between. Span models: `span_scores` with
+`split_scores`, `span_loss`,
 `span_entities` with `probabilities` and `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores`
 and `head_entities`, which fold the types (`fold_types`) or make span vectors, whichever is cheaper
 (`vectors_are_cheaper`). Examples: docs/operators.md.
