@@ -15,14 +15,15 @@ void bind_chain(nb::module_& m) {
       .def("linear",
            [](Chain& chain, int src, int dst, int64_t inputs, int64_t outputs, WeightDtype weight_dtype,
               uintptr_t weight, uintptr_t input_scale, uintptr_t scale, uintptr_t weight_sum, uintptr_t bias,
-              Activation activation) {
+              Activation activation, int64_t rank, int z, uintptr_t low_rank_weight) {
              LinearPacked layer{};
              layer.inputs = inputs, layer.outputs = outputs;
              layer.weight_dtype = weight_dtype, layer.weight = at<const void>(weight);
              layer.input_scale = at<const float>(input_scale), layer.scale = at<const float>(scale);
              layer.weight_sum = at<const int32_t>(weight_sum), layer.bias = at<const float>(bias);
              layer.activation = activation;
-             chain.linear(src, dst, layer);
+             layer.low_rank.rank = rank, layer.low_rank.weight = at<const float>(low_rank_weight);
+             chain.linear(src, dst, layer, z);
            })
       .def("add_layer_norm",
            [](Chain& chain, int x, int residual, int dst, int sum, Dtype dtype, uintptr_t weight, uintptr_t bias,

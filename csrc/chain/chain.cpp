@@ -41,11 +41,12 @@ void Chain::add(int dst, Step step) {
   last_ = dst;
 }
 
-void Chain::linear(int src, int dst, LinearPacked layer) {
+void Chain::linear(int src, int dst, LinearPacked layer, int z) {
   layer.x_dtype = layer.y_dtype = dtype_;
   add(dst, [=](const Buffers& buffers, const ChainCall& call, int64_t rows) {
     LinearPacked in = layer;
     in.x = buffers.at(src), in.y = buffers.at(dst), in.rows = rows;
+    if (z >= 0) in.low_rank.z = buffers.at(z);
     linear_packed(in, call.threads);
   });
 }

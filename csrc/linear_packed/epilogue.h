@@ -1,9 +1,10 @@
-// The epilogue of linear_packed: accumulators -> dequantised, bias, activation, rounded to y. For every vector class V
-// (csrc/simd/) and dot-product type D (micro_kernel.h).
+// The epilogue of linear_packed: accumulators -> dequantised, bias, low-rank update, activation, rounded to y. For every
+// vector class V (csrc/simd/) and dot-product type D (micro_kernel.h).
 #pragma once
 
 #include <cstdint>
 
+#include "bf16.h"
 #include "linear_packed/kernels.h"
 #include "simd/normal_cdf.h"
 #include "simd/rows.h"
@@ -40,17 +41,36 @@ inline __attribute__((always_inline)) typename V::F dequantise(const LinearPacke
   return V::add(product, V::loadu(in.bias + column));
 }
 
-// y <- outputs of row r from its N vectors of accumulators, of products from `column` on; `count` outputs exist.
+// products += z B^T of a row, from `column` on. z: of the row.
+template <class V, int N, class T>
+inline __attribute__((always_inline)) void add_low_rank(const LinearPacked& in, const T* z, int64_t column,
+                                                        typename V::F* products) {
+  const int64_t panel = round_up(in.low_rank.rank, 2) * kPanelColumns;
+  const float* b[N];
+  for (int n = 0; n < N; ++n) {
+    const int64_t at = column + n * V::width;
+    b[n] = in.low_rank.weight + at / kPanelColumns * panel + at % kPanelColumns;
+  }
+  for (int64_t k = 0; k < in.low_rank.rank; ++k) {
+    const auto factors = V::set1(widen(z[k]));
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) products[n] = V::fma(factors, V::loadu(b[n] + k * kPanelColumns), products[n]);
+  }
+}
+
+// y <- outputs of row r from its N vectors of accumulators, of products from `column` on; `count` outputs exist. z: of
+// the low-rank update; null: none.
 template <class D, class V, int N, Activation activation, class T>
 inline __attribute__((always_inline)) void epilogue_row(const LinearPacked& in, const float* sums,
                                                         const float* row_scale, const int32_t* zero_point, int r,
-                                                        int64_t column, int64_t count, T* y) {
+                                                        int64_t column, int64_t count, const T* z, T* y) {
   constexpr bool gated = activation == Activation::geglu;
   constexpr int vectors = gated ? (N + 1) / 2 : N;  // of y
   typename V::F products[N + 1], out[vectors];
 #pragma GCC unroll 4
   for (int n = 0; n < N; ++n)
     products[n] = dequantise<D, V>(in, sums + n * V::width, row_scale, zero_point, r, column + n * V::width);
+  if (z != nullptr) add_low_rank<V, N>(in, z, column, products);
   products[N] = V::zero();
 #pragma GCC unroll 4
   for (int n = 0; n < vectors; ++n) {
@@ -87,8 +107,10 @@ void epilogue(const LinearPacked& in, const float* sums, int rows, const float* 
   constexpr int64_t products = kPanelColumns / (activation == Activation::geglu ? 8 : 16);  // per output
   const int64_t first = column / products, count = min(in.outputs - first, N * V::width / products);
   T* y = static_cast<T*>(in.y) + row * in.outputs + first;
-  for (int r = 0; r < rows; ++r, y += in.outputs, sums += N * V::width)
-    epilogue_row<D, V, N, activation>(in, sums, row_scale, zero_point, r, column, count, y);
+  const int64_t rank = in.low_rank.rank;
+  const T* z = static_cast<const T*>(in.low_rank.z) + row * rank;
+  for (int r = 0; r < rows; ++r, y += in.outputs, sums += N * V::width, z += rank)
+    epilogue_row<D, V, N, activation>(in, sums, row_scale, zero_point, r, column, count, rank == 0 ? nullptr : z, y);
 }
 
 using Epilogue = void (*)(const LinearPacked&, const float* sums, int rows, const float* row_scale,

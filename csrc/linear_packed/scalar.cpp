@@ -78,6 +78,19 @@ float product(const LinearPacked& in, const PreparedRows& prepared, int64_t row,
   return static_cast<float>(sum) * (prepared.scale[row] * in.scale[output]);
 }
 
+// Product n of a row, with bias and low-rank update. from: the first prepared row.
+float sum_of(const LinearPacked& in, const PreparedRows& prepared, int64_t row, int64_t from, int64_t n) {
+  double sum = product(in, prepared, row - from, n) + in.bias[n];
+  const int64_t rank = in.low_rank.rank;
+  const float* b = in.low_rank.weight + n / kPanelColumns * round_up(rank, 2) * kPanelColumns + n % kPanelColumns;
+  for (int64_t k = 0; k < rank; ++k) {
+    const float z = in.y_dtype == Dtype::fp32 ? static_cast<const float*>(in.low_rank.z)[row * rank + k]
+                                              : widen(static_cast<const Bf16*>(in.low_rank.z)[row * rank + k]);
+    sum += double{z} * b[k * kPanelColumns];
+  }
+  return static_cast<float>(sum);
+}
+
 float activate(float x, Activation activation) {
   if (activation == Activation::relu) return x < 0.0f ? 0.0f : x;
   if (activation != Activation::none) return static_cast<float>(x * normal_cdf(x));
@@ -91,8 +104,8 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t output = panel * per_panel; output < outputs; ++output) {
       const int64_t n = output / per_panel * kPanelColumns + output % per_panel;
-      float y = activate(product(in, prepared, row - from, n) + in.bias[n], in.activation);
-      if (in.activation == Activation::geglu) y *= product(in, prepared, row - from, n + 8) + in.bias[n + 8];
+      float y = activate(sum_of(in, prepared, row, from, n), in.activation);
+      if (in.activation == Activation::geglu) y *= sum_of(in, prepared, row, from, n + 8);
       const int64_t at = row * in.outputs + output;
       if (in.y_dtype == Dtype::fp32) {
         narrow(y, static_cast<float*>(in.y) + at);

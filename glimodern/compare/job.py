@@ -46,7 +46,7 @@ def count_steps(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     """Estimate the training steps that fit into the time budget, by a few steps on a model that is then discarded."""
     dtype = training_dtype(config.run.dtype, this_device())
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(dtype, dtype))
-    train_set, _, _ = load_data(config.data, config.run.seed, config.model.splitter())
+    train_set = load_data(config.data, config.run.seed, config.model.splitter()).train
     model = build_model(config.model, train_set, config.data.max_types, config.run.seed)
     if config.model.freeze_encoder:
         model.freeze_encoder()
@@ -85,7 +85,7 @@ def run_training(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
 
 def run_prediction(job: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     """Time prediction with the trained model, loaded for inference: the median of _PASSES passes after a warm-up."""
-    _, _, test_sets = load_data(config.data, config.run.seed, config.model.splitter())
+    test_sets = load_data(config.data, config.run.seed, config.model.splitter()).tests
     model = GLiModern.from_pretrained(Path(config.run.output_dir) / "model", dtype=job["predict_dtype"], device="auto")
     count = job["predict_sentences"]
     texts = [example.words for dataset in test_sets for example in dataset.examples[:count]]

@@ -98,7 +98,7 @@ def bert_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
     intermediate = chain.buffer(*intermediate_sizes)
 
     def linear(src: int, layer: Any, dst: int) -> None:
-        chain.linear(src, layer.packed, dst, layer.activation)
+        chain.linear(src, layer.packed, dst, layer.activation, layer.low_rank)
 
     def add_norm(residual: int, norm: nn.LayerNorm, dst: int) -> None:
         chain.add_layer_norm(branch, residual, dst, norm.weight, norm.bias, norm.eps)

@@ -262,7 +262,7 @@ def _chain(model: ModernBert, dtype: torch.dtype) -> ops.Chain | None:
 
     def linear(src: int, layer: nn.Module, dst: int) -> None:
         packed = cast(PackedLinear, layer)
-        chain.linear(src, packed.packed, dst, packed.activation)
+        chain.linear(src, packed.packed, dst, packed.activation, packed.low_rank)
 
     for number, layer in enumerate(layers):
         if number > 0:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glimodern.ops import PackedWeight, backend_info, linear_packed
+from glimodern.ops import LowRank, PackedWeight, backend_info, linear_packed
 
 from .quantised import quantised_weight, save_quantised
 
@@ -74,7 +74,11 @@ class PackedLinear(nn.Module):
     None: the layer's `input_sizes`. A layer that `hold_quantised` prepared is packed as it was stored.
 
     The state dict is the plain layer's, in dtype, or the stored form of `glimodern.checkpoint.quantised` in int8.
+
+    low_rank: an update of the weight (`update`); None: none. With one there is no state dict.
     """
+
+    low_rank: LowRank | None = None
 
     def __init__(
         self, linear: nn.Linear, dtype: str = "int8", activation: str = "none", sizes: Tensor | None = None
@@ -90,12 +94,19 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = self.packed.inputs, self.packed.outputs
         self.activation = activation
 
+    def update(self, a: Tensor, b: Tensor, dtype: str) -> None:
+        """Add the product b a, [outputs, r] [r, inputs], to the weight, which stays packed as it is.
+
+        dtype: of the packed a, "fp32" or "bf16". Raises ValueError for other shapes.
+        """
+        self.low_rank = LowRank.pack(self.packed, a, b, dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute activation(x W^T + bias): [..., in_features] -> [..., out_features], in x's dtype.
 
         Raises ValueError if x requires gradients.
         """
-        return linear_packed(x, self.packed, self.activation)
+        return linear_packed(x, self.packed, self.activation, low_rank=self.low_rank)
 
     def extra_repr(self) -> str:
         bias = self.packed.has_bias
@@ -106,10 +117,18 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         # .to(device) moves the weight. .to(dtype) leaves it as it is, because its storage is fixed by packing.
-        self.packed = self.packed.to(fn(torch.empty(0, device=self.packed.device)).device)
+        device = fn(torch.empty(0, device=self.packed.device)).device
+        self.packed = self.packed.to(device)
+        if self.low_rank is not None:
+            self.low_rank = LowRank(*(packed.to(device) for packed in self.low_rank))
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        if self.low_rank is not None:
+            raise ValueError(
+                f"{prefix.removesuffix('.') or 'weight'}: expected a weight to save, got one with an adapter; load the "
+                "model with trainable=True, which merges it"
+            )
         if self.packed.dtype == "int8":
             save_quantised(destination, prefix, self.packed.quantised())
         else:

@@ -45,7 +45,11 @@ class Snapshot:
             [id(value) for table in self.tables for value in table.values()],
             [_address(x) for x in self.tensors],
             # sharing a model with other processes moves its packed weights
-            [(id(m.packed), m.packed.panels.data_ptr(), m.packed.bias.data_ptr()) for m in self.packed],
+            [
+                (id(w), w.panels.data_ptr(), w.bias.data_ptr())
+                for m in self.packed
+                for w in (m.packed, *(m.low_rank or ()))
+            ],
             [m.training for m in self.modules],
             [any(self.hooks)],
             [x._version for x in self.versions],

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import Never, Unpack
+from typing_extensions import Never, Self, Unpack
 
+from glimodern.checkpoint.adapter import adapted_fingerprint, read_adapter
 from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
 from glimodern.checkpoint.folder import Checkpoint, check_fit, read_checkpoint, to_public, write_checkpoint
 from glimodern.checkpoint.weights_fingerprint import weights_fingerprint
@@ -29,6 +30,7 @@ from glimodern.layers.quantised import hold_quantised
 from glimodern.network.label_encoder import fresh_label_encoder, stored_label_encoder
 from glimodern.runtime.ambient import as_in_a_new_process, building
 
+from .adapters import adapted
 from .calibrating import calibrate, check_calibration, kept_calibration
 from .fingerprinting import saved_fingerprint
 from .gliner_api import GlinerApi
@@ -73,6 +75,8 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
     """
 
     _loaded_fingerprint = ""  # of the checkpoint's weights
+    adapter: Path | None = None
+    """The folder of the adapter that a model for inference runs with; None: none."""
 
     # building, loading, saving
 
@@ -149,6 +153,7 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         cuda_graphs: bool = True,
         splitter: str | None = None,
         verify: bool = False,
+        adapter: str | os.PathLike[str] | None = None,
         **unknown: Never,
     ) -> "GLiModern":
         """Load a checkpoint in the public GLiNER format, from a local folder (without network access) or a hub name.
@@ -171,13 +176,15 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         verify: compare what the model computes here with the checkpoint's fingerprint.json, which save_pretrained
         wrote, and raise ValueError for a difference beyond rounding, with the first stage that differs: tokens, hidden
         states or scores.
+        adapter: folder of an adapter of this checkpoint (see `with_adapter`); with trainable=True it is merged.
 
         Torch's settings (default dtype and device, inference mode, generator) do not affect the result. The files may
         be overwritten afterwards. Weights that are stored in a third dtype are converted to fp32 first.
 
         Raises FileNotFoundError for missing files. Raises ValueError for half-written files, pickled code, unsupported
-        kinds of models, tensors that do not fit the config, a calibration of another model, and a device that is not
-        available. With verify=True, fingerprint.json is such a file, and a fingerprint of another model is refused.
+        kinds of models, tensors that do not fit the config, a calibration or an adapter of another model, and a device
+        that is not available. With verify=True, fingerprint.json is such a file, and a fingerprint of another model is
+        refused.
         """
         known = (*inspect.signature(cls.from_pretrained).parameters,)[1:-1]
         refuse_keywords("from_pretrained", unknown, known)
@@ -207,6 +214,8 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             model.cuda_graphs = cuda_graphs
             model.eval()
             if trainable:
+                if adapter is not None:
+                    model, verify = verified(model, stored.folder, verify).with_adapter(adapter), False
                 return verified(model.to(device=where, dtype=plain), stored.folder, verify)
             freeze(model)
             if as_stored:
@@ -219,7 +228,32 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             model.to(device=where, dtype=plain)
         if model.dtype_name == "int8" and model.config.precision is not None:
             warn_of(model.config.precision, model.source_name)
-        return verified(model, stored.folder, verify)
+        model = verified(model, stored.folder, verify)
+        return model if adapter is None else model.with_adapter(adapter)
+
+    def with_adapter(self, folder: str | os.PathLike[str]) -> Self:
+        """Return this model with an adapter that was trained on its weights. The model itself does not change.
+
+        folder: the folder `adapter` of a training run with --lora-rank; peft is not needed. The result shares this
+        model's memory, so that a model and any number of its adapters are loaded once, and to switch is to use another
+        object. It is not calibrated. A model for inference keeps its packed weights, in any dtype, and adds the
+        adapter's low-rank products; a trainable one gets merged weights, and can be saved.
+
+        Raises FileNotFoundError for a missing file, and ValueError for a broken one, for an adapter of another base,
+        and for a model that has an adapter.
+        """
+        if self.adapter is not None:
+            raise ValueError(
+                f"with_adapter: expected a model without an adapter, got one with {self.adapter}; call it on the base"
+            )
+        adapter = read_adapter(folder)
+        fingerprint = self.weights_fingerprint
+        adapter.check_base(self.source_name, fingerprint)
+        model = adapted(self, adapter)
+        if self.inference_only:
+            model.adapter = adapter.folder
+            model._loaded_fingerprint = adapted_fingerprint(fingerprint, adapter.fingerprint)
+        return model
 
     @classmethod
     def _of_checkpoint(cls, stored: Checkpoint, keep: torch.dtype | None = None) -> "GLiModern":
@@ -271,6 +305,11 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         Raises ValueError for a dtype that the model's weights cannot be stored in, for less than 97 % agreement, and
         for a folder with another model's files of these names.
         """
+        if self.adapter is not None:
+            raise ValueError(
+                f"adapter: expected none, or a merged one, to save, got {self.adapter}; load the model with "
+                "trainable=True, which merges it"
+            )
         if dtype is not None:
             check_dtype(dtype, self.dtype_name)
         state, config, force = self.state_dict(), self._own_config(), check_flag("force", force)
@@ -331,7 +370,9 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         asked = Questions.read(self, texts, labels, threshold)
         ours = answers(self, asked)
         splitter = self.config.words_splitter_type
-        exact = GLiModern.from_pretrained(self.source[1], dtype="fp32", device=self.device, splitter=splitter)
+        exact = GLiModern.from_pretrained(
+            self.source[1], dtype="fp32", device=self.device, splitter=splitter, adapter=self.adapter
+        )
         return compare_answers(self.dtype_name, ours, answers(exact, asked))
 
     @property

@@ -167,8 +167,7 @@ def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> Non
     dtype: fp32 or bf16; nothing is packed without a kernel that makes it pay. int8: quantise the weights, or take them
     as they are held in int8; dtype is then that of activations and of layers that are not quantised.
     """
-    plain = "fp32" if dtype == torch.float32 else "bf16"
-    packed = "int8" if int8 else plain
+    packed = "int8" if int8 else "fp32" if dtype == torch.float32 else "bf16"
     if not int8 and not can_pack():
         return
     unpacked = [] if network.encoder.pack(packed) else [(network.encoder, "encoder")]
@@ -181,8 +180,13 @@ def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> Non
                 "is not quantised, only the other layers are in int8",
                 stacklevel=4,
             )
-    if isinstance(network.projection, torch.nn.Linear):
-        network.projection = PackedLinear(network.projection, packed)
-    network.head.pack(packed, plain)
+    pack_head(network, packed, dtype)
     network.packed_dtype = packed
     network.eval()  # new modules are in training mode
+
+
+def pack_head(network: SpanNetwork, packed: str, dtype: torch.dtype) -> None:
+    """Pack the linear layers outside the encoders. packed: "fp32", "bf16" or "int8". dtype: see `pack`."""
+    if isinstance(network.projection, torch.nn.Linear):
+        network.projection = PackedLinear(network.projection, packed)
+    network.head.pack(packed, "fp32" if dtype == torch.float32 else "bf16")

@@ -6,8 +6,9 @@ and plain PyTorch (`glimodern.reference`) elsewhere; `backend_info` reports whic
 forces one. Where neither gradients nor a compiler need the registered op, the public functions call the backend
 directly.
 
-Operators: `attention_varlen`, `rotary`, `geglu`, `add_layer_norm`, `dropout`; `linear_packed` on a `PackedWeight`, and
-`Chain`, steps of these without Python in between. Span models: `span_scores` with `split_scores`, `span_loss`,
+Operators: `attention_varlen`, `rotary`, `geglu`, `add_layer_norm`, `dropout`; `linear_packed` on a `PackedWeight`, with
+or without a `LowRank` update, and `Chain`, steps of these without Python in between. Span models: `span_scores` with
+`split_scores`, `span_loss`,
 `span_entities` with `probabilities` and `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores`
 and `head_entities`, which fold the types (`fold_types`) or make span vectors, whichever is cheaper
 (`vectors_are_cheaper`). Examples: docs/operators.md.
@@ -20,6 +21,7 @@ from ._dropout import dropout
 from ._geglu import geglu
 from ._head import fold_types, head_entities, head_scores, vectors_are_cheaper
 from ._linear_packed import PackedWeight, QuantisedWeight, linear_packed
+from ._low_rank import LowRank
 from ._rotary import rotary
 from ._select_spans import select_spans
 from ._span import split_scores
@@ -41,6 +43,7 @@ __all__ = [
     "head_entities",
     "head_scores",
     "linear_packed",
+    "LowRank",
     "PackedWeight",
     "probabilities",
     "QuantisedWeight",

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from . import dispatch
 from ._check import text_offsets
-from ._linear_packed import PackedWeight, check_gate, cpp_weight
+from ._linear_packed import PackedWeight, check_gate, cpp_update, cpp_weight
+from ._low_rank import LowRank
 from .dispatch import BF16, FP32, storage
 
 _ALIGNMENT = 64  # bytes
@@ -43,6 +44,7 @@ class Chain:
         self._table_widths: list[int] = []
         self._last = 0
         self._keeps = False
+        self._low_rank: dict[int, int] = {}  # rank -> the buffer that low-rank updates share
         self.buffer(width)
 
     @staticmethod
@@ -70,15 +72,30 @@ class Chain:
         if width != actual:
             raise ValueError(f"{argument}: expected a buffer of {width} columns, got buffer {buffer} of {actual}")
 
-    def linear(self, src: int, packed: PackedWeight, dst: int | None = None, activation: str = "none") -> int:
+    def linear(
+        self,
+        src: int,
+        packed: PackedWeight,
+        dst: int | None = None,
+        activation: str = "none",
+        low_rank: LowRank | None = None,
+    ) -> int:
         """Append `linear_packed` from buffer src to dst (None: a new buffer); return dst."""
         dst = self.buffer(packed.outputs) if dst is None else dst
         self._check_width("src", src, packed.inputs)
         self._check_width("dst", dst, packed.outputs)
         check_gate(activation, packed)
         function = getattr(dispatch.extension.Activation, activation)
-        self._steps.linear(src, dst, packed.inputs, packed.outputs, *cpp_weight(packed.tensors), function)
-        self._alive.append(packed)
+        z, rank, panels = -1, 0, packed.panels
+        if low_rank is not None:
+            low_rank.check_layout(packed)
+            rank, panels = low_rank.down.outputs, low_rank.up.panels
+            if rank not in self._low_rank:
+                self._low_rank[rank] = self.buffer(rank)
+            z = self.linear(src, low_rank.down, self._low_rank[rank])
+        rank, _, up = cpp_update(rank, None, panels)
+        self._steps.linear(src, dst, packed.inputs, packed.outputs, *cpp_weight(packed.tensors), function, rank, z, up)
+        self._alive += [packed, low_rank]
         self._last = dst
         return dst
 

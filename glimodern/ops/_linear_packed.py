@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from glimodern.runtime.ambient import lasting
 from . import dispatch
 from ._register import Operator
 from .dispatch import BF16, FP32, NAMES, backend, direct, needs_grad, storage
+
+if TYPE_CHECKING:
+    from ._low_rank import LowRank
 
 PANEL = 16
 """Outputs per panel, as in csrc/include/glimodern/linear_packed.h."""
@@ -49,7 +52,7 @@ def _unpack_panels(panels: Tensor, rows: int, inputs: int) -> Tensor:
     return weight.flatten(0, 1)[:rows, :inputs].contiguous()
 
 
-def _pair_rows(x: Tensor) -> Tensor:
+def pair_rows(x: Tensor) -> Tensor:
     """Interleave two halves, [2h, ...] -> [16 * ceil(h / 8), ...]: 8 rows of the first, 8 of the second, and so on."""
     halves = x.unflatten(0, (2, -1))
     padding = (0, 0) * (x.ndim - 1) + (0, -halves.shape[1] % 8)
@@ -57,13 +60,13 @@ def _pair_rows(x: Tensor) -> Tensor:
 
 
 def _unpair_rows(x: Tensor, outputs: int) -> Tensor:
-    """The inverse of `_pair_rows`: [16 * ceil(h / 8), ...] -> [2h, ...], h = outputs."""
+    """The inverse of `pair_rows`: [16 * ceil(h / 8), ...] -> [2h, ...], h = outputs."""
     return x.unflatten(0, (-1, 2, 8)).transpose(0, 1).flatten(1, 2)[:, :outputs].flatten(0, 1)
 
 
 def _arrange_rows(rows: Tensor, gated: bool) -> Tensor:
     """Arrange one element per row of a weight as the panels' columns, zeros where there is no output."""
-    return _pair_rows(rows) if gated else F.pad(rows, (0, -rows.shape[0] % PANEL)).clone()
+    return pair_rows(rows) if gated else F.pad(rows, (0, -rows.shape[0] % PANEL)).clone()
 
 
 def _plain_rows(x: Tensor, outputs: int, gated: bool) -> Tensor:
@@ -198,7 +201,7 @@ class PackedWeight:
             raise ValueError(f"weight: expected an even number of rows, two halves, for gated=True, got {outputs}")
         row_bias = weight.new_zeros(outputs, dtype=FP32) if bias is None else bias.detach().float()
         return cls(
-            panels=_pack_panels(_pair_rows(weight) if gated else weight, _GROUP[_name(weight.dtype)]),
+            panels=_pack_panels(pair_rows(weight) if gated else weight, _GROUP[_name(weight.dtype)]),
             scale=weight.new_empty(0, dtype=FP32),
             weight_sum=weight.new_empty(0, dtype=torch.int32),
             bias=_arrange_rows(row_bias, gated),
@@ -217,6 +220,11 @@ class PackedWeight:
     @property
     def device(self) -> torch.device:
         return self.panels.device
+
+    @property
+    def columns(self) -> int:
+        """Columns of the panels: the products of a row, padding included."""
+        return len(self.bias)
 
     @property
     def nbytes(self) -> int:
@@ -264,8 +272,16 @@ def cpp_weight(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
     return getattr(dispatch.extension.WeightDtype, dtype), *addresses
 
 
+def cpp_update(rank: int, z: Tensor | None, up: Tensor) -> tuple[int, int, int]:
+    """Arguments of the extension for a low-rank update: rank, and addresses; zeros without one."""
+    return (rank, 0 if z is None else z.data_ptr(), up.data_ptr()) if rank else (0, 0, 0)
+
+
 class LinearInputs(NamedTuple):
-    """Arguments of the registered op: x [rows, inputs], `PackedWeight.tensors`, and options."""
+    """Arguments of the registered op: x [rows, inputs], `PackedWeight.tensors`, a low-rank update, and options.
+
+    z: [rows, rank] in `dtype`, and up: panels of B (`LowRank`); both empty without an update.
+    """
 
     x: Tensor
     panels: Tensor
@@ -273,13 +289,15 @@ class LinearInputs(NamedTuple):
     weight_sum: Tensor
     bias: Tensor
     input_scale: Tensor
+    z: Tensor
+    up: Tensor
     outputs: int
     activation: str
     dtype: torch.dtype
 
 
 def _forward(inputs: LinearInputs) -> Tensor:
-    x, panels, scale, _, bias, input_scale, outputs, activation, dtype = inputs
+    x, panels, scale, _, bias, input_scale, z, up, outputs, activation, dtype = inputs
     chosen = backend("linear_packed", x)
     rows, width = x.shape
     if chosen == "cpp" and dtype in (FP32, BF16):
@@ -287,17 +305,22 @@ def _forward(inputs: LinearInputs) -> Tensor:
         y = x.new_empty(rows, outputs, dtype=dtype)
         dispatch.extension.linear_packed(
             storage(x.dtype), storage(dtype), x.data_ptr(), y.data_ptr(), rows, width, outputs,
-            *cpp_weight(inputs[1:6]), getattr(dispatch.extension.Activation, activation), torch.get_num_threads(),
+            *cpp_weight(inputs[1:6]), getattr(dispatch.extension.Activation, activation),
+            *cpp_update(z.shape[1], z, up), torch.get_num_threads(),
         )  # fmt: skip
         return y
     gated = activation == "geglu"
     weight = _plain_rows(_unpack_panels(panels, len(bias), width), outputs, gated)
-    bias = _plain_rows(bias, outputs, gated)
+    columns, bias = len(bias), _plain_rows(bias, outputs, gated)
+    if z.shape[1]:
+        bias = bias + z.float() @ _plain_rows(_unpack_panels(up, columns, z.shape[1]), outputs, gated).T  # of each row
     if panels.dtype == torch.int8:
         x = x.float() * input_scale if input_scale.numel() else x
         return linear_int8(x, weight, _plain_rows(scale, outputs, gated), bias, activation).to(dtype)
     # products of two bf16 elements are exact in fp32
-    return ACTIVATIONS[activation](F.linear(x.to(weight.dtype).float(), weight.float(), bias)).to(dtype)
+    x, weight = x.to(weight.dtype).float(), weight.float()
+    sums = F.linear(x, weight, bias) if bias.ndim == 1 else F.linear(x, weight) + bias
+    return ACTIVATIONS[activation](sums).to(dtype)
 
 
 def _fake(inputs: LinearInputs) -> Tensor:
@@ -317,7 +340,11 @@ def check_gate(activation: str, packed: PackedWeight) -> None:
 
 
 def linear_packed(
-    x: Tensor, packed: PackedWeight, activation: str = "none", dtype: torch.dtype | None = None
+    x: Tensor,
+    packed: PackedWeight,
+    activation: str = "none",
+    dtype: torch.dtype | None = None,
+    low_rank: LowRank | None = None,
 ) -> Tensor:
     """y = act(x W^T + bias) with a packed W, for inference only.
 
@@ -325,6 +352,7 @@ def linear_packed(
     activation: "none", "relu", "gelu" (exact), or, for a weight packed with gated=True, "geglu": the gelu of the first
         half of W's rows times the second half.
     dtype: of the result; None: that of x.
+    low_rank: an update of W, of its packed layout: y = act(x W^T + bias + (x A^T) B^T).
 
     Returns [..., o], o being half of W's rows for "geglu". A weight packed in fp32 gives sums in fp32, as
     `nn.functional.linear`; in bf16, x is rounded to bf16 too, and sums are fp32. In int8, every row of x is quantised
@@ -352,7 +380,13 @@ def linear_packed(
             "run under torch.inference_mode(), or load the model in fp32 to train"
         )
     rows = x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), packed.inputs)
-    inputs = LinearInputs(rows, *packed.tensors, packed.outputs, activation, dtype or x.dtype)
+    dtype = dtype or x.dtype
+    if low_rank is None:
+        update = rows.new_empty(len(rows), 0), rows.new_empty(0)
+    else:
+        low_rank.check_layout(packed)
+        update = linear_packed(rows, low_rank.down, dtype=dtype), low_rank.up.panels
+    inputs = LinearInputs(rows, *packed.tensors, *update, packed.outputs, activation, dtype)
     if direct(False, (rows,)):
         y = _forward(inputs)
     else:

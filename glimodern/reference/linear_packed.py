@@ -87,8 +87,8 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, activation: str = "none") -> Tensor:
     """y = act(x W^T + bias) with W = weight * scale and x quantised by rows, in fp32.
 
-    x: [n, i]. weight: int8 [o, i]. scale, bias: fp32 [o]. Sums of integer products are exact (fp64 holds them), then
-    rounded to fp32.
+    x: [n, i]. weight: int8 [o, i]. scale: fp32 [o]. bias: fp32 [o], or [n, o] with an addend. Sums of integer products
+    are exact (fp64 holds them), then rounded to fp32.
     """
     q, row_scale, zero = quantise_rows(x)
     sums = ((q - zero).double() @ weight.double().T).float()

@@ -32,6 +32,8 @@ from glimodern.settings import (
     refuse_repeated,
 )
 
+from .tuning import TuningConfig
+
 TrainingDtype = Literal["auto", "fp32", "bf16", "fp16"]
 
 _BALANCE = Range(
@@ -55,7 +57,8 @@ class DataConfig:
     eval_split: str | None = "test"
     """Split to read from evaluation folders that have splits."""
     held_out_types: Annotated[int, NOT_NEGATIVE] = 0
-    """Choose the best checkpoint on this many types, which are removed from the training data. Not with dev_data."""
+    """Remove this many types from the training data, and choose the best checkpoint on them. With dev_data, which is
+    possible with init_from only, the checkpoint is chosen on that, and these types show what zero-shot F1 is kept."""
     skip_bad_rows: bool = False
     """Count and skip rows that cannot be read, instead of stopping."""
     long_texts: Literal["windows", "cut"] = "windows"
@@ -207,16 +210,22 @@ class TrainConfig:
     model: EncoderConfig = field(default_factory=EncoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
 
     def __post_init__(self) -> None:
         """Check the settings against each other. Each part has checked its own fields."""
         run, data, model = self.run, self.data, self.model
+        self.tuning.check(
+            init_from=model.init_from,
+            freeze_encoder=model.freeze_encoder,
+            measured=bool(data.held_out_types or self.tuning.canary_data),
+        )
         if not data.train_data and (data.dev_data or data.eval_data or data.held_out_types):
             raise SettingError(
                 "train_data: expected at least one data set with dev_data, eval_data or held_out_types, got none; give "
                 "train_data, or none of them to use the embedded demo corpus"
             )
-        if data.dev_data and data.held_out_types:
+        if data.dev_data and data.held_out_types and model.init_from is None:
             raise SettingError(
                 "dev_data, held_out_types: expected one of them to choose the checkpoint, got both; leave out dev_data "
                 f"or set held_out_types to 0 (it is {data.held_out_types})"
@@ -236,7 +245,7 @@ class TrainConfig:
         return {f.name: getattr(part, f.name) for part in self._parts() for f in fields(part)}
 
     def _parts(self) -> tuple[Any, ...]:
-        return self.data, self.model, self.optim, self.run
+        return self.data, self.model, self.optim, self.run, self.tuning
 
 
 def yaml_arguments(path: str) -> list[str]:
@@ -330,7 +339,7 @@ def _list_settings() -> Iterator[str]:
     return (name for part in _PARTS for name in field_hints(part) if isinstance(default_of(part, name), tuple))
 
 
-_PARTS = (DataConfig, EncoderConfig, OptimConfig, RunConfig)
+_PARTS = (DataConfig, EncoderConfig, OptimConfig, RunConfig, TuningConfig)
 
 
 def parse_train_config(arguments: Sequence[str] | None = None) -> TrainConfig:

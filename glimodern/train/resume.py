@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STATE_FILE = "trainer.json"
+FINE_TUNED = "fine_tuned"
+"""Folder of the fine-tuned model and adapter of a run with keep_zero_shot, before the interpolation."""
 PER_LAUNCH = ("resume", "overwrite", "progress", "output_dir", "config", "checkpoint_steps", "max_steps", "epochs")
 """Settings that may differ when a run is resumed. max_steps and epochs extend the run."""
-_PATHS = ("train_data", "dev_data", "eval_data", "init_from", "encoder", "labels_encoder")
+_PATHS = ("train_data", "dev_data", "eval_data", "canary_data", "replay_data", "init_from", "encoder", "labels_encoder")
 
 _LEFTOVER = re.compile(r"\.(model|step-\d+)\.(old\.)?\w{8}")  # temporary folders of atomic_folder after a crash
 
@@ -117,7 +119,8 @@ def _readable(path: Path) -> Iterator[None]:
 
 def run_files(output: Path) -> list[Path]:
     """List the files and folders that a run writes in its output folder, whether they exist or not."""
-    return [output / name for name in ("checkpoints", "model", "metrics.jsonl", "report.json", "tensorboard")]
+    folders = ("checkpoints", "model", "adapter", FINE_TUNED, "tensorboard")
+    return [output / name for name in (*folders, "metrics.jsonl", "report.json")]
 
 
 def check_earlier_run(output: Path, *, resume: bool, overwrite: bool) -> None:

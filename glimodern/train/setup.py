@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,7 @@ from glimodern.model.loading import resolve_dtype
 from .config import DataConfig, EncoderConfig, OptimConfig, TrainConfig, TrainingDtype
 from .demo import DEMO_ENCODERS, encoder_config, train_tokenizer
 from .limits import count_lost, findable, group_budgets, read_parts, tokenize_whole
+from .lora import in_adapter
 from .resume import run_files
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def check_paths(config: TrainConfig) -> Path:
     """Return the output folder. Raises ValueError if it cannot be written, or if the run would replace its inputs."""
     output = check_output_folder("output_dir", config.run.output_dir)
     sources = {name: getattr(config.data, name) for name in ("train_data", "dev_data", "eval_data")}
+    sources |= {name: getattr(config.tuning, name) for name in ("canary_data", "replay_data")}
     models = {name: getattr(config.model, name) for name in ("init_from", "encoder", "labels_encoder")}
     reads = {**sources, **{name: (value,) if value else () for name, value in models.items()}}
     check_not_read("output_dir", run_files(output), {**reads, "config": config.run.config})
@@ -60,8 +62,17 @@ def check_paths(config: TrainConfig) -> Path:
     return output
 
 
-def load_data(config: DataConfig, seed: int, splitter: str) -> tuple[Dataset, Dataset | None, list[Dataset]]:
-    """Load the training set, the dev set (or None) and the evaluation sets.
+class Data(NamedTuple):
+    """The data sets of a run. dev: to choose the checkpoint by. held_out: with held_out_types; may be dev too."""
+
+    train: Dataset
+    dev: Dataset | None
+    tests: list[Dataset]
+    held_out: Dataset | None = None
+
+
+def load_data(config: DataConfig, seed: int, splitter: str) -> Data:
+    """Load the data sets of a run.
 
     Without train_data these are the embedded demo corpus. seed: chooses held-out types. splitter: the model's.
     """
@@ -75,7 +86,7 @@ def load_data(config: DataConfig, seed: int, splitter: str) -> tuple[Dataset, Da
             )
 
         corpus = build_demo_corpus(0)
-        return corpus.train, corpus.dev, [corpus.test]
+        return Data(corpus.train, corpus.dev, [corpus.test])
 
     limit = config.max_types if config.ask_whole_set else 0
 
@@ -83,12 +94,13 @@ def load_data(config: DataConfig, seed: int, splitter: str) -> tuple[Dataset, Da
         return with_asked_types(load_split(source, split, skip_bad_rows=config.skip_bad_rows, splitter=splitter), limit)
 
     train = join([load(source, "train", limit) for source in config.train_data])
-    dev = None
+    dev = held_out = None
+    if config.held_out_types:
+        train, dev = hold_out_types(train, config.held_out_types, seed=seed)
+        held_out = dev
     if config.dev_data:
         dev = join([load(source, "dev", None) for source in config.dev_data])
-    elif config.held_out_types:
-        train, dev = hold_out_types(train, config.held_out_types, seed=seed)
-    return train, dev, [load(source, config.eval_split, None) for source in config.eval_data]
+    return Data(train, dev, [load(source, config.eval_split, None) for source in config.eval_data], held_out)
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
@@ -196,22 +208,25 @@ def training_dtype(dtype: TrainingDtype, device: torch.device) -> TrainingDtype:
     return dtype
 
 
-def optimizer_groups(model: GLiModern, config: OptimConfig) -> list[dict[str, Any]]:
-    """Build AdamW's parameter groups: encoders and all other modules, each with and without weight decay.
+def optimizer_groups(model: GLiModern, config: OptimConfig, lora_lr: float = 0.0) -> list[dict[str, Any]]:
+    """Build AdamW's parameter groups: encoders, adapters and all other modules, each with and without weight decay.
 
-    Biases and other one-dimensional parameters have no weight decay.
+    Parameters without gradients are left out. Biases and other one-dimensional parameters have no weight decay.
+    lora_lr: peak learning rate of adapters.
     """
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    rates = {"adapter": lora_lr, "encoder": config.lr, "other": config.head_lr}
+    groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             encoder = name.startswith(("encoder.", "label_encoder.encoder."))
-            groups.setdefault((encoder, parameter.dim() >= 2), []).append(parameter)
+            kind = "adapter" if in_adapter(name) else "encoder" if encoder else "other"
+            groups.setdefault((kind, parameter.dim() >= 2), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": config.lr if encoder else config.head_lr,
-            "peak_lr": config.lr if encoder else config.head_lr,
+            "lr": rates[kind],
+            "peak_lr": rates[kind],
             "weight_decay": config.weight_decay if decay else 0.0,
         }
-        for (encoder, decay), parameters in groups.items()
+        for (kind, decay), parameters in groups.items()
     ]

@@ -13,17 +13,30 @@ from glimodern.data import Dataset, asked_types, validate
 from glimodern.display import console
 from glimodern.evaluate import check_evaluation
 from glimodern.inputs.batch import PackedBatch
+from glimodern.model.glimodern import GLiModern
 
 from .batches import TrainingBatches
 from .config import DataConfig, TrainConfig
 from .interrupts import Interrupts
 from .limits import Budget, LongTexts, count_cut, group_budgets, own_types, prompt_budgets
 from .log import RunLog, git_commit
+from .lora import Lora
 from .ranks import evaluate_together, this_device, together
-from .resume import PER_LAUNCH, Progress, check_earlier_run, clear_output, load_progress, newest, save_progress
+from .replay import replayed
+from .resume import (
+    FINE_TUNED,
+    PER_LAUNCH,
+    Progress,
+    check_earlier_run,
+    clear_output,
+    load_progress,
+    newest,
+    save_progress,
+)
 from .schedule import rate
-from .setup import build_model, check_gold, check_paths, load_data, optimizer_groups, resolved, training_dtype
+from .setup import build_model, check_gold, check_paths, join, load_data, optimizer_groups, resolved, training_dtype
 from .windows import training_budgets
+from .zero_shot import zero_shot_sets
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +67,8 @@ class Trainer:
         self.commit = git_commit()
         with together(accelerator, "reading the inputs"):
             check_earlier_run(self.output, resume=run.resume, overwrite=run.overwrite)
-            self.train_set, self.dev_set, self.test_sets = load_data(config.data, run.seed, config.model.splitter())
+            self.data = load_data(config.data, run.seed, config.model.splitter())
+            self.train_set, self.dev_set, self.test_sets, _ = self.data
             if not len(self.train_set):
                 raise ValueError(f"train_data: expected at least one sentence, got none from {config.data.train_data}")
             self.model = build_model(config.model, self.train_set, config.data.max_types, run.seed)
@@ -62,10 +76,12 @@ class Trainer:
             self.config = resolved(config, self.model, dtype)
             if config.model.freeze_encoder:
                 self.model.freeze_encoder()
+            self._prepare_tuning()
             rank, world = accelerator.process_index, accelerator.num_processes
             self.batches = TrainingBatches(self.train_set, self.model.packer, self.config, rank, world)
             self.total = self.batches.steps()
-        optimizer = torch.optim.AdamW(optimizer_groups(self.model, config.optim), fused=True)
+        groups = optimizer_groups(self.model, config.optim, config.tuning.lora_lr)
+        optimizer = torch.optim.AdamW(groups, fused=True)
         self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.settings = {key: value for key, value in self.config.flat().items() if key not in PER_LAUNCH}
         self.settings["num_processes"] = world
@@ -81,6 +97,30 @@ class Trainer:
         accelerator.init_trackers("tensorboard")
         self.log = RunLog(accelerator, self.output, self.total, self.done, run.progress)
         self.started = time.perf_counter()
+
+    def _prepare_tuning(self) -> None:
+        """Load the sets of zero-shot F1, annotate the sentences of replay_data, and add the adapters."""
+        config, base = self.config, self.config.model.init_from
+        self.lora: Lora | None = None
+        self.zero_shot: dict[str, Dataset] = {}
+        if base is None:
+            return
+        self.zero_shot = zero_shot_sets(config, self.data.held_out, self.model.config.words_splitter_type)
+        for name, dataset in self.zero_shot.items():
+            check_evaluation(name, dataset, self.model.packer)
+        if config.tuning.replay_data:
+            replay = replayed(config, self.load_base(), len(self.train_set))
+            self.train_set = join([self.train_set, replay])
+        if config.tuning.lora_rank is not None:
+            self.lora = Lora(self.model, config.tuning, base, config.run.seed)
+
+    def load_base(self, *, trainable: bool = False) -> GLiModern:
+        """Load the checkpoint of init_from, in fp32."""
+        name, splitter = self.config.model.init_from or "", self.model.config.words_splitter_type
+        device = self.accelerator.device
+        return GLiModern.from_pretrained(
+            name, dtype="fp32", device=device, trainable=trainable, splitter=splitter
+        ).eval()
 
     def _check_data(self, config: DataConfig) -> None:
         """Check that the data can train the model and choose a checkpoint, and that the evaluations will not fail."""
@@ -194,11 +234,15 @@ class Trainer:
                     )
 
     def save_model(self) -> None:
-        """Save the model in the output folder, in place of an earlier one."""
+        """Save the model, and its adapter, in the output folder, in place of earlier ones."""
         self._check_weights()
         with together(self.accelerator, "saving the model"):
             if self.accelerator.is_main_process:
-                self.model.save_pretrained(self.output / "model")
+                folder = self.output / FINE_TUNED if self.config.tuning.keep_zero_shot else self.output
+                if self.lora is not None:
+                    self.lora.save(self.model, folder)
+                else:
+                    self.model.save_pretrained(folder / "model")
 
     def report_left_out(self) -> None:
         """Log a warning about words, entities and types that training left out, if there are any."""

@@ -1,4 +1,4 @@
-// linear_packed: y = act(x W^T + bias) for inference, with a weight that was packed once.
+// linear_packed: y = act(x W^T + bias + z B^T) for inference, with a weight that was packed once.
 //
 // The weight is stored in panels of kPanelColumns outputs. A panel holds one line of 64 bytes per group of inputs: 4
 // bytes for each of its outputs. A group is one input in fp32, two in bf16, four in int8. Inputs are padded with zeros
@@ -10,6 +10,9 @@
 // is exact: q = round(x / row_scale) + zero_point. y = act(sum * (row_scale * scale) + bias), where sum is the exact
 // int32 sum of (q - zero_point) * weight, computed as the sum of q * weight minus zero_point * the sum of weights. The
 // packed weights keep the 16-bit sums of any 8 consecutive inputs from overflow: see reference/linear_packed.py.
+//
+// z B^T is a low-rank update of the products (LoRA: z = x A^T), in fp32 for every W. It is summed in the epilogue, because
+// its rank is small: as a product of its own it would write and read as much memory as y.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +28,12 @@ constexpr int64_t kPanelColumns = 16;
 enum class Activation { none, relu, gelu, geglu };
 enum class WeightDtype { fp32, bf16, int8 };
 
+struct LowRank {
+  int64_t rank = 0;               // 0: no update
+  const void* z = nullptr;        // [rows, rank], contiguous, in y_dtype
+  const float* weight = nullptr;  // panels of B in fp32, one for each panel of W
+};
+
 struct LinearPacked {
   Dtype x_dtype, y_dtype;         // fp32 or bf16
   const void* x;                  // [rows, inputs], contiguous
@@ -37,10 +46,11 @@ struct LinearPacked {
   const int32_t* weight_sum;  // int8 only: [16 * panels], the sum of an output's weights
   const float* bias;          // [16 * panels]
   Activation activation;
+  LowRank low_rank;
 };
 
 // In int8, a row with a NaN or an infinity gives NaN in all outputs. The result has the same bits for every number of
-// threads, and in int8, except with gelu and geglu, for every instruction set. AVX-512 BF16 and AMX treat values of
+// threads, and in int8, except with gelu, geglu and an update, for every instruction set. AVX-512 BF16 and AMX treat values of
 // magnitude below 2^-126 as 0 where x or y is bf16.
 void linear_packed(const LinearPacked&, int threads);
 
