@@ -46,34 +46,57 @@ class PackedFold(PackedLinear):
         destination[prefix + "bias"] = self.b2
 
 
-class _Half(PackedLinear):
-    """Half of W1's columns. `PackedHalves` saves both halves."""
+class _Part(PackedLinear):
+    """Part of W1's columns. `PackedHalves` and `PackedThirds` save all parts."""
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         pass
 
 
-class PackedHalves(nn.Module):
-    """W1 [H, 2d], packed as two halves: W1s for starts and W1e for ends."""
+def _parts(linear: nn.Linear, dtype: str, count: int) -> list[_Part]:
+    """Pack a layer's columns in `count` equal parts, the first with the bias."""
+    measured = input_sizes(linear)
+    sizes = (None,) * count if measured is None else measured.chunk(count)
+    biases = (linear.bias, *(None,) * (count - 1))
+    parts = []
+    for weight, bias, part_sizes in zip(linear.weight.chunk(count, dim=1), biases, sizes, strict=True):
+        part = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        part.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        if bias is not None:
+            part.bias = bias
+        parts.append(_Part(part, dtype, sizes=part_sizes))
+    return parts
+
+
+class _PackedColumns(nn.Module):
+    """A layer packed in parts of its columns, with the plain layer's state dict. parts: in order, the first with the
+    bias."""
+
+    @property
+    def parts(self) -> list[_Part]:
+        return [part for part in self.children() if isinstance(part, _Part)]
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        check_lossless(self.parts[0], prefix)
+        destination[prefix + "weight"] = torch.cat([part.packed.unpack() for part in self.parts], dim=1)
+        destination[prefix + "bias"] = self.parts[0].packed.unpack_bias()
+
+
+class PackedHalves(_PackedColumns):
+    """W1 [H, 2d] of the span head, packed as two halves: W1s for starts and W1e for ends."""
 
     def __init__(self, linear: nn.Linear, dtype: str) -> None:
         super().__init__()
-        measured = input_sizes(linear)
-        sizes = (None, None) if measured is None else measured.chunk(2)
-        halves = []
-        for weight, bias, half_sizes in zip(linear.weight.chunk(2, dim=1), (linear.bias, None), sizes, strict=True):
-            half = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-            half.weight = nn.Parameter(weight.detach(), requires_grad=False)
-            if bias is not None:
-                half.bias = bias
-            halves.append(_Half(half, dtype, sizes=half_sizes))
-        self.start, self.end = halves
+        self.start, self.end = _parts(linear, dtype, 2)
 
     def forward(self, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """Compute a = starts W1s^T + b1 and b = ends W1e^T, both [n, H], from starts and ends [n, d]."""
         return self.start(starts), self.end(ends)
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        check_lossless(self.start, prefix)
-        destination[prefix + "weight"] = torch.cat([self.start.packed.unpack(), self.end.packed.unpack()], dim=1)
-        destination[prefix + "bias"] = self.start.packed.unpack_bias()
+
+class PackedThirds(_PackedColumns):
+    """W1 [H, 3d] of the token head, packed as three parts: for words, for types, and for their products."""
+
+    def __init__(self, linear: nn.Linear, dtype: str) -> None:
+        super().__init__()
+        self.word, self.label, self.product = _parts(linear, dtype, 3)

@@ -10,7 +10,7 @@ Operators: `attention_varlen`, `rotary`, `geglu`, `add_layer_norm`, `dropout`; `
 `Chain`, steps of these without Python in between. Span models: `span_scores` with `split_scores`, `span_loss`,
 `span_entities` with `probabilities` and `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores`
 and `head_entities`, which fold the types (`fold_types`) or make span vectors, whichever is cheaper
-(`vectors_are_cheaper`). Examples: docs/operators.md.
+(`vectors_are_cheaper`). Token-level models: `token_scores` with `split_token_scores`, `token_entities`. Examples: docs/operators.md.
 """
 
 from ._add_layer_norm import add_layer_norm
@@ -27,6 +27,8 @@ from ._span_entities import SpanEntities, probabilities, span_entities
 from ._span_loss import span_loss
 from ._span_scores import span_scores
 from ._span_vectors import span_vectors
+from ._token_entities import LeastOfRange, token_entities
+from ._token_scores import split_token_scores, token_scores
 from .dispatch import backend_info, use_backend
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "geglu",
     "head_entities",
     "head_scores",
+    "LeastOfRange",
     "linear_packed",
     "PackedWeight",
     "probabilities",
@@ -51,6 +54,9 @@ __all__ = [
     "span_vectors",
     "SpanEntities",
     "split_scores",
+    "split_token_scores",
+    "token_entities",
+    "token_scores",
     "use_backend",
     "vectors_are_cheaper",
 ]
