@@ -69,8 +69,8 @@ class Head(nn.Module, ABC):
         """Compute the rows of words."""
 
     @abstractmethod
-    def type_rows(self, prompts: Tensor, *, lasting: bool = False) -> Rows:
-        """Compute the rows of types. lasting: for types that are asked again, so that more may be computed of each."""
+    def type_rows(self, prompts: Tensor, *, reused: bool = False) -> Rows:
+        """Compute the rows of types. reused: for types that are asked again, so that more may be computed of each."""
 
     @abstractmethod
     def loss(self, words: Tensor, prompts: Tensor, batch: PackedBatch, options: LossOptions) -> Tensor:

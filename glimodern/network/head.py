@@ -94,7 +94,7 @@ class SpanHead(Head):
     """GLiNER's span head of width d.
 
     span_mode: "markerV0" (public checkpoints), "marker" (the oldest checkpoints) or "ffn" (the paper's equation 3).
-    max_width: most words of a span, K. Rows of words are a and b [n, H]; rows of types are q [m, d] and, if they last,
+    max_width: most words of a span, K. Rows of words are a and b [n, H]; rows of types are q [m, d] and, if reused,
     u [m, H] and c [m].
     """
 
@@ -170,10 +170,10 @@ class SpanHead(Head):
         w1_start, w1_end = first.get_parameter("weight").chunk(2, dim=1)
         return F.linear(starts, w1_start, first.get_parameter("bias")), F.linear(ends, w1_end)
 
-    def type_rows(self, prompts: Tensor, *, lasting: bool = False) -> Rows:
-        """Compute q [m, d] from type prompts [m, d]; for types that last, u [m, H] and c [m] of the fold too."""
+    def type_rows(self, prompts: Tensor, *, reused: bool = False) -> Rows:
+        """Compute q [m, d] from type prompts [m, d]; for reused types, u [m, H] and c [m] of the fold too."""
         q = self.prompt(prompts)
-        return (q, *fold_types(q, *self._last())) if lasting else (q,)
+        return (q, *fold_types(q, *self._last())) if reused else (q,)
 
     def _last(self) -> tuple[Tensor | PackedWeight, Tensor]:
         """Return W2 [d, H], or its packed transpose, and b2 [d]."""
@@ -224,15 +224,14 @@ class SpanHead(Head):
         self, words: Tensor, rows: HeadRows, batch: PackedBatch, spans: Sequence[npt.NDArray[np.int64]], vectors: bool
     ) -> SpanScores:
         """Score given spans, and compute their vectors S; see `Head.span_scores`."""
-        (a, b), q, (w2, b2), device = rows.words, rows.types[0], self._last(), words.device
+        (a, b), (q, *fold), (w2, b2), device = rows.words, rows.types, self._last(), words.device
         first_words = batch.cu_words.numpy()[:-1]
         chosen = np.concatenate([each + [word, 0] for each, word in zip(spans, first_words, strict=True)])
         start, width = torch.from_numpy(chosen).to(device).unbind(1)
         # span_scores of a text whose words are the spans, one wide: the arithmetic of a search over all spans
         cu_spans, cu_types = int32_offsets([len(each) for each in spans]), batch.cu_types
-        logits = ops.span_scores(
-            a[start], b[start + width], *ops.fold_types(q, w2, b2), cu_spans.to(device), cu_types.to(device), 1
-        )
+        u, c = fold or fold_types(q, w2, b2)
+        logits = ops.span_scores(a[start], b[start + width], u, c, cu_spans.to(device), cu_types.to(device), 1)
         texts = ops.split_scores(ops.probabilities(logits).cpu(), cu_spans, cu_types, 1)
         scores = [text[:, 0].float().numpy() for text in texts]
         if not vectors:

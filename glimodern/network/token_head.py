@@ -83,7 +83,7 @@ class TokenHead(Head):
         """Compute a [n, H] and x [n, d] from word vectors [n, d]."""
         return self._parts(self.word(words), 0)
 
-    def type_rows(self, prompts: Tensor, *, lasting: bool = False) -> Rows:
+    def type_rows(self, prompts: Tensor, *, reused: bool = False) -> Rows:
         """Compute b [m, H] and y [m, d] from type prompts [m, d]."""
         return self._parts(self.label(prompts), 1)
 

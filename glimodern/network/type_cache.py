@@ -33,14 +33,14 @@ class Types(NamedTuple):
     tensors: Rows
 
     @classmethod
-    def of(cls, labels: Sequence[str], vectors: Tensor, head: Head, lasting: bool) -> "Types":
+    def of(cls, labels: Sequence[str], vectors: Tensor, head: Head, reused: bool) -> "Types":
         """Compute the rows of types from label vectors [labels, d].
 
-        lasting: see `Head.type_rows`; for at most _MAX_LABELS labels.
+        reused: see `Head.type_rows`; for at most _MAX_LABELS labels.
         """
-        lasting = lasting and len(vectors) <= _MAX_LABELS
+        reused = reused and len(vectors) <= _MAX_LABELS
         # In parts, because the hidden layers of heads are wider than d.
-        parts = [head.type_rows(part, lasting=lasting) for part in vectors.split(_TYPE_ROWS)]
+        parts = [head.type_rows(part, reused=reused) for part in vectors.split(_TYPE_ROWS)]
         tensors = tuple(torch.cat(column) for column in zip(*parts, strict=True))
         return cls(tuple(labels), {label: row for row, label in enumerate(labels)}, tensors)
 
@@ -89,7 +89,7 @@ class TypeCache:
         weight = next(encoder.parameters())
         if not encoder.sealed:
             vectors = encoder(labels) if label_vectors is None else label_vectors.of(labels)
-            return Types.of(labels, vectors.to(weight.device, weight.dtype), head, lasting=False)
+            return Types.of(labels, vectors.to(weight.device, weight.dtype), head, reused=False)
         with self._lock, lasting():
             key = (weight.device, weight.dtype, (head, head.packed))
             if self._key != key:
@@ -99,16 +99,16 @@ class TypeCache:
             types = self._by_vectors.get(label_vectors)
             if types is None:
                 vectors = label_vectors.vectors.to(weight.device, weight.dtype)
-                types = self._by_vectors[label_vectors] = Types.of(label_vectors.labels, vectors, head, lasting=True)
+                types = self._by_vectors[label_vectors] = Types.of(label_vectors.labels, vectors, head, reused=True)
             return types
 
     def _encoded(self, labels: Sequence[str], encoder: LabelEncoder, head: Head) -> Types:
         cached = self._by_label
-        missing = [label for label in labels if cached is None or label not in cached.rows]
+        missing = [label for label in labels if cached is None or label not in cached.row]
         if cached is None or (missing and len(cached.labels) + len(missing) > _MAX_LABELS):
-            cached = Types.of(labels, encoder(labels), head, lasting=True)
+            cached = Types.of(labels, encoder(labels), head, reused=True)
         elif missing:
-            cached = cached.joined(Types.of(missing, encoder(missing), head, lasting=True))
+            cached = cached.joined(Types.of(missing, encoder(missing), head, reused=True))
         self._by_label = cached
         return cached
 

@@ -51,7 +51,7 @@ OPERATORS: dict[str, Kernels] = {
     "span_vectors": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
     "span_scores": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
     "span_loss": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
-    "token_scores": Kernels(triton=(FP32, FP16, BF16)),
+    "token_scores": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
 }
 _BACKENDS = ("cpp", "triton", "flash", "reference")
 NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}
