@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from glimodern import reference
+from glimodern.reference.span import fp32_product
 
 from . import dispatch
 from ._check import check_dropout, check_offsets_shape, check_tensors, text_offsets
@@ -109,9 +110,9 @@ def _scores_cpp(inputs: TokenInputs, weight: PackedWeight) -> Tensor:
 
 
 def _backward(grad: Tensor, inputs: TokenInputs) -> Grads:
-    da, db, dx, dy, dw1, dw2, db2 = (
-        t.to(x.dtype) for t, x in zip(plain_grads(grad, inputs.in_accumulator_dtype()), inputs.floats, strict=True)
-    )
+    with torch.autocast(grad.device.type, enabled=False):
+        exact = plain_grads(grad, inputs.in_accumulator_dtype())
+    da, db, dx, dy, dw1, dw2, db2 = (t.to(x.dtype) for t, x in zip(exact, inputs.floats, strict=True))
     return da, db, dx, dy, dw1, dw2, db2
 
 
@@ -219,7 +220,7 @@ def _scores_packed(inputs: TokenInputs, weight: PackedWeight) -> Tensor:
         if inputs.dropout_p > 0.0:
             keep = reference.dropout_keep(rows, hidden.shape[1], inputs.dropout_p, inputs.seed)
             hidden = torch.where(keep, hidden / (1.0 - inputs.dropout_p), 0.0)
-        blocks.append(torch.nn.functional.linear(hidden, w2.float(), b2.float()))
+        blocks.append(fp32_product(hidden, w2) + b2)
     return torch.cat(blocks)
 
 

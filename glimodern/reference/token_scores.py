@@ -39,10 +39,11 @@ def token_hidden(
 ) -> Tensor:
     """drop(relu(a_i + b_t + W1p (x_i * y_t))) of one text: a, x of its words, b, y of its types -> [words, types, H].
 
+    The products are in the inputs' dtype, the rest in fp32, or fp64 for fp64.
     first: the text's first pair in the batch, for the dropout mask.
     """
     pairs = (x[:, None] * y[None]).flatten(0, 1)
-    hidden = torch.relu(torch.nn.functional.linear(pairs, w1) + (a[:, None] + b[None]).flatten(0, 1))
+    hidden = torch.relu(fp32_product(pairs, w1) + (a[:, None] + b[None]).flatten(0, 1))
     if dropout_p > 0.0:
         rows = first + torch.arange(len(hidden), device=a.device)
         keep = dropout_keep(rows, hidden.shape[1], dropout_p, seed)
