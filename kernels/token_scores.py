@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, disable-error-code="import-untyped"
-"""Token scores: logits(r) = W2 h(r) + b2, h(r) = drop(relu(a_i + b_t + W1p (x_i * y_t))), for pairs r of word i, type t.
+"""Token scores: logits(r) = W2 h(r) + b2, h(r) = drop(relu(a_i + b_t + W1p (x_i * y_t))), for rows r: word i, type t.
 
 Inputs: a [n, H], b [m, H], x [n, d], y [m, d], w1 = W1p [H, d], w2 [3, H], b2 [3] (fp32, fp16 or bf16, all the same;
 fp32 accumulators), word, type int32 [R]; dropout as glimodern.reference.dropout_keep with the row r. Output: fp32
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from glimodern.reference import dropout_threshold
 
-# Pairs of a program, columns of the hidden layer per tile, and inputs of W1p per step: 32 accumulators per thread of 128.
-# No GPU has timed them.
+# Pairs of a program, columns of the hidden layer per tile, and inputs of W1p per step: 32 accumulators for each of 128
+# threads. No GPU has timed them.
 _ROWS, _HIDDEN, _WIDTH = 64, 64, 32
 
 

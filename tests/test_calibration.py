@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from glimodern import GLiModern, ops
-from glimodern.layers.packed_linear import PackedLinear, input_sizes, measured_inputs, watch_inputs
 from glimodern.checkpoint.config import SPAN_HEADS
+from glimodern.layers.packed_linear import PackedLinear, input_sizes, measured_inputs, watch_inputs
 from glimodern.network.head import SpanHead
 from tests.bi_encoder_rows import encoder_config, save_encoder
 from tests.conftest import WORDS, quietly_int8

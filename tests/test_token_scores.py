@@ -96,7 +96,9 @@ def assert_matches(backend: str, case: Case, dtype=torch.float32, dropout_p=0.0,
     plain, plain_grads = run(batch, upstream, dropout_p, seed, reference.token_scores)
     with running(backend) as device:
         logits, grads = run(batch.on(device), upstream.to(device), dropout_p, seed)
-    half = backend == "triton" and dtype != torch.float32  # products are rounded to the inputs' dtype, as logits of spans
+    half = (
+        backend == "triton" and dtype != torch.float32
+    )  # products are rounded to the inputs' dtype, as logits of spans
     logits, plain = (logits.cpu().to(dtype), plain.to(dtype)) if half else (logits.cpu(), plain)
     assert_accurate(logits, truth, plain, ulps=ulps, what="logits")
     for name, got, true_grad, plain_grad in zip(NAMES, grads, true_grads, plain_grads, strict=True):

@@ -354,8 +354,8 @@ def _check_head(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], file:
     if of_config and of_file and of_config != of_file:
         wanted, found = of_config[0], of_file[0]
         raise ValueError(
-            f"{file}: span_mode: expected the weights of {kinds[wanted]} ({wanted}*) by gliner_config.json, got those of "
-            f"{kinds[found]} ({found}*); config and weights are not of one model"
+            f"{file}: span_mode: expected the weights of {kinds[wanted]} ({wanted}*) by gliner_config.json, got those "
+            f"of {kinds[found]} ({found}*); config and weights are not of one model"
         )
 
 

@@ -43,10 +43,6 @@ class LossOptions(NamedTuple):
     dropout_p: float = 0.0
     seed: int = 0
 
-    @property
-    def of_loss(self) -> tuple[float, float, float | None, str]:
-        return self[:4]
-
 
 class Head(nn.Module, ABC):
     """A head of width d. `words` are word vectors [n, d], `prompts` type prompts [m, d].
@@ -90,7 +86,8 @@ class Head(nn.Module, ABC):
     ) -> SpanScores:
         """Score given spans of a batch, and return their vectors if asked for.
 
-        words: the word vectors that rows were computed from. batch: on the CPU. spans: see `inference.compute.SpanModel`.
+        words: the word vectors that rows were computed from. batch: on the CPU. spans: see
+        `inference.compute.SpanModel`.
         """
 
     @abstractmethod
@@ -99,4 +96,3 @@ class Head(nn.Module, ABC):
 
         dtype: "fp32", "bf16" or "int8". fold_dtype: "fp32" or "bf16", of weights that multiply types alone.
         """
-

@@ -194,25 +194,27 @@ class SpanHead(Head):
 
     def loss(self, words: Tensor, prompts: Tensor, batch: PackedBatch, options: LossOptions) -> Tensor:
         """Compute the focal cross-entropy of every span and type; see `Head.loss`."""
-        gamma, scale, balance, reduction = options.of_loss
+        gamma, scale, balance, reduction, _, dropout_p, seed = options
         layout = (batch.cu_words, batch.cu_types)
         if options.fused:
             return ops.span_loss(
                 *self.fold(words, prompts), *layout, batch.positives, self.max_width, focal_gamma=gamma,
-                focal_scale=scale, class_balance=balance, reduction=reduction, dropout_p=options.dropout_p,
-                seed=options.seed,
+                focal_scale=scale, class_balance=balance, reduction=reduction, dropout_p=dropout_p, seed=seed,
             )  # fmt: skip
         parts = self.parts(words, prompts)
-        logits = reference.textbook_scores(*parts, *layout, self.max_width, options.dropout_p, options.seed)
-        return reference.loss_of_scores(logits.float(), *layout, batch.positives, self.max_width, *options.of_loss)
+        logits = reference.textbook_scores(*parts, *layout, self.max_width, dropout_p, seed)
+        return reference.loss_of_scores(
+            logits.float(), *layout, batch.positives, self.max_width, gamma, scale, balance, reduction
+        )
 
     def logits(self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor) -> list[Tensor]:
         """Compute the logits of every span and type: one tensor [words, max_width, types] per text.
 
         The logit of a span that leaves its text is -inf.
         """
-        (a, b), layout = rows.words, (cu_words, cu_types, self.max_width)
-        return ops.split_scores(ops.head_scores(a, b, *self._last(), rows.types[0], *layout), *layout)
+        (a, b), q, width = rows.words, rows.types[0], self.max_width
+        logits = ops.head_scores(a, b, *self._last(), q, cu_words, cu_types, width)
+        return ops.split_scores(logits, cu_words, cu_types, width)
 
     def entities(self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor, threshold: float | Tensor) -> SpanEntities:
         """Find the spans and types above the threshold; see `Head.entities`."""

@@ -87,7 +87,9 @@ class TokenHead(Head):
         """Compute b [m, H] and y [m, d] from type prompts [m, d]."""
         return self._parts(self.label(prompts), 1)
 
-    def _scores(self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor, dropout_p: float = 0.0, seed: int = 0) -> Tensor:
+    def _scores(
+        self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor, dropout_p: float = 0.0, seed: int = 0
+    ) -> Tensor:
         """Compute the logits [pairs, 3] of `ops.token_scores`."""
         (a, x), (b, y), first = rows.words, rows.types, self.pair[0]
         w1: Tensor | PackedWeight
@@ -100,16 +102,17 @@ class TokenHead(Head):
 
     def loss(self, words: Tensor, prompts: Tensor, batch: PackedBatch, options: LossOptions) -> Tensor:
         """Compute the focal cross-entropy of the three logits of every word and type; see `Head.loss`."""
+        gamma, scale, balance, reduction, fused, dropout_p, seed = options
         layout = (batch.cu_words, batch.cu_types)
-        if options.fused:
-            logits = self._scores(self.rows(words, prompts), *layout, options.dropout_p, options.seed)
+        if fused:
+            logits = self._scores(self.rows(words, prompts), *layout, dropout_p, seed)
         else:
-            layers = [(layer.get_parameter("weight"), layer.get_parameter("bias")) for layer in (self.pair[0], self.pair[3])]
-            (w1, b1), (w2, b2) = layers
+            w1, b1, w2, b2 = (self.pair.get_parameter(name) for name in ("0.weight", "0.bias", "3.weight", "3.bias"))
             logits = reference.textbook_token_scores(
-                self.word(words), self.label(prompts), w1, b1, w2, b2, *layout, options.dropout_p, options.seed
+                self.word(words), self.label(prompts), w1, b1, w2, b2, *layout, dropout_p, seed
             )
-        return reference.token_loss(logits, reference.token_targets(*layout, batch.positives), *options.of_loss)
+        targets = reference.token_targets(*layout, batch.positives)
+        return reference.token_loss(logits, targets, gamma, scale, balance, reduction)
 
     def logits(self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor) -> list[Tensor]:
         """Compute the start, end and inside logits: one tensor [words, types, 3] per text."""
@@ -130,7 +133,7 @@ class TokenHead(Head):
         logits = self._scores(rows, cu_words.to(words.device), cu_types.to(words.device))
         probabilities = ops.probabilities(logits.flatten()).float().cpu().view(-1, 3)
         texts = ops.split_token_scores(probabilities, cu_words, cu_types)
-        scores = [_least(text.numpy(), rows) for text, rows in zip(texts, spans, strict=True)]
+        scores = [_least(text.numpy(), each) for text, each in zip(texts, spans, strict=True)]
         if not vectors:
             return SpanScores(scores, None)
         first_words = cu_words.numpy()[:-1]

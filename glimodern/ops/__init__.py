@@ -10,7 +10,8 @@ Operators: `attention_varlen`, `rotary`, `geglu`, `add_layer_norm`, `dropout`; `
 `Chain`, steps of these without Python in between. Span models: `span_scores` with `split_scores`, `span_loss`,
 `span_entities` with `probabilities` and `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores`
 and `head_entities`, which fold the types (`fold_types`) or make span vectors, whichever is cheaper
-(`vectors_are_cheaper`). Token-level models: `token_scores` with `split_token_scores`, `token_entities`. Examples: docs/operators.md.
+(`vectors_are_cheaper`). Token-level models: `token_scores` with `split_token_scores`, and `token_entities`, which uses
+`LeastOfRange`. Examples: docs/operators.md.
 """
 
 from ._add_layer_norm import add_layer_norm

@@ -67,8 +67,9 @@ def token_entities(logits: Tensor, cu_words: Tensor, cu_types: Tensor, threshold
     first, last, least = _candidates(scores, limits[columns.type], columns)
     word, type_id = columns.word[first], columns.type[first]
     order = np.lexsort((last - first, type_id, word))
-    found = word[order], (last - first)[order], type_id[order]
-    return SpanEntities(*(torch.from_numpy(column) for column in found), torch.from_numpy(least[order]))
+    columns_found = (word[order], (last - first)[order], type_id[order], least[order])
+    word_column, width, type_column, score = (torch.from_numpy(column) for column in columns_found)
+    return SpanEntities(word_column, width, type_column, score)
 
 
 class Columns:

@@ -1,5 +1,6 @@
 """token_scores: start, end and inside logits of every word and type, without a stored hidden layer."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ class TokenInputs(NamedTuple):
             if named[name].shape != shape:
                 raise ValueError(f"{name}: expected {list(shape)}, got {list(named[name].shape)}")
         check_dropout(self.dropout_p)
-        return TokenInputs(*promote(*self.floats), *self[7:])
+        return self._with(promote(*self.floats))
 
     def check_offsets(self) -> None:
         """ValueError for bad offsets on the CPU; elsewhere reading them would wait for the device."""
@@ -73,7 +74,11 @@ class TokenInputs(NamedTuple):
 
     def in_accumulator_dtype(self) -> "TokenInputs":
         dtype = accumulator_dtype(self.a)
-        return TokenInputs(*(x.to(dtype) for x in self.floats), *self[7:])
+        return self._with([x.to(dtype) for x in self.floats])
+
+    def _with(self, floats: Sequence[Tensor]) -> "TokenInputs":
+        a, b, x, y, w1, w2, b2 = floats
+        return TokenInputs(a, b, x, y, w1, w2, b2, *self[7:])
 
 
 def _forward(inputs: TokenInputs) -> Tensor:
@@ -127,7 +132,7 @@ def plain_grads(grad: Tensor, inputs: TokenInputs) -> Grads:
     h is computed again, for some words of a text at a time. Autograd cannot record inside a custom op.
     """
     a, b, x, y, w1, w2, b2, cu_words, cu_types, dropout_p, seed = inputs
-    da, db, dx, dy, dw1, dw2, db2 = grads = tuple(torch.zeros_like(t) for t in inputs.floats)
+    da, db, dx, dy, dw1, dw2, db2 = (torch.zeros_like(t) for t in inputs.floats)
     grad = grad.to(a.dtype)
     words, types, first = cu_words.tolist(), cu_types.tolist(), 0
     for n0, n1, m0, m1 in zip(words, words[1:], types, types[1:], strict=False):
@@ -151,7 +156,7 @@ def plain_grads(grad: Tensor, inputs: TokenInputs) -> Grads:
             dz = dz.unflatten(0, shape)
             da[begin:end] = dz.sum(1)
             db[m0:m1] += dz.sum(0)
-    return grads
+    return da, db, dx, dy, dw1, dw2, db2
 
 
 def _fake(inputs: TokenInputs) -> Tensor:

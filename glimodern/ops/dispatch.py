@@ -203,9 +203,8 @@ def backend_info(
 
     device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
     (scalar, avx2, avx512, avx512_bf16, amx), empty for the other backends. The environment variable GLIMODERN_ISA
-    forces one. fp64 is always scalar. Only attention_varlen, linear_packed and token_scores, whose product linear_packed
-    computes, have avx512_bf16 and amx kernels, in bf16, and the last two an amx kernel in int8; all else runs avx512
-    there.
+    forces one. fp64 is always scalar. Only attention_varlen, linear_packed and token_scores, which calls linear_packed,
+    have avx512_bf16 and amx kernels, in bf16, and the last two an amx kernel in int8; all else runs avx512 there.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
