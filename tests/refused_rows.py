@@ -13,8 +13,6 @@ def _row(name: str, field: str, value: Any) -> Row:
 
 
 ROWS = (
-    _row("token level", "span_mode", "token_level"),
-    _row("token level, two encoders", "model_type", "gliner_bi_encoder_token"),
     _row("another span head", "span_mode", "markerV1"),
     _row("decoder of labels", "labels_decoder", "gpt2"),
     _row("relations", "relations_layer", "biaffine"),

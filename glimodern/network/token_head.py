@@ -27,7 +27,7 @@ from glimodern.inference.compute import SpanScores
 from glimodern.inference.decode import Ties
 from glimodern.inputs.batch import PackedBatch
 from glimodern.layers.dropout import Dropout
-from glimodern.layers.packed_linear import PackedLinear, watch_inputs
+from glimodern.layers.packed_linear import PackedLinear, inputs_are_watched, watch_inputs
 from glimodern.ops import LeastOfRange, PackedWeight, SpanEntities
 
 from .base_head import Head, HeadRows, LossOptions, Rows
@@ -73,7 +73,7 @@ class TokenHead(Head):
     def rows(self, words: Tensor, prompts: Tensor) -> HeadRows:
         """Compute the rows of words and types, and report the inputs of W1 to `measured_inputs`."""
         of_words, of_types = self.word(words), self.label(prompts)
-        if len(words) and len(prompts):
+        if inputs_are_watched(self.pair[0]) and len(words) and len(prompts):
             sizes = [half.detach().abs().amax(0, keepdim=True) for x in (of_words, of_types) for half in x.chunk(2, 1)]
             # The products' sizes are exact for one text, whose words meet all types, and bounds for several.
             watch_inputs(self.pair[0], sizes[0], sizes[2], sizes[1] * sizes[3])
