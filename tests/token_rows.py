@@ -58,7 +58,11 @@ def public_model(row: Row, folder: Path) -> Any:
         two = {"labels_encoder": str(folder / "labels"), "labels_encoder_config": config.to_dict()}
     fields = {"max_width": 12, "max_len": 384, "num_rnn_layers": 0, "hidden_size": 48, **options, **two}
     config = GLiNERConfig(
-        model_name=str(folder / "text"), encoder_config=encoder.to_dict(), dropout=0.1, span_mode="token_level", **fields
+        model_name=str(folder / "text"),
+        encoder_config=encoder.to_dict(),
+        dropout=0.1,
+        span_mode="token_level",
+        **fields,
     )
     torch.manual_seed(2)
     model = GLiNER.from_config(config, backbone_from_pretrained=False).eval()
@@ -150,17 +154,18 @@ def measure(row: Row, folder: Path) -> tuple[str, ...]:
 
 SECTION = Section(
     title="Token-level checkpoints",
-    text="""`span_mode` "token_level": start, end and inside scores of every word, for entities of any length. Built, read,
-saved and compared as above; the entities at four thresholds, flat, nested and with several labels. The weights of
-NuNER-Zero, gliner-multitask and GLiNER-x were not at hand: their rows are tiny models with random weights, with the
-encoder, the LSTM and the fields that their cards name.""",
+    text="""`span_mode` "token_level": start, end and inside scores of every word, for entities of any length. Built,
+read, saved and compared as above; the entities at four thresholds, flat, nested and with several labels. NuNER-Zero,
+gliner-multitask and GLiNER-x are token-level models. Their weights and configs were not at hand: the rows of their names
+are tiny models with random weights, on an encoder of the architecture that they are built on.""",
     columns=("kind", "encoder", "LSTM layers", "head's width", "also"),
     measured=("logits differ by", "entities equal", "words of the longest"),
     rows=ROWS,
     measure=measure,
-    notes="""An entity begins where start exceeds the threshold, ends where end does, and inside reaches it in all of its
-words; its score is the least of these. `max_width` does not limit it. Texts longer than the encoder are read in windows
-that hold every entity of `max_width` words with its context; a longer one that lies whole in no window is not found.
+    notes="""An entity begins where start exceeds the threshold, ends where end does, and inside reaches it in all of
+its words; its score is the least of these. `max_width` does not limit it. Texts longer than the encoder are read in
+windows that hold every entity of `max_width` words with its context; a longer one that lies whole in no window is not
+found.
 `predict`'s `spans`, `scores="all"` and `vectors` work: a span's vector is the mean of its words' vectors, as in gliner.
 `glimodern.inspect`, which ranks spans, refuses such a model, and `accelerate_gliner` replaces its encoder only.
 `represent_spans`, a second head over the spans that the first one found, is refused.""",
