@@ -145,7 +145,7 @@ def plain_grads(grad: Tensor, inputs: TokenInputs) -> Grads:
             ).flatten(0, 1)
             g = grad[first : first + len(hidden)]
             first += len(hidden)
-            dz = torch.where(hidden > 0.0, g @ w2 / (1.0 - dropout_p), 0.0)
+            dz = torch.ops.aten.threshold_backward((g / (1.0 - dropout_p)) @ w2, hidden, 0.0)  # 0 where hidden <= 0
             pairs = (x[begin:end, None] * y[None, m0:m1]).flatten(0, 1)
             dw2 += g.T @ hidden
             db2 += g.sum(0)
