@@ -18,6 +18,7 @@ from glimodern.kernels import (
     span_loss,
     span_scores,
     span_vectors,
+    token_scores,
 )
 from torch import Tensor
 
@@ -95,6 +96,15 @@ def launch_span_vectors(case: Case) -> None:
     span_vectors.span_hidden_backward(rows, rows, x, x, grad, grad, case.dropout)
 
 
+def launch_token_scores(case: Case) -> None:
+    (a, _, u, _), _ = span_batch(case)
+    width = max(a.shape[1] // 4, 1)
+    x, y, w1 = (a.new_zeros(rows, width) for rows in (len(a), len(u), a.shape[1]))
+    w2 = a.new_zeros(3, a.shape[1])
+    pairs = torch.zeros(64, dtype=torch.int32)
+    token_scores.token_scores_forward(a, u, x, y, w1, w2, w2[:, 0].contiguous(), pairs, pairs, case.dropout, SEED)
+
+
 TOKEN_SIZES = {"usual": (64, 768), "ones": (1, 1)}  # tokens, width
 TOKEN_CASES = (*(Case(dtype) for dtype in DTYPES), Case("fp32", "ones"))
 
@@ -128,10 +138,12 @@ LAUNCHES = {
     "span_loss": Launches(launch_span_loss, SPAN_CASES),
     "span_entities": Launches(launch_span_entities, SPAN_CASES),
     "span_vectors": Launches(launch_span_vectors, SPAN_CASES),
+    "token_scores": Launches(launch_token_scores, SPAN_CASES),
     "geglu": Launches(launch_geglu, TOKEN_CASES),
     "rotary": Launches(launch_rotary, TOKEN_CASES),
     "add_layer_norm": Launches(launch_add_layer_norm, TOKEN_CASES),
 }
 CONTRACTIONS = {
     "scores_kernel", "word_grads_kernel", "type_grads_kernel", "loss_kernel", "entities_kernel", "vectors_kernel",
+    "token_scores_kernel",
 }  # fmt: skip

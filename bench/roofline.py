@@ -111,7 +111,29 @@ class Linear:
     weight_itemsize: int = 4
 
 
-Shape = Spans | Tokens | Attention | Linear
+@dataclass(frozen=True)
+class Pairs:
+    """A batch of token_scores: words and types of each text, H, d, bytes per element."""
+
+    words: tuple[int, ...]
+    types: tuple[int, ...]
+    hidden: int = 3072
+    width: int = 768
+    itemsize: int = 2
+
+    @property
+    def pairs(self) -> int:
+        """Number of (word, type) pairs of the texts."""
+        return sum(words * types for words, types in zip(self.words, self.types, strict=True))
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements of a, b, x, y, W1p, W2 and b2 together, and also of their gradients."""
+        rows = sum(self.words) + sum(self.types)
+        return rows * (self.hidden + self.width) + self.hidden * (self.width + 3) + 3
+
+
+Shape = Spans | Tokens | Attention | Linear | Pairs
 
 
 def span_scores(x: Spans, backward: bool) -> Cost:
@@ -156,6 +178,21 @@ def span_vectors(x: Spans, backward: bool) -> Cost:
         return Cost(products, 2 * x.hidden * x.spans + results, x.itemsize * (words + weights + results))
     moved = x.itemsize * (2 * words + 2 * weights - x.width + results)  # b2 is not read
     return Cost(2 * products, 5 * x.hidden * x.spans + results, moved)
+
+
+def token_scores(x: Pairs, backward: bool) -> Cost:
+    """Cost of token_scores.
+
+    Forward: the products x_i y_t, their product with W1p, two adds and a ReLU per hidden value, the product with W2,
+    the bias; logits are fp32. Backward: the hidden values again, the products of dz with W1p and with x_i y_t, of g with W2
+    and with h; a mask and two sums per hidden value, two multiplications and two sums per product.
+    """
+    product, hidden = 2 * x.pairs * x.width * x.hidden, x.pairs * x.hidden
+    if not backward:
+        moved = x.itemsize * x.parameters + max(x.itemsize, 4) * 3 * x.pairs
+        return Cost(product, x.pairs * x.width + (3 + 6) * hidden + 3 * x.pairs, moved)
+    moved = 2 * x.itemsize * x.parameters + max(x.itemsize, 4) * 3 * x.pairs
+    return Cost(3 * product, 5 * x.pairs * x.width + (3 + 12 + 3) * hidden, moved)
 
 
 def rotary(x: Tokens, backward: bool) -> Cost:
@@ -210,7 +247,7 @@ COSTS: dict[str, Callable[..., Cost]] = {
     function.__name__: function
     for function in (
         span_scores, span_loss, span_entities, span_vectors, rotary, geglu, add_layer_norm, attention_varlen,
-        linear_packed,
+        linear_packed, token_scores,
     )
 }  # fmt: skip
 FORWARD_ONLY = ("span_entities", "linear_packed")

@@ -41,4 +41,5 @@ NB_MODULE(_C, m) {
   bind_linear_packed(m);
   bind_chain(m);
   bind_span_vectors(m);
+  bind_token_scores(m);
 }

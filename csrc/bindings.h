@@ -41,5 +41,6 @@ void bind_attention_varlen(nanobind::module_&);
 void bind_encoder(nanobind::module_&);
 void bind_linear_packed(nanobind::module_&);
 void bind_span_vectors(nanobind::module_&);
+void bind_token_scores(nanobind::module_&);
 
 }  // namespace glimodern

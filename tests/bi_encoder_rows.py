@@ -54,8 +54,9 @@ def encoder_config(kind: str, width: int, vocab_size: int) -> Any:
     more: dict[str, Any] = {
         "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 16, "cls_token_id": 2, "sep_token_id": 3},
         "distilbert": {"n_layers": 2, "n_heads": 4, "hidden_dim": 64, "dim": width},
+        "mt5": {"d_model": width, "d_kv": 12, "d_ff": 64, "num_layers": 2, "num_heads": 4},
     }.get(kind, {})
-    sizes = {} if kind == "distilbert" else sizes
+    sizes = {} if kind in ("distilbert", "mt5") else sizes
     special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "initializer_range": 0.2}
     return AutoConfig.for_model(kind, vocab_size=vocab_size, **special, **sizes, **more)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ("checkpoint_rows", "bi_encoder_section", "encoder_section", "refused_rows")
+SECTIONS = ("checkpoint_rows", "token_rows", "bi_encoder_section", "encoder_section", "refused_rows")
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "COMPATIBILITY.md"
 HEAD = """# Compatibility
 

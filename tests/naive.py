@@ -134,6 +134,19 @@ def loss_of_scores(
     return total / max(len(signs), 1) if reduction == "mean" else total
 
 
+def token_scores(
+    a: Tensor, b: Tensor, x: Tensor, y: Tensor, w1: Tensor, w2: Tensor, b2: Tensor, cu_words: Tensor, cu_types: Tensor,
+    dropout_p: float = 0.0, seed: int = 0,
+) -> Tensor:  # fmt: skip
+    words, types, rows = cu_words.tolist(), cu_types.tolist(), []
+    for text in range(len(words) - 1):
+        for word in range(words[text], words[text + 1]):
+            for kind in range(types[text], types[text + 1]):
+                hidden = torch.relu(a[word] + b[kind] + w1 @ (x[word] * y[kind]))
+                rows.append(w2 @ drop(hidden, len(rows), dropout_p, seed) + b2)
+    return torch.stack(rows) if rows else b2.new_empty(0, 3)
+
+
 def probability(logit: float) -> np.float32:
     """sigmoid(logit) in fp64, rounded to fp32."""
     if math.isnan(logit):

@@ -61,8 +61,8 @@ def calling():
 
 
 def serve(cache, model, batch):
-    """The factors by a graph, or None."""
-    return cache.factors(model, batch, model.device)
+    """The rows of words and types by a graph, or None."""
+    return cache.rows(model, batch, model.device)
 
 
 def pack(model, *lengths, labels=LABELS):
@@ -85,9 +85,10 @@ def synthetic(*lengths):
 
 def eager(model, batch):
     with torch.no_grad():
-        return model.head.factors(*model.encode(batch))
+        return model.head.rows(*model.encode(batch))
 
 
-def assert_as_eager(model, batch, factors):
-    for got, wanted in zip(factors, eager(model, batch), strict=True):
+def assert_as_eager(model, batch, rows):
+    wanted_rows = eager(model, batch)
+    for got, wanted in zip((*rows.words, *rows.types), (*wanted_rows.words, *wanted_rows.types), strict=True):
         assert (got - wanted).abs().max() <= 1e-6 * max(1.0, wanted.abs().max())

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from glimodern import ops
+from glimodern.checkpoint.config import SPAN_HEADS
 from glimodern.layers.packed_linear import PackedLinear, input_sizes, measured_inputs, watch_inputs
-from glimodern.network.head import SPAN_MODES, SpanHead
+from glimodern.network.head import SpanHead
 from tests.bi_encoder_rows import model_of, save_encoder
 from tests.conftest import WORDS, quietly_int8
 
@@ -23,7 +24,7 @@ def assert_calibrated(model, least):
     assert [name for name, packed in layers.items() if packed.input_scale.shape != (packed.inputs,)] == []
 
 
-@pytest.mark.parametrize("span_mode", SPAN_MODES)
+@pytest.mark.parametrize("span_mode", SPAN_HEADS)
 @pytest.mark.parametrize("hidden_size", [64, 96], ids=["", "projected"])
 def test_every_layer_of_every_head(span_mode, hidden_size, tmp_path):
     model_of("modernbert", tmp_path / "model", hidden_size=hidden_size, span_mode=span_mode)
@@ -62,7 +63,7 @@ def test_labels_asked_before_packing_are_not_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize("span_mode", ["markerV0", "ffn"])
 def test_the_halves_of_w1_know_what_they_are_given(span_mode):
     torch.manual_seed(0)
-    head = SpanHead(64, 0.0, span_mode).eval()
+    head = SpanHead(64, 0.0, span_mode, 12).eval()
     words, prompts = torch.randn(9, 64) * torch.linspace(0.1, 30, 64), torch.randn(3, 64)
     with torch.no_grad(), measured_inputs(head):
         head.factors(words[:5], prompts)

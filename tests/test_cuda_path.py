@@ -124,8 +124,8 @@ def test_what_a_graph_records_reads_nothing_and_does_not_know_the_texts(models, 
     bucket = bucket_of(pack(models[kind], 7, 0, 3, 40), model.encoder.max_length)
     inputs = StaticBatch(bucket, META)
     with without_launches(monkeypatch), torch.no_grad():
-        a, _, _, _, q = model.head.factors(*model.encode(inputs.batch, inputs.packing))
-    assert len(a) == bucket.tokens and len(q) == bucket.types
+        words, types = model.head.rows(*model.encode(inputs.batch, inputs.packing))
+    assert {len(x) for x in words} == {bucket.tokens} and {len(x) for x in types} == {bucket.types}
 
 
 def test_the_texts_lengths_cannot_be_asked_of_what_a_graph_records(models, monkeypatch):
@@ -181,16 +181,16 @@ def test_the_cuda_path_in_bf16_with_and_without_graphs(models, monkeypatch):
     batches = [synthetic(4, 5, 6), synthetic(1, 9, 2)]
     assert {bucket_of(batch, 128) for batch in batches} == {Bucket(16, 8, 16)}
     with torch.no_grad():
-        exact = [model.head.factors(*model.encode(batch)) for batch in batches]
+        exact = [model.head.rows(*model.encode(batch)) for batch in batches]
     model.to(torch.bfloat16)
     cache, calls = calling()
     with as_on_cuda(monkeypatch), poisoned(), torch.no_grad():
-        alone = [model.head.factors(*model.encode(batch)) for batch in batches]
+        alone = [model.head.rows(*model.encode(batch)) for batch in batches]
         serve(cache, model, batches[0])
         padded = [serve(cache, model, batch) for batch in batches]
     assert calls.replayed == 2
     for ours, same, truth in zip(padded, alone, exact, strict=True):
-        for got, wanted, sure in zip(ours, same, truth, strict=True):
+        for got, wanted, sure in zip(*((*rows.words, *rows.types) for rows in (ours, same, truth)), strict=True):
             assert (got - wanted).abs().max() <= 2**-6 * wanted.abs().max()
             assert (got.float() - sure).square().mean() < 1e-3 * sure.square().mean()
 

@@ -108,7 +108,7 @@ def test_factors_of_a_graph_belong_to_the_callers_mode(first, then):
     for mode in (first, then, first, then):
         with mode():
             factors = serve(cache, model, batch)
-    assert factors.a.is_inference() == (then is torch.inference_mode)
+    assert factors.words[0].is_inference() == (then is torch.inference_mode)
 
 
 KINDS = ("modernbert", "bert", "deberta-v2", "t5", "mpnet", "distilbert")

@@ -849,7 +849,7 @@ def test_yaml_settings(tmp_path):
         ("output-dir: [a, b]", r"output_dir: expected text, got \['a', 'b'\]"),
         ("train-data:", "train_data: expected a list of texts, got nothing"),
         ("train-data: [a, 3]", "train_data: expected a list of texts"),
-        ("span-mode: markerV1", "span_mode: expected one of 'markerV0', 'marker', 'ffn' or nothing"),
+        ("span-mode: markerV1", "span_mode: expected one of 'markerV0', 'marker', 'ffn', 'token_level' or nothing"),
         ("lr: 1.0\nlr: 2.0", "expected each setting once, got lr several times"),
         ("head-lr: 1.0\nhead_lr: 2.0", "expected each setting once, got head_lr several times"),
         ("- lr", "expected a mapping of settings, got list"),

@@ -3,7 +3,7 @@
 from dataclasses import MISSING, dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, get_args
+from typing import Annotated, Any, Final, Literal, TypedDict, get_args
 
 from glimodern.display import first_line
 from glimodern.files.atomic import current_files, user_path
@@ -11,14 +11,16 @@ from glimodern.files.hub import HubAccess, resolve_folder
 from glimodern.inputs.words import DEFAULT_SPLITTER
 from glimodern.settings import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, WIDTH, check_settings
 
-from .legacy import check_supported, read_fields, upgrade_fields
+from .legacy import check_supported, check_token_level, read_fields, upgrade_fields
 
 CONFIG_FILE = "gliner_config.json"
 ENT_TOKEN, SEP_TOKEN = "<<ENT>>", "<<SEP>>"
 
-SpanMode = Literal["markerV0", "marker", "ffn"]
+SpanMode = Literal["markerV0", "marker", "ffn", "token_level"]
+TOKEN_LEVEL: Final = "token_level"
 Pooling = Literal["first", "last", "mean", "max"]
 SPAN_MODES: tuple[SpanMode, ...] = get_args(SpanMode)
+SPAN_HEADS = tuple(mode for mode in SPAN_MODES if mode != TOKEN_LEVEL)
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
@@ -29,11 +31,13 @@ class HeadConfig:
     hidden_size: Annotated[int | None, WIDTH] = None
     """Head width d; None: the encoder's width. An encoder with another width gets a projection."""
     span_mode: SpanMode = "markerV0"
-    """Span head: "markerV0" of public checkpoints, "marker" of the oldest ones, "ffn" of the paper's equation 3."""
+    """Head. It scores spans: "markerV0" of public checkpoints, "marker" of the oldest ones, "ffn" of the paper's
+    equation 3. Or words, as the start, the end and the inside of an entity: "token_level"."""
     subtoken_pooling: Pooling = "first"
     """Which sub-tokens make a word's vector."""
     max_width: Annotated[int, AT_LEAST_ONE] = 12
-    """Maximum span width in words, K."""
+    """Maximum span width in words, K. A token-level head finds longer entities too; windows of long texts still
+    overlap so that entities of at most so many words lie whole in one."""
     max_len: Annotated[int | None, AT_LEAST_ONE] = None
     """Maximum words of a text; later words are cut. None: the encoder's maximum number of tokens, at most 8,192."""
     max_types: Annotated[int, AT_LEAST_ONE] = 25
@@ -49,6 +53,11 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def any_width(self) -> bool:
+        """Whether the head finds entities of more than max_width words."""
+        return self.span_mode == TOKEN_LEVEL
 
 
 class HeadOptions(TypedDict, total=False):
@@ -95,7 +104,10 @@ class ModelConfig(HeadConfig):
 
 # field of gliner_config.json -> supported values; another value means a model architecture that is not supported
 SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "model_type": (None, "gliner", "gliner_uni_encoder_span", "gliner_bi_encoder", "gliner_bi_encoder_span"),
+    "model_type": (
+        *(None, "gliner", "gliner_uni_encoder_span", "gliner_bi_encoder", "gliner_bi_encoder_span"),
+        *("gliner_uni_encoder_token", "gliner_bi_encoder_token"),
+    ),
     "span_mode": SPAN_MODES,
     "subtoken_pooling": POOLINGS,
     "labels_decoder": (None,),
@@ -131,6 +143,7 @@ def read_config(folder: Path, hub: HubAccess | None = None) -> ModelConfig:
     file = folder / CONFIG_FILE
     stored = read_fields(file)
     check_supported(file, stored, SUPPORTED)
+    check_token_level(file, stored, TOKEN_LEVEL)
     stored = upgrade_fields(file, stored)
     known = {**PUBLIC_DEFAULTS, **{name: stored[name] for name in PUBLIC_DEFAULTS if name in stored}}
     encoders = {"encoder_config": "model_name"}

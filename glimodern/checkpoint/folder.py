@@ -67,6 +67,9 @@ PREFIXES = (
     ("head.end.", "span_rep_layer.span_rep_layer.project_end."),
     ("head.span.", "span_rep_layer.span_rep_layer.out_project."),
     ("head.prompt.", "prompt_rep_layer."),
+    ("head.word.", "scorer.proj_token."),
+    ("head.label.", "scorer.proj_label."),
+    ("head.pair.", "scorer.out_mlp."),
 )
 
 
@@ -347,7 +350,23 @@ def is_ignored(name: str) -> bool:
     return any(part in name for part in _IGNORED)
 
 
-_HEAD_WIDTH = "prompt_rep_layer.3.bias"  # [hidden_size], in every span model
+# a bias of the head -> its elements / hidden_size; the first is in every span model, the second in token-level ones
+_HEAD_WIDTHS = {"prompt_rep_layer.3.bias": 1, "scorer.proj_label.bias": 2}
+_SPAN_HEAD, _TOKEN_HEAD = "span_rep_layer.", "scorer."  # prefixes of their tensors
+
+
+def _check_head(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], file: Path) -> None:
+    """Raise ValueError for the weights of a span head where the config has a token-level one, or the other way."""
+    kinds = {_SPAN_HEAD: "a span head", _TOKEN_HEAD: "a token-level head"}
+    of_config, of_file = (
+        [prefix for prefix in kinds if any(name.startswith(prefix) for name in names)] for names in (expected, got)
+    )
+    if of_config and of_file and of_config != of_file:
+        wanted, found = of_config[0], of_file[0]
+        raise ValueError(
+            f"{file}: span_mode: expected the weights of {kinds[wanted]} ({wanted}*) by gliner_config.json, got those "
+            f"of {kinds[found]} ({found}*); config and weights are not of one model"
+        )
 
 
 def check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], file: Path, vocab_size: int) -> None:
@@ -355,13 +374,15 @@ def check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], file: P
 
     expected: the model's tensors. got: the file's tensors. Both under the public package's names.
     """
-    for name in (_HEAD_WIDTH, *expected):
+    _check_head(expected, got, file)
+    for name in (*_HEAD_WIDTHS, *expected):
         if name not in expected or name not in got or expected[name].shape == got[name].shape:
             continue
         shape, got_shape = tuple(expected[name].shape), tuple(got[name].shape)
-        if name == _HEAD_WIDTH:
+        if name in _HEAD_WIDTHS:
+            width, got_width = (each[0] // _HEAD_WIDTHS[name] for each in (shape, got_shape))
             raise ValueError(
-                f"{file}: hidden_size: expected a head of width {shape[0]} (gliner_config.json), got {got_shape[0]}; "
+                f"{file}: hidden_size: expected a head of width {width} (gliner_config.json), got {got_width}; "
                 "config and weights are not of one model"
             )
         if len(shape) == 2 == len(got_shape) and shape[1] == got_shape[1] and shape[0] == vocab_size:

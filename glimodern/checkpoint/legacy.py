@@ -12,24 +12,19 @@ from typing import Any
 
 from glimodern.display import short
 
-_TOKEN_LEVEL = "a token-level model tags words and has no span head"
 _DECODER = "it writes labels with a decoder, and this package only scores the labels it is given"
 _RELATIONS = "it scores relations between entities, and this package scores entities only"
 
 # field, or (field, value) -> why such a model is not supported
 _REASONS: dict[str | tuple[str, str], str] = {
-    ("span_mode", "token_level"): _TOKEN_LEVEL,
-    ("span_mode", "token-level"): _TOKEN_LEVEL,
-    "span_mode": "it is not a head that sees a span by its two ends alone",
-    ("model_type", "gliner_uni_encoder_token"): _TOKEN_LEVEL,
-    ("model_type", "gliner_bi_encoder_token"): _TOKEN_LEVEL,
+    "span_mode": "it is not a head that sees a span by its two ends alone, nor one that tags words",
     ("model_type", "gliner_uni_encoder_span_decoder"): _DECODER,
     ("model_type", "gliner_uni_encoder_token_decoder"): _DECODER,
     ("model_type", "gliner_encoder_token_decoder"): _DECODER,
     ("model_type", "gliner_uni_encoder_span_relex"): _RELATIONS,
     ("model_type", "gliner_uni_encoder_token_relex"): _RELATIONS,
     ("model_type", "gliner_streaming_span"): "it reads text with a causal decoder that keeps a cache",
-    "model_type": "this package has span models on encoders",
+    "model_type": "this package has span and token-level models on encoders",
     "labels_decoder": _DECODER,
     "relations_layer": _RELATIONS,
     "span_encoder_config": "it runs a second encoder over words",
@@ -69,6 +64,25 @@ def check_supported(file: Path, fields: Mapping[str, Any], supported: Mapping[st
         raise ValueError(
             f"{file}: {name}: expected {expected}, got {short(value)}: not supported, because {reason}; "
             "run it with the gliner package"
+        )
+
+
+def check_token_level(file: Path, fields: Mapping[str, Any], token_level: str) -> None:
+    """Raise ValueError for a token-level model whose fields contradict each other, or with a second head.
+
+    token_level: the `span_mode` of such models. gliner chooses the head by `span_mode` alone, and writes the model_type
+    of a span model with it.
+    """
+    model_type, mode = fields.get("model_type"), fields.get("span_mode")
+    if str(model_type).endswith("_token") and mode != token_level:
+        raise ValueError(
+            f"{file}: span_mode: expected {token_level!r}, of which model_type {model_type!r} is, got "
+            f"{'none' if mode is None else repr(mode)}; add the field, or correct it"
+        )
+    if mode == token_level and fields.get("represent_spans"):
+        raise ValueError(
+            f"{file}: represent_spans: expected False, got {fields['represent_spans']!r}: not supported, because it "
+            "scores the spans that the token-level head found by a second head; run it with the gliner package"
         )
 
 

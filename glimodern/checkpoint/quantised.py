@@ -1,7 +1,7 @@
 """The stored form of weights in int8: tensors beside `weight` in a state dict.
 
     P.weight        int8 [o, i]    of a linear layer P, as `ops.QuantisedWeight`, or of an embedding, [rows, width]
-    P.weight_scale  fp32 [o]       [o, 2] of a layer whose inputs are two halves with scales of their own
+    P.weight_scale  fp32 [o]       [o, k] of a layer whose inputs are k equal parts with scales of their own
     P.input_scale   fp32 [i]       may be missing: inputs are not scaled
 
 A quantised weight stands for weight * weight_scale[:, None] * input_scale. The form does not depend on a machine.

@@ -24,15 +24,15 @@ class ModelInfo(NamedTuple):
     """A model that a server holds.
 
     default: whether it answers requests that name no model. dtype: of its weights. max_words: most words that it reads
-    at once. max_width: most words of an entity. max_types: most labels of a prompt in its training. calibrated: whether
-    threshold="calibrated" is possible.
+    at once. max_width: most words of an entity; None: any number. max_types: most labels of a prompt in its training.
+    calibrated: whether threshold="calibrated" is possible.
     """
 
     name: str
     default: bool
     dtype: str
     max_words: int
-    max_width: int
+    max_width: int | None
     max_types: int
     calibrated: bool
 

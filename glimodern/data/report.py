@@ -48,7 +48,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """Counts of one data set, for spans of at most `max_width` words.
+    """Counts of one data set, for a model that finds entities of at most `max_width` words; None: of any number.
 
     entities, types:       gold entities, and distinct entity types as written (labels and `Example.types`).
     wider_than_max_width:  entities of more than max_width words, which the model cannot find.
@@ -67,7 +67,7 @@ class ValidationReport:
     """
 
     name: str
-    max_width: int
+    max_width: int | None
     sentences: int
     words: int
     entities: int
@@ -138,7 +138,8 @@ class ValidationReport:
             add("entities cut", now.entities, "cannot be found: beyond what is read", later.entities)
         variants = "; ".join(" / ".join(map(repr, group)) for group in self.case_variants[:3])
         wider, meaning = self.wider_than_max_width, f"cannot be found: {self.share_lost:.2%} of gold lost"
-        add(f"wider than {self.max_width} words", wider, meaning, wider)
+        if self.max_width is not None:
+            add(f"wider than {self.max_width} words", wider, meaning, wider)
         for what, count, meaning in (
             ("overlapping", self.overlapping, "spans that share a word; flat decoding keeps one of them"),
             ("duplicate", self.duplicate, "same span and type twice"),
@@ -155,12 +156,12 @@ class ValidationReport:
         return table
 
 
-def validate(dataset: Dataset, max_width: int, cut: Cut | None = None) -> ValidationReport:
-    """Count the content of a data set for a model with spans of at most `max_width` words (K, >= 1).
+def validate(dataset: Dataset, max_width: int | None, cut: Cut | None = None) -> ValidationReport:
+    """Count the content of a data set for a model with spans of at most `max_width` words (K, >= 1; None: any number).
 
     cut: what the model cannot read of long texts, which only a tokenizer can count (`train.limits.count_cut`).
     """
-    if max_width < 1:
+    if max_width is not None and max_width < 1:
         raise ValueError(f"max_width: expected at least 1, got {max_width}")
     wider = overlapping = duplicate = conflicting = unasked = entities = words = empty = no_entity = blank = 0
     out_of_range = dataset.skipped_out_of_range
@@ -176,7 +177,7 @@ def validate(dataset: Dataset, max_width: int, cut: Cut | None = None) -> Valida
         types = None if example.types is None else set(example.types)
         labels: dict[tuple[int, int], set[str]] = defaultdict(set)
         for start, end, label in example.entities:
-            wider += end - start >= max_width
+            wider += max_width is not None and end - start >= max_width
             unasked += types is not None and label not in types
             if not 0 <= start <= end < count:
                 out_of_range += 1

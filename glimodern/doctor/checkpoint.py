@@ -63,7 +63,8 @@ def _config(folder: Path, *, hub: bool) -> tuple[ModelConfig, str]:
 
     config = read_config(folder, HubAccess() if hub else None)
     model_type = config.encoder_config.get("model_type")
-    return config, f"{model_type} encoder, {config.span_mode}, d {config.hidden_size}, K {config.max_width}"
+    widest = "entities of any width" if config.any_width else f"K {config.max_width}"
+    return config, f"{model_type} encoder, {config.span_mode}, d {config.hidden_size}, {widest}"
 
 
 def _splitter(config: ModelConfig) -> tuple[None, str]:

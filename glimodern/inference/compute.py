@@ -17,7 +17,7 @@ from torch import Tensor
 from glimodern.inputs.batch import PackedBatch
 from glimodern.ops import SpanEntities
 
-from .decode import DecodedEntity, TextSpans, decode_texts, text_spans
+from .decode import DecodedEntity, TextSpans, Ties, decode_texts, text_spans
 from .passages import Passage, PlannedText, PreparedChunk
 from .request import Request, Search
 from .windows import IntArray, owners
@@ -55,10 +55,12 @@ class SpanModel(NamedTuple):
     fp32 [m].
     score_spans(batch, spans, vectors): the scores of given spans, and their vectors if asked for. spans: of each text,
     int64 [its spans, 2], rows (first word in the text, width - 1).
+    ties: the order of candidates with equal scores.
     """
 
     candidates: Callable[[PackedBatch, float | Tensor], SpanEntities]
     score_spans: Callable[[PackedBatch, Sequence[IntArray], bool], SpanScores]
+    ties: Ties
 
 
 class Result(NamedTuple):
@@ -183,7 +185,8 @@ def run_chunk(chunk: PreparedChunk, model: SpanModel, search: Search) -> Iterato
     else:
         found = _candidates(run, model)
     words = [len(text.request.words) for text in chunk.texts[: run.end]]
-    decoded = decode_texts(found, words, None if scored else [text.windows for text in chunk.texts], **search.greedy)
+    windows = None if scored else [text.windows for text in chunk.texts]
+    decoded = decode_texts(found, words, windows, ties=model.ties, **search.greedy)
     if not scored and (search.all_scores or search.vectors):
         scored = {i: found_scores(chunk.texts[i], entities) for i, entities in decoded.items()}
         _score_spans(run, model, scored, search)

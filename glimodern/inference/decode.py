@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from .windows import IntArray, owners
 
 DecodedEntity = tuple[int, int, int, float]
 """First word, last word (inclusive), type_id, score."""
+
+Ties = Literal["span", "type"]
+"""The order of candidates with equal scores: by start, end and type ("span"), or by start, type and end ("type")."""
 
 
 class TextSpans(NamedTuple):
@@ -76,6 +79,7 @@ def decode_texts(
     words: Sequence[int],
     windows: Sequence[Sequence[tuple[int, int]]] | None = None,
     *,
+    ties: Ties = "span",
     flat: bool = True,
     multi_label: bool = False,
     top_k: int | None = None,
@@ -84,6 +88,7 @@ def decode_texts(
 
     found: candidates in any order; those of texts beyond `words` are ignored. words: number of words of each text.
     windows: of each text; None: each was read whole. A span counts in the window that owns it (`windows.owners`) alone.
+    ties: which of two candidates with equal scores comes first, see `Ties`.
     top_k: most entities of a text, those with the highest scores; None: all.
 
     Returns {text: entities} for the texts with entities, in the order of `greedy_decode`.
@@ -91,7 +96,8 @@ def decode_texts(
     if not found:
         return {}
     spans = TextSpans(*(np.concatenate(column) for column in zip(*found, strict=True)))
-    spans = spans.rows(np.lexsort((spans.type_id, spans.end, spans.start, spans.request)))
+    last_keys = (spans.type_id, spans.end) if ties == "span" else (spans.end, spans.type_id)
+    spans = spans.rows(np.lexsort((*last_keys, spans.start, spans.request)))
     bounds = np.searchsorted(spans.request, np.arange(len(words) + 1))
     counted = np.arange(len(spans.request)) < bounds[-1]
     for text, (first, end) in enumerate(pairwise(bounds)):

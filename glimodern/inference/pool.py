@@ -282,7 +282,8 @@ class Pool:
         searched = [text for text in texts if text.entities is None]
         by_options: dict[tuple[Any, ...], list[_Text]] = {}
         for text in searched:
-            by_options.setdefault(tuple(text.job.search.greedy.values()), []).append(text)
+            options = (text.job.lane.model.ties, *text.job.search.greedy.values())
+            by_options.setdefault(options, []).append(text)
         for same in by_options.values():
             self._decode(same)
         for text in texts:
@@ -303,7 +304,8 @@ class Pool:
             found += [part._replace(request=np.full_like(part.start, i)) for part in spans]
         words = [len(text.plan.request.words) for text in texts]
         windows = [text.plan.windows if text.given is None else () for text in texts]
-        decoded = decode_texts(found, words, windows, **texts[0].job.search.greedy)
+        job = texts[0].job
+        decoded = decode_texts(found, words, windows, ties=job.lane.model.ties, **job.search.greedy)
         for i, text in enumerate(texts):
             text.entities = decoded.get(i, ())
 

@@ -36,7 +36,8 @@ class Packer:
     Words are read as plain text (`plain_tokenizer`): no word becomes a special token. The tokens of a pre-split word do
     not depend on its neighbours, so texts and prompts are tokenised separately.
 
-    max_width: maximum span width in words.
+    max_width: width of spans, in words, that windows of long texts must hold whole.
+    any_width: whether the model finds entities wider than that.
     max_words: maximum words of a text (a checkpoint's `max_len`); later words are cut.
     max_tokens: maximum tokens of the encoder, with prompt and special tokens; None: no limit.
     subtoken_pooling: which tokens of a word make its vector (see glimodern.network.pooling).
@@ -56,9 +57,12 @@ class Packer:
         subtoken_pooling: str = "first",
         control: Sequence[str] = (),
         first_unknown_id: int | None = None,
+        any_width: bool = False,
     ) -> None:
         self.tokenizer, self._names = plain_tokenizer(tokenizer, control, first_unknown_id=first_unknown_id)
         self.max_width = max_width
+        self.widest_entity = None if any_width else max_width
+        """Most words of an entity that the model can find; None: any number."""
         self.max_words = max_words
         self.max_tokens = max_tokens
         self.subtoken_pooling = subtoken_pooling
@@ -252,7 +256,7 @@ class Packer:
         for start, end, label in entities:
             if label not in type_ids:
                 continue
-            if end >= words or end - start >= self.max_width:
+            if end >= words or (self.widest_entity is not None and end - start >= self.widest_entity):
                 lost += 1
                 continue
             positives.add((first_word + start, end - start, first_type + type_ids[label]))

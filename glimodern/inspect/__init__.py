@@ -17,6 +17,7 @@ from glimodern.inference.checks import check_count, check_flag, check_string, ch
 from glimodern.inference.decode import decode_texts, text_spans
 from glimodern.inference.label_sets import read_labels
 from glimodern.network.eval_mode import eval_replica
+from glimodern.network.head import SpanHead
 
 from .base import InspectedWord, Inspection, Token
 from .spans import Span, TypeSpans, rank_spans
@@ -47,7 +48,8 @@ def inspect(
     labels: one label set. threshold, flat, multi_label: see `GLiModern.predict`. top: number of best spans to record
     per type; entities are recorded at any rank.
 
-    Raises TypeError and ValueError as `predict` does, and ValueError for a text without words and for no labels.
+    Raises TypeError and ValueError as `predict` does, and ValueError for a text without words, for no labels and for a
+    token-level model.
     """
     threshold = check_threshold(threshold)
     flat, multi_label = check_flag("flat", flat), check_flag("multi_label", multi_label)
@@ -61,13 +63,19 @@ def inspect(
         raise ValueError("labels: expected at least one type, such as ['person', 'city'], got none")
     batch, max_width = model.packer.pack([word_texts], [prompts]), model.config.max_width
     network = eval_replica(model)  # has its own hooks, so that texts of other threads do not pass through them
+    head = network.head
+    if not isinstance(head, SpanHead):
+        raise ValueError(
+            f"model: expected a span model, whose spans can be ranked, got span_mode {model.config.span_mode!r}; ask "
+            "predict(..., scores='all'), or model.scores for the logits of every word"
+        )
     with Watch(network) as watch:
         watch.words(len(words), len(text), model.config.max_len)
         watch.batch(batch)
         moved = batch.to(model.device)
         vectors = network.encode(moved)
         watch.vectors(*vectors)
-        factors = network.head.factors(*vectors)
+        factors = head.factors(*vectors)
         watch.factors(factors)
         layout = (moved.cu_words, moved.cu_types, max_width)
         logits = ops.split_scores(ops.head_scores(*factors, *layout), *layout)[0].float().cpu()

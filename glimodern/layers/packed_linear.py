@@ -56,8 +56,13 @@ def watch_inputs(linear: nn.Module, *parts: Tensor) -> None:
     parts: tensors [..., columns], which concatenated on the last axis are the layer's input. Does nothing outside
     `measured_inputs`.
     """
-    if vars(linear).get(_WATCHED, False):
+    if inputs_are_watched(linear):
         _watch(linear, torch.cat(parts, -1))
+
+
+def inputs_are_watched(linear: nn.Module) -> bool:
+    """Whether `watch_inputs` of a layer has an effect."""
+    return bool(vars(linear).get(_WATCHED, False))
 
 
 def input_sizes(linear: nn.Module) -> Tensor | None:

@@ -44,9 +44,9 @@ def hold_quantised(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         if weight not in held:
             held[weight] = nn.Parameter(torch.empty_like(weight, dtype=torch.int8, device="meta"), requires_grad=False)
         layer.weight = held[weight]
-        halves = state[f"{name}.{SCALE}"].ndim == 2 if f"{name}.{SCALE}" in state else False
-        rows = weight.shape[0]
-        layer.register_buffer(SCALE, torch.empty((rows, 2) if halves else (rows,), dtype=torch.float32, device="meta"))
+        stored = state.get(f"{name}.{SCALE}")
+        shape = (weight.shape[0], *(() if stored is None else stored.shape[1:]))
+        layer.register_buffer(SCALE, torch.empty(shape, dtype=torch.float32, device="meta"))
         if f"{name}.{INPUT_SCALE}" in state:
             scale = torch.empty(weight.shape[1], dtype=torch.float32, device="meta")
             layer.register_buffer(INPUT_SCALE, scale)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glimodern import ops
 from glimodern.checkpoint.fingerprint import (
     FINGERPRINT_FILE,
     SKETCH,
@@ -45,7 +44,7 @@ _SIGNS = b"glimodern fingerprint 1"  # seed of the signs; other signs are anothe
 
 
 class _Stages(NamedTuple):
-    """Vectors of words [n, d] and types [m, d] and logits [n, max_width, m] of each text, on the CPU in fp32."""
+    """Vectors of words [n, d] and types [m, d] and logits (`SpanNetwork.scores`) of each text, on the CPU in fp32."""
 
     words: list[Tensor]
     types: list[Tensor]
@@ -89,7 +88,8 @@ def take_fingerprint(model: GLiModern, weights: str, like: Fingerprint | None = 
             batch = model.packer.pack(words, [labels] * len(words))
             tokens = [_tokens(batch, text) for text in range(len(words))]
             stages = model.run_in_eval(lambda network: _run(network, batch))
-            computed = [_computed(*parts, labels) for parts in zip(*stages, spans, strict=True)]
+            of_spans = [_of_spans(part, any_width=model.config.any_width) for part in stages.logits]
+            computed = [_computed(*parts, labels) for parts in zip(*stages, of_spans, spans, strict=True)]
         except Exception as error:  # any that a user's modules raise: the weights are saved and loaded all the same
             problem = first_line(error) or type(error).__name__
     texts = tuple(TextPrint(*parts) for parts in zip(words, tokens, computed, strict=True))
@@ -125,20 +125,29 @@ def _tokens(batch: PackedBatch, text: int) -> Tokens:
 def _run(network: SpanNetwork, batch: PackedBatch) -> _Stages:
     moved = batch.to(network.device)
     words, types = network.encode(moved)
-    layout = (moved.cu_words, moved.cu_types, network.config.max_width)
-    logits = ops.split_scores(ops.head_scores(*network.head.factors(words, types), *layout), *layout)
+    logits = network.head.logits(network.head.rows(words, types), moved.cu_words, moved.cu_types)
     counts = (batch.cu_words.diff().tolist(), batch.cu_types.diff().tolist())
     parts = (words.split(counts[0]), types.split(counts[1]), logits)
     return _Stages(*([part.float().cpu() for part in stage] for stage in parts))
 
 
+def _of_spans(logits: Tensor, *, any_width: bool) -> Tensor:
+    """Return the logits of spans [words, widths, types]; of a token-level model, those of one word."""
+    return logits.amin(-1)[:, None] if any_width else logits
+
+
 def _computed(
-    words: Tensor, types: Tensor, logits: Tensor, spans: tuple[ScoredSpan, ...] | None, labels: tuple[str, ...]
+    words: Tensor,
+    types: Tensor,
+    logits: Tensor,
+    of_spans: Tensor,
+    spans: tuple[ScoredSpan, ...] | None,
+    labels: tuple[str, ...],
 ) -> Computed:
-    """Record what was computed of a text. spans: score these, NaN outside of the logits; None: the best ones."""
+    """Record what was computed of a text. spans: score these, NaN outside of `of_spans`; None: the best ones."""
     inside = logits[~logits.isneginf()]
     sketches = _sketch("word vectors", words), _sketch("type vectors", types), _sketch("logits", inside)
-    probabilities = logits.double().sigmoid().numpy()
+    probabilities = of_spans.double().sigmoid().numpy()
     if spans is None:
         best = np.argsort(-probabilities, axis=None, kind="stable")[:_SPANS]
         rows = np.stack(np.unravel_index(best, probabilities.shape), 1).tolist()

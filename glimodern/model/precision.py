@@ -67,7 +67,8 @@ class Predictor(Protocol):
 class Answers:
     """One model's predictions for some texts.
 
-    entities: (first word, last word, label) of each text. probabilities: fp32 [words, max_width, types] of each text.
+    entities: (first word, last word, label) of each text. probabilities: of each text, fp32, the sigmoids of
+    `SpanNetwork.scores`.
     """
 
     entities: list[list[tuple[int, int, str]]]
@@ -110,7 +111,7 @@ def answers(model: Predictor, asked: Questions) -> Answers:
     results = model.predict_words(words, asked.label_sets, threshold=asked.threshold)
     entities = [[(start, end, label) for start, end, label, _ in result.entities] for result in results]
     probabilities = []
-    for request in requests:  # one at a time, because the scores of a word are max_width * types values
+    for request in requests:  # one at a time, because a span model has max_width * types scores a word
         batch = model.packer.pack([request.words], [request.labels.prompts]).to(model.device)
         (logits,) = model.run_in_eval(partial(_scores, batch=batch))
         probabilities.append(torch.sigmoid(logits.float()).cpu())

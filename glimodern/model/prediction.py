@@ -108,7 +108,9 @@ class EntityPredictor(SpanNetwork):
             self._check_vectors(label_vectors)
             labels = label_vectors.labels if labels is None else labels
         splitter = word_splitter(self.config.words_splitter_type)
-        options = self._read_options(threshold, label_vectors)._replace(spans=spans, max_width=self.config.max_width)
+        options = self._read_options(threshold, label_vectors)._replace(
+            spans=spans, max_width=self.packer.widest_entity
+        )
         return read_requests(texts, labels, splitter, options)
 
     def _read_options(self, threshold: Thresholds, label_vectors: LabelVectors | None = None) -> ReadOptions:
@@ -132,6 +134,7 @@ class EntityPredictor(SpanNetwork):
         return SpanModel(
             partial(self._candidates, label_vectors=label_vectors),
             partial(self._score_spans, label_vectors=label_vectors),
+            self.head.ties,
         )
 
     def _batch_tokens(self, batch_tokens: int | str) -> int:

@@ -142,6 +142,6 @@ The labels can be replaced by any others. {public}
 |---|---|
 | encoder | {config.encoder_config["model_type"]} |
 | head | {config.span_mode}, width {config.hidden_size} |
-| longest entity | {config.max_width} words |
+| longest entity | {"any" if config.any_width else config.max_width} words |
 | longest text | {config.max_len} words |{precision}
 """

@@ -30,7 +30,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ from glimodern.layers.snapshot import Snapshot
 from glimodern.ops.dispatch import warn_once
 from glimodern.runtime.ambient import lasting
 
-from .head import SpanFactors, SpanHead
+from .base_head import Head, HeadRows
 
 Outputs = tuple[Tensor, ...]
 
@@ -135,11 +135,11 @@ class StaticBatch:
 
 
 class Recordable(Protocol):
-    """The part of a network that is recorded: `head.factors(*encode(batch, packing))`."""
+    """The part of a network that is recorded: `head.rows(*encode(batch, packing))`."""
 
     config: ModelConfig
     encoder: Encoder
-    head: SpanHead
+    head: Head
     packed_dtype: str | None
 
     @property
@@ -245,9 +245,12 @@ def _problem(model: Recordable) -> str:
 
 
 class _Graph(NamedTuple):
+    """word_outputs: number of the outputs that have a row per word; the others have a row per type."""
+
     recorder: Recorder
     inputs: StaticBatch
     recording: Recording
+    word_outputs: int
 
 
 class GraphCache:
@@ -291,8 +294,8 @@ class GraphCache:
         self._forget()
 
     @torch.no_grad()
-    def factors(self, model: Recordable, batch: PackedBatch, device: torch.device) -> SpanFactors | None:
-        """Compute `model.head.factors(*model.encode(batch))` by a graph; None if there is no graph for the batch.
+    def rows(self, model: Recordable, batch: PackedBatch, device: torch.device) -> HeadRows | None:
+        """Compute `model.head.rows(*model.encode(batch))` by a graph; None if there is no graph for the batch.
 
         batch: on the host. device: the model's. The results are new tensors on the device.
         """
@@ -304,21 +307,23 @@ class GraphCache:
         with self._lock:
             if bucket in self._graphs:
                 self._graphs.move_to_end(bucket)
-                factors = self._replay(self._graphs[bucket], batch)
+                rows = self._replay(self._graphs[bucket], batch)
                 if self._weights is not None and self._weights.unchanged():  # checked while the GPU computes
-                    return factors
+                    return rows
             if self._weights is None or not self._weights.unchanged():
                 self._start(model, device)
             graph = self._record(model, bucket, batch, device) if self._usable else None
             return None if graph is None else self._replay(graph, batch)
 
-    def _replay(self, graph: _Graph, batch: PackedBatch) -> SpanFactors:
+    def _replay(self, graph: _Graph, batch: PackedBatch) -> HeadRows:
         with graph.recorder.turn():
             graph.inputs.fill(batch)
             graph.recording.replay()
-            a, b, w2, b2, q = graph.recording.outputs
-            words, types = len(batch.word_index), len(batch.type_index)
-            return SpanFactors(a[:words].clone(), b[:words].clone(), w2, b2, q[:types].clone())
+            outputs, words = graph.recording.outputs, graph.word_outputs
+            return HeadRows(
+                tuple(x[: len(batch.word_index)].clone() for x in outputs[:words]),
+                tuple(x[: len(batch.type_index)].clone() for x in outputs[words:]),
+            )
 
     def _start(self, model: Recordable, device: torch.device) -> None:
         self._drop()
@@ -337,14 +342,19 @@ class GraphCache:
             return None
         recorder, inputs = self._recorder, StaticBatch(bucket, device)
 
+        word_outputs = 0
+
         def run() -> Outputs:
-            factors = model.head.factors(*model.encode(inputs.batch, inputs.packing))
-            return cast(Outputs, factors)  # nothing is packed on a GPU
+            nonlocal word_outputs
+            words, types = model.head.rows(*model.encode(inputs.batch, inputs.packing))
+            word_outputs = len(words)
+            return *words, *types
 
         try:
             with recorder.turn():
                 inputs.fill(batch)
-                graph = _Graph(recorder, inputs, recorder.record(run))
+                recording = recorder.record(run)
+                graph = _Graph(recorder, inputs, recording, word_outputs)
         except RuntimeError as error:
             self._failed = True
             self._drop()

@@ -49,62 +49,87 @@ class PackedFold(PackedLinear):
         destination[prefix + "bias"] = self.b2
 
 
-class _Half(PackedLinear):
-    """Half of W1's columns. `PackedHalves` saves both halves."""
+class _Part(PackedLinear):
+    """Part of W1's columns. `PackedHalves` and `PackedThirds` save all parts."""
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         pass
 
 
-class PackedHalves(nn.Module):
-    """W1 [H, 2d], packed as two halves: W1s for starts and W1e for ends.
+def _parts(linear: nn.Linear, dtype: str, count: int) -> list[_Part]:
+    """Pack a layer's columns in `count` equal parts, the first with the bias."""
+    measured = input_sizes(linear)
+    sizes = (None,) * count if measured is None else measured.chunk(count)
+    scales = _scales_of_parts(linear, count)
+    biases = (linear.bias, *(None,) * (count - 1))
+    parts = []
+    for number, (weight, bias) in enumerate(zip(linear.weight.chunk(count, dim=1), biases, strict=True)):
+        part = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        part.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        if bias is not None:
+            part.bias = bias
+        for name, scale in scales[number].items():
+            part.register_buffer(name, scale)
+        parts.append(_Part(part, dtype, sizes=sizes[number]))
+    return parts
 
-    In int8 each half has its own scale an output; the stored form's scales are [H, 2].
+
+def _scales_of_parts(linear: nn.Linear, count: int) -> list[dict[str, Tensor]]:
+    """Return the scales of a layer's parts, by name; empty for a layer that holds floats."""
+    stored = quantised_weight(linear)
+    if stored is None:
+        return [{} for _ in range(count)]
+    if stored.scale.shape[1:] != (count,):
+        raise ValueError(
+            f"scale: expected fp32 {[len(stored.weight), count]}, got {stored.scale.dtype} {tuple(stored.scale.shape)}"
+        )
+    scales = [{SCALE: scale} for scale in stored.scale.unbind(1)]
+    if stored.input_scale is not None:
+        for part, input_scale in zip(scales, stored.input_scale.chunk(count), strict=True):
+            part[INPUT_SCALE] = input_scale
+    return scales
+
+
+class _PackedColumns(nn.Module):
+    """A layer packed in parts of its columns, with the plain layer's state dict.
+
+    In int8 each part has its own scale an output; the stored form's scales are [H, parts]. parts: in order, the first
+    with the bias.
     """
+
+    @property
+    def parts(self) -> list[_Part]:
+        return [part for part in self.children() if isinstance(part, _Part)]
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        first = self.parts[0].packed
+        if first.dtype == "int8":
+            save_quantised(destination, prefix, self._quantised())
+        else:
+            destination[prefix + "weight"] = torch.cat([part.packed.unpack() for part in self.parts], dim=1)
+        destination[prefix + "bias"] = first.unpack_bias()
+
+    def _quantised(self) -> QuantisedWeight:
+        weights, scales, input_scales = zip(*(part.packed.quantised() for part in self.parts), strict=True)
+        input_scale = None if input_scales[0] is None else torch.cat(input_scales)
+        return QuantisedWeight(torch.cat(weights, dim=1), torch.stack(scales, 1), input_scale)
+
+
+class PackedHalves(_PackedColumns):
+    """W1 [H, 2d] of the span head, packed as two halves: W1s for starts and W1e for ends."""
 
     def __init__(self, linear: nn.Linear, dtype: str) -> None:
         super().__init__()
-        measured = input_sizes(linear)
-        sizes = (None, None) if measured is None else measured.chunk(2)
-        scales = _halves_of_scales(linear)
-        halves = []
-        for number, (weight, bias) in enumerate(zip(linear.weight.chunk(2, dim=1), (linear.bias, None), strict=True)):
-            half = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-            half.weight = nn.Parameter(weight.detach(), requires_grad=False)
-            if bias is not None:
-                half.bias = bias
-            for name, scale in scales[number].items():
-                half.register_buffer(name, scale)
-            halves.append(_Half(half, dtype, sizes=sizes[number]))
-        self.start, self.end = halves
+        self.start, self.end = _parts(linear, dtype, 2)
 
     def forward(self, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """Compute a = starts W1s^T + b1 and b = ends W1e^T, both [n, H], from starts and ends [n, d]."""
         return self.start(starts), self.end(ends)
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        if self.start.packed.dtype == "int8":
-            start, end = self.start.packed.quantised(), self.end.packed.quantised()
-            input_scale = None
-            if start.input_scale is not None and end.input_scale is not None:
-                input_scale = torch.cat([start.input_scale, end.input_scale])
-            scale = torch.stack([start.scale, end.scale], 1)
-            whole = QuantisedWeight(torch.cat([start.weight, end.weight], dim=1), scale, input_scale)
-            save_quantised(destination, prefix, whole)
-        else:
-            halves = [half.packed.unpack() for half in (self.start, self.end)]
-            destination[prefix + "weight"] = torch.cat(halves, dim=1)
-        destination[prefix + "bias"] = self.start.packed.unpack_bias()
 
+class PackedThirds(_PackedColumns):
+    """W1 [H, 3d] of the token head, packed as three parts: for words, for types, and for their products."""
 
-def _halves_of_scales(linear: nn.Linear) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the scales of a layer's two halves, by name; empty for a layer that holds floats."""
-    stored = quantised_weight(linear)
-    if stored is None:
-        return {}, {}
-    scale = stored.scale if stored.scale.ndim == 2 else stored.scale[:, None].expand(-1, 2)
-    halves: tuple[dict[str, Tensor], dict[str, Tensor]] = {SCALE: scale[:, 0]}, {SCALE: scale[:, 1]}
-    if stored.input_scale is not None:
-        for half, input_scale in zip(halves, stored.input_scale.chunk(2), strict=True):
-            half[INPUT_SCALE] = input_scale
-    return halves
+    def __init__(self, linear: nn.Linear, dtype: str) -> None:
+        super().__init__()
+        self.word, self.label, self.product = _parts(linear, dtype, 3)

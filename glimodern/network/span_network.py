@@ -1,4 +1,4 @@
-"""Encoder and span head as one module: a packed batch in; loss, logits or candidate entities out."""
+"""Encoder and head as one module: a packed batch in; loss, logits or candidate entities out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from glimodern import ops, reference
-from glimodern.checkpoint.config import ModelConfig
+from glimodern import ops
+from glimodern.checkpoint.config import TOKEN_LEVEL, ModelConfig
 from glimodern.encoder import Encoder
 from glimodern.files.tokenizer import token_limit
 from glimodern.inference.compute import SpanScores
-from glimodern.inputs.batch import PackedBatch, int32_offsets
+from glimodern.inputs.batch import PackedBatch
 from glimodern.inputs.label_packer import LabelBatch, TextPacker
 from glimodern.inputs.label_vectors import LabelVectors
 from glimodern.inputs.packer import Packer, PromptPacker
@@ -24,19 +24,28 @@ from glimodern.layers.attention import Packing
 from glimodern.runtime.ambient import predicts
 from glimodern.runtime.forks import keep_to_own_threads, watch_forks
 
+from .base_head import Head, HeadRows, LossOptions
 from .cuda_graphs import GraphCache
 from .eval_mode import eval_replica, in_eval_mode
 from .head import SpanHead
 from .label_encoder import LabelEncoder
 from .pooling import pool_subtokens
+from .token_head import TokenHead
 from .type_cache import TypeCache, label_entities
 from .word_lstm import WordLstm
 
 T = TypeVar("T")
 
 
+def build_head(config: ModelConfig) -> Head:
+    """Build the head that `span_mode` names, with fresh weights."""
+    if config.span_mode == TOKEN_LEVEL:
+        return TokenHead(config.hidden_size, config.dropout)
+    return SpanHead(config.hidden_size, config.dropout, config.span_mode, config.max_width)
+
+
 class SpanNetwork(nn.Module):
-    """GLiNER's span model on any encoder, for packed batches. `GLiModern` adds texts, labels and files.
+    """GLiNER's span or token-level model on any encoder, for packed batches. `GLiModern` adds texts, labels and files.
 
     label_encoder: a bi-encoder's label encoder; None for a model whose prompts stand in the text.
     encoder_frozen: whether `freeze_encoder` was called. packed_dtype: dtype of the packed linear layers; None: not
@@ -60,7 +69,7 @@ class SpanNetwork(nn.Module):
         if encoder.hidden_size != config.hidden_size:
             self.projection = nn.Linear(encoder.hidden_size, config.hidden_size)
         self.rnn = WordLstm(config.hidden_size, config.num_rnn_layers) if config.num_rnn_layers else None
-        self.head = SpanHead(config.hidden_size, config.dropout, config.span_mode)
+        self.head = build_head(config)
         self.label_encoder = label_encoder
         if label_encoder is not None and self.rnn is not None:
             self.rnn.requires_grad_(False)  # not run by a bi-encoder
@@ -76,6 +85,7 @@ class SpanNetwork(nn.Module):
         config, tokenizer = self.config, self.tokenizer.backend_tokenizer
         options: dict[str, Any] = {
             "max_width": config.max_width,
+            "any_width": config.any_width,
             "max_words": config.max_len,
             "max_tokens": token_limit(self.tokenizer, self.encoder.max_length),
             "subtoken_pooling": config.subtoken_pooling,
@@ -194,47 +204,19 @@ class SpanNetwork(nn.Module):
                 "it with GLiModern.from_pretrained(..., trainable=True)"
             )
         words, prompts = self.encode(batch)
-        width = self.config.max_width
-        dropout_p = self.config.dropout if self.training and self.head.drops_spans else 0.0
+        dropout_p = self.config.dropout if self.training and self.head.drops_hidden else 0.0
         seed = int(torch.randint(2**31, (1,))) if dropout_p else 0
-        if fused:
-            return ops.span_loss(
-                *self.head.fold(words, prompts),
-                batch.cu_words,
-                batch.cu_types,
-                batch.positives,
-                width,
-                focal_gamma=focal_gamma,
-                focal_scale=focal_scale,
-                class_balance=class_balance,
-                reduction=reduction,
-                dropout_p=dropout_p,
-                seed=seed,
-            )
-        parts = self.head.parts(words, prompts)
-        logits = reference.textbook_scores(*parts, batch.cu_words, batch.cu_types, width, dropout_p, seed)
-        return reference.loss_of_scores(
-            logits.float(),
-            batch.cu_words,
-            batch.cu_types,
-            batch.positives,
-            width,
-            focal_gamma,
-            focal_scale,
-            class_balance,
-            reduction,
-        )
+        options = LossOptions(focal_gamma, focal_scale, class_balance, reduction, fused, dropout_p, seed)
+        return self.head.loss(words, prompts, batch, options)
 
     @predicts
     def scores(self, batch: PackedBatch) -> list[Tensor]:
-        """Compute the logits of every span and type: one tensor [words, max_width, types] per text.
+        """Compute all logits: one tensor per text, [words, max_width, types] of spans, or [words, types, 3] of words.
 
-        The logit of a span that leaves its text is -inf.
+        The logit of a span that leaves its text is -inf. The three of a word are those of a token-level model: start,
+        end, inside.
         """
-        words, prompts = self.encode(batch)
-        factors = self.head.factors(words, prompts)
-        logits = ops.head_scores(*factors, batch.cu_words, batch.cu_types, self.config.max_width)
-        return ops.split_scores(logits, batch.cu_words, batch.cu_types, self.config.max_width)
+        return self.head.logits(self.head.rows(*self.encode(batch)), batch.cu_words, batch.cu_types)
 
     @predicts
     @torch.no_grad()
@@ -259,27 +241,12 @@ class SpanNetwork(nn.Module):
         if isinstance(batch, LabelBatch) and self.label_encoder is not None:
             types = self._types.find(batch.labels, label_vectors, self.label_encoder, self.head)
             words, _ = self._encode_texts(batch.to(device), batch.type_index[:0].to(device))
-            a, b, w2, b2, _ = self.head.factors(words, types.q[:0])
-            rows = torch.tensor([types.rows[label] for label in batch.labels], dtype=torch.int64, device="cpu")
-            q = types.q.index_select(0, rows[batch.type_index].to(device))
+            chosen = torch.tensor([types.row[label] for label in batch.labels], dtype=torch.int64, device="cpu")
+            rows = HeadRows(self.head.word_rows(words), types.select(chosen[batch.type_index].to(device)))
         else:
-            a, b, w2, b2, q = self.head.factors(*self.encode(batch.to(device)))
-        first_words = batch.cu_words.numpy()[:-1]
-        chosen = np.concatenate([rows + [word, 0] for rows, word in zip(spans, first_words, strict=True)])
-        start, width = torch.from_numpy(chosen).to(device).unbind(1)
-        # span_scores of a text whose words are the spans, one wide: the arithmetic of a search over all spans
-        cu_spans, cu_types = int32_offsets([len(rows) for rows in spans]), batch.cu_types
-        logits = ops.span_scores(
-            a[start], b[start + width], *ops.fold_types(q, w2, b2), cu_spans.to(device), cu_types.to(device), 1
-        )
-        texts = ops.split_scores(ops.probabilities(logits).cpu(), cu_spans, cu_types, 1)
-        scores = [text[:, 0].float().numpy() for text in texts]
-        if not vectors:
-            return SpanScores(scores, None)
-        last = w2.unpack().T.to(a.dtype) if isinstance(w2, ops.PackedWeight) else w2
-        cu_words, rows = batch.cu_words.to(device), torch.stack([start, width], 1)
-        found = ops.span_vectors(a, b, last, b2, cu_words, self.config.max_width, rows)
-        return SpanScores(scores, found.float().cpu().numpy())
+            words, prompts = self.encode(batch.to(device))
+            rows = self.head.rows(words, prompts)
+        return self.head.span_scores(words, rows, batch, spans, vectors)
 
     @predicts
     @torch.no_grad()
@@ -301,16 +268,16 @@ class SpanNetwork(nn.Module):
         if isinstance(batch, LabelBatch) and self.label_encoder is not None:
             types = self._types.find(batch.labels, label_vectors, self.label_encoder, self.head)
             words, _ = self._encode_texts(batch.to(self.device), batch.type_index[:0].to(self.device))
-            return label_entities(self.head, words, batch, types, self.config.max_width, threshold)
+            return label_entities(self.head, words, batch, types, threshold)
         device = self.device
         threshold = threshold.to(device) if isinstance(threshold, Tensor) else threshold
         try:
-            factors = self._graphs.factors(self, batch, device) if graphs else None
-            if factors is None:
+            rows = self._graphs.rows(self, batch, device) if graphs else None
+            if rows is None:
                 batch = batch.to(device)
-                factors = self.head.factors(*self.encode(batch))
+                rows = self.head.rows(*self.encode(batch))
             cu_words, cu_types = to_device([batch.cu_words, batch.cu_types], device)
-            return ops.head_entities(*factors, cu_words, cu_types, self.config.max_width, threshold)
+            return self.head.entities(rows, cu_words, cu_types, threshold)
         except torch.OutOfMemoryError:
             self._graphs.clear()  # frees their memory before the caller retries with half of the batch
             raise

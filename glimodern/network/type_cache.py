@@ -15,7 +15,7 @@ from glimodern.inputs.label_vectors import LabelVectors
 from glimodern.runtime.ambient import lasting
 from glimodern.runtime.forks import watch_forks
 
-from .head import SpanHead
+from .base_head import Head, HeadRows, Rows
 from .label_encoder import LabelEncoder
 
 _MAX_LABELS = 4096  # cached labels of recent requests, and labels of one set whose fold is cached
@@ -23,35 +23,36 @@ _TYPE_ROWS = 4096  # maximum type vectors that are copied at a time, for one tex
 
 
 class Types(NamedTuple):
-    """Type vectors of labels.
+    """What a head computes of labels.
 
-    rows: label -> row. q: type vectors [labels, d]. folded: u [labels, H] and c [labels] of the fold, or None.
+    row: label -> row. tensors: [labels, ·], the rows of types (`HeadRows.types`).
     """
 
     labels: tuple[str, ...]
-    rows: dict[str, int]
-    q: Tensor
-    folded: tuple[Tensor, Tensor] | None
+    row: dict[str, int]
+    tensors: Rows
 
     @classmethod
-    def of(cls, labels: Sequence[str], vectors: Tensor, head: SpanHead, fold: bool) -> "Types":
-        """Compute type vectors from label vectors [labels, d].
+    def of(cls, labels: Sequence[str], vectors: Tensor, head: Head, reused: bool) -> "Types":
+        """Compute the rows of types from label vectors [labels, d].
 
-        fold: compute u and c of the fold too, for at most _MAX_LABELS labels.
+        reused: see `Head.type_rows`; for at most _MAX_LABELS labels.
         """
-        # In parts, because the hidden layer of MLP_prompt has the width 4d.
-        q = torch.cat([head.prompt(part) for part in vectors.split(_TYPE_ROWS)])
-        _, _, w2, b2, _ = head.factors(q[:0], q[:0])
-        folded = ops.fold_types(q, w2, b2) if fold and len(q) <= _MAX_LABELS else None
-        return cls(tuple(labels), {label: row for row, label in enumerate(labels)}, q, folded)
+        reused = reused and len(vectors) <= _MAX_LABELS
+        # In parts, because the hidden layers of heads are wider than d.
+        parts = [head.type_rows(part, reused=reused) for part in vectors.split(_TYPE_ROWS)]
+        tensors = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        return cls(tuple(labels), {label: row for row, label in enumerate(labels)}, tensors)
 
     def joined(self, other: "Types") -> "Types":
-        """Append the types of other labels."""
+        """Append the types of other labels; of tensors that only one of both has, none are left."""
         labels = (*self.labels, *other.labels)
-        folded = None
-        if self.folded is not None and other.folded is not None:
-            folded = (torch.cat([self.folded[0], other.folded[0]]), torch.cat([self.folded[1], other.folded[1]]))
-        return Types(labels, {label: row for row, label in enumerate(labels)}, torch.cat([self.q, other.q]), folded)
+        tensors = tuple(torch.cat(column) for column in zip(self.tensors, other.tensors, strict=False))
+        return Types(labels, {label: row for row, label in enumerate(labels)}, tensors)
+
+    def select(self, rows: Tensor) -> Rows:
+        """Return some rows of each tensor. rows: int64, on their device."""
+        return tuple(x.index_select(0, rows) for x in self.tensors)
 
 
 class TypeCache:
@@ -73,13 +74,13 @@ class TypeCache:
     def __reduce__(self) -> tuple[Any, ...]:
         return TypeCache, ()
 
-    def _drop(self, key: tuple[torch.device, torch.dtype, nn.Module] | None) -> None:
+    def _drop(self, key: tuple[torch.device, torch.dtype, tuple[nn.Module, bool]] | None) -> None:
         self._key = key
         self._by_label: Types | None = None
         self._by_vectors: WeakKeyDictionary[LabelVectors, Types] = WeakKeyDictionary()
 
     def find(
-        self, labels: Sequence[str], label_vectors: LabelVectors | None, encoder: LabelEncoder, head: SpanHead
+        self, labels: Sequence[str], label_vectors: LabelVectors | None, encoder: LabelEncoder, head: Head
     ) -> Types:
         """Return the types of these labels, and possibly of more, from label vectors or by the encoder.
 
@@ -88,9 +89,9 @@ class TypeCache:
         weight = next(encoder.parameters())
         if not encoder.sealed:
             vectors = encoder(labels) if label_vectors is None else label_vectors.of(labels)
-            return Types.of(labels, vectors.to(weight.device, weight.dtype), head, fold=False)
+            return Types.of(labels, vectors.to(weight.device, weight.dtype), head, reused=False)
         with self._lock, lasting():
-            key = (weight.device, weight.dtype, head.prompt)  # packing replaces head.prompt
+            key = (weight.device, weight.dtype, (head, head.packed))
             if self._key != key:
                 self._drop(key)
             if label_vectors is None:
@@ -98,46 +99,43 @@ class TypeCache:
             types = self._by_vectors.get(label_vectors)
             if types is None:
                 vectors = label_vectors.vectors.to(weight.device, weight.dtype)
-                types = self._by_vectors[label_vectors] = Types.of(label_vectors.labels, vectors, head, fold=True)
+                types = self._by_vectors[label_vectors] = Types.of(label_vectors.labels, vectors, head, reused=True)
             return types
 
-    def _encoded(self, labels: Sequence[str], encoder: LabelEncoder, head: SpanHead) -> Types:
+    def _encoded(self, labels: Sequence[str], encoder: LabelEncoder, head: Head) -> Types:
         cached = self._by_label
-        missing = [label for label in labels if cached is None or label not in cached.rows]
+        missing = [label for label in labels if cached is None or label not in cached.row]
         if cached is None or (missing and len(cached.labels) + len(missing) > _MAX_LABELS):
-            cached = Types.of(labels, encoder(labels), head, fold=True)
+            cached = Types.of(labels, encoder(labels), head, reused=True)
         elif missing:
-            cached = cached.joined(Types.of(missing, encoder(missing), head, fold=True))
+            cached = cached.joined(Types.of(missing, encoder(missing), head, reused=True))
         self._by_label = cached
         return cached
 
 
 def label_entities(
-    head: SpanHead, words: Tensor, batch: LabelBatch, types: Types, max_width: int, threshold: float | Tensor
+    head: Head, words: Tensor, batch: LabelBatch, types: Types, threshold: float | Tensor
 ) -> ops.SpanEntities:
     """Find the candidate entities of a batch with the word vectors words [n, d].
 
-    batch: on the CPU. types: of all labels of the batch. Texts are processed in runs (`_runs`), so that the type
-    vectors of many labels are not copied for all texts at once.
+    batch: on the CPU. types: of all labels of the batch. Texts are processed in runs (`_runs`), so that the rows of
+    many labels are not copied for all texts at once.
     """
-    a, b, w2, b2, _ = head.factors(words, types.q[:0])
+    word_rows = head.word_rows(words)
     index = batch.type_index
     if batch.labels != types.labels:
-        index = torch.tensor([types.rows[label] for label in batch.labels], dtype=torch.int64, device="cpu")[index]
+        index = torch.tensor([types.row[label] for label in batch.labels], dtype=torch.int64, device="cpu")[index]
     found = []
-    # q and folded hold the rows `selected` of types. Texts with the same labels share one selection.
-    selected, q, folded = torch.arange(len(types.labels), device="cpu"), types.q, types.folded
+    # type_rows holds the rows `selected` of types. Texts with the same labels share one selection.
+    selected, type_rows = torch.arange(len(types.labels), device="cpu"), types.tensors
     for (w0, w1), (t0, t1), texts in _runs(batch):
         if not torch.equal(selected, index[t0:t1]):
             selected = index[t0:t1]
-            rows = selected.to(words.device)
-            q = types.q.index_select(0, rows)
-            if types.folded is not None:
-                folded = (types.folded[0].index_select(0, rows), types.folded[1].index_select(0, rows))
+            type_rows = types.select(selected.to(words.device))
+        rows = HeadRows(tuple(x[w0:w1] for x in word_rows), type_rows)
         cu_words, cu_types = batch.cu_words[texts] - w0, batch.cu_types[texts] - t0
-        bounds = (cu_words.to(a.device), cu_types.to(a.device))
-        limit = threshold[t0:t1].to(a.device) if isinstance(threshold, Tensor) else threshold
-        part = ops.head_entities(a[w0:w1], b[w0:w1], w2, b2, q, *bounds, max_width, limit, folded)
+        limit = threshold[t0:t1].to(words.device) if isinstance(threshold, Tensor) else threshold
+        part = head.entities(rows, cu_words.to(words.device), cu_types.to(words.device), limit)
         found.append(part._replace(word=part.word + w0, type=part.type + t0))
     return ops.SpanEntities(*(torch.cat(column) for column in zip(*found, strict=True)))
 

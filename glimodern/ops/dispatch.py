@@ -51,6 +51,7 @@ OPERATORS: dict[str, Kernels] = {
     "span_vectors": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
     "span_scores": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
     "span_loss": Kernels(cpp=FLOATS, triton=(FP32, FP16, BF16)),
+    "token_scores": Kernels(cpp=(FP32, FP16, BF16), triton=(FP32, FP16, BF16)),
 }
 _BACKENDS = ("cpp", "triton", "flash", "reference")
 NAMES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", FP64: "fp64"}
@@ -202,8 +203,8 @@ def backend_info(
 
     device: None means CUDA if this machine has it, else the CPU. "isa" is the instruction set of the C++ kernels
     (scalar, avx2, avx512, avx512_bf16, amx), empty for the other backends. The environment variable GLIMODERN_ISA
-    forces one. fp64 is always scalar. Only attention_varlen and linear_packed in bf16 have avx512_bf16 and amx kernels,
-    and linear_packed in int8 an amx kernel; all else runs avx512 there.
+    forces one. fp64 is always scalar. Only attention_varlen, linear_packed and token_scores, which calls linear_packed,
+    have avx512_bf16 and amx kernels, in bf16, and the last two an amx kernel in int8; all else runs avx512 there.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -212,7 +213,7 @@ def backend_info(
         name, why = choose(op, torch.device(device).type, dtype)
         isa = ""
         if name == "cpp":
-            bf16_products = op in ("attention_varlen", "linear_packed") and dtype == BF16
+            bf16_products = op in ("attention_varlen", "linear_packed", "token_scores") and dtype == BF16
             isa = "scalar" if dtype == FP64 else extension.current_isa(bf16_products)
         info[op] = {"backend": name, "isa": isa, "why": why}
     return info

@@ -21,6 +21,16 @@ from .span import (
 )
 from .span_entities import probability, span_entities
 from .span_vectors import span_vectors
+from .token_scores import (
+    pair_indices,
+    pair_offsets,
+    textbook_token_scores,
+    token_entities,
+    token_hidden,
+    token_loss,
+    token_scores,
+    token_targets,
+)
 
 __all__ = [
     "add_layer_norm",
@@ -36,6 +46,8 @@ __all__ = [
     "loss_gradient",
     "loss_of_scores",
     "mix32",
+    "pair_indices",
+    "pair_offsets",
     "pairs_inside",
     "probability",
     "rotary",
@@ -46,4 +58,10 @@ __all__ = [
     "span_scores",
     "span_vectors",
     "textbook_scores",
+    "textbook_token_scores",
+    "token_entities",
+    "token_hidden",
+    "token_loss",
+    "token_scores",
+    "token_targets",
 ]

@@ -149,8 +149,8 @@ def _schemas(limits: Limits) -> dict[str, Any]:
         "message": _STRING,
     }
     model = {
-        "name": _STRING, "default": _BOOLEAN, "dtype": _STRING, "max_words": _INTEGER, "max_width": _INTEGER,
-        "max_types": _INTEGER, "calibrated": _BOOLEAN,
+        "name": _STRING, "default": _BOOLEAN, "dtype": _STRING, "max_words": _INTEGER,
+        "max_width": {"type": ["integer", "null"]}, "max_types": _INTEGER, "calibrated": _BOOLEAN,
     }  # fmt: skip
     one_of = [{"required": ["text"]}, {"required": ["texts"]}]
 

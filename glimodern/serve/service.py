@@ -83,7 +83,7 @@ class Service:
                 "default": number == 0,
                 "dtype": model.dtype_name,
                 "max_words": model.config.max_len,
-                "max_width": model.config.max_width,
+                "max_width": model.packer.widest_entity,
                 "max_types": model.config.max_types,
                 "calibrated": model.calibration is not None,
             }

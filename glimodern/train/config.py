@@ -96,15 +96,17 @@ class EncoderConfig:
     hidden_size: Annotated[int | None, WIDTH] = None
     """Width d of the span head. Default: the encoder's, or that of the checkpoint in init_from."""
     span_mode: SpanMode | None = None
-    """Span head: markerV0 of public checkpoints, marker of the oldest ones, or ffn of the paper's equation 3. Default:
-    markerV0, or that of the checkpoint in init_from."""
+    """Head. It scores spans: markerV0 of public checkpoints, marker of the oldest ones, ffn of the paper's equation 3.
+    Or words, as start, end and inside of entities of any length: token_level. Default: markerV0, or that of the
+    checkpoint in init_from."""
     subtoken_pooling: Pooling | None = None
     """Sub-tokens that make a word's vector. Default: first, or that of the checkpoint in init_from."""
     embed_ent_token: bool | None = None
     """Read a type's vector at the <<ENT>> token before its label, instead of at the label's first token, which a small
     encoder learns to use sooner. Default: true, or as in the checkpoint in init_from."""
     max_width: Annotated[int | None, AT_LEAST_ONE] = None
-    """Longest span, in words (K). Default: 12, or that of the checkpoint in init_from."""
+    """Longest span, in words (K); token_level finds longer ones too. Default: 12, or that of the checkpoint in
+    init_from."""
     max_len: Annotated[int | None, AT_LEAST_ONE] = None
     """Maximum words read of a text. Default: as many as the encoder takes tokens, at most 8,192, or that of the
     checkpoint in init_from."""

@@ -77,13 +77,16 @@ def _kept(text: TextTokens, max_words: int, budget: Budget) -> int:
     return min(text.words_within(budget), words)
 
 
-def findable(example: Example, types: Sequence[str], max_width: int) -> list[tuple[int, int]]:
-    """Return (first word, last word) of the gold entities that the model could find in a text of any length."""
+def findable(example: Example, types: Sequence[str], widest: int | None) -> list[tuple[int, int]]:
+    """Return (first word, last word) of the gold entities that the model could find in a text of any length.
+
+    widest: `Packer.widest_entity`.
+    """
     asked, words = set(types), len(example.words)
     return [
         (start, end)
         for start, end, label in example.entities
-        if label in asked and 0 <= start <= end < min(words, start + max_width)
+        if label in asked and 0 <= start <= end < (words if widest is None else min(words, start + widest))
     ]
 
 
@@ -107,15 +110,15 @@ def count_cut(
     """Count what is lost of texts longer than the model takes, if they are cut, and in windows.
 
     types: those asked of each sentence. budgets: of texts that are cut. window_budgets: of texts in windows, if these
-    are others. long_texts: what the run does. Gold entities that are not asked for, wider than max_width or outside
-    their sentence are not counted.
+    are others. long_texts: what the run does. Gold entities that are not asked for, wider than the model finds or
+    outside their sentence are not counted.
     """
     planned = budgets if window_budgets is None else window_budgets
     cut, windowed = CutCounts(), CutCounts()
     for first in range(0, len(dataset), BATCH):
         examples = dataset.examples[first : first + BATCH]
         for i, (example, text) in enumerate(zip(examples, tokenize_whole(examples, packer), strict=True), first):
-            spans = findable(example, types[i], packer.max_width)
+            spans = findable(example, types[i], packer.widest_entity)
             cut = _sum(cut, _lost(example, text, spans, packer, budgets[i], "cut"))
             windowed = _sum(windowed, _lost(example, text, spans, packer, planned[i], "windows"))
     return Cut(packer.max_words, packer.max_tokens, cut, windowed, long_texts)

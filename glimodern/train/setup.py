@@ -132,12 +132,13 @@ def check_gold(setting: str, dataset: Dataset, packer: Packer, config: DataConfi
         entities = example.entities if example.words else []
         prompts = [[label] for label in dict.fromkeys(label for _, _, label in entities)] if alone else [types]
         for labels in prompts if entities else ():
-            spans = findable(example, labels, packer.max_width)
+            spans = findable(example, labels, packer.widest_entity)
             (text,), (budget,) = tokenize_whole([example], packer), group_budgets([labels], packer, config.max_types)
             if count_lost(spans, read_parts(example, text, packer, budget, config.long_texts)) < len(spans):
                 return
         gold += len(entities)
-        too_wide += sum(end - start >= packer.max_width for start, end, _ in entities)
+        widest = packer.widest_entity
+        too_wide += sum(widest is not None and end - start >= widest for start, end, _ in entities)
     if not gold:
         raise ValueError(
             f"{setting}: expected gold entities, got none in the {len(dataset)} sentences of {dataset.name}; annotate "

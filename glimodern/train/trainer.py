@@ -150,7 +150,7 @@ class Trainer:
     ) -> None:
         """Print the report of a data set."""
         cut = count_cut(dataset, types, self.model.packer, budgets, window_budgets=windows, long_texts=long_texts)
-        self.console.print(validate(dataset, self.model.config.max_width, cut).table())
+        self.console.print(validate(dataset, self.model.packer.widest_entity, cut).table())
 
     def _find_progress(self) -> Progress:
         """Load the progress to resume from, if any.
@@ -248,9 +248,10 @@ class Trainer:
         """Log a warning about words, entities and types that training left out, if there are any."""
         if self.words_cut or self.entities_lost or self.batches.types_left_out:
             logger.warning(
-                "training left out %d words of texts that are too long, %d gold entities that are wider than %d words "
+                "training left out %d words of texts that are too long, %d gold entities that are wider than %s words "
                 "or beyond the part of a text that is read, and %d types of other sentences without room in the prompt",
-                self.words_cut, self.entities_lost, self.model.config.max_width, self.batches.types_left_out,
+                self.words_cut, self.entities_lost, self.model.packer.widest_entity or "any number of",
+                self.batches.types_left_out,
             )  # fmt: skip
 
     def record_left_out(self, batch: PackedBatch) -> None:

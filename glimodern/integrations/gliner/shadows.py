@@ -75,7 +75,7 @@ def build_head(core: Any, pack: bool) -> Head:
             f"span_mode: expected 'markerV0' with IdentityContextEncoder, got {core.config.span_mode!r} with {context}"
         )
     with torch.device("meta"):
-        head = SpanHead(core.config.hidden_size, 0.0, "markerV0")
+        head = SpanHead(core.config.hidden_size, 0.0, "markerV0", core.config.max_width)
     prefixes = {public: ours.removeprefix("head.") for ours, public in PREFIXES if ours.startswith("head.")}
     state = {
         ours + name.removeprefix(public): tensor

@@ -1,0 +1,155 @@
+"""The head of token-level models: start, end and inside logits of every word and type.
+
+    [h1_i | h2_i] = P_word h_i + c_word      [t1 | t2] = P_type p_t + c_type      halves of width d
+    logits(i, t) = W2 drop(relu(W1 [h1_i | t1 | h2_i * t2] + b1)) + b2            three: start, end, inside
+
+W1 multiplies a concatenation, so it splits into three parts. Two of them need a word or a type alone
+(docs/ARCHITECTURE.md, "The token head"):
+
+    a_i = W1a h1_i + b1      b_t = W1b t1      x_i = h2_i      y_t = t2
+    logits(i, t) = W2 drop(relu(a_i + b_t + W1p (x_i * y_t))) + b2
+
+Source: gliner 0.2.29 (https://github.com/urchade/GLiNER), its class Scorer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glimodern import ops, reference
+from glimodern.inference.compute import SpanScores
+from glimodern.inference.decode import Ties
+from glimodern.inputs.batch import PackedBatch
+from glimodern.layers.dropout import Dropout
+from glimodern.layers.packed_linear import PackedLinear, inputs_are_watched, watch_inputs
+from glimodern.ops import LeastOfRange, PackedWeight, SpanEntities
+
+from .base_head import Head, HeadRows, LossOptions, Rows
+from .packed_head import PackedThirds
+
+
+class TokenHead(Head):
+    """GLiNER's token-level head of width d, H = 4d. Rows of words are a [n, H] and x [n, d]; of types b and y."""
+
+    ties: Ties = "type"
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.width = width
+        self.drops_hidden = True
+        self.packed = False
+        self.word: nn.Module = nn.Linear(width, 2 * width)
+        self.label: nn.Module = nn.Linear(width, 2 * width)
+        first, last = nn.Linear(3 * width, 4 * width), nn.Linear(4 * width, 3)
+        self.pair = nn.Sequential(first, Dropout(dropout), nn.ReLU(), last)
+
+    def pack(self, dtype: str, fold_dtype: str) -> None:
+        """Pack the two projections and the three parts of W1 for inference; see `Head.pack`. W2 has three rows only."""
+        self.word, self.label = PackedLinear(self._linear("word"), dtype), PackedLinear(self._linear("label"), dtype)
+        self.pair[0] = PackedThirds(self._linear("pair.0"), dtype)
+        self.packed = True
+
+    def _linear(self, name: str) -> nn.Linear:
+        linear = self.get_submodule(name)
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(f"{name}: expected a plain linear layer to pack, got {type(linear).__name__}")
+        return linear
+
+    def _parts(self, halves: Tensor, part: int) -> tuple[Tensor, Tensor]:
+        """Multiply the first halves by part 0 (of words) or 1 (of types) of W1: [rows, H], and the second halves."""
+        first, second = (half.contiguous() for half in halves.chunk(2, dim=1))
+        layer = self.pair[0]
+        if isinstance(layer, PackedThirds):
+            return (layer.word, layer.label)[part](first), second
+        weight = layer.get_parameter("weight").chunk(3, dim=1)[part]
+        return F.linear(first, weight, layer.get_parameter("bias") if part == 0 else None), second
+
+    def rows(self, words: Tensor, prompts: Tensor) -> HeadRows:
+        """Compute the rows of words and types, and report the inputs of W1 to `measured_inputs`."""
+        of_words, of_types = self.word(words), self.label(prompts)
+        if inputs_are_watched(self.pair[0]) and len(words) and len(prompts):
+            sizes = [half.detach().abs().amax(0, keepdim=True) for x in (of_words, of_types) for half in x.chunk(2, 1)]
+            # The products' sizes are exact for one text, whose words meet all types, and bounds for several.
+            watch_inputs(self.pair[0], sizes[0], sizes[2], sizes[1] * sizes[3])
+        return HeadRows(self._parts(of_words, 0), self._parts(of_types, 1))
+
+    def word_rows(self, words: Tensor) -> Rows:
+        """Compute a [n, H] and x [n, d] from word vectors [n, d]."""
+        return self._parts(self.word(words), 0)
+
+    def type_rows(self, prompts: Tensor, *, reused: bool = False) -> Rows:
+        """Compute b [m, H] and y [m, d] from type prompts [m, d]."""
+        return self._parts(self.label(prompts), 1)
+
+    def _scores(
+        self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor, dropout_p: float = 0.0, seed: int = 0
+    ) -> Tensor:
+        """Compute the logits [pairs, 3] of `ops.token_scores`."""
+        (a, x), (b, y), first = rows.words, rows.types, self.pair[0]
+        w1: Tensor | PackedWeight
+        if isinstance(first, PackedThirds):
+            w1 = first.product.packed
+        else:
+            w1 = first.get_parameter("weight").chunk(3, dim=1)[2]
+        w2, b2 = self.pair[3].get_parameter("weight"), self.pair[3].get_parameter("bias")
+        return ops.token_scores(a, b, x, y, w1, w2, b2, cu_words, cu_types, dropout_p=dropout_p, seed=seed)
+
+    def loss(self, words: Tensor, prompts: Tensor, batch: PackedBatch, options: LossOptions) -> Tensor:
+        """Compute the focal cross-entropy of the three logits of every word and type; see `Head.loss`."""
+        gamma, scale, balance, reduction, fused, dropout_p, seed = options
+        layout = (batch.cu_words, batch.cu_types)
+        if fused:
+            logits = self._scores(self.rows(words, prompts), *layout, dropout_p, seed)
+        else:
+            w1, b1, w2, b2 = (self.pair.get_parameter(name) for name in ("0.weight", "0.bias", "3.weight", "3.bias"))
+            logits = reference.textbook_token_scores(
+                self.word(words), self.label(prompts), w1, b1, w2, b2, *layout, dropout_p, seed
+            )
+        targets = reference.token_targets(*layout, batch.positives)
+        return reference.token_loss(logits, targets, gamma, scale, balance, reduction)
+
+    def logits(self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor) -> list[Tensor]:
+        """Compute the start, end and inside logits: one tensor [words, types, 3] per text."""
+        return ops.split_token_scores(self._scores(rows, cu_words, cu_types), cu_words, cu_types)
+
+    def entities(self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor, threshold: float | Tensor) -> SpanEntities:
+        """Find the candidates of `ops.token_entities`; see `Head.entities`."""
+        return ops.token_entities(self._scores(rows, cu_words, cu_types), cu_words, cu_types, threshold)
+
+    def span_scores(
+        self, words: Tensor, rows: HeadRows, batch: PackedBatch, spans: Sequence[npt.NDArray[np.int64]], vectors: bool
+    ) -> SpanScores:
+        """Score given spans: the least of start, end and inside; see `Head.span_scores`.
+
+        A span's vector is the mean of its words' vectors, as in gliner.
+        """
+        cu_words, cu_types = batch.cu_words, batch.cu_types
+        logits = self._scores(rows, cu_words.to(words.device), cu_types.to(words.device))
+        probabilities = ops.probabilities(logits.flatten()).float().cpu().view(-1, 3)
+        texts = ops.split_token_scores(probabilities, cu_words, cu_types)
+        scores = [_least(text.numpy(), each) for text, each in zip(texts, spans, strict=True)]
+        if not vectors:
+            return SpanScores(scores, None)
+        first_words = cu_words.numpy()[:-1]
+        first, width = np.concatenate([each + [word, 0] for each, word in zip(spans, first_words, strict=True)]).T
+        sums = F.pad(words.double().cumsum(0), (0, 0, 1, 0))
+        begin = torch.from_numpy(first).to(words.device)
+        count = torch.from_numpy(width + 1).to(words.device)
+        means = (sums[begin + count] - sums[begin]) / count[:, None]
+        return SpanScores(scores, means.float().cpu().numpy())
+
+
+def _least(text: npt.NDArray[np.float32], spans: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return the least probability of each span and type, fp32 [spans, types]. text: [words, types, 3]."""
+    if not len(spans):
+        return np.zeros((0, text.shape[1]), dtype=np.float32)
+    first, last = spans[:, 0], spans.sum(1)
+    inside = LeastOfRange(text[..., 2], int(spans[:, 1].max()) + 1)(first, last)
+    least: npt.NDArray[np.float32] = np.minimum(inside, np.minimum(text[first, :, 0], text[last, :, 1]))
+    return least
