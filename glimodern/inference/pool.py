@@ -303,7 +303,8 @@ class Pool:
             found += [part._replace(request=np.full_like(part.start, i)) for part in spans]
         words = [len(text.plan.request.words) for text in texts]
         windows = [text.plan.windows if text.given is None else () for text in texts]
-        decoded = decode_texts(found, words, windows, **texts[0].job.search.greedy)
+        job = texts[0].job
+        decoded = decode_texts(found, words, windows, select=job.lane.model.select, **job.search.greedy)
         for i, text in enumerate(texts):
             text.entities = decoded.get(i, ())
 

@@ -28,18 +28,11 @@ from glimodern.network.label_encoder import fresh_label_encoder, stored_label_en
 from glimodern.runtime.ambient import as_in_a_new_process, building
 
 from .calibrating import calibrate, check_calibration, kept_calibration
+from .entity_predictor import EntityPredictor
 from .gliner_api import GlinerApi
-from .loading import (
-    DTYPES,
-    encoder_of,
-    freeze,
-    pack,
-    refuse_keywords,
-    resolve_device,
-    resolve_dtype,
-)
+from .keywords import refuse_keywords
+from .loading import DTYPES, encoder_of, freeze, pack, resolve_device, resolve_dtype
 from .precision import CANARY_LABELS, CANARY_TEXTS, LEAST_AGREEMENT, PrecisionReport, answers, compare_answers
-from .prediction import EntityPredictor
 from .sharing import HubApi
 
 _HEAD_OPTIONS = tuple(HeadOptions.__annotations__)
