@@ -25,15 +25,15 @@ class TextPacker(Packer[Batch]):
         """Return zeros, int64 [labels]."""
         return np.zeros(len(labels), dtype=np.int64)
 
-    def _pack(
+    def pack_arrays(
         self,
         texts: Sequence[TextTokens],
         types: Sequence[Sequence[str]],
-        entities: Sequence[Sequence[Entity]] | None,
-        prompts: Sequence[PromptTokens] | None,
+        entities: Sequence[Sequence[Entity]] | None = None,
+        prompts: Sequence[PromptTokens] | None = None,
     ) -> LabelArrays:
         """Pack tokenised texts; types[i] are the labels of texts[i], and `LabelArrays.labels` the distinct ones."""
-        packed: PackedArrays = super()._pack(texts, types, entities, prompts)
+        packed: PackedArrays = super().pack_arrays(texts, types, entities, prompts)
         distinct: dict[str, int] = {}
         type_index, rows = [_NONE], _NONE
         for i, labels in enumerate(types):

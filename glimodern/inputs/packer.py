@@ -184,15 +184,16 @@ class Packer(Generic[Batch]):
         prompts: Sequence[PromptTokens] | None = None,
     ) -> Batch:
         """Pack tokenised texts, as `pack` does. prompts: the prompts of `types`, if already computed."""
-        return self.as_batch(self._pack(texts, types, entities, prompts))
+        return self.as_batch(self.pack_arrays(texts, types, entities, prompts))
 
-    def _pack(
+    def pack_arrays(
         self,
         texts: Sequence[TextTokens],
         types: Sequence[Sequence[str]],
-        entities: Sequence[Sequence[Entity]] | None,
-        prompts: Sequence[PromptTokens] | None,
+        entities: Sequence[Sequence[Entity]] | None = None,
+        prompts: Sequence[PromptTokens] | None = None,
     ) -> PackedArrays:
+        """Pack tokenised texts, as `pack_tokens` does before `as_batch`."""
         prompts = [self.prompt(labels) for labels in types] if prompts is None else prompts
         ids: list[IntArray] = [_NONE]
         token_counts, word_counts, type_counts = [], [], []
