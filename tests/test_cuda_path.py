@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from glimodern import GLiModern, ops
-from glimodern.inference import compute, stream
+from glimodern.inference import budget, compute
 from glimodern.inference.decode import decode_texts, text_spans
 from glimodern.inputs.batch import PackedBatch
 from glimodern.inputs.transfer import Field, Layout, to_device, to_host
@@ -244,22 +244,22 @@ def test_bf16_is_chosen_only_where_it_is_native(monkeypatch):
 
 def test_batch_tokens_count_what_pytorch_keeps_as_free_and_ask_once_a_second(monkeypatch):
     asked, free, now = [], [10 << 20], [100.0]
-    stream._free_bytes.cache_clear()
-    monkeypatch.setattr(stream.time, "monotonic", lambda: now[0])
+    budget._free_bytes.cache_clear()
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (asked.append(device) or free[0], 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 30 << 20)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20 << 20)
     try:
         for _ in range(3):
-            assert stream.resolve_batch_tokens("auto", torch.device("cuda", 0), 1024) == 10 << 10
+            assert budget.resolve_batch_tokens("auto", torch.device("cuda", 0), 1024) == 10 << 10
         assert len(asked) == 1
-        assert stream.resolve_batch_tokens("auto", torch.device("cuda", 0), 1) == 65_536
-        assert stream.resolve_batch_tokens("auto", torch.device("cuda", 0), 1 << 30) == 4096
+        assert budget.resolve_batch_tokens("auto", torch.device("cuda", 0), 1) == 65_536
+        assert budget.resolve_batch_tokens("auto", torch.device("cuda", 0), 1 << 30) == 4096
         free[0], now[0] = 30 << 20, 101.5  # another model has gone
-        assert stream.resolve_batch_tokens("auto", torch.device("cuda", 0), 1024) == 20 << 10
+        assert budget.resolve_batch_tokens("auto", torch.device("cuda", 0), 1024) == 20 << 10
         assert len(asked) == 2
     finally:
-        stream._free_bytes.cache_clear()
+        budget._free_bytes.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glimodern.inference import stream
+from glimodern.inference import budget
+from glimodern.inference.budget import resolve_batch_tokens
 from glimodern.inference.request import Search
-from glimodern.inference.stream import find_entities, resolve_batch_tokens
+from glimodern.inference.stream import find_entities
 from glimodern.inference.windows import Reading
 from glimodern.network.eval_mode import eval_replica
 from tests.conftest import WORDS, make_tiny_model
@@ -116,11 +117,11 @@ def test_auto_batch_tokens_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1_000_000)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16_000_000, 0))
     wanted = [(1, 65_536), (1000, 10_000), (10_000, 4096)]
-    stream._free_bytes.cache_clear()
+    budget._free_bytes.cache_clear()
     try:
         assert [(size, resolve_batch_tokens("auto", device, size)) for size, _ in wanted] == wanted
     finally:
-        stream._free_bytes.cache_clear()
+        budget._free_bytes.cache_clear()
     assert resolve_batch_tokens(7, device, 1) == 7
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from glimodern.data import Dataset, Example, asked_types
 from glimodern.data.report import Cut, CutCounts
+from glimodern.inputs.batch import batch_of
 from glimodern.inputs.label_packer import TextPacker
 from glimodern.inputs.packer import PromptPacker
 from glimodern.train.batches import TrainingBatches
@@ -29,7 +30,7 @@ def tokenizer():
 
 def make_packer(tokenizer, max_words: int, max_tokens: int | None, max_width: int = 3) -> PromptPacker:
     limits = {"max_width": max_width, "max_words": max_words, "max_tokens": max_tokens}
-    return PromptPacker(tokenizer, ent_token="<<ENT>>", sep_token="<<SEP>>", **limits)
+    return PromptPacker(tokenizer, as_batch=batch_of, ent_token="<<ENT>>", sep_token="<<SEP>>", **limits)
 
 
 def count(packer: PromptPacker, *examples: Example) -> Cut:
@@ -220,7 +221,7 @@ def test_no_batch_of_windows_is_cut(tokenizer, negative_ratio):
 
 
 def test_labels_of_a_bi_encoder_take_no_room(tokenizer):
-    packer = TextPacker(tokenizer, max_width=3, max_words=50, max_tokens=40)
+    packer = TextPacker(tokenizer, as_batch=batch_of, max_width=3, max_words=50, max_tokens=40)
     dataset = texts(tokenizer, 40, 90)
     assert training_budgets(dataset, packer, DataConfig()) == [38] * 40  # without [CLS] and [SEP]
     assert group_budgets([TYPES * 50], packer, 25) == [38]

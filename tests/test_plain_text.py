@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from glimodern.files.tokenizer import add_prompt_tokens
+from glimodern.inputs.batch import batch_of
 from glimodern.inputs.packer import PromptPacker
 from glimodern.inputs.plain_text import plain_tokenizer
 from tests.conftest import WORDS
@@ -113,7 +114,7 @@ def test_prompts_of_labels_that_look_like_prompts(kind):
     add_prompt_tokens(tokenizer, ["<<ENT>>", "<<SEP>>"])
     backend = tokenizer.backend_tokenizer
     packer = PromptPacker(
-        backend, ent_token="<<ENT>>", sep_token="<<SEP>>", max_width=6, max_words=99, max_tokens=None
+        backend, as_batch=batch_of, ent_token="<<ENT>>", sep_token="<<SEP>>", max_width=6, max_words=99, max_tokens=None
     )  # fmt: skip
     labels = ["person", *CONTROL, "place"]
     batch = packer.pack([[*WORDS, *CONTROL]], [labels])

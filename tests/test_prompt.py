@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from glimodern.files.tokenizer import add_prompt_tokens, load_tokenizer, token_limit
+from glimodern.inputs.batch import batch_of
 from glimodern.inputs.plain_text import plain_tokenizer
 from tests.conftest import WORDS, make_tiny_model
 from tests.encoder_rows import make_tokenizer
@@ -161,8 +162,8 @@ def test_missing_prompt_tokens_are_an_error(tiny_model):
 
     with pytest.raises(ValueError, match="prompt tokens"):
         PromptPacker(
-            tiny_model.tokenizer.backend_tokenizer, ent_token="<<NOPE>>", sep_token="<<SEP>>", max_width=4,
-            max_words=10, max_tokens=None,
+            tiny_model.tokenizer.backend_tokenizer, as_batch=batch_of, ent_token="<<NOPE>>", sep_token="<<SEP>>",
+            max_width=4, max_words=10, max_tokens=None,
         )  # fmt: skip
 
 
@@ -172,7 +173,7 @@ def test_padding_of_the_users_tokenizer_is_not_read(tiny_model):
     padded = type(tiny_model.tokenizer.backend_tokenizer).from_str(tiny_model.tokenizer.backend_tokenizer.to_str())
     padded.enable_padding(length=40)
     packer = PromptPacker(
-        padded, ent_token="<<ENT>>", sep_token="<<SEP>>", max_width=6, max_words=128, max_tokens=128,
+        padded, as_batch=batch_of, ent_token="<<ENT>>", sep_token="<<SEP>>", max_width=6, max_words=128, max_tokens=128,
     )  # fmt: skip
     ours, theirs = (each.pack([WORDS], [["person"]]) for each in (tiny_model.packer, packer))
     assert torch.equal(ours.input_ids, theirs.input_ids) and torch.equal(ours.word_index, theirs.word_index)

@@ -508,6 +508,7 @@ def test_the_paths_through_the_files_are_those_of_the_code():
 
 def test_the_packed_batch_on_the_page():
     """The tensors that docs/ARCHITECTURE.md shows for two texts are those that the packer makes."""
+    from glimodern.inputs.batch import batch_of
     from glimodern.inputs.packer import PromptPacker
     from glimodern.train.demo import train_tokenizer
 
@@ -515,7 +516,9 @@ def test_the_packed_batch_on_the_page():
     tokenizer = train_tokenizer(texts * 9, types[0], vocab_size=400)  # each word is one token
     tokenizer.add_special_tokens({"additional_special_tokens": ["<<ENT>>", "<<SEP>>"]})
     options = {"max_width": 12, "max_words": 99, "max_tokens": 99}
-    packer = PromptPacker(tokenizer.backend_tokenizer, ent_token="<<ENT>>", sep_token="<<SEP>>", **options)
+    packer = PromptPacker(
+        tokenizer.backend_tokenizer, as_batch=batch_of, ent_token="<<ENT>>", sep_token="<<SEP>>", **options
+    )
     batch = packer.pack(texts, types, [[(0, 0, "person"), (2, 2, "person")], [(0, 0, "place")]])
     for name in ("cu_seqlens", "word_index", "cu_words", "type_index", "cu_types", "positives"):
         (shown,) = re.findall(rf"^{name} +([\d,; ]+\d) ", PAGES["docs/ARCHITECTURE.md"], re.MULTILINE)

@@ -55,9 +55,9 @@ def bert_forward(
 
 def _attention(module: Any, x: Tensor, packing: Packing) -> Tensor:
     heads: int = module.num_attention_heads
-    q, k, v = (linear(x).view(len(x), heads, -1) for linear in (module.query, module.key, module.value))
+    q, k, v = (linear(x).unflatten(-1, (heads, -1)) for linear in (module.query, module.key, module.value))
     dropout_p = module.dropout.p if module.training else 0.0
-    return packed_attention(q, k, v, packing, dropout_p=dropout_p).reshape(len(x), -1)
+    return packed_attention(q, k, v, packing, dropout_p=dropout_p).flatten(1)
 
 
 def _as_published(encoder: nn.Module) -> bool:

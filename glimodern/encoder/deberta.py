@@ -37,7 +37,8 @@ def deberta_forward(
     layers = model.encoder.layer
     distances = None
     if table is not None and len(layers):
-        distances = _Distances.of(layers[0].attention.self, groups.groups[0].length, x.device)
+        whole = packing.groups is not None  # whose longest text is not known on the host
+        distances = _Distances.of(layers[0].attention.self, groups.groups[0].length, x.device, whole)
     for number, layer in enumerate(layers):
         context = _attention(layer.attention.self, x, packing, groups, table, distances)
         convolved = number == 0 and model.encoder.conv is not None
@@ -46,16 +47,23 @@ def deberta_forward(
         x = layer.attention.output(context, x)
         x = layer.output(layer.intermediate(x), x)
         if convolved:
-            x = _convolution(model.encoder.conv, embedded, x, packing)
+            x = _convolution(model.encoder.conv, embedded, x, groups)
             if rows is not None and len(layers) == 1:
                 x = x.index_select(0, rows)
     return x if rows is None or len(layers) else x.index_select(0, rows)
 
 
-def _convolution(conv: Any, embedded: Tensor, x: Tensor, packing: Packing) -> Tensor:
-    """Apply the first layer's convolution over neighbouring tokens, text by text, so that no text sees another."""
-    texts = zip(embedded.split(packing.lengths), x.split(packing.lengths), strict=True)
-    return torch.cat([conv(e[None], y[None], e.new_ones(1, len(e)))[0] for e, y in texts if len(e)])
+def _convolution(conv: Any, embedded: Tensor, x: Tensor, groups: Groups) -> Tensor:
+    """Apply the first layer's convolution over neighbouring tokens, with zeros around each text."""
+    outs = []
+    for group in groups.groups:
+        rows, shape = group.rows, (group.texts, group.length, x.shape[-1])
+        selected = (y[rows] if isinstance(rows, slice) else y.index_select(0, rows) for y in (embedded, x))
+        e, y = (part.view(shape) for part in selected)
+        inside = e.new_ones(shape[:2]) if group.padded is None else (~group.padded[0, :, 0]).to(e.dtype)
+        outs.append(conv(e * inside[..., None], y, inside).flatten(0, 1))
+    out = torch.cat(outs)
+    return out if groups.order is None else out.index_select(0, groups.order)
 
 
 class _Distances(NamedTuple):
@@ -70,8 +78,8 @@ class _Distances(NamedTuple):
     rows: Tensor
 
     @classmethod
-    def of(cls, module: Any, longest: int, device: torch.device) -> _Distances:
-        """Compute the rows from the options of an attention module."""
+    def of(cls, module: Any, longest: int, device: torch.device, whole: bool) -> _Distances:
+        """Compute the rows from the options of an attention module. whole: use all rows, whatever the distances."""
         distance = torch.arange(-longest, longest + 1, device="cpu")
         buckets, max_distance, span = module.position_buckets, module.max_relative_positions, module.pos_ebd_size
         if buckets > 0 and max_distance > 0:
@@ -82,13 +90,12 @@ class _Distances(NamedTuple):
             bucket = (torch.ceil(log) + middle).long() * distance.sign()
             distance = torch.where(distance.abs() <= middle, distance, bucket)
         rows = (distance + span).clamp(0, 2 * span - 1)  # ascending
-        low, high = int(rows[0]), int(rows[-1]) + 1
+        low, high = (0, 2 * span) if whole else (int(rows[0]), int(rows[-1]) + 1)
         return cls(longest, low, high, (rows - low).to(device))
 
 
-def _shift(product: Tensor) -> Tensor:
+def _shift(product: Tensor, length: int) -> Tensor:
     """View product [..., L, 2L] as [..., L, L], whose element (i, j) is product's element (i, L - i + j)."""
-    length = product.shape[-2]
     return product.flatten(-2)[..., length:].unflatten(-1, (length, 2 * length - 1))[..., :length]
 
 
@@ -101,7 +108,7 @@ def _attention(
     scale = 1.0 / math.sqrt(dim * (1 + len(terms)))
     dropout_p = module.dropout.p if module.training else 0.0
     if table is None or distances is None or not terms:
-        return packed_attention(q, k, v, packing, scale=scale, dropout_p=dropout_p).reshape(len(x), -1)
+        return packed_attention(q, k, v, packing, scale=scale, dropout_p=dropout_p).flatten(1)
     table_rows = module.pos_dropout(table)[distances.low : distances.high]
     vectors: dict[str, Tensor] = {}  # term -> [heads, head_dim, 2 longest + 1], scaled
     for term in terms:
@@ -118,8 +125,9 @@ def _attention(
         for term, content in (("c2p", q_group), ("p2c", k_group)):
             if term in vectors:
                 positions = vectors[term][..., distances.longest - length : distances.longest + length]
-                shifted = _shift(torch.bmm(content.flatten(1, 2), positions).unflatten(1, content.shape[1:3]))
+                product = torch.bmm(content.flatten(1, 2), positions).unflatten(1, (-1, length))
+                shifted = _shift(product, length)
                 parts.append(shifted if term == "c2p" else shifted.transpose(-1, -2))
         return parts[0] + parts[1] if len(parts) == 2 else parts[0]
 
-    return grouped_attention(q, k, v, groups, bias, scale=scale, dropout_p=dropout_p).reshape(len(x), -1)
+    return grouped_attention(q, k, v, groups, bias, scale=scale, dropout_p=dropout_p).flatten(1)

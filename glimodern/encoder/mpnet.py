@@ -31,7 +31,7 @@ def mpnet_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: 
         q, k, v = (linear(x).view(-1, heads, dim) for linear in (module.q, module.k, module.v))
         dropout_p = module.dropout.p if module.training else 0.0
         context = grouped_attention(q, k, v, groups, bias_of_length, scale=dim**-0.5, dropout_p=dropout_p)
-        context = context.reshape(len(x), -1)
+        context = context.flatten(1)
         if rows is not None and number + 1 == len(layers):
             context, x = context.index_select(0, rows), x.index_select(0, rows)
         x = attention.LayerNorm(attention.dropout(module.o(context)) + x)

@@ -46,13 +46,13 @@ def t5_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: Pac
 
 
 def _attention(module: Any, x: Tensor, groups: Groups, bias: Tensor) -> Tensor:
-    q, k, v = (linear(x).view(len(x), module.n_heads, -1) for linear in (module.q, module.k, module.v))
+    q, k, v = (linear(x).unflatten(-1, (module.n_heads, -1)) for linear in (module.q, module.k, module.v))
     dropout_p = module.dropout if module.training else 0.0
 
     def bias_of_length(q_group: Tensor, k_group: Tensor, length: int) -> Tensor:
         return bias[..., :length, :length]
 
-    return grouped_attention(q, k, v, groups, bias_of_length, scale=1.0, dropout_p=dropout_p).reshape(len(x), -1)
+    return grouped_attention(q, k, v, groups, bias_of_length, scale=1.0, dropout_p=dropout_p).flatten(1)
 
 
 def _feed_forward(layer: Any, x: Tensor) -> Tensor:

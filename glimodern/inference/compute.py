@@ -6,24 +6,18 @@ before it are yielded first.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from glimodern.inputs.batch import PackedBatch
-from glimodern.ops import SpanEntities
-
-from .decode import DecodedEntity, TextSpans, Ties, decode_texts, text_spans
-from .passages import Passage, PlannedText, PreparedChunk
+from .decode import Candidates, DecodedEntity, Select, TextSpans, Ties, decode_texts, select_by_kernel, text_spans
+from .passages import FloatArray, Passage, PlannedText, PreparedChunk
 from .request import Request, Search
 from .windows import IntArray, owners
 
 T = TypeVar("T")
-FloatArray = npt.NDArray[np.float32]
 
 ScoredEntity = tuple[int, int, str, float]
 """First word, last word (inclusive), label, score."""
@@ -49,18 +43,19 @@ class SpanScores(NamedTuple):
 
 
 class SpanModel(NamedTuple):
-    """What a model computes of a packed batch on the CPU.
+    """What a model computes of a packed batch, in the form of its packer; the results are on the CPU.
 
     candidates(batch, threshold): the spans with a probability above the threshold, one for all types, or one per type,
     fp32 [m].
     score_spans(batch, spans, vectors): the scores of given spans, and their vectors if asked for. spans: of each text,
     int64 [its spans, 2], rows (first word in the text, width - 1).
-    ties: the order of candidates with equal scores.
+    ties: the order of candidates with equal scores. select: chooses the spans that are kept.
     """
 
-    candidates: Callable[[PackedBatch, float | Tensor], SpanEntities]
-    score_spans: Callable[[PackedBatch, Sequence[IntArray], bool], SpanScores]
+    candidates: Callable[[Any, float | FloatArray], Candidates]
+    score_spans: Callable[[Any, Sequence[IntArray], bool], SpanScores]
     ties: Ties
+    select: Select = select_by_kernel
 
 
 class Result(NamedTuple):
@@ -146,13 +141,13 @@ def found_scores(text: PlannedText, entities: Sequence[DecodedEntity]) -> TextSc
 class _Run:
     """Computes batches of a chunk, and keeps the first error and the number of texts before it, `end`."""
 
-    def __init__(self, chunk: PreparedChunk) -> None:
+    def __init__(self, chunk: PreparedChunk[Any]) -> None:
         self.chunk = chunk
         self.error, self.end = chunk.error, len(chunk.texts)
 
     def compute(
-        self, wanted: Callable[[Passage], bool], function: Callable[[Sequence[Passage], PackedBatch], T]
-    ) -> Iterator[tuple[Sequence[Passage], PackedBatch, T]]:
+        self, wanted: Callable[[Passage], bool], function: Callable[[Sequence[Passage], Any], T]
+    ) -> Iterator[tuple[Sequence[Passage], Any, T]]:
         """Yield (passages, their packed batch, function of them) for all wanted passages of texts before `end`."""
         for batch, packed in self.chunk.batches:
             part = [passage for passage in batch if passage.request < self.end and wanted(passage)]
@@ -175,7 +170,7 @@ class _Run:
             self.error, self.end = error, request
 
 
-def run_chunk(chunk: PreparedChunk, model: SpanModel, search: Search) -> Iterator[tuple[Request, Result]]:
+def run_chunk(chunk: PreparedChunk[Any], model: SpanModel, search: Search) -> Iterator[tuple[Request, Result]]:
     """Yield a chunk's requests with their results, in order; raise the first error after the results before it."""
     run = _Run(chunk)
     scored = {i: scores for i, text in enumerate(chunk.texts) if (scores := given_scores(text)) is not None}
@@ -186,7 +181,7 @@ def run_chunk(chunk: PreparedChunk, model: SpanModel, search: Search) -> Iterato
         found = _candidates(run, model)
     words = [len(text.request.words) for text in chunk.texts[: run.end]]
     windows = None if scored else [text.windows for text in chunk.texts]
-    decoded = decode_texts(found, words, windows, ties=model.ties, **search.greedy)
+    decoded = decode_texts(found, words, windows, ties=model.ties, select=model.select, **search.greedy)
     if not scored and (search.all_scores or search.vectors):
         scored = {i: found_scores(chunk.texts[i], entities) for i, entities in decoded.items()}
         _score_spans(run, model, scored, search)
@@ -199,7 +194,7 @@ def run_chunk(chunk: PreparedChunk, model: SpanModel, search: Search) -> Iterato
 def _candidates(run: _Run, model: SpanModel) -> list[TextSpans]:
     """Return the candidates of all passages."""
 
-    def candidates(passages: Sequence[Passage], packed: PackedBatch) -> TextSpans:
+    def candidates(passages: Sequence[Passage], packed: Any) -> TextSpans:
         spans = model.candidates(packed, run.chunk.thresholds(passages))
         return text_spans(spans, packed.cu_words, packed.cu_types, [place(p, p.request) for p in passages])
 
@@ -214,7 +209,7 @@ def place(passage: Passage, text: int) -> tuple[int, int, int, int]:
 def _score_spans(run: _Run, model: SpanModel, scored: dict[int, TextScores], search: Search) -> None:
     """Score the spans of texts, {request: its spans}."""
 
-    def scores(passages: Sequence[Passage], packed: PackedBatch) -> SpanScores:
+    def scores(passages: Sequence[Passage], packed: Any) -> SpanScores:
         return model.score_spans(packed, [scored[p.request].spans_of(p) for p in passages], search.vectors)
 
     for passages, _, result in run.compute(lambda p: p.request in scored and scored[p.request].wants(p), scores):
@@ -270,11 +265,11 @@ class _DoesNotFit(NamedTuple):
 
 
 def _in_parts(
-    chunk: PreparedChunk,
+    chunk: PreparedChunk[Any],
     batch: Sequence[Passage],
-    packed: PackedBatch,
-    function: Callable[[Sequence[Passage], PackedBatch], T],
-) -> Iterator[tuple[Sequence[Passage], PackedBatch, T | _DoesNotFit]]:
+    packed: Any,
+    function: Callable[[Sequence[Passage], Any], T],
+) -> Iterator[tuple[Sequence[Passage], Any, T | _DoesNotFit]]:
     """Yield passages, their packed batch and the function's result; if memory runs out, split the batch and go on."""
     try:
         result: T | None = function(batch, packed)
@@ -306,7 +301,8 @@ def does_not_fit(tokens: int, error: Exception) -> TextDoesNotFitError:
 
 def free_cached_memory() -> None:
     """Return PyTorch's unused GPU memory to the driver, from which cuBLAS and Triton allocate."""
-    if torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
@@ -315,4 +311,7 @@ def out_of_memory(error: BaseException) -> bool:
 
     PyTorch's GPU allocator raises its own class; its CPU allocator, the driver, cuBLAS and cuDNN differ in the message.
     """
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(text in str(error) for text in _OUT_OF_MEMORY)

@@ -2,24 +2,19 @@
 
 The results, ties included, equal those of the public gliner package (its ``decoding/decoder.py``, 0.2.29,
 https://github.com/urchade/GLiNER); tests/test_decode.py compares both. gliner compares every candidate with every span
-kept so far. Here an array over the words (ops.select_spans) answers the same question in time proportional to
+kept so far. Here an array over the words (`Select`) answers the same question in time proportional to
 candidates x span width. One search serves many texts, because words are numbered over all of them and no span leaves
 its text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-
-from glimodern.inputs.transfer import to_host
-from glimodern.ops import SpanEntities, select_spans
 
 from .windows import IntArray, owners
 
@@ -28,6 +23,27 @@ DecodedEntity = tuple[int, int, int, float]
 
 Ties = Literal["span", "type"]
 """The order of candidates with equal scores: by start, end and type ("span"), or by start, type and end ("type")."""
+Select = Callable[[IntArray, IntArray, bool, bool], IntArray]
+"""Maps (start, end, flat, multi_label) to the candidates that a greedy search keeps, as `ops.select_spans` does."""
+
+
+def select_by_kernel(start: IntArray, end: IntArray, flat: bool, multi_label: bool) -> IntArray:
+    """Select by `ops.select_spans`. It alone imports torch here: a search in pure Python needs none."""
+    import torch
+
+    from glimodern.ops import select_spans
+
+    kept = select_spans(torch.from_numpy(start), torch.from_numpy(end), flat=flat, multi_label=multi_label)
+    return kept.numpy()
+
+
+class Candidates(NamedTuple):
+    """Candidates of a batch on the CPU, columns of one length; see `ops.SpanEntities`."""
+
+    word: npt.ArrayLike
+    width: npt.ArrayLike
+    type: npt.ArrayLike
+    score: npt.ArrayLike
 
 
 class TextSpans(NamedTuple):
@@ -50,24 +66,25 @@ class TextSpans(NamedTuple):
 
 
 def text_spans(
-    candidates: SpanEntities,
-    cu_words: Tensor,
-    cu_types: Tensor,
+    candidates: Sequence[npt.ArrayLike],
+    cu_words: npt.ArrayLike,
+    cu_types: npt.ArrayLike,
     places: Sequence[tuple[int, int, int, int]] | None = None,
 ) -> TextSpans:
     """Number a batch's candidates by text, window, words and labels.
 
-    candidates: from ops.span_entities, on any device. cu_words, cu_types: int32 [rows + 1] on the CPU, of the batch.
+    candidates: `Candidates`, arrays or tensors on the CPU. cu_words, cu_types: int32 [rows + 1], of the batch.
     places: (text, window, first word in the text, first label in the label set) of each row of the batch; None: row i
     is text i, whole, with all its labels.
 
     Raises ValueError on a NaN score.
     """
-    word, width, type_id, score = (column.numpy() for column in to_host(candidates))
+    word, width, type_id, score = map(np.asarray, candidates)
+    first_words, first_types = np.asarray(cu_words), np.asarray(cu_types)
     if np.isnan(score).any():
         raise ValueError("scores: expected numbers, got NaN; the model's weights or its input are broken")
-    row = np.searchsorted(cu_words.numpy(), word, side="right") - 1
-    start, type_id = word - cu_words.numpy()[row], type_id - cu_types.numpy()[row]
+    row = np.searchsorted(first_words, word, side="right") - 1
+    start, type_id = word - first_words[row], type_id - first_types[row]
     if places is None:
         return TextSpans(row, np.zeros_like(row), start, start + width, type_id, score)
     request, window, first_word, first_type = np.array(places, dtype=np.int64).reshape(-1, 4)[row].T
@@ -80,6 +97,7 @@ def decode_texts(
     windows: Sequence[Sequence[tuple[int, int]]] | None = None,
     *,
     ties: Ties = "span",
+    select: Select = select_by_kernel,
     flat: bool = True,
     multi_label: bool = False,
     top_k: int | None = None,
@@ -106,13 +124,12 @@ def decode_texts(
             counted[first:end] = spans.window[first:end] == owner
     spans = spans.rows(counted)
     offset = np.concatenate([[0], np.cumsum(words)])[spans.request]
-    kept = greedy_decode(
-        spans.start + offset, spans.end + offset, spans.type_id, spans.score, flat=flat, multi_label=multi_label
-    )
+    columns = (spans.start + offset, spans.end + offset, spans.type_id, spans.score)
+    kept = greedy_decode(*columns, select=select, flat=flat, multi_label=multi_label)
     spans = spans.rows(kept)
     texts: dict[int, list[DecodedEntity]] = {}
-    columns = (spans.start, spans.end, spans.type_id, spans.score)
-    for text, *entity in zip(spans.request.tolist(), *(column.tolist() for column in columns), strict=True):
+    found_columns = (spans.start, spans.end, spans.type_id, spans.score)
+    for text, *entity in zip(spans.request.tolist(), *(column.tolist() for column in found_columns), strict=True):
         texts.setdefault(text, []).append(tuple(entity))
     if top_k is not None:
         texts = {text: _highest(entities, top_k) for text, entities in texts.items()}
@@ -131,6 +148,7 @@ def greedy_decode(
     types: npt.ArrayLike,
     scores: npt.ArrayLike,
     *,
+    select: Select = select_by_kernel,
     flat: bool = True,
     multi_label: bool = False,
 ) -> npt.NDArray[np.int64]:
@@ -154,7 +172,6 @@ def greedy_decode(
         raise ValueError("scores: expected numbers, got NaN, which cannot be ordered; remove such candidates")
 
     order = np.argsort(-score_array, kind="stable")
-    start, end = torch.from_numpy(start_array[order]), torch.from_numpy(end_array[order])
-    kept = order[select_spans(start, end, flat=flat, multi_label=multi_label).numpy()]
+    kept = order[select(start_array[order], end_array[order], flat, multi_label)]
     result: npt.NDArray[np.int64] = kept[np.argsort(start_array[kept], kind="stable")]
     return result

@@ -7,18 +7,19 @@ not fit one prompt.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
-from glimodern.inputs.batch import LabelGroup, PackedBatch, TextTokens
-from glimodern.inputs.packer import Packer
+from glimodern.inputs.packer import Batch, Packer
+from glimodern.inputs.tokens import LabelGroup, TextTokens
 
 from .request import Request
 from .thresholds import Threshold
 from .windows import Reading
+
+FloatArray = npt.NDArray[np.float32]
 
 _CHUNK_BATCHES = 8
 _PACKED_AHEAD = 4 * _CHUNK_BATCHES
@@ -101,12 +102,12 @@ def _plan(i: int, number: int, request: Request, text: TextTokens, packer: Packe
     return planned._replace(windows=[(0, read)], words_cut=text.words - read, cut_by_labels=by_labels)
 
 
-def pack_passages(packer: Packer, batch: Sequence[Passage]) -> PackedBatch:
+def pack_passages(packer: Packer[Batch], batch: Sequence[Passage]) -> Batch:
     labels, prompts = [passage.group.labels for passage in batch], [passage.group.prompt for passage in batch]
     return packer.pack_tokens([passage.tokens for passage in batch], labels, prompts=prompts)
 
 
-def batch_thresholds(given: Sequence[Threshold], batch: Sequence[Passage]) -> float | Tensor:
+def batch_thresholds(given: Sequence[Threshold], batch: Sequence[Passage]) -> float | FloatArray:
     """Return the threshold of a batch, or one for each of its types, fp32 [m]. given: of the text of each passage."""
     if not isinstance(given[0], tuple) and all(threshold == given[0] for threshold in given):
         return given[0]
@@ -114,13 +115,13 @@ def batch_thresholds(given: Sequence[Threshold], batch: Sequence[Passage]) -> fl
     for threshold, passage in zip(given, batch, strict=True):
         first, count = passage.group.first, len(passage.group.labels)
         columns += threshold[first : first + count] if isinstance(threshold, tuple) else [threshold] * count
-    return torch.tensor(columns, dtype=torch.float32, device="cpu")
+    return np.array(columns, dtype=np.float32)
 
 
-class PreparedChunk:
+class PreparedChunk(Generic[Batch]):
     """A chunk, tokenised, cut into passages and packed. error: of the first text that cannot be read, or the stream."""
 
-    def __init__(self, chunk: Chunk, packer: Packer, reading: Reading, batch_tokens: int) -> None:
+    def __init__(self, chunk: Chunk, packer: Packer[Batch], reading: Reading, batch_tokens: int) -> None:
         self.packer, self.error = packer, chunk.error
         self.texts: list[PlannedText] = []
         for planned in plan_texts(chunk.requests, chunk.first, packer, reading):
@@ -142,10 +143,10 @@ class PreparedChunk:
         # those of one long text with many labels may be thousands: later ones are packed when they are computed
         self.batches = [(batch, self.pack(batch) if n < _PACKED_AHEAD else None) for n, batch in enumerate(batches)]
 
-    def pack(self, batch: Sequence[Passage]) -> PackedBatch:
+    def pack(self, batch: Sequence[Passage]) -> Batch:
         return pack_passages(self.packer, batch)
 
-    def thresholds(self, batch: Sequence[Passage]) -> float | Tensor:
+    def thresholds(self, batch: Sequence[Passage]) -> float | FloatArray:
         """Return the threshold of a batch, or one for each of its types, fp32 [m]."""
         return batch_thresholds([self.texts[passage.request].request.threshold for passage in batch], batch)
 

@@ -305,7 +305,8 @@ class Pool:
         words = [len(text.plan.request.words) for text in texts]
         windows = [text.plan.windows if text.given is None else () for text in texts]
         job = texts[0].job
-        decoded = decode_texts(found, words, windows, ties=job.lane.model.ties, **job.search.greedy)
+        model = job.lane.model
+        decoded = decode_texts(found, words, windows, ties=model.ties, select=model.select, **job.search.greedy)
         for i, text in enumerate(texts):
             text.entities = decoded.get(i, ())
 

@@ -12,14 +12,10 @@ If a text or the stream itself raises an error, the results of all requests befo
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-
-import torch
 
 from glimodern.inputs.packer import Packer
 
@@ -29,8 +25,7 @@ from .passages import Chunk, PreparedChunk, cut_stream
 from .request import Request, Search
 from .windows import Reading
 
-_CPU_BATCH_TOKENS = 2048  # measured (docs/LOG.md): more is not faster, fewer leave cores idle at a batch's end
-_CUDA_BATCH_TOKENS = (4096, 65_536)  # min and max
+CPU_BATCH_TOKENS = 2048  # measured (docs/LOG.md): more is not faster, fewer leave cores idle at a batch's end
 
 
 def find_entities(
@@ -71,36 +66,10 @@ def _prepared(
     return prepare(chunk) if future is None or os.getpid() != process else future.result()
 
 
-def activation_bytes(weight: torch.Tensor, width: int) -> int:
-    """Approximate activation bytes per token for head width `width` in `weight.dtype`."""
-    return 40 * width * weight.element_size()
-
-
-def resolve_batch_tokens(batch_tokens: int | str, device: torch.device, bytes_per_token: int) -> int:
-    """Return the maximum tokens of a batch.
-
-    "auto": on a CPU, enough tokens to keep its cores busy; on a GPU, the tokens whose activations take half of its free
-    memory, within the limits of `_CUDA_BATCH_TOKENS`. bytes_per_token: see `activation_bytes`.
-    """
+def check_batch_tokens(batch_tokens: int | str) -> int | None:
+    """Return the maximum tokens of a batch, None for "auto". Raises TypeError or ValueError."""
     if isinstance(batch_tokens, str) and batch_tokens == "auto":
-        return _CPU_BATCH_TOKENS if device.type != "cuda" else _cuda_batch_tokens(device, bytes_per_token)
+        return None
     if isinstance(batch_tokens, str):
         raise ValueError(f'batch_tokens: expected a number of tokens or "auto", got {batch_tokens!r}')
     return check_count("batch_tokens", batch_tokens, 'a number of tokens or "auto"')
-
-
-def _cuda_batch_tokens(device: torch.device, bytes_per_token: int) -> int:
-    """Return the tokens whose activations take half of a GPU's free memory, within the limits."""
-    least, most = _CUDA_BATCH_TOKENS
-    return min(max(_free_bytes(device, int(time.monotonic())) // 2 // bytes_per_token, least), most)
-
-
-@functools.lru_cache(maxsize=16)
-def _free_bytes(device: torch.device, second: int) -> int:
-    """Return a GPU's free bytes, PyTorch's unused cache included.
-
-    The driver call is slow, but other processes allocate and free memory meanwhile: `second`, the current time, makes
-    the cached value expire after one second.
-    """
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + cached

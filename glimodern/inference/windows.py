@@ -26,8 +26,8 @@ import numpy.typing as npt
 from typing_extensions import Unpack
 
 from glimodern.display import short
-from glimodern.inputs.batch import TextTokens
 from glimodern.inputs.packer import Packer
+from glimodern.inputs.tokens import TextTokens
 from glimodern.inputs.words import Word
 
 from .checks import check_count

@@ -8,21 +8,22 @@ The texts of a batch are concatenated in one row of tokens; `cu_seqlens` holds t
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
-import torch
 
 from glimodern.display import short
 from glimodern.runtime.forks import keep_to_own_threads
 
-from .batch import IntArray, LabelGroup, PackedBatch, PromptTokens, TextTokens, int32_offsets
 from .plain_text import plain_tokenizer
+from .tokens import IntArray, LabelGroup, PackedArrays, PromptTokens, TextTokens, offsets_of
 from .words import Entity
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
+
+Batch = TypeVar("Batch")
 
 _NONE = np.empty(0, dtype=np.int64)
 _CACHED_PROMPTS = 64
@@ -30,12 +31,13 @@ _SEGMENT_WORDS = 1024  # a long text is tokenised in segments, which the tokeniz
 _CALL_WORDS = 1 << 16  # words a call of the tokenizer, whose encodings take some hundred bytes a token
 
 
-class Packer:
+class Packer(Generic[Batch]):
     """Base of the packers: packs texts given as words as `[CLS] words... [SEP]`; subclasses place the labels.
 
     Words are read as plain text (`plain_tokenizer`): no word becomes a special token. The tokens of a pre-split word do
     not depend on its neighbours, so texts and prompts are tokenised separately.
 
+    as_batch: turns packed arrays into the batches that `pack` returns: `batch.batch_of` for tensors.
     max_width: width of spans, in words, that windows of long texts must hold whole.
     any_width: whether the model finds entities wider than that.
     max_words: maximum words of a text (a checkpoint's `max_len`); later words are cut.
@@ -51,6 +53,7 @@ class Packer:
         self,
         tokenizer: "Tokenizer",
         *,
+        as_batch: Callable[[PackedArrays], Batch],
         max_width: int,
         max_words: int,
         max_tokens: int | None,
@@ -60,6 +63,7 @@ class Packer:
         any_width: bool = False,
     ) -> None:
         self.tokenizer, self._names = plain_tokenizer(tokenizer, control, first_unknown_id=first_unknown_id)
+        self.as_batch = as_batch
         self.max_width = max_width
         self.widest_entity = None if any_width else max_width
         """Most words of an entity that the model can find; None: any number."""
@@ -167,7 +171,7 @@ class Packer:
         texts: Sequence[Sequence[str]],
         types: Sequence[Sequence[str]],
         entities: Sequence[Sequence[Entity]] | None = None,
-    ) -> PackedBatch:
+    ) -> Batch:
         """Tokenise and pack texts: texts[i] is a list of words, types[i] its labels, entities[i] its gold entities.
 
         Gold entities with a label outside types[i] are ignored. Raises ValueError if labels leave no token for a text.
@@ -182,8 +186,18 @@ class Packer:
         types: Sequence[Sequence[str]],
         entities: Sequence[Sequence[Entity]] | None = None,
         prompts: Sequence[PromptTokens] | None = None,
-    ) -> PackedBatch:
+    ) -> Batch:
         """Pack tokenised texts, as `pack` does. prompts: the prompts of `types`, if already computed."""
+        return self.as_batch(self.pack_arrays(texts, types, entities, prompts))
+
+    def pack_arrays(
+        self,
+        texts: Sequence[TextTokens],
+        types: Sequence[Sequence[str]],
+        entities: Sequence[Sequence[Entity]] | None = None,
+        prompts: Sequence[PromptTokens] | None = None,
+    ) -> PackedArrays:
+        """Pack tokenised texts, as `pack_tokens` does before `as_batch`."""
         prompts = [self.prompt(labels) for labels in types] if prompts is None else prompts
         ids: list[IntArray] = [_NONE]
         token_counts, word_counts, type_counts = [], [], []
@@ -216,20 +230,20 @@ class Packer:
             first_type += len(labels)
         packed_words = np.concatenate(word_index)
         pooled = self.subtoken_pooling in ("mean", "max")
-        return PackedBatch(
-            input_ids=torch.from_numpy(np.concatenate(ids)),
-            cu_seqlens=int32_offsets(token_counts),
+        return PackedArrays(
+            input_ids=np.concatenate(ids),
+            cu_seqlens=offsets_of(token_counts),
             max_seqlen=max(token_counts, default=0),
-            word_index=torch.from_numpy(packed_words),
-            cu_words=int32_offsets(word_counts),
-            type_index=torch.from_numpy(np.concatenate(type_index)),
-            cu_types=int32_offsets(type_counts),
-            positives=torch.tensor(sorted(positives), dtype=torch.int32, device="cpu").reshape(-1, 3),
+            word_index=packed_words,
+            cu_words=offsets_of(word_counts),
+            type_index=np.concatenate(type_index),
+            cu_types=offsets_of(type_counts),
+            positives=np.array(sorted(positives), dtype=np.int32).reshape(-1, 3),
             words_cut=tuple(words_cut),
             entities_lost=lost,
             has_missing_words=bool((packed_words < 0).any()),
-            subtoken_index=torch.from_numpy(np.concatenate(subtoken_index)) if pooled else None,
-            subtoken_counts=torch.from_numpy(np.concatenate(subtoken_counts)) if pooled else None,
+            subtoken_index=np.concatenate(subtoken_index) if pooled else None,
+            subtoken_counts=np.concatenate(subtoken_counts) if pooled else None,
         )
 
     def _cut(self, text: TextTokens, prompt: PromptTokens, labels: Sequence[str]) -> tuple[IntArray, IntArray]:
@@ -250,7 +264,7 @@ class Packer:
         first_word: int,
         first_type: int,
     ) -> int:
-        """Add a text's gold entities to `positives`, as PackedBatch numbers them; return how many do not fit."""
+        """Add a text's gold entities to `positives`, as PackedArrays numbers them; return how many do not fit."""
         type_ids = {label: i for i, label in enumerate(types)}
         lost = 0
         for start, end, label in entities:
@@ -263,7 +277,7 @@ class Packer:
         return lost
 
 
-class PromptPacker(Packer):
+class PromptPacker(Packer[Batch]):
     """Packer of labels before words: `[CLS] <<ENT>> label_1 <<ENT>> label_2 ... <<SEP>> words... [SEP]`.
 
     The two prompt tokens must be in the tokenizer's vocabulary. They are inserted by id: no label or word becomes one.

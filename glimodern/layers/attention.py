@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from glimodern.ops import attention_varlen
 from glimodern.ops.dispatch import takes_flash
+
+if TYPE_CHECKING:
+    from .relative_attention import Groups
 
 __all__ = ["Packing", "packed_attention", "takes_flash"]
 
@@ -68,6 +72,21 @@ class Packing:
             raise RuntimeError("lengths: the text lengths of a batch in a CUDA graph are known on the device only")
         return [end - start for start, end in zip(self.offsets, self.offsets[1:], strict=False)]
 
+    @property
+    def groups(self) -> Groups | None:
+        """The groups of `relative_attention` that texts must be computed in; None: any."""
+        return None
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, *, window: int | None, scale: float | None, dropout_p: float
+    ) -> Tensor:
+        """Compute `packed_attention`."""
+        seed = int(torch.randint(2**62, ())) if dropout_p > 0.0 else 0
+        return attention_varlen(
+            q, k, v, self.cu_seqlens, self.max_seqlen, window=window, scale=scale, dropout_p=dropout_p, seed=seed,
+            offsets=self.offsets, check_offsets=len(q) != self.tokens,
+        )  # fmt: skip
+
     @cached_property
     def position_ids(self) -> Tensor:
         """Position of each token in its text, from 0; int64 [N]."""
@@ -93,8 +112,4 @@ def packed_attention(
     dropout_p: probability of dropping an attention probability, with a seed drawn from torch's CPU generator; pass 0
     outside training.
     """
-    seed = int(torch.randint(2**62, ())) if dropout_p > 0.0 else 0
-    return attention_varlen(
-        q, k, v, packing.cu_seqlens, packing.max_seqlen, window=window, scale=scale, dropout_p=dropout_p, seed=seed,
-        offsets=packing.offsets, check_offsets=len(q) != packing.tokens,
-    )  # fmt: skip
+    return packing.attention(q, k, v, window=window, scale=scale, dropout_p=dropout_p)

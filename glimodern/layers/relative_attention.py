@@ -56,6 +56,8 @@ def group_texts(packing: Packing, padding: bool = True) -> Groups:
 
     padding: if False, all texts of a group have the same length.
     """
+    if packing.groups is not None:
+        return packing.groups
     device, host = packing.cu_seqlens.device, torch.device("cpu")
     on_cpu = device.type == "cpu"
     min_fill = (_MIN_FILL_CPU if on_cpu else _MIN_FILL_GPU) if padding else 1.0

@@ -14,7 +14,7 @@ from glimodern.inputs.label_vectors import LabelVectors
 from glimodern.inputs.labels import Labels, Spans, Thresholds
 
 from .engine import MAX_CALLS, MAX_DELAY, Engine
-from .prediction import EntityPredictor
+from .entity_predictor import EntityPredictor
 
 
 class AsyncPredictor:

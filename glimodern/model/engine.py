@@ -35,7 +35,7 @@ from glimodern.inference.pool import Answer, Job, Lane, Outcome, Pool
 from glimodern.inference.request import TEXTS, Request
 from glimodern.inference.windows import Reading, ReadingOptions
 
-from .prediction import EntityPredictor
+from .entity_predictor import EntityPredictor
 
 MAX_DELAY = 30.0  # seconds
 MAX_CALLS = 1024

@@ -32,8 +32,10 @@ from glimodern.runtime.ambient import as_in_a_new_process, building
 
 from .adapters import adapted
 from .calibrating import calibrate, check_calibration, kept_calibration
+from .entity_predictor import EntityPredictor
 from .fingerprinting import saved_fingerprint
 from .gliner_api import GlinerApi
+from .keywords import refuse_keywords
 from .loading import (
     DTYPES,
     check_int8_kernel,
@@ -42,12 +44,10 @@ from .loading import (
     freeze,
     pack,
     pack_stored,
-    refuse_keywords,
     resolve_device,
     resolve_dtype,
 )
 from .precision import PrecisionReport, Questions, answers, compare_answers
-from .prediction import EntityPredictor
 from .sharing import HubApi
 from .storing import check_agreement, check_dtype, in_dtype, lower, warn_of
 from .verifying import verified

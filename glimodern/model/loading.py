@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,24 +17,7 @@ from glimodern.layers.packed_linear import PackedLinear, can_pack
 from glimodern.network.span_network import SpanNetwork
 from glimodern.ops.dispatch import native_bf16
 
-# gliner's and transformers' names of our options; a head's option, and the argument that overrides it
-_OTHER_NAMES = {
-    "map_location": "device",
-    "torch_dtype": "dtype",
-    "words_splitter_type": "splitter",
-    "splitter": "words_splitter_type",
-}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def refuse_keywords(function: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise TypeError for the first keyword argument that is not in `known`, with the most similar known name."""
-    for name in given:
-        if name in known:
-            continue
-        similar = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else difflib.get_close_matches(name, known, 1)
-        remedy = f"; {name} is called {similar[0]} here" if similar else ""
-        raise TypeError(f"{function}: unexpected keyword argument {name!r}: expected {', '.join(known)}{remedy}")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

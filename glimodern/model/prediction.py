@@ -1,13 +1,12 @@
-"""EntityPredictor: the span network that reads texts and labels, and finds entities in them."""
+"""TextPredictor: texts and labels in, entities out, whatever computes the scores; imports no torch."""
+
+from __future__ import annotations
 
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import torch
 from typing_extensions import Unpack
 
 from glimodern.data.calibration import Calibration
@@ -15,69 +14,38 @@ from glimodern.display import console
 from glimodern.inference.checks import check_flag
 from glimodern.inference.compute import Result, SpanModel
 from glimodern.inference.entities import Entities, warn_of_reading, with_offsets
-from glimodern.inference.label_sets import CheckLabels, read_labels
+from glimodern.inference.label_sets import CheckLabels
 from glimodern.inference.request import ReadOptions, Request, Requests, Search, read_requests, read_word_requests
-from glimodern.inference.stream import activation_bytes, find_entities, resolve_batch_tokens
+from glimodern.inference.stream import find_entities
 from glimodern.inference.thresholds import CALIBRATED
 from glimodern.inference.windows import Reading, ReadingOptions
-from glimodern.inputs.label_vectors import LabelVectors
-from glimodern.inputs.labels import LabelArgument, Labels, LabelSet, Spans, Thresholds
+from glimodern.inputs.labels import Labels, LabelSet, Spans, Thresholds
+from glimodern.inputs.packer import Packer
 from glimodern.inputs.words import word_splitter
-from glimodern.network.label_encoder import LabelEncoder
-from glimodern.network.span_network import SpanNetwork
-from glimodern.runtime.ambient import predicts
 
-from .loading import refuse_keywords
+from .keywords import refuse_keywords
+
+if TYPE_CHECKING:
+    from glimodern.checkpoint.config import ModelConfig
+    from glimodern.inputs.label_vectors import LabelVectors
 
 _READING_OPTIONS = ReadingOptions.__annotations__
 
 
-class EntityPredictor(SpanNetwork):
-    """Prediction by a span network: texts and labels in, entities out.
+class TextPredictor:
+    """Prediction by a model of spans. Subclasses say what computes batches.
 
-    source: the checkpoint's name and the folder it was read from; None for a model that was not loaded from one.
-    calibration: of these weights; None: the model is not calibrated.
+    config: the checkpoint's. packer: makes the batches. calibration: of these weights; None: the model is not
+    calibrated.
     """
 
-    source: tuple[str, Path] | None = None
+    config: ModelConfig
+    packer: Packer[Any]
     calibration: Calibration | None = None
 
-    @property
-    def source_name(self) -> str:
-        """The model's name in messages: the checkpoint that it was loaded from, else its encoder."""
-        return self.source[0] if self.source is not None else self.config.model_name or "a model of this session"
-
-    @predicts
-    @torch.no_grad()
-    def encode_labels(self, labels: LabelArgument) -> LabelVectors:
-        """Compute the vectors of any number of labels, for predict(texts, label_vectors=...).
-
-        labels: one label set, as in `predict`. The descriptions of a mapping are encoded. Duplicates count once.
-
-        Raises ValueError for a model that is not a bi-encoder.
-        """
-        encoder = self._require_label_encoder("encode_labels")
-        names, prompts = read_labels(labels)
-        vectors = self.run_in_eval(lambda network: self._require_label_encoder("encode_labels", network)(prompts))
-        described = {name: prompt for name, prompt in zip(names, prompts, strict=True) if name != prompt}
-        return LabelVectors(names, vectors, self.source_name, encoder.fingerprint, described)
-
-    def _require_label_encoder(self, argument: str, network: SpanNetwork | None = None) -> LabelEncoder:
-        label_encoder = (network or self).label_encoder
-        if label_encoder is None:
-            raise ValueError(
-                f"{argument}: expected a bi-encoder, got a model that reads the labels together with each text and has "
-                "no vector for a label alone; pass labels to predict, or load a model with a labels_encoder"
-            )
-        return label_encoder
-
     def _check_vectors(self, label_vectors: LabelVectors) -> None:
-        if not isinstance(label_vectors, LabelVectors):
-            raise TypeError(
-                f"label_vectors: expected LabelVectors of encode_labels, got {type(label_vectors).__name__}"
-            )
-        encoder = self._require_label_encoder("label_vectors")
-        label_vectors.check_model(self.source_name, encoder.fingerprint, self.config.hidden_size)
+        """Raise TypeError or ValueError for label vectors that are not this model's."""
+        raise NotImplementedError
 
     def _label_check(self, label_vectors: LabelVectors | None) -> CheckLabels:
         """Return this model's check of a label set.
@@ -131,15 +99,12 @@ class EntityPredictor(SpanNetwork):
         return Reading.checked(self.packer, self.config.max_types, **options)
 
     def _span_model(self, label_vectors: LabelVectors | None) -> SpanModel:
-        return SpanModel(
-            partial(self._candidates, label_vectors=label_vectors),
-            partial(self._score_spans, label_vectors=label_vectors),
-            self.head.ties,
-        )
+        """Return what computes batches. label_vectors: checked by `_check_vectors`."""
+        raise NotImplementedError
 
     def _batch_tokens(self, batch_tokens: int | str) -> int:
-        weight = next(self.parameters())
-        return resolve_batch_tokens(batch_tokens, weight.device, activation_bytes(weight, self.config.hidden_size))
+        """Return the maximum tokens of a batch; "auto" is the model's own choice."""
+        raise NotImplementedError
 
     def _find(
         self,

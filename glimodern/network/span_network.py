@@ -15,8 +15,8 @@ from glimodern.checkpoint.config import TOKEN_LEVEL, ModelConfig
 from glimodern.encoder import Encoder
 from glimodern.files.tokenizer import token_limit
 from glimodern.inference.compute import SpanScores
-from glimodern.inputs.batch import PackedBatch
-from glimodern.inputs.label_packer import LabelBatch, TextPacker
+from glimodern.inputs.batch import LabelBatch, PackedBatch, batch_of
+from glimodern.inputs.label_packer import TextPacker
 from glimodern.inputs.label_vectors import LabelVectors
 from glimodern.inputs.packer import Packer, PromptPacker
 from glimodern.inputs.transfer import to_device
@@ -81,9 +81,10 @@ class SpanNetwork(nn.Module):
         self.cuda_graphs = True
         self._graphs = GraphCache()
 
-    def _make_packer(self) -> Packer:
+    def _make_packer(self) -> Packer[PackedBatch]:
         config, tokenizer = self.config, self.tokenizer.backend_tokenizer
         options: dict[str, Any] = {
+            "as_batch": batch_of,
             "max_width": config.max_width,
             "any_width": config.any_width,
             "max_words": config.max_len,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glimodern import ops
-from glimodern.inputs.label_packer import LabelBatch
+from glimodern.inputs.batch import LabelBatch
 from glimodern.inputs.label_vectors import LabelVectors
 from glimodern.runtime.ambient import lasting
 from glimodern.runtime.forks import watch_forks

@@ -15,7 +15,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Returns the shape and dtype of x; products are in the wider of the dtypes of x and cos.
     """
-    shape = (len(x), *(1,) * (x.ndim - 2), cos.shape[-1])
+    shape = (x.shape[0], *(1,) * (x.ndim - 2), cos.shape[-1])
     c, s = cos.view(shape), sin.view(shape)
     x1, x2 = x.chunk(2, dim=-1)
     return torch.cat([x1 * c - x2 * s, x2 * c + x1 * s], dim=-1).to(x.dtype)
@@ -26,4 +26,4 @@ def add_layer_norm(
 ) -> tuple[Tensor, Tensor]:
     """(normed, sum): sum = x + residual, normed = (sum - mean) / sqrt(variance + eps) * weight + bias by row."""
     total = x if residual is None else x + residual
-    return torch.nn.functional.layer_norm(total, total.shape[-1:], weight, bias, eps), total
+    return torch.nn.functional.layer_norm(total, tuple(weight.shape), weight, bias, eps), total

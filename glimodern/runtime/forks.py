@@ -60,9 +60,8 @@ def keep_to_own_threads() -> None:
 
 def _use_one_thread() -> None:
     global _warned
-    import torch
-
-    if torch.get_num_threads() > 1:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
     if _parent_threads > 1 and not _warned:
         _warned = True

@@ -9,9 +9,9 @@ from glimodern.data import Dataset, Example
 from glimodern.data.report import Cut, CutCounts
 from glimodern.inference.request import Request
 from glimodern.inference.windows import Reading, owners
-from glimodern.inputs.batch import TextTokens
 from glimodern.inputs.labels import LabelSet
 from glimodern.inputs.packer import Packer
+from glimodern.inputs.tokens import TextTokens
 
 LongTexts = Literal["windows", "cut"]
 Budget = int | None

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from glimodern.data import Dataset, Example
-from glimodern.inputs.batch import TextTokens
 from glimodern.inputs.packer import Packer
+from glimodern.inputs.tokens import TextTokens
 
 from .config import DataConfig
 from .limits import BATCH, Budget, read_parts, tokenize_whole

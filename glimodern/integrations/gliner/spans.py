@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glimodern import ops
 from glimodern.encoder import Encoder
-from glimodern.inference.stream import activation_bytes, resolve_batch_tokens
+from glimodern.inference.budget import activation_bytes, resolve_batch_tokens
 from glimodern.ops.dispatch import warn_once
 from glimodern.runtime.forks import keep_to_own_threads
 
