@@ -3,7 +3,8 @@
     python bench/stored_dtypes.py [--models modernbert,minilm] [--rounds 5] [--json FILE]
 
 Models: see bench_peers.py. Each start is a process of its own, which imports the library, loads the checkpoint and
-finds the entities of one sentence. Its seconds are those of the whole process, its memory the peak of its resident set.
+finds the entities of one sentence. "start" are the seconds of the whole process, "load" those after the imports of the
+library, torch and transformers; "peak" is the most memory of the process, its resident set.
 Rows take turns, in reverse order every other round. All files are in the page cache: they are read once before.
 """
 
@@ -17,9 +18,6 @@ import warnings
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
-
-from measure import session_info
-from peer_rows import RUNS, checkpoint_folder
 
 SENTENCE = "Angela Merkel met Emmanuel Macron in Berlin in 2019 ."
 LABELS = ["politician", "city", "country", "date"]
@@ -44,21 +42,27 @@ ROWS = (
 
 
 def start(library: str, folder: str, dtype: str) -> None:
-    """Load and find entities; prints the peak resident set in MiB."""
+    """Load and find entities; prints the seconds after the imports and the peak resident set in MiB."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: F401  which both libraries import while loading
+
     warnings.simplefilter("ignore")
     if library == "gliner":
         from gliner import GLiNER
 
+        begin = time.perf_counter()
         GLiNER.from_pretrained(folder, local_files_only=True).predict_entities(SENTENCE, LABELS)
     else:
         from glimodern import GLiModern
 
+        begin = time.perf_counter()
         GLiModern.from_pretrained(folder, dtype=dtype).predict(SENTENCE, LABELS)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+    print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 
 
 def stored_folders(model: str) -> dict[str, Path]:
     """Return the folders of a model by stored dtype, built once."""
+    from peer_rows import RUNS, checkpoint_folder
+
     from glimodern import GLiModern
 
     fp32 = checkpoint_folder(model, [SENTENCE], LABELS)
@@ -74,26 +78,21 @@ def stored_folders(model: str) -> dict[str, Path]:
 def measure(model: str, rounds: int) -> list[dict[str, Any]]:
     folders = stored_folders(model)
     size = {dtype: sum(f.stat().st_size for f in folder.glob("model*")) for dtype, folder in folders.items()}
-    seconds: dict[str, list[float]] = {row.name: [] for row in ROWS}
-    memory: dict[str, list[float]] = {row.name: [] for row in ROWS}
+    figures: dict[str, list[tuple[float, float, float]]] = {row.name: [] for row in ROWS}
     for number in range(rounds + 1):  # the first round warms the page cache
         for row in ROWS if number % 2 else ROWS[::-1]:
             command = [sys.executable, __file__, "--start", row.library, str(folders[row.stored]), row.dtype]
             begin = time.perf_counter()
             run = subprocess.run(command, check=True, capture_output=True, text=True)
             if number:
-                seconds[row.name].append(time.perf_counter() - begin)
-                memory[row.name].append(float(run.stdout.split()[-1]))
-    return [
-        {
-            "model": model,
-            "row": row.name,
-            "mib": size[row.stored] / 2**20,
-            "seconds": median(seconds[row.name]),
-            "peak_mib": median(memory[row.name]),
-        }
-        for row in ROWS
-    ]
+                load, peak = map(float, run.stdout.split()[-2:])
+                figures[row.name].append((time.perf_counter() - begin, load, peak))
+    found = []
+    for row in ROWS:
+        start, load, peak = (median(values) for values in zip(*figures[row.name], strict=True))
+        mib = size[row.stored] / 2**20
+        found.append({"model": model, "row": row.name, "mib": mib, "start": start, "load": load, "peak": peak})
+    return found
 
 
 def main() -> None:
@@ -107,13 +106,15 @@ def main() -> None:
         start(*options.start)
         return
     rows = [row for model in options.models.split(",") for row in measure(model, options.rounds)]
-    print(f"{'model':<12}{'':<26}{'file':>10}{'start':>9}{'peak':>11}   against gliner")
+    print(f"{'model':<12}{'':<26}{'file':>10}{'start':>9}{'load':>9}{'peak':>11}   against gliner")
     for row in rows:
         base = next(other for other in rows if other["model"] == row["model"])
-        ratios = "  ".join(f"{base[key] / row[key]:.2f}x" for key in ("mib", "seconds", "peak_mib"))
-        figures = f"{row['mib']:>6.0f} MiB{row['seconds']:>7.2f} s{row['peak_mib']:>7.0f} MiB"
+        ratios = "  ".join(f"{base[key] / row[key]:.2f}x" for key in ("mib", "start", "load", "peak"))
+        figures = f"{row['mib']:>6.0f} MiB{row['start']:>7.2f} s{row['load']:>7.2f} s{row['peak']:>7.0f} MiB"
         print(f"{row['model']:<12}{row['row']:<26}{figures}   {ratios}")
     if options.json:
+        from measure import session_info
+
         options.json.write_text(json.dumps({"session": session_info(), "rows": rows}, indent=1))
 
 
