@@ -184,8 +184,8 @@ def token_scores(x: Pairs, backward: bool) -> Cost:
     """Cost of token_scores.
 
     Forward: the products x_i y_t, their product with W1p, two adds and a ReLU per hidden value, the product with W2,
-    the bias; logits are fp32. Backward: the hidden values again, the products of dz with W1p and with x_i y_t, of g with W2
-    and with h; a mask and two sums per hidden value, two multiplications and two sums per product.
+    the bias; logits are fp32. Backward: the hidden values again, the products of dz with W1p and with x_i y_t, of g
+    with W2 and with h; a mask and two sums per hidden value, two multiplications and two sums per product.
     """
     product, hidden = 2 * x.pairs * x.width * x.hidden, x.pairs * x.hidden
     if not backward:

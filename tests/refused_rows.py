@@ -51,29 +51,29 @@ SECTION = Section(
     measured=("not supported, because",),
     rows=ROWS,
     measure=measure,
-    notes="""What the relation models (gliner-relex, span heads) would take here, by gliner 0.2.29's code:
+    notes="""What the relation models (gliner-relex, span heads) would take here, by the code of gliner 0.2.29:
 
-- A second prompt part: after the entity types and `<<SEP>>`, `<<REL>> label` for each relation and another `<<SEP>>`.
-  `PackedBatch` would hold the tokens of relation types and their offsets by text. Labels asked in groups would be
-  related inside a group only. A relation's vector is the hidden state at its `<<REL>>`, with no MLP after it.
+- A second part of the prompt: after the entity types and `<<SEP>>`, `<<REL>> label` for each relation and another
+  `<<SEP>>`. `PackedBatch` would hold the tokens of relation types and their offsets by text. Labels asked in groups
+  would be related inside a group only. A relation's vector is the hidden state at its `<<REL>>`, with no MLP after it.
 - The vectors of the spans whose best type passes the threshold, in the order of span and width, overlapping ones too.
   `ops.span_entities` gives these spans and `ops.span_vectors` their vectors.
 - An adjacency score of every ordered pair of these spans: one of six layers (`relations_layer`: dot product, MLP,
   attention, bilinear, GCN, GAT), each a small dense computation a text, or none. Pairs above `adjacency_threshold` go
-  on. Attention, GCN and GAT mix the spans of a text, so windows of a long text would be graphs of their own.
-- A score of each pair and relation: `Linear(2d, 4d) - ReLU - Dropout - Linear(4d, d)` on [head ; tail] and a dot product
-  with the relation. This is the span head's form, whose fold applies with spans in place of words. Or one of seventeen
-  `triples_layer` interactions (UM to ConvKB), which have no common form, and of which gliner builds sixteen, all for d =
-  768 only.
-- Decoding after the entities: relations between spans that the greedy search dropped go, the others get the indices of
-  the entities kept. Results would be `(head, relation, tail, score)` beside `Entities`, in `predict`, in the server's
+  on. Attention, GCN and GAT mix a text's spans, so the windows of a long text would be graphs of their own.
+- A score of each pair and relation: `Linear(2d, 4d) - ReLU - Dropout - Linear(4d, d)` on [head ; tail] and a dot
+  product with the relation. This is the span head's form, whose fold applies with spans in place of words. Or one of
+  seventeen `triples_layer` interactions (UM to ConvKB), which have no common form, and of which gliner builds sixteen,
+  for d = 768 only.
+- Decoding after the entities: relations of spans that the greedy search dropped go, the others get the indices of the
+  entities kept. Results would be `(head, relation, tail, score)` beside `Entities`, in `predict`, in the server's
   answers and in the client.
-- Training: two more losses (adjacency and relations, with coefficients), negatives among pairs, gold relations in the
-  readers and converters of data.
+- Training: two more losses (adjacency and relations, each with a coefficient), negatives among pairs, gold relations
+  in the readers and converters of data.
 
-The first four and the decoding are needed to load and run a model, and are small for `relations_layer` "none" and for
-the dot product with the MLP on pairs; that subset is where to begin. Token-level relation models need the same after
-the token head.
+All but the last are needed to load and run a model. They are small for `relations_layer` "none" and for the dot
+product, with the MLP on pairs: that subset is where to begin. Token-level relation models need the same after the
+token head.
 
 Bad files (cut off, of another shape or vocabulary, a pickle that runs code, missing ones) are errors of
 one line too: `tests/test_bad_checkpoints.py` has the list.""",

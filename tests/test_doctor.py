@@ -86,7 +86,7 @@ def without_prompt_tokens(folder):
 BROKEN = {
     "half a config": (lambda f: halve(f / CONFIG), {"config": "not valid JSON"}),
     "no config": (lambda f: (f / CONFIG).unlink(), {"config": f"no {CONFIG}"}),
-    "another kind": (lambda f: edit_json(f / CONFIG, span_mode="token_level"), {"config": "not supported"}),
+    "another kind": (lambda f: edit_json(f / CONFIG, span_mode="markerV1"), {"config": "not supported"}),
     "a bad field": (
         lambda f: edit_json(f / CONFIG, max_width=-3),
         {"config": "max_width: expected a whole number >= 1"},

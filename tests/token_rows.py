@@ -156,8 +156,8 @@ SECTION = Section(
     title="Token-level checkpoints",
     text="""`span_mode` "token_level": start, end and inside scores of every word, for entities of any length. Built,
 read, saved and compared as above; the entities at four thresholds, flat, nested and with several labels. NuNER-Zero,
-gliner-multitask and GLiNER-x are token-level models. Their weights and configs were not at hand: the rows of their names
-are tiny models with random weights, on an encoder of the architecture that they are built on.""",
+gliner-multitask and GLiNER-x are such models. Their weights and configs were not at hand: the rows of their names are
+tiny models with random weights, on an encoder of the architecture that they are built on.""",
     columns=("kind", "encoder", "LSTM layers", "head's width", "also"),
     measured=("logits differ by", "entities equal", "words of the longest"),
     rows=ROWS,

@@ -15,6 +15,7 @@ Source: gliner 0.2.29 (https://github.com/urchade/GLiNER), its class Scorer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from glimodern.inference.decode import Ties
 from glimodern.inputs.batch import PackedBatch
 from glimodern.layers.dropout import Dropout
 from glimodern.layers.packed_linear import PackedLinear, inputs_are_watched, watch_inputs
-from glimodern.ops import LeastOfRange, PackedWeight, SpanEntities
+from glimodern.ops import LeastOfRange, SpanEntities
 
 from .base_head import Head, HeadRows, LossOptions, Rows
 from .packed_head import PackedThirds
@@ -51,61 +52,70 @@ class TokenHead(Head):
 
     def pack(self, dtype: str, fold_dtype: str) -> None:
         """Pack the two projections and the three parts of W1 for inference; see `Head.pack`. W2 has three rows only."""
-        self.word, self.label = PackedLinear(self._linear("word"), dtype), PackedLinear(self._linear("label"), dtype)
-        self.pair[0] = PackedThirds(self._linear("pair.0"), dtype)
+        self.word = PackedLinear(cast(nn.Linear, self.word), dtype)
+        self.label = PackedLinear(cast(nn.Linear, self.label), dtype)
+        self.pair[0] = PackedThirds(cast(nn.Linear, self.pair[0]), dtype)
         self.packed = True
 
-    def _linear(self, name: str) -> nn.Linear:
-        linear = self.get_submodule(name)
-        if not isinstance(linear, nn.Linear):
-            raise TypeError(f"{name}: expected a plain linear layer to pack, got {type(linear).__name__}")
-        return linear
+    def _w1(self) -> Sequence[Tensor | PackedLinear]:
+        """Return W1a, W1b and W1p. The gradient of three parts that come from one call is one concatenation."""
+        first = self.pair[0]
+        return first.parts if isinstance(first, PackedThirds) else first.get_parameter("weight").chunk(3, dim=1)
 
-    def _parts(self, halves: Tensor, part: int) -> tuple[Tensor, Tensor]:
-        """Multiply the first halves by part 0 (of words) or 1 (of types) of W1: [rows, H], and the second halves."""
-        first, second = (half.contiguous() for half in halves.chunk(2, dim=1))
-        layer = self.pair[0]
-        if isinstance(layer, PackedThirds):
-            return (layer.word, layer.label)[part](first), second
-        weight = layer.get_parameter("weight").chunk(3, dim=1)[part]
-        return F.linear(first, weight, layer.get_parameter("bias") if part == 0 else None), second
+    def _word_rows(self, words: Tensor, w1: Tensor | PackedLinear) -> Rows:
+        """Compute a and x from projected words [n, 2d]. w1: W1a."""
+        first, x = words.chunk(2, dim=1)
+        a = w1(first) if isinstance(w1, PackedLinear) else F.linear(first, w1, self.pair[0].get_parameter("bias"))
+        return a, x.contiguous()
 
-    def rows(self, words: Tensor, prompts: Tensor) -> HeadRows:
-        """Compute the rows of words and types, and report the inputs of W1 to `measured_inputs`."""
-        of_words, of_types = self.word(words), self.label(prompts)
-        if inputs_are_watched(self.pair[0]) and len(words) and len(prompts):
-            sizes = [half.detach().abs().amax(0, keepdim=True) for x in (of_words, of_types) for half in x.chunk(2, 1)]
-            # The products' sizes are exact for one text, whose words meet all types, and bounds for several.
-            watch_inputs(self.pair[0], sizes[0], sizes[2], sizes[1] * sizes[3])
-        return HeadRows(self._parts(of_words, 0), self._parts(of_types, 1))
+    def _type_rows(self, types: Tensor, w1: Tensor | PackedLinear) -> Rows:
+        """Compute b and y from projected types [m, 2d]. w1: W1b."""
+        first, y = types.chunk(2, dim=1)
+        return w1(first) if isinstance(w1, PackedLinear) else F.linear(first, w1), y.contiguous()
 
     def word_rows(self, words: Tensor) -> Rows:
         """Compute a [n, H] and x [n, d] from word vectors [n, d]."""
-        return self._parts(self.word(words), 0)
+        return self._word_rows(self.word(words), self._w1()[0])
 
     def type_rows(self, prompts: Tensor, *, reused: bool = False) -> Rows:
         """Compute b [m, H] and y [m, d] from type prompts [m, d]."""
-        return self._parts(self.label(prompts), 1)
+        return self._type_rows(self.label(prompts), self._w1()[1])
+
+    def rows(self, words: Tensor, prompts: Tensor) -> HeadRows:
+        """Compute the rows of words and types; see `Head.rows`."""
+        return self._rows(words, prompts, self._w1())
+
+    def _rows(self, words: Tensor, prompts: Tensor, w1: Sequence[Tensor | PackedLinear]) -> HeadRows:
+        """Compute the rows of words and types, and report the inputs of W1 to `measured_inputs`."""
+        projected, types = self.word(words), self.label(prompts)
+        if inputs_are_watched(self.pair[0]) and len(words) and len(prompts):
+            sizes = [half.detach().abs().amax(0, keepdim=True) for x in (projected, types) for half in x.chunk(2, 1)]
+            # The products' sizes are exact for one text, whose words meet all types, and bounds for several.
+            watch_inputs(self.pair[0], sizes[0], sizes[2], sizes[1] * sizes[3])
+        return HeadRows(self._word_rows(projected, w1[0]), self._type_rows(types, w1[1]))
 
     def _scores(
-        self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor, dropout_p: float = 0.0, seed: int = 0
+        self,
+        rows: HeadRows,
+        w1: Tensor | PackedLinear,
+        cu_words: Tensor,
+        cu_types: Tensor,
+        dropout_p: float = 0.0,
+        seed: int = 0,
     ) -> Tensor:
-        """Compute the logits [pairs, 3] of `ops.token_scores`."""
-        (a, x), (b, y), first = rows.words, rows.types, self.pair[0]
-        w1: Tensor | PackedWeight
-        if isinstance(first, PackedThirds):
-            w1 = first.product.packed
-        else:
-            w1 = first.get_parameter("weight").chunk(3, dim=1)[2]
+        """Compute the logits [pairs, 3] of `ops.token_scores`. w1: W1p."""
+        (a, x), (b, y) = rows.words, rows.types
+        weight = w1.packed if isinstance(w1, PackedLinear) else w1
         w2, b2 = self.pair[3].get_parameter("weight"), self.pair[3].get_parameter("bias")
-        return ops.token_scores(a, b, x, y, w1, w2, b2, cu_words, cu_types, dropout_p=dropout_p, seed=seed)
+        return ops.token_scores(a, b, x, y, weight, w2, b2, cu_words, cu_types, dropout_p=dropout_p, seed=seed)
 
     def loss(self, words: Tensor, prompts: Tensor, batch: PackedBatch, options: LossOptions) -> Tensor:
         """Compute the focal cross-entropy of the three logits of every word and type; see `Head.loss`."""
         gamma, scale, balance, reduction, fused, dropout_p, seed = options
         layout = (batch.cu_words, batch.cu_types)
         if fused:
-            logits = self._scores(self.rows(words, prompts), *layout, dropout_p, seed)
+            weights = self._w1()
+            logits = self._scores(self._rows(words, prompts, weights), weights[2], *layout, dropout_p, seed)
         else:
             w1, b1, w2, b2 = (self.pair.get_parameter(name) for name in ("0.weight", "0.bias", "3.weight", "3.bias"))
             logits = reference.textbook_token_scores(
@@ -116,11 +126,11 @@ class TokenHead(Head):
 
     def logits(self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor) -> list[Tensor]:
         """Compute the start, end and inside logits: one tensor [words, types, 3] per text."""
-        return ops.split_token_scores(self._scores(rows, cu_words, cu_types), cu_words, cu_types)
+        return ops.split_token_scores(self._scores(rows, self._w1()[2], cu_words, cu_types), cu_words, cu_types)
 
     def entities(self, rows: HeadRows, cu_words: Tensor, cu_types: Tensor, threshold: float | Tensor) -> SpanEntities:
         """Find the candidates of `ops.token_entities`; see `Head.entities`."""
-        return ops.token_entities(self._scores(rows, cu_words, cu_types), cu_words, cu_types, threshold)
+        return ops.token_entities(self._scores(rows, self._w1()[2], cu_words, cu_types), cu_words, cu_types, threshold)
 
     def span_scores(
         self, words: Tensor, rows: HeadRows, batch: PackedBatch, spans: Sequence[npt.NDArray[np.int64]], vectors: bool
@@ -130,7 +140,7 @@ class TokenHead(Head):
         A span's vector is the mean of its words' vectors, as in gliner.
         """
         cu_words, cu_types = batch.cu_words, batch.cu_types
-        logits = self._scores(rows, cu_words.to(words.device), cu_types.to(words.device))
+        logits = self._scores(rows, self._w1()[2], cu_words.to(words.device), cu_types.to(words.device))
         probabilities = ops.probabilities(logits.flatten()).float().cpu().view(-1, 3)
         texts = ops.split_token_scores(probabilities, cu_words, cu_types)
         scores = [_least(text.numpy(), each) for text, each in zip(texts, spans, strict=True)]
