@@ -148,6 +148,8 @@ class EvaluateConfig:
     """Count and skip rows that cannot be read, instead of stopping."""
     splitter: SplitterName | None = None
     """How the texts of the data are split into words; by default as the checkpoint says."""
+    adapter: str | None = None
+    """Folder of an adapter of the checkpoint, which `python -m glimodern.train --lora-rank` wrote."""
     json: str | None = None
     """File to write the scores to, as JSON. Its folder is created."""
 
@@ -206,7 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         datasets[source] = dataset if config.max_sentences is None else first_sentences(dataset, config.max_sentences)
     thresholds = thresholds_of(threshold, list(datasets.values()))
     descriptions = read_descriptions(config.descriptions_file, list(datasets.values()))
-    model = GLiModern.from_pretrained(config.model, dtype=config.dtype, device=config.device, splitter=config.splitter)
+    model = GLiModern.from_pretrained(
+        config.model, dtype=config.dtype, device=config.device, splitter=config.splitter, adapter=config.adapter
+    )
     model.predict_words([], [], threshold=threshold if threshold == CALIBRATED else 0.5)  # an error before any work
     for dataset in datasets.values():
         check_evaluation("--data", dataset, model.packer, descriptions)
@@ -228,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown.print(scores.table(f"{dataset.name}: {len(dataset)} sentences, threshold {_shown(threshold)}"))
     average = sum(result["micro"]["f1"] for result in results.values()) / len(results) if results else None
     if output is not None:
-        report = {"model": config.model, "threshold": threshold, **reading, "mean_micro_f1": average, "data": results}
+        report = {"model": config.model, "adapter": config.adapter, "threshold": threshold, **reading, "mean_micro_f1": average, "data": results}
         write_report(output, {**report, "failed": failed})
     if len(results) > 1 and average is not None:
         shown.print(f"mean micro F1 of {len(results)} data sets: {100 * average:.1f}")

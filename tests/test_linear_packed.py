@@ -296,7 +296,7 @@ def test_opcheck(backend, dtype):
     with running(backend):
         torch.library.opcheck(
             torch.ops.glimodern.linear_packed.default,
-            (x, *p.tensors, 7, "relu", torch.float32),
+            (x, *p.tensors, x.new_zeros(5, 0), x.new_zeros(0), 7, "relu", torch.float32),
         )
 
 

@@ -807,7 +807,7 @@ def test_batches_cover_an_epoch_once_and_skip_exactly(setup, tiny_model):
         (["--checkpoint-steps", "-1"], "checkpoint_steps: expected a whole number >= 0"),
         (["--seed", "-1"], "seed: expected a whole number >= 0 and <= 4294967295, got -1"),
         (["--output-dir", ""], "output_dir: expected text, got an empty string"),
-        (["--held-out-types", "2"], "dev_data, held_out_types: expected one of them"),
+        (["--held-out-types", "2", "--init-from", "None"], "dev_data, held_out_types: expected one of them"),
         (["--encoder", "demo"], "encoder, init_from: expected one of them, got both"),
         (["--train-data"], "train_data: expected at least one data set with dev_data"),
         (["--resume", "--overwrite"], "resume, overwrite"),

@@ -38,6 +38,8 @@ class PredictionOptions:
     """Dtype of the model; auto: bf16 on hardware that multiplies it natively, else fp32."""
     device: str = "cpu"
     """Device to run on: cpu, cuda, cuda:N, auto, or another of PyTorch's names."""
+    adapter: str | None = None
+    """Folder of an adapter of the checkpoint, which `python -m glimodern.train --lora-rank` wrote."""
     splitter: SplitterName | None = None
     """How texts are split into words, unicode for scripts without spaces; by default as the checkpoint says."""
 
@@ -60,7 +62,7 @@ class PredictionOptions:
 
     def loading(self) -> dict[str, Any]:
         """Return the keyword arguments of `GLiModern.from_pretrained`."""
-        return {"dtype": self.dtype, "device": self.device, "splitter": self.splitter}
+        return {"dtype": self.dtype, "device": self.device, "splitter": self.splitter, "adapter": self.adapter}
 
     def search(self) -> dict[str, Any]:
         """Return the keyword arguments of `GLiModern.predict` beside texts, labels and threshold."""

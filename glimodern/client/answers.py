@@ -25,7 +25,7 @@ class ModelInfo(NamedTuple):
 
     default: whether it answers requests that name no model. dtype: of its weights. max_words: most words that it reads
     at once. max_width: most words of an entity; None: any number. max_types: most labels of a prompt in its training.
-    calibrated: whether threshold="calibrated" is possible.
+    calibrated: whether threshold="calibrated" is possible. adapters: names that requests for it may give as `adapter`.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ModelInfo(NamedTuple):
     max_width: int | None
     max_types: int
     calibrated: bool
+    adapters: list[str]
 
 
 def read_entities(answer: Mapping[str, Any]) -> Entities:

@@ -28,11 +28,12 @@ REDACT = "/v1/redact"
 class TextOptions(TypedDict, total=False):
     """Options of a call, as keyword arguments.
 
-    model: a name of `models()`; by default the server's first. timeout: seconds that the server may take for a request.
-    The others are those of `GLiModern.predict`.
+    model: a name of `models()`; by default the server's first. adapter: a name of the model's adapters; by default none.
+    timeout: seconds that the server may take for a request. The others are those of `GLiModern.predict`.
     """
 
     model: str
+    adapter: str
     threshold: Thresholds
     flat: bool
     multi_label: bool
@@ -179,6 +180,7 @@ def check_seconds(name: str, value: Any) -> float:
 
 _READERS = {
     "model": _name,
+    "adapter": _name,
     "flat": check_flag,
     "multi_label": check_flag,
     "top_k": _count,

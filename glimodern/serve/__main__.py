@@ -35,6 +35,9 @@ class ServeConfig:
     models: tyro.conf.Positional[tuple[str, ...]]
     """Folders or hub names of checkpoints, each as MODEL or NAME=MODEL. The first is the default of requests. Without
     NAME the last part of MODEL is its name. No other models are loaded."""
+    adapter: Annotated[cli.Repeated, tyro.conf.arg(metavar="NAME=FOLDER")] = ()
+    """Adapter that requests may name, a folder of `python -m glimodern.train --lora-rank`. It shares the memory of the
+    model that it was trained on. May be given several times."""
     host: str = "127.0.0.1"
     """Address to listen on. Behind an address that others can reach, set a token."""
     port: Annotated[int, _PORT] = 8000
@@ -84,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = _names_of(config.models)
     if not names:
         raise ValueError("models: expected at least one [NAME=]MODEL, got none")
+    adapters = _adapters_of(config.adapter)
     token = _secret("--token-file", config.token_file, _TOKEN_VARIABLE, least=1)
     key = _secret("--pseudonym-key-file", config.pseudonym_key_file, _KEY_VARIABLE, least=16)
     if token is not None and not token.isascii():
@@ -94,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _LOGGER.warning(
             "anyone who reaches this address may use the server: no token is set", extra={"host": config.host}
         )
-    _serve(config, names, None if token is None else token.decode(), key or secrets.token_bytes(32))
+    _serve(config, names, adapters, None if token is None else token.decode(), key or secrets.token_bytes(32))
 
 
 def _names_of(models: Sequence[str]) -> dict[str, str]:
@@ -112,6 +116,19 @@ def _names_of(models: Sequence[str]) -> dict[str, str]:
     return named
 
 
+def _adapters_of(given: Sequence[str]) -> dict[str, str]:
+    """Return {name: folder} of arguments NAME=FOLDER. Raises ValueError."""
+    named: dict[str, str] = {}
+    for argument in given:
+        name, _, folder = argument.partition("=")
+        if not name or not folder:
+            raise ValueError(f"--adapter: expected NAME=FOLDER, got {argument!r}")
+        if name in named:
+            raise ValueError(f"--adapter: expected different names, got {name!r} twice")
+        named[name] = folder
+    return named
+
+
 def _secret(option: str, file: str | None, variable: str, least: int) -> bytes | None:
     """Return the content of a file, or of an environment variable, without the line end; None if neither is given."""
     if file is not None:
@@ -125,7 +142,9 @@ def _secret(option: str, file: str | None, variable: str, least: int) -> bytes |
     return value
 
 
-def _serve(config: ServeConfig, names: dict[str, str], token: str | None, key: bytes) -> None:
+def _serve(
+    config: ServeConfig, names: dict[str, str], adapters: dict[str, str], token: str | None, key: bytes
+) -> None:
     from glimodern.model.glimodern import GLiModern
 
     from .app import App
@@ -143,7 +162,7 @@ def _serve(config: ServeConfig, names: dict[str, str], token: str | None, key: b
     }
     service = Service(
         load, warm=config.warmup, max_delay=config.max_delay, max_calls=config.max_requests, pseudonym_key=key,
-        on_batch=metrics.add_batch,
+        on_batch=metrics.add_batch, adapters=adapters,
     )  # fmt: skip
     connections = Connections(_files_for(config.max_connections), config.idle_timeout)
     hosts = (*_LOOPBACK, *config.allow_host) if config.host in _LOOPBACK else None

@@ -17,7 +17,7 @@ from .errors import AnswerError
 OPTIONS = ("threshold", "flat", "multi_label", "top_k", "long_texts", "window", "context", "labels_per_prompt")
 """Fields that are arguments of `predict`, beside texts and labels."""
 
-_COMMON = ("model", "text", "texts", "labels", *OPTIONS, "timeout")
+_COMMON = ("model", "adapter", "text", "texts", "labels", *OPTIONS, "timeout")
 _FIELD_LENGTH = 80  # characters of an unknown field that are compared with the known ones
 ENTITIES_FIELDS, REDACT_FIELDS = frozenset(_COMMON), frozenset((*_COMMON, "style"))
 
@@ -51,6 +51,7 @@ class EntitiesBody(NamedTuple):
     """A checked body. texts: a string if `one_text`. options: keyword arguments of `predict`."""
 
     model: str | None
+    adapter: str | None
     texts: str | list[Any]
     labels: Any
     options: dict[str, Any]
@@ -80,8 +81,9 @@ def read_body(content: bytes, limits: Limits, *, redacts: bool) -> EntitiesBody:
     if redacts:
         _check_redaction(options)
     return EntitiesBody(
-        _optional_string(body, "model"), texts, body["labels"], options, _timeout(body, limits), _style(body)
-    )
+        _optional_string(body, "model"), _optional_string(body, "adapter"), texts, body["labels"], options,
+        _timeout(body, limits), _style(body),
+    )  # fmt: skip
 
 
 def _json_object(content: bytes) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def _schemas(limits: Limits) -> dict[str, Any]:
     thresholds = [probability, {"type": "object", "additionalProperties": probability}]
     request = {
         "model": {**_STRING, "description": "Name of a model; by default the first."},
+        "adapter": {**_STRING, "description": "Name of an adapter of the model; by default none."},
         "text": {**_STRING, "description": f"One text, of at most {limits.max_words} words."},
         "texts": {"type": "array", "items": _STRING, "maxItems": limits.max_texts, "description": "Several texts."},
         "labels": {
@@ -138,7 +139,8 @@ def _schemas(limits: Limits) -> dict[str, Any]:
         "windows": {**_INTEGER, "description": "Windows that the text was read in."},
         "words_cut": {**_INTEGER, "description": "Words at the text's end that were not read."},
     }
-    shared = {"model": _STRING, "warnings": {"type": "array", "items": _STRING}}
+    adapter = {"type": ["string", "null"]}
+    shared = {"model": _STRING, "adapter": adapter, "warnings": {"type": "array", "items": _STRING}}
     found = {"entities": {"type": "array", "items": _ref("Entity")}, **read}
     redacted = {"text": _STRING, "entities": {"type": "array", "items": _ref("ReplacedEntity")}, **read}
     error = {
@@ -151,6 +153,7 @@ def _schemas(limits: Limits) -> dict[str, Any]:
     model = {
         "name": _STRING, "default": _BOOLEAN, "dtype": _STRING, "max_words": _INTEGER,
         "max_width": {"type": ["integer", "null"]}, "max_types": _INTEGER, "calibrated": _BOOLEAN,
+        "adapters": {"type": "array", "items": _STRING},
     }  # fmt: skip
     one_of = [{"required": ["text"]}, {"required": ["texts"]}]
 

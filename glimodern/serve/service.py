@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from glimodern.checkpoint.adapter import read_adapter
 from glimodern.inference.compute import TextDoesNotFitError
 from glimodern.inference.redaction import redact
 from glimodern.model.engine import Answers, BatchReport, Engine, QueueFullError
@@ -27,7 +28,8 @@ Status = Literal["loading", "ready", "draining"]
 class Service:
     """Models by name, the first of which is the default.
 
-    load: of each name, a function that loads the model. warm: whether to predict once with texts of several lengths
+    load: of each name, a function that loads the model. adapters: folders by name; each goes with the models that it was
+    trained on, whose memory it shares. warm: whether to predict once with texts of several lengths
     before the service is ready. For max_delay and max_calls see `Engine`.
     """
 
@@ -40,10 +42,13 @@ class Service:
         max_calls: int,
         pseudonym_key: bytes,
         on_batch: Callable[[BatchReport], None],
+        adapters: Mapping[str, str] | None = None,
     ) -> None:
         self._load, self._warm, self._key = dict(load), warm, pseudonym_key
+        self._adapters = dict(adapters or {})
         self.engine = Engine(max_delay=max_delay, max_calls=max_calls, on_batch=on_batch)
         self.models: dict[str, GLiModern] = {}
+        self.adapted: dict[str, dict[str, GLiModern]] = {}  # model -> adapter -> the model with it
         self.status: Status = "loading"
 
     def load(self) -> None:
@@ -56,8 +61,24 @@ class Service:
                 self._warm_up(model)
             self.models[name] = model
             _LOGGER.info("model loaded", extra={"model": name, "dtype": model.dtype_name})
+        self.adapted = {name: {} for name in self.models}
+        for name, folder in self._adapters.items():
+            self._load_adapter(name, folder)
         if self.status == "loading":
             self.status = "ready"
+
+    def _load_adapter(self, name: str, folder: str) -> None:
+        """Load an adapter on each model that is its base. Raises ValueError if none is."""
+        base = read_adapter(folder).base_fingerprint
+        fitting = [model for model in self.models if self.models[model].fingerprint == base]
+        for model in fitting or [next(iter(self.models))]:  # which says what does not fit
+            if self.status != "loading":
+                return
+            adapted = self.models[model].with_adapter(folder)
+            if self._warm:
+                self._warm_up(adapted)
+            self.adapted[model][name] = adapted
+            _LOGGER.info("adapter loaded", extra={"model": model, "adapter": name})
 
     def _warm_up(self, model: GLiModern) -> None:
         """Run the model once on short and long texts: kernels are compiled, memory is allocated, the pace is known."""
@@ -75,6 +96,17 @@ class Service:
             raise AnswerError.of("model", f"one of {', '.join(self.models)}", json.dumps(name)[:80])
         return chosen, self.models[chosen]
 
+    def adapted_model(self, name: str | None, adapter: str | None) -> tuple[str, GLiModern]:
+        """Return a model, with an adapter if one is named, and the model's name. Raises AnswerError."""
+        chosen, model = self.model_of(name)
+        if adapter is None:
+            return chosen, model
+        adapters = self.adapted[chosen]
+        if adapter not in adapters:
+            known = ", ".join(adapters) or "none"
+            raise AnswerError.of("adapter", f"an adapter of {chosen} ({known})", json.dumps(adapter)[:80])
+        return chosen, adapters[adapter]
+
     def describe(self) -> list[dict[str, Any]]:
         """Describe the models for `/v1/models`."""
         return [
@@ -86,6 +118,7 @@ class Service:
                 "max_width": model.packer.widest_entity,
                 "max_types": model.config.max_types,
                 "calibrated": model.calibration is not None,
+                "adapters": list(self.adapted[name]),
             }
             for number, (name, model) in enumerate(self.models.items())
         ]
@@ -100,7 +133,7 @@ class Service:
 
     async def answer(self, body: EntitiesBody, limits: Limits, *, redacts: bool) -> dict[str, Any]:
         """Return the JSON value of the answer. Raises AnswerError; cancelling gives the request up."""
-        name, model = self.model_of(body.model)
+        name, model = self.adapted_model(body.model, body.adapter)
         try:
             answers = await asyncio.wrap_future(
                 self.engine.submit(model, body.texts, body.labels, max_words=limits.max_words, **body.options)
@@ -115,7 +148,7 @@ class Service:
                 "ask with a higher threshold, or for fewer texts", 413,
             )  # fmt: skip
         results = [self._result(answers, number, body, redacts=redacts) for number in range(len(answers.outcomes))]
-        shared = {"model": name, "warnings": answers.messages}
+        shared = {"model": name, "adapter": body.adapter, "warnings": answers.messages}
         if not body.one_text:
             return {**shared, "results": [r.body() if isinstance(r, AnswerError) else r for r in results]}
         (result,) = results

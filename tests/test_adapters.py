@@ -1,0 +1,316 @@
+"""Adapters: written as peft reads them, loaded without peft, on their own base only; models with them."""
+
+import json
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from bi_encoder_rows import save_encoder
+from conftest import WORDS, make_tiny_model, quietly_int8
+from encoder_rows import LABELS, ROWS, TEXTS, config_of, make_tokenizer, padded_reference, ragged, run_padded
+from safetensors.torch import load_file, save_file
+
+from glimodern import GLiModern
+from glimodern.checkpoint.adapter import read_adapter, write_adapter
+from glimodern.encoder import build_encoder
+from glimodern.layers.packed_linear import can_pack
+
+peft = pytest.importorskip("peft", reason="needs the extra lora")
+
+from glimodern.train.lora import Lora, target_layers  # noqa: E402
+from glimodern.train.tuning import TuningConfig  # noqa: E402
+
+TEXT, ASKED = " ".join(WORDS), ["person", "place", "machine"]
+
+
+def disturb(model: GLiModern, size: float) -> None:
+    """Stand in for training: give everything that would be trained other values. size: of the change of adapters."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                step = size if ".lora_" in name else 0.02
+                parameter += step * torch.randn(parameter.shape, generator=generator)
+
+
+def adapter_of(base: Path, folder: Path, *, head: str = "full", rank: int = 3, size: float = 0.5) -> Path:
+    """Write folder/adapter and folder/model, as training on a base does; return folder/adapter."""
+    model = GLiModern.from_pretrained(base, trainable=True)
+    lora = Lora(model, TuningConfig(lora_rank=rank, lora_head=head), str(base), seed=0)  # type: ignore[arg-type]
+    disturb(model, size)
+    lora.save(model, folder)
+    return folder / "adapter"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "model"
+    make_tiny_model(dropout=0.0, max_width=6).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["full", "frozen"])
+def adapter(request, base, tmp_path_factory) -> Path:
+    return adapter_of(base, tmp_path_factory.mktemp(request.param), head=request.param)
+
+
+@torch.no_grad()
+def scores(model: GLiModern) -> torch.Tensor:
+    """The logits of all spans of two texts."""
+    words = [WORDS, WORDS[:4]]
+    found = torch.cat([x.flatten() for x in model.scores(model.packer.pack(words, [ASKED] * 2))])
+    return found[found.isfinite()].float()
+
+
+def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The RMS of the difference by that of what is wanted."""
+    return float((found - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
+
+
+def test_the_files_are_pefts(adapter):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 3, 6)
+    names = set(load_file(adapter / "adapter_model.safetensors"))
+    assert "base_model.model.layers.0.attn.Wqkv.lora_A.weight" in names
+    assert len(names) == 2 * 2 * 4  # A and B, two layers of four
+    assert (adapter / "head.safetensors").exists() == json.loads((adapter / "adapter_base.json").read_text())["head"]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "int8"])
+def test_a_model_with_an_adapter_is_the_merged_one(base, adapter, dtype):
+    if dtype == "int8" and not can_pack():
+        pytest.skip("nothing packs on this CPU")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random weights in int8 find other entities
+        plain, merged = (GLiModern.from_pretrained(folder, dtype=dtype) for folder in (base, adapter.parent / "model"))
+    before = scores(plain)
+    model = plain.with_adapter(adapter)
+    exact = scores(GLiModern.from_pretrained(adapter.parent / "model", dtype="fp32"))
+    assert off(scores(model), exact) <= 1.5 * off(scores(merged), exact) + 1e-6
+    assert off(before, exact) > 2 * off(scores(model), exact)
+    assert torch.equal(scores(plain), before)  # the base's bits
+    assert (model.dtype_name, model.adapter, plain.adapter) == (dtype, adapter, None)
+    assert model.fingerprint not in (plain.fingerprint, merged.fingerprint)
+
+
+def test_a_model_and_its_adapters_share_memory(base, adapter):
+    plain = GLiModern.from_pretrained(base, dtype="fp32")
+    model = plain.with_adapter(adapter)
+    ours, theirs = dict(model.encoder.named_parameters()), dict(plain.encoder.named_parameters())
+    shared = [name for name, weight in ours.items() if weight is theirs[name]]
+    assert "model.embeddings.tok_embeddings.weight" in shared
+    if can_pack():
+        assert len(shared) == len(ours)
+        for mine, own in zip(model.encoder.model.layers, plain.encoder.model.layers, strict=True):
+            assert mine.attn.Wqkv.packed is own.attn.Wqkv.packed and mine.attn.Wqkv is not own.attn.Wqkv
+
+
+def test_loading_with_an_adapter_and_merging(base, adapter, tmp_path):
+    wanted = scores(GLiModern.from_pretrained(base, dtype="fp32").with_adapter(adapter))
+    assert torch.equal(scores(GLiModern.from_pretrained(base, dtype="fp32", adapter=adapter)), wanted)
+    merged = GLiModern.from_pretrained(base, trainable=True, adapter=adapter)
+    assert merged.adapter is None
+    merged.save_pretrained(tmp_path / "merged")
+    saved, trained = load_file(tmp_path / "merged" / "model.safetensors"), load_file(adapter.parent / "model" / "model.safetensors")
+    assert saved.keys() == trained.keys()
+    assert all(torch.equal(saved[name], trained[name]) for name in saved)
+
+
+def test_a_trainable_base_in_training_mode_does_not_change(base, adapter):
+    model = GLiModern.from_pretrained(base, trainable=True).train()
+    modes, weights = [m.training for m in model.modules()], [p.clone() for p in model.parameters()]
+    model.with_adapter(adapter).predict(TEXT, ASKED)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
+
+
+def test_two_adapters_of_one_base_run_at_the_same_time(base, tmp_path):
+    plain = GLiModern.from_pretrained(base, dtype="fp32")
+    models = [plain, *(plain.with_adapter(adapter_of(base, tmp_path / str(n), size=n / 4)) for n in (1, 2))]
+    wanted = [scores(model) for model in models]
+    assert len({tuple(found.tolist()) for found in wanted}) == 3
+    wrong: list[int] = []
+
+    def run(number: int) -> None:
+        wrong.extend(number for _ in range(8) if not torch.equal(scores(models[number]), wanted[number]))
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in (0, 1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_check_precision_compares_with_the_adapter(base, adapter):
+    model = GLiModern.from_pretrained(base, dtype="bf16", adapter=adapter)
+    report = model.check_precision([TEXT], ASKED, 0.3)
+    assert report.max_drift < 0.05
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_encoder(row, tmp_path):
+    """peft reads the adapter on transformers' encoder, and its hidden states are those of ours, packed or not."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(row.tokenizer)
+    config = config_of(row, tokenizer)
+    model = GLiModern.from_encoder_config(config, tokenizer, dropout=0.0, max_width=4).eval()
+    texts, batch = ragged(len(tokenizer))
+    reference = padded_reference(model.encoder, model.encoder.config.to_dict())
+    model.save_pretrained(tmp_path / "base")
+    frozen = {name: p.clone() for name, p in model.named_parameters()}
+    lora = Lora(model, TuningConfig(lora_rank=2), str(tmp_path / "base"), seed=0)
+    model.train()
+    loss = model(model.packer.pack(TEXTS, [LABELS] * len(TEXTS), [[(0, 1, "person")]] * len(TEXTS)))
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        kind = "adapter" if ".lora_" in name else "encoder" if name.startswith("encoder.") else "head"
+        assert parameter.requires_grad == (kind != "encoder"), name
+        if kind == "adapter":
+            assert parameter.grad is not None, name
+    disturb(model, 0.05)
+    lora.save(model.eval(), tmp_path)
+    for name, parameter in model.named_parameters():
+        original = name.replace(".base_layer", "")
+        if name.startswith("encoder.") and ".lora_" not in name:
+            assert torch.equal(parameter, frozen[original])
+    loaded = peft.PeftModel.from_pretrained(reference, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        wanted = run_padded(loaded, texts, tokenizer.pad_token_id)
+        ours = GLiModern.from_pretrained(tmp_path / "base", dtype="fp32", adapter=tmp_path / "adapter").encoder(*batch)
+        merged = GLiModern.from_pretrained(tmp_path / "model", dtype="fp32").encoder(*batch)
+    assert (ours - wanted).abs().max() <= 2e-5 * max(1.0, float(wanted.abs().max()))
+    assert (merged - wanted).abs().max() <= 2e-5 * max(1.0, float(wanted.abs().max()))
+
+
+def test_a_bi_encoders_label_encoder_stays_as_it_is(tmp_path):
+    save_encoder(tmp_path / "labels", "bert", 16, vocab_size=400)
+    tokenizer = make_tokenizer("byte-level")
+    config = config_of(ROWS[0], tokenizer)
+    model = GLiModern.from_encoder_config(config, tokenizer, labels_encoder=tmp_path / "labels", dropout=0.0)
+    model.save_pretrained(tmp_path / "base")
+    folder = adapter_of(tmp_path / "base", tmp_path)
+    plain = GLiModern.from_pretrained(tmp_path / "base", dtype="fp32")
+    adapted = plain.with_adapter(folder)
+    merged = GLiModern.from_pretrained(tmp_path / "model", dtype="fp32")
+    assert off(scores(adapted), scores(merged)) <= 1e-5
+    assert off(scores(plain), scores(merged)) > 1e-3
+    vectors = plain.encode_labels(ASKED)  # still those of the adapter's model
+    assert adapted.predict(TEXT, label_vectors=vectors, threshold=0.3) == adapted.predict(TEXT, ASKED, 0.3)
+
+
+def test_targets():
+    encoder = build_encoder(config_of(ROWS[4], make_tokenizer("wordpiece"))).model
+    everything = target_layers(encoder, ())
+    assert len(everything) == 12 and not any("pooler" in name for name in everything)
+    assert target_layers(encoder, ("query", "value")) == [name for name in everything if name.endswith(("query", "value"))]
+    assert target_layers(encoder, ("layer.1.output.dense",)) == ["encoder.layer.1.output.dense"]
+    assert target_layers(encoder, ("pooler.dense",)) == ["pooler.dense"]
+    with pytest.raises(ValueError, match=r"lora_targets: .*linear layers \(dense, key, query, value\), got 'q_proj'"):
+        target_layers(encoder, ("query", "q_proj"))
+
+
+# bad input: one line that names file, field, wanted and got
+
+
+def edit(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def tensors(folder: Path, change) -> None:  # type: ignore[no-untyped-def]
+    file = folder / "adapter_model.safetensors"
+    state = load_file(file)
+    change(state)
+    save_file(state, file)
+
+
+WQKV = "base_model.model.layers.0.attn.Wqkv.lora_"
+BROKEN = [
+    (lambda f: (f / "adapter_config.json").unlink(), FileNotFoundError, "adapter_config.json: expected a file"),
+    (lambda f: (f / "adapter_model.safetensors").unlink(), FileNotFoundError, "adapter_model.safetensors: expected a"),
+    (lambda f: (f / "adapter_base.json").unlink(), FileNotFoundError, "adapter_base.json: expected a file of an adap"),
+    (lambda f: (f / "head.safetensors").unlink(), FileNotFoundError, "head.safetensors: expected a file of an adapter"),
+    (lambda f: cut(f / "adapter_config.json"), ValueError, "adapter_config.json: expected a JSON object, got .* bytes"),
+    (lambda f: (f / "adapter_config.json").write_text("[]"), ValueError, r"adapter_config.json: .*object, got \[\]"),
+    (lambda f: cut(f / "adapter_model.safetensors"), ValueError, "adapter_model.safetensors: not a whole safetensors"),
+    (lambda f: cut(f / "head.safetensors"), ValueError, "head.safetensors: not a whole safetensors file: expected"),
+    (lambda f: edit(f / "adapter_config.json", peft_type="IA3"), ValueError, "peft_type: expected 'LORA', got 'IA3'"),
+    (lambda f: edit(f / "adapter_config.json", use_dora=True), ValueError, "use_dora: expected False, plain LoRA, got"),
+    (lambda f: edit(f / "adapter_config.json", rank_pattern={"a": 1}), ValueError, "rank_pattern: expected {}, plain"),
+    (lambda f: edit(f / "adapter_config.json", r="3"), ValueError, "adapter_config.json: r: expected a whole number"),
+    (lambda f: edit(f / "adapter_config.json", lora_alpha=None), ValueError, "lora_alpha: expected a number, got None"),
+    (lambda f: edit(f / "adapter_config.json", r=4), ValueError, r"lora_A.weight: expected shape \(4, inputs\) by r in"),
+    (lambda f: edit(f / "adapter_base.json", base_fingerprint=7), ValueError, "base_fingerprint: expected a str, got 7"),
+    (lambda f: edit(f / "adapter_base.json", head="yes"), ValueError, "head: expected a bool, got 'yes'"),
+    (
+        lambda f: edit(f / "adapter_base.json", base_fingerprint="0123", base="another"),
+        ValueError,
+        "adapter_base.json: base_fingerprint: expected [0-9a-f]{32}, that of .*/model, got 0123, that of another; load",
+    ),
+    (lambda f: tensors(f, lambda s: s.pop(WQKV + "B.weight")), ValueError, "lora_B.weight: expected it, got none"),
+    (lambda f: tensors(f, lambda s: s.clear()), ValueError, "expected updates of linear layers, got no tensor"),
+    (
+        lambda f: tensors(f, lambda s: s.update({"layers.0.weight": torch.zeros(2)})),
+        ValueError,
+        "tensor layers.0.weight: expected base_model.model.LAYER.lora_A.weight or lora_B, got another name",
+    ),
+    (
+        lambda f: tensors(f, lambda s: s.update({WQKV + "A.weight": torch.zeros(3, 40)})),
+        ValueError,
+        r"tensor layers.0.attn.Wqkv: expected an update of \(96, 32\), got \(96, 40\)",
+    ),
+    (
+        lambda f: tensors(f, lambda s: s.update({name.replace("layers.0", "layers.9"): s[name].clone() for name in list(s)})),
+        ValueError,
+        r"tensor layers.9.attn.\w+: expected a linear layer of the base's encoder, got no module of that name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "error", "message"), BROKEN)
+def test_a_broken_adapter_is_a_clear_error(base, tmp_path, damage, error, message):
+    folder = adapter_of(base, tmp_path)
+    damage(folder)
+    model = GLiModern.from_pretrained(base, dtype="fp32")
+    with pytest.raises(error, match=message) as caught:
+        model.with_adapter(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_misuse_is_a_clear_error(base, adapter, tmp_path):
+    model = GLiModern.from_pretrained(base, dtype="fp32")
+    with pytest.raises(FileNotFoundError, match="adapter: expected a folder with adapter_config.json, got 'nowhere'"):
+        model.with_adapter("nowhere")
+    with pytest.raises(TypeError, match="adapter: expected a path"):
+        model.with_adapter(3)  # type: ignore[arg-type]
+    adapted = model.with_adapter(adapter)
+    with pytest.raises(ValueError, match="with_adapter: expected a model without an adapter, got one with"):
+        adapted.with_adapter(adapter)
+    with pytest.raises(ValueError, match="adapter: expected none, or a merged one, to save"):
+        adapted.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_writing_replaces_older_adapters_and_no_others(base, tmp_path):
+    folder = adapter_of(base, tmp_path)
+    (folder / "notes.txt").write_text("mine")
+    adapter_of(base, tmp_path, head="frozen")
+    assert not (folder / "head.safetensors").exists() and (folder / "notes.txt").read_text() == "mine"
+    assert not read_adapter(folder).head
+    (folder / "adapter_base.json").unlink()
+    before = (folder / "adapter_config.json").read_bytes()
+    with pytest.raises(ValueError, match="expected no adapter or an older one of glimodern to replace, got adapter_conf"):
+        write_adapter(folder, {}, {"x.lora_A.weight": torch.zeros(1)}, {}, "b", "f")
+    assert (folder / "adapter_config.json").read_bytes() == before
+
+
+def test_int8_bases_have_their_own_fingerprint(base, adapter):
+    if not can_pack():
+        pytest.skip("nothing packs on this CPU")
+    assert quietly_int8(base).with_adapter(adapter).dtype_name == "int8"
