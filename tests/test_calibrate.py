@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimodern import GLiModern, calibrate
+from glimodern.checkpoint.calibration_file import CALIBRATION_FILE, write_calibration
 from glimodern.checkpoint.fingerprint import weights_fingerprint
-from glimodern.checkpoint.folder import CALIBRATION_FILE, write_calibration
 from glimodern.data import Dataset, Example, asked_types, load_dataset
 from glimodern.data import calibration_fit as fitting
 from glimodern.data.calibration import Calibration, Measured, logits, scaled, sigmoid

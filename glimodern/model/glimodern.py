@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from typing_extensions import Never, Unpack
 
+from glimodern.checkpoint.calibration_file import check_calibration
 from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
 from glimodern.checkpoint.fingerprint import weights_fingerprint
 from glimodern.checkpoint.folder import Checkpoint, check_fit, read_checkpoint, to_public, write_checkpoint
@@ -27,7 +28,7 @@ from glimodern.layers.parameters import take_tensors, without_values
 from glimodern.network.label_encoder import fresh_label_encoder, stored_label_encoder
 from glimodern.runtime.ambient import as_in_a_new_process, building
 
-from .calibrating import calibrate, check_calibration, kept_calibration
+from .calibrating import calibrate, kept_calibration
 from .entity_predictor import EntityPredictor
 from .gliner_api import GlinerApi
 from .keywords import refuse_keywords
