@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from glimodern.version import __version__
 
-__all__ = ["AsyncPredictor", "GLiModern", "LabelVectors", "QueueFullError", "__version__", "accelerate_gliner", "ops"]
+__all__ = [
+    "AsyncPredictor",
+    "GLiModern",
+    "LabelVectors",
+    "OnnxPredictor",
+    "QueueFullError",
+    "__version__",
+    "accelerate_gliner",
+    "ops",
+]
 
 if TYPE_CHECKING:
     from glimodern import ops
+    from glimodern.export.predictor import OnnxPredictor
     from glimodern.inputs.label_vectors import LabelVectors
     from glimodern.integrations.gliner import accelerate_gliner
     from glimodern.model.async_predictor import AsyncPredictor
@@ -22,6 +32,7 @@ _HOMES = {
     "AsyncPredictor": "model.async_predictor",
     "GLiModern": "model.glimodern",
     "LabelVectors": "inputs.label_vectors",
+    "OnnxPredictor": "export.predictor",
     "QueueFullError": "model.engine",
     "accelerate_gliner": "integrations.gliner",
 }

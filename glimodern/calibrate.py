@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from glimodern import cli
-from glimodern.checkpoint.folder import write_calibration
+from glimodern.checkpoint.calibration_file import write_calibration
 from glimodern.cli.outputs import check_output_folder
 from glimodern.data import Dataset, load_split, with_asked_types
 from glimodern.data.calibration import Calibration

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimodern import GLiModern, calibrate
-from glimodern.checkpoint.folder import CALIBRATION_FILE, write_calibration
+from glimodern.checkpoint.calibration_file import CALIBRATION_FILE, write_calibration
 from glimodern.checkpoint.weights_fingerprint import weights_fingerprint
 from glimodern.data import Dataset, Example, asked_types, load_dataset
 from glimodern.data import calibration_fit as fitting

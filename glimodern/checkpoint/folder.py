@@ -21,22 +21,21 @@ import torch
 from torch import Tensor
 
 from glimodern.data.calibration import Calibration
-from glimodern.data.json_rows import read_utf8
 from glimodern.display import first_line
-from glimodern.files.atomic import atomic_file, current_files, replace_files, user_path
+from glimodern.files.atomic import current_files, replace_files, user_path
 from glimodern.files.hub import HubAccess, download_files, resolve_folder
 from glimodern.files.tensors import read_tensors
 from glimodern.files.tokenizer import load_tokenizer
 from glimodern.files.weights import INT8_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index, weights_file
 
+from .calibration_file import CALIBRATION_FILE, read_calibration
 from .config import CONFIG_FILE, ModelConfig, encoder_lookup, read_config
 from .fingerprint import FINGERPRINT_FILE, Fingerprint
 
-CALIBRATION_FILE = "calibration.json"
 LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
 # The files that transformers writes and reads for any tokenizer. It reads vocabularies (vocab.txt, spiece.model) only
 # without a tokenizer.json, and `write_checkpoint` always writes one.
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -47,7 +46,7 @@ _TOKENIZER_FILES = (
 FILE_PATTERNS = (
     *WEIGHTS_FILES,
     *("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin"),
-    *_TOKENIZER_FILES,
+    *TOKENIZER_FILES,
     f"{LABELS_TOKENIZER}/*",
     CALIBRATION_FILE,
     FINGERPRINT_FILE,
@@ -121,8 +120,8 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | Non
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
     """Return name, inode and modification time of each file of a checkpoint; they differ after a replacement."""
-    names = [CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, CALIBRATION_FILE, FINGERPRINT_FILE]
-    names += [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
+    names = [CONFIG_FILE, *WEIGHTS_FILES, *TOKENIZER_FILES, CALIBRATION_FILE, FINGERPRINT_FILE]
+    names += [f"{LABELS_TOKENIZER}/{name}" for name in TOKENIZER_FILES]
     files = [current_files(folder) / name for name in names]
     return [(os.fspath(file), file.stat().st_ino, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
@@ -209,23 +208,6 @@ def _labels_tokenizer(folder: Path, name: str, hub: HubAccess | None) -> Any:
         ) from error
 
 
-def read_calibration(folder: Path) -> Calibration | None:
-    """Read `calibration.json` of a folder; None if there is none. Raises ValueError for a damaged file."""
-    file = folder / CALIBRATION_FILE
-    if not file.is_file():
-        return None
-    text = read_utf8(file, "calibrate the model again, or delete the file")
-    return Calibration.from_json(text, os.fspath(file))
-
-
-def write_calibration(folder: str | os.PathLike[str], calibration: Calibration) -> Path:
-    """Write `calibration.json` atomically into a folder, which may hold a checkpoint. Returns the file's path."""
-    file = user_path(folder, "folder") / CALIBRATION_FILE
-    with atomic_file(current_files(file.parent) / CALIBRATION_FILE) as partial:
-        partial.write_text(calibration.to_json(), encoding="utf-8")
-    return file
-
-
 def write_checkpoint(
     folder: str | os.PathLike[str],
     config: ModelConfig,
@@ -266,7 +248,7 @@ def write_checkpoint(
         _refuse_another_model(final)
         int8 = any(tensor.dtype == torch.int8 for tensor in tensors.values())
         save_file(tensors, target / (INT8_FILE if int8 else WEIGHTS_FILE), metadata={"format": "pt", **copies})
-        text = json.dumps(_public_fields(config), indent=1, sort_keys=True)
+        text = json.dumps(public_fields(config), indent=1, sort_keys=True)
         (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         tokenizer.save_pretrained(target)
         if labels_tokenizer is not None:
@@ -281,7 +263,7 @@ def _refuse_another_model(folder: Path) -> None:
     """Raise ValueError if the folder has files with a checkpoint's names but no gliner_config.json."""
     if (folder / CONFIG_FILE).is_file():
         return
-    names = (CONFIG_FILE, *WEIGHTS_FILES, *_TOKENIZER_FILES, LABELS_TOKENIZER, CALIBRATION_FILE, FINGERPRINT_FILE)
+    names = (CONFIG_FILE, *WEIGHTS_FILES, *TOKENIZER_FILES, LABELS_TOKENIZER, CALIBRATION_FILE, FINGERPRINT_FILE)
     if others := [name for name in names if os.path.lexists(folder / name)]:
         raise ValueError(
             f"{folder}: expected no model or an older checkpoint to replace (with {CONFIG_FILE}), got files of another "
@@ -299,9 +281,9 @@ def _stale(folder: Path, written: set[str]) -> list[str]:
             except ValueError:  # a broken index, whose shards are unknown
                 continue
     shards = [shard for shard in shards if _SHARD.fullmatch(shard)]  # a file with another name may not be a shard
-    labels = [f"{LABELS_TOKENIZER}/{name}" for name in _TOKENIZER_FILES]
+    labels = [f"{LABELS_TOKENIZER}/{name}" for name in TOKENIZER_FILES]
     # an index after its shards
-    own = [*shards, *WEIGHTS_FILES, *_TOKENIZER_FILES, *labels, CALIBRATION_FILE, FINGERPRINT_FILE]
+    own = [*shards, *WEIGHTS_FILES, *TOKENIZER_FILES, *labels, CALIBRATION_FILE, FINGERPRINT_FILE]
     return [name for name in own if name not in written and (folder / name).is_file()]
 
 
@@ -323,7 +305,7 @@ def _rename(name: str, *, to_public: bool) -> str:
     return name
 
 
-def _public_fields(config: ModelConfig) -> dict[str, Any]:
+def public_fields(config: ModelConfig) -> dict[str, Any]:
     """Return the content of gliner_config.json, with every field that the public package reads."""
     fields = asdict(config)
     if config.labels_encoder is not None:

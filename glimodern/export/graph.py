@@ -6,13 +6,14 @@ the types see each text as a row of a padded tensor (`layers.padded_attention`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glimodern.layers.padded_attention import PaddedPacking, PaddedTexts
+from glimodern.network.head import SpanHead
 
 if TYPE_CHECKING:
     from glimodern.network.span_network import SpanNetwork
@@ -53,7 +54,7 @@ class FoldedModel(nn.Module):
         words, prompts = self._vectors(rows)
         if self.network.rnn is not None:
             words = self._run_lstm(self.network.rnn, words, rows.words)
-        a, b, u, c = self.network.head.fold(words, prompts)
+        a, b, u, c = cast(SpanHead, self.network.head).fold(words, prompts)
         longest = rows.words.padded.shape[1]
         starts = rows.words.pad(a)
         ends = F.pad(rows.words.pad(b), (0, 0, 0, self.max_width - 1))
@@ -79,7 +80,7 @@ class FoldedModel(nn.Module):
         return words.masked_fill((rows.word_rows < 0)[:, None], 0.0), prompts
 
     def _pool(self, subtokens: Tensor, words: Tensor, count: int) -> Tensor:
-        """Pool sub-token vectors [subtokens, d] of these words into word vectors [count, d]; zero for a word without."""
+        """Pool sub-token vectors [subtokens, d] into those of their words [count, d]; zero for a word without."""
         index = words[:, None].expand(subtokens.shape)
         counts = subtokens.new_zeros(count).scatter_add(0, words, torch.ones_like(words, dtype=subtokens.dtype))
         if self.pooling == "mean":
@@ -117,8 +118,7 @@ class PaddedGraph(FoldedModel):
         word_rows = words.pack(places.scatter(1, counted, tokens.padded)[:, 1:, None]).squeeze(1)
         marked = inside & (input_ids == config.class_token_index)
         type_rows = tokens.pack(marked[..., None]).squeeze(1).nonzero().squeeze(1)
-        counts = marked.long().sum(1)
-        types = PaddedTexts.of(torch.arange(counts.max(), device=input_ids.device)[None] < counts[:, None])
+        types = PaddedTexts.of_lengths(marked.long().sum(1))
         if not config.embed_ent_token:
             type_rows = type_rows + 1
         ids = tokens.pack(input_ids[..., None]).squeeze(1)
@@ -142,6 +142,7 @@ class PackedGraph(FoldedModel):
         self, input_ids: Tensor, cu_seqlens: Tensor, word_index: Tensor, cu_words: Tensor, type_index: Tensor,
         cu_types: Tensor, subtoken_index: Tensor | None = None, subtoken_word: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        tokens, words, types = (PaddedTexts.of_offsets(offsets) for offsets in (cu_seqlens, cu_words, cu_types))
+        offsets = (cu_seqlens.long(), cu_words.long(), cu_types.long())
+        tokens, words, types = (PaddedTexts.of_lengths(cu[1:] - cu[:-1]) for cu in offsets)
         rows = Rows(tokens, words, types, input_ids, word_index, type_index, subtoken_index, subtoken_word)
         return self.logits(rows)

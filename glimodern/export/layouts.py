@@ -11,6 +11,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+from glimodern.data.json_rows import parse_json
+
 MODEL_FILE = "model.onnx"
 OUTPUT = "logits"
 METADATA = "glimodern"  # key of the description in the file's metadata
@@ -86,12 +88,10 @@ class Description:
     @classmethod
     def from_json(cls, text: str, file: str) -> Description:
         """Read the text of `to_json`. file: its name in errors. Raises ValueError."""
-        fields: Any = json.loads(text)
+        fields: Any = parse_json(text)
         known = set(cls.__dataclass_fields__)
         if not isinstance(fields, dict) or set(fields) != known or fields["format"] != FORMAT:
             given = fields.get("format") if isinstance(fields, dict) else None
-            raise ValueError(
-                f"{file}: metadata: expected format {FORMAT} of {METADATA}, got {given!r}; export it again"
-            )
+            raise ValueError(f"{file}: metadata: expected format {FORMAT}, got {given!r}; export the model again")
         layout_of(fields["layout"])
         return cls(**fields)

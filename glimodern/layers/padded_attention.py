@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,10 +34,10 @@ class PaddedTexts:
         return cls(inside, flat.nonzero().squeeze(1), padded)
 
     @classmethod
-    def of_offsets(cls, offsets: Tensor) -> PaddedTexts:
-        """Number the rows of texts with these offsets, int [texts + 1]."""
-        lengths = (offsets[1:] - offsets[:-1]).long()
-        return cls.of(torch.arange(lengths.max(), device=offsets.device)[None] < lengths[:, None])
+    def of_lengths(cls, lengths: Tensor) -> PaddedTexts:
+        """Number the rows of texts with these lengths, int64 [texts]."""
+        longest: Any = lengths.max()  # stays a tensor, so that a tracer does not take it for a constant
+        return cls.of(torch.arange(longest, device=lengths.device)[None] < lengths[:, None])
 
     def pad(self, rows: Tensor) -> Tensor:
         """Return packed rows [rows, d] in the padded form [texts, longest, d]; padding holds any row."""
@@ -76,7 +77,7 @@ class PaddedPacking(Packing):
         return Groups((Group(count, longest, self.texts.padded.flatten(), outside),), self.texts.packed)
 
     def _bias(self, window: int | None) -> Tensor:
-        """Return what is added to the scores: 0 for the keys that a query sees, else -inf; fp32 [texts, 1, 1 or L, L]."""
+        """Return 0 for the keys that a query sees, else the least number: fp32 [texts, 1, 1 or L, L]."""
         biases: dict[int | None, Tensor] = vars(self)["_biases"]
         if window not in biases:
             seen = self.texts.inside[:, None, None]

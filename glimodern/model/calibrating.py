@@ -6,10 +6,8 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from glimodern.checkpoint.folder import CALIBRATION_FILE
 from glimodern.data.calibration import Calibration
 from glimodern.data.calibration_fit import Candidates, Fit, fit
 from glimodern.data.example import Dataset
@@ -85,16 +83,6 @@ def collect(model: Predictor, dataset: Dataset, *, batch_tokens: int | str = "au
         [example.entities for example in dataset],
         [result.entities for result in results],
     )
-
-
-def check_calibration(calibration: Calibration | None, fingerprint: str, folder: Path) -> Calibration | None:
-    """Return a checkpoint's calibration. Raises ValueError if it was made on other weights than `fingerprint`'s."""
-    if calibration is not None and calibration.fingerprint != fingerprint:
-        raise ValueError(
-            f"{folder / CALIBRATION_FILE}: fingerprint: expected {fingerprint}, as of the weights beside it, got "
-            f"{calibration.fingerprint}; it was made on another model, delete the file (and calibrate again)"
-        )
-    return calibration
 
 
 def kept_calibration(model: Calibrated, fingerprint: str) -> Calibration | None:

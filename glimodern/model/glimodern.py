@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import Never, Self, Unpack
 
 from glimodern.checkpoint.adapter import adapted_fingerprint, read_adapter
+from glimodern.checkpoint.calibration_file import check_calibration
 from glimodern.checkpoint.config import ENT_TOKEN, SEP_TOKEN, HeadConfig, HeadOptions, ModelConfig
 from glimodern.checkpoint.folder import Checkpoint, check_fit, read_checkpoint, to_public, write_checkpoint
 from glimodern.checkpoint.weights_fingerprint import weights_fingerprint
@@ -31,7 +32,7 @@ from glimodern.network.label_encoder import fresh_label_encoder, stored_label_en
 from glimodern.runtime.ambient import as_in_a_new_process, building
 
 from .adapters import adapted
-from .calibrating import calibrate, check_calibration, kept_calibration
+from .calibrating import calibrate, kept_calibration
 from .entity_predictor import EntityPredictor
 from .fingerprinting import saved_fingerprint
 from .gliner_api import GlinerApi

@@ -1,0 +1,181 @@
+"""Writing of an exported model: a folder with the graph, the config and the tokenizer, checked before it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from glimodern.checkpoint.calibration_file import CALIBRATION_FILE
+from glimodern.checkpoint.config import CONFIG_FILE
+from glimodern.checkpoint.folder import TOKENIZER_FILES, public_fields
+from glimodern.files.atomic import replace_files, user_path
+from glimodern.model.glimodern import GLiModern
+from glimodern.model.precision import (
+    CANARY_LABELS,
+    CANARY_TEXTS,
+    LEAST_AGREEMENT,
+    Answers,
+    PrecisionReport,
+    Questions,
+    answers,
+    compare_answers,
+)
+from glimodern.version import __version__
+
+from .layouts import MODEL_FILE, Description, Dtype, LayoutName, layout_of
+from .predictor import OnnxPredictor
+from .quantise import quantise
+from .session import require_onnxruntime
+from .trace import DEFAULT_OPSET, check_opset, trace
+
+if TYPE_CHECKING:
+    from glimodern.inputs.packer import Packer
+
+_FILES = (MODEL_FILE, CONFIG_FILE, *TOKENIZER_FILES, CALIBRATION_FILE)
+_MOST_BYTES = 2**31  # of a protobuf file
+_LARGEST_DIFFERENCE = 1e-4  # of a probability, in fp32
+
+
+class Exported(NamedTuple):
+    """What was written. difference: the largest of a probability from GLiModern's in fp32, over the built-in texts."""
+
+    file: Path
+    bytes: int
+    report: PrecisionReport
+
+
+def export_model(
+    model: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    dtype: Dtype = "fp32",
+    layout: LayoutName = "padded",
+    opset: int = DEFAULT_OPSET,
+) -> Exported:
+    """Export a checkpoint to a folder, atomically.
+
+    model: folder or hub name. folder: empty, not there yet, or an older export, which is replaced. dtype: "fp32", or
+    "int8", with a warning if the entities found in the built-in texts change by more than 3 %. layout: see `layouts`.
+
+    Raises ImportError without onnx and onnxruntime. Raises ValueError for a checkpoint that ONNX cannot express, for an
+    opset that is too old or too new, and for a folder with other files. Then nothing is written.
+    """
+    require_onnxruntime()
+    _require_onnx()
+    layout_of(layout)
+    check_opset(opset)
+    target = user_path(folder, "out")
+    _refuse_other_files(target)
+    source = GLiModern.from_pretrained(model, dtype="fp32", trainable=True).eval().requires_grad_(False)
+    _check_model(source)
+    max_tokens = source.packer.max_tokens
+    description = Description(
+        layout, dtype, max_tokens, source.config.max_width, source.weights_fingerprint, __version__
+    )
+    with replace_files(target, _stale, last=MODEL_FILE) as staged:
+        _refuse_other_files(target)
+        proto = trace(source, description, opset)
+        _write(staged, source, quantise(proto) if dtype == "int8" else proto)
+        report = _checked(source, OnnxPredictor.from_pretrained(staged), dtype)
+    return Exported(target / MODEL_FILE, (target / MODEL_FILE).stat().st_size, report)
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise ImportError("onnx: expected it to export, got none installed; install the extra onnx") from error
+
+
+def _check_model(model: GLiModern) -> None:
+    """Raise ValueError for a model that is not exported."""
+    if model.config.any_width:
+        raise ValueError(
+            f"{model.source_name}: span_mode: expected a span model to export, got {model.config.span_mode!r}, whose "
+            "words have three scores; run it with GLiModern"
+        )
+    if model.label_encoder is not None:
+        raise ValueError(
+            f"{model.source_name}: labels_encoder: expected a model that reads labels with each text, got a "
+            "bi-encoder, whose label vectors have no input in the exported graph; run it with GLiModern"
+        )
+    if not model.encoder.packed and not getattr(model.encoder, "_takes_mask", True):
+        kind = model.config.encoder_config.get("model_type")
+        raise ValueError(
+            f"{model.source_name}: encoder_config: expected an encoder that takes an attention mask, got {kind!r}, "
+            "which can compute texts of one length only; run it with GLiModern"
+        )
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    if size >= _MOST_BYTES:
+        raise ValueError(
+            f"{model.source_name}: expected weights of less than 2 GiB in fp32, which one ONNX file holds, got "
+            f"{size / 2**30:.1f} GiB; run it with GLiModern"
+        )
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Raise ValueError for a folder with a file that no export writes."""
+    if not folder.is_dir():
+        return
+    others = sorted(file.name for file in folder.iterdir() if file.name not in _FILES and file.name[0] != ".")
+    if others or ((folder / CONFIG_FILE).exists() and not (folder / MODEL_FILE).exists()):
+        raise ValueError(
+            f"out: expected an empty folder or an older export, got {folder} with "
+            f"{', '.join(others[:3]) or CONFIG_FILE}; name another folder"
+        )
+
+
+def _stale(folder: Path, written: set[str]) -> list[str]:
+    return [name for name in _FILES if name not in written and (folder / name).is_file()]
+
+
+def _write(folder: Path, model: GLiModern, proto: Any) -> None:
+    import onnx
+
+    onnx.save(proto, folder / MODEL_FILE)
+    text = json.dumps(public_fields(model.config), indent=1, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    model.tokenizer.save_pretrained(folder)
+    if model.calibration is not None:
+        (folder / CALIBRATION_FILE).write_text(model.calibration.to_json(), encoding="utf-8")
+
+
+def _checked(model: GLiModern, exported: OnnxPredictor, dtype: Dtype) -> PrecisionReport:
+    """Compare an exported model with its checkpoint on the built-in texts, whose sizes differ from those traced.
+
+    Raises ValueError if probabilities differ in fp32. Warns if entities differ in int8.
+    """
+    exact = answers(model, Questions.read(model, None, None))
+    report = compare_answers(dtype, _answers(exported), exact)
+    if dtype == "fp32" and not report.max_drift <= _LARGEST_DIFFERENCE:
+        kind = model.config.encoder_config.get("model_type")
+        raise ValueError(
+            f"{model.source_name}: encoder_config: expected an encoder whose graph computes what GLiModern computes, "
+            f"got {kind!r} with probabilities off by {report.max_drift:.2g}; run it with GLiModern"
+        )
+    if dtype == "int8" and report.agreement < LEAST_AGREEMENT:
+        warnings.warn(
+            f"{model.source_name}: expected at least {100 * LEAST_AGREEMENT:.0f} % agreement, got {report}; compare "
+            "both on your own texts, or export in fp32",
+            stacklevel=3,
+        )
+    return report
+
+
+def _answers(exported: OnnxPredictor) -> Answers:
+    """Return an exported model's predictions for the built-in texts."""
+    requests = list(exported.requests(CANARY_TEXTS, CANARY_LABELS).stream)
+    results = exported.predict_words([request.words for request in requests], CANARY_LABELS, threshold=0.5)
+    entities = [[(start, end, label) for start, end, label, _ in result.entities] for result in results]
+    packer: Packer[Any] = exported.packer
+    probabilities = []
+    for request in requests:
+        arrays = packer.pack([request.words], [request.labels.prompts])
+        probabilities.append(torch.sigmoid(torch.from_numpy(np.array(exported.graph.logits(arrays)[0]))))
+    return Answers(entities, probabilities)

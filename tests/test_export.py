@@ -1,0 +1,245 @@
+"""`glimodern.export`: the folded model as an ONNX graph, against GLiModern and in the readers of the public format."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnx", reason="needs the extra onnx")
+pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+from encoder_rows import LABELS, ROWS, TEXTS, _train, config_of, make_tokenizer  # noqa: E402
+
+from glimodern import GLiModern, cli  # noqa: E402
+from glimodern.export import __main__ as command  # noqa: E402
+from glimodern.export.feeds import feed_of  # noqa: E402
+from glimodern.export.layouts import METADATA, OUTPUT, Description, layout_of  # noqa: E402
+from glimodern.export.trace import OPSETS, trace  # noqa: E402
+from glimodern.export.write import export_model  # noqa: E402
+from tests.conftest import make_tiny_model  # noqa: E402
+
+LAYOUTS = ("padded", "packed")
+# of other lengths, numbers of texts and numbers of labels than the two texts that are traced
+BATCHES = (TEXTS, TEXTS[1:2], [TEXTS[1] * 3, ["x"], TEXTS[0], TEXTS[2] * 2, TEXTS[3]])
+
+
+def graph_of(model, layout, opset=19):
+    """The traced graph in ONNX Runtime."""
+    import onnxruntime
+
+    description = Description(layout, "fp32", model.packer.max_tokens, model.config.max_width, "", "")
+    return onnxruntime.InferenceSession(trace(model, description, opset).SerializeToString())
+
+
+def assert_same_logits(model, layout, session, batches=BATCHES, tolerance=1e-5):
+    for texts in batches:
+        labels = [[*LABELS, "thing"][: 2 + i % 2] for i in range(len(texts))]
+        arrays = model.packer.pack_arrays(model.packer.tokenize(texts), labels)
+        (got,) = session.run([OUTPUT], feed_of(layout, arrays, model.config.max_width))
+        with torch.no_grad():
+            wanted = model.scores(model.packer.pack(texts, labels))
+        longest = max(len(text) for text in wanted)
+        assert got.shape == (len(texts), longest, model.config.max_width, max(map(len, labels)))
+        for one, other in zip(got, wanted, strict=True):
+            words, _, types = other.shape
+            np.testing.assert_allclose(one[:words, :, :types], other.numpy(), rtol=0, atol=tolerance)
+            assert np.isneginf(one[words:]).all() and np.isneginf(one[:, :, types:]).all()
+
+
+def model_of(row):
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(row.tokenizer)
+    return GLiModern.from_encoder_config(config_of(row, tokenizer), tokenizer, dropout=0.0, max_width=4)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_encoder(row):
+    model = model_of(row).eval().requires_grad_(False)
+    layout = LAYOUTS[ROWS.index(row) % 2]  # the encoder sees packed rows in both
+    assert_same_logits(model, layout, graph_of(model, layout))
+
+
+HEADS = {
+    "marker, last, an LSTM": dict(span_mode="marker", subtoken_pooling="last"),
+    "ffn, mean, a projection": dict(span_mode="ffn", subtoken_pooling="mean", hidden_size=24),
+    "max, type vector at the label": dict(subtoken_pooling="max", embed_ent_token=False),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head(name, layout):
+    from glimodern.network.word_lstm import WordLstm
+
+    model = make_tiny_model(dropout=0.0, max_width=3, **HEADS[name]).requires_grad_(False)
+    if "LSTM" in name:
+        torch.manual_seed(1)
+        model.rnn = WordLstm(model.config.hidden_size, 1).requires_grad_(False)
+    assert_same_logits(model, layout, graph_of(model, layout))
+
+
+@pytest.mark.parametrize("opset", (OPSETS[0], OPSETS[-1]))
+def test_opsets(tiny_model, opset):
+    assert_same_logits(tiny_model, "padded", graph_of(tiny_model, "padded", opset), BATCHES[:1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_word_without_tokens_is_a_zero_vector(layout):
+    (model,) = (model_of(row).eval().requires_grad_(False) for row in ROWS if row.name == "BERT")
+    texts = [["Ada", "\u200b", "met", "Charles"], ["London", "."]]
+    assert (model.packer.pack(texts, [LABELS] * 2).word_index < 0).any()
+    assert_same_logits(model, layout, graph_of(model, layout), [texts])
+
+
+def test_names_are_those_of_the_public_export():
+    gliner = pytest.importorskip("gliner.model", reason="needs the extra peers")
+    spec = gliner.UniEncoderSpanGLiNER._get_onnx_input_spec(None)
+    axes = layout_of("padded").axes("first")
+    assert spec["input_names"] == list(axes) and spec["output_names"] == [OUTPUT]
+    assert {name: dict(enumerate(names)) for name, names in axes.items()} == {
+        name: spec["dynamic_axes"][name] for name in axes
+    }
+
+
+# folders
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny BERT that has learnt TEXTS."""
+    (row,) = (row for row in ROWS if row.name == "BERT")
+    model, folder = model_of(row), tmp_path_factory.mktemp("checkpoint") / "model"
+    for _ in range(4):
+        _train(model)
+    model.eval().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    command.main([str(checkpoint), str(folder)])
+    return folder
+
+
+def test_the_command_says_what_it_wrote(checkpoint, tmp_path, capsys):
+    command.main([str(checkpoint), str(tmp_path / "out"), "--layout", "packed", "--opset", "18"])
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'out' / 'model.onnx'}" in said.replace("\n", "") and "packed, opset 18" in said
+    assert "100.0 % agreement" in said
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "gliner_config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+
+
+def test_int8_is_smaller_and_compared(shared, tmp_path):
+    written = export_model(shared / "checkpoints" / "gliner-minilm-mix", tmp_path / "out", dtype="int8")
+    assert written.report.dtype == "int8" and written.report.agreement >= 0.9
+    assert written.bytes < 0.7 * 111e6  # the embedding table, 47 MB, stays in fp32
+
+
+def test_an_older_export_is_replaced(checkpoint, exported, tmp_path):
+    for layout in ("packed", "padded"):
+        export_model(checkpoint, tmp_path / "out", layout=layout)
+    import onnx
+
+    (entry,) = onnx.load(tmp_path / "out" / "model.onnx").metadata_props
+    assert entry.key == METADATA and json.loads(entry.value)["layout"] == "padded"
+
+
+# readers
+
+
+PUBLIC = [" ".join(words) for words in (*TEXTS, TEXTS[1] + TEXTS[0])]
+
+
+def found(entities):
+    return [[(e["start"], e["end"], e["label"]) for e in text] for text in entities]
+
+
+@pytest.mark.parametrize("batch_size", (1, 8))
+def test_gliner_reads_it(checkpoint, exported, batch_size):
+    gliner = pytest.importorskip("gliner", reason="needs the extra peers")
+    public = gliner.GLiNER.from_pretrained(str(exported), load_onnx_model=True)
+    wanted = GLiModern.from_pretrained(checkpoint, dtype="fp32").predict(PUBLIC, LABELS, 0.5)
+    got = public.inference(PUBLIC, LABELS, threshold=0.5, batch_size=batch_size)
+    assert any(wanted) and found(got) == found(wanted)
+    for ours, theirs in zip(wanted, got, strict=True):
+        assert [e["score"] for e in theirs] == pytest.approx([e["score"] for e in ours], abs=1e-5)
+
+
+FAST_GLINER = os.environ.get("GLIMODERN_FAST_GLINER_PYTHON", "")
+READ = """
+import json, sys
+from fast_gliner import FastGLiNER
+folder, texts, labels = json.loads(sys.argv[1])
+print(json.dumps(FastGLiNER.from_pretrained(folder).predict_entities(texts, labels)))
+"""
+
+
+@pytest.mark.skipif(not FAST_GLINER, reason="GLIMODERN_FAST_GLINER_PYTHON names no interpreter with fast_gliner")
+def test_fast_gliner_reads_it(checkpoint, exported):
+    arguments = json.dumps([str(exported), PUBLIC, LABELS])
+    run = subprocess.run([FAST_GLINER, "-c", READ, arguments], capture_output=True, text=True, check=True)
+    wanted = GLiModern.from_pretrained(checkpoint, dtype="fp32").predict(PUBLIC, LABELS, 0.5)
+    assert any(wanted) and found(json.loads(run.stdout.splitlines()[-1])) == found(wanted)
+
+
+# bad input
+
+
+def test_a_folder_with_other_files(checkpoint, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"^out: expected an empty folder or an older export, got .* with notes\.txt;"):
+        export_model(checkpoint, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_folder_of_a_checkpoint(checkpoint):
+    before = sorted((file.name, file.stat().st_mtime_ns) for file in checkpoint.iterdir())
+    with pytest.raises(ValueError, match=r"^out: .* with model\.safetensors;"):
+        export_model(checkpoint, checkpoint)
+    assert sorted((file.name, file.stat().st_mtime_ns) for file in checkpoint.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"opset": 11}, r"^--opset: expected 18 to 20, got 11; the graph needs operators of opset 18"),
+        ({"opset": 21}, r"^--opset: expected 18 to 20, got 21;"),
+        ({"layout": "flat"}, r"^layout: expected one of 'padded', 'packed', got 'flat'$"),
+    ],
+)
+def test_bad_options(checkpoint, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_model(checkpoint, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("glimodern.export.write._LARGEST_DIFFERENCE", -1.0)
+    with pytest.raises(ValueError, match="expected an encoder whose graph computes what GLiModern computes, got 'bert"):
+        export_model(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_line_on_the_command_line(checkpoint, tmp_path):
+    arguments = [sys.executable, "-m", "glimodern.export", str(checkpoint), str(tmp_path / "out"), "--opset", "9"]
+    run = subprocess.run(arguments, capture_output=True, text=True)
+    assert run.returncode == cli.ERROR and run.stderr.startswith("error: --opset: ") and run.stderr.count("\n") == 1
+
+
+def test_a_bi_encoder_is_refused(tmp_path):
+    pytest.importorskip("gliner", reason="needs the extra peers")
+    from bi_encoder_rows import ROWS as BI_ENCODERS
+    from bi_encoder_rows import public_model
+
+    public_model(BI_ENCODERS[0], tmp_path)
+    with pytest.raises(
+        ValueError, match="labels_encoder: expected a model that reads labels with each text, got a bi-e"
+    ):
+        export_model(tmp_path / "public", tmp_path / "out")

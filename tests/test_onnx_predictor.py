@@ -1,0 +1,269 @@
+"""OnnxPredictor: the results of GLiModern from an exported folder, in a process without torch."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glimodern import reference
+from glimodern.inference.greedy import select_in_python
+from tests.conftest import WORDS, clear_threshold, make_tiny_model
+
+LABELS = ["person", "place", "machine"]
+TEXTS = [" ".join(WORDS), "Ada met Charles .", "", "London", " ".join(WORDS * 12)]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), max_size=120), st.booleans(), st.booleans())
+def test_the_search_in_python_equals_the_oracle(spans, flat, multi_label):
+    start = torch.tensor([first for first, _ in spans], dtype=torch.int64)
+    end = start + torch.tensor([width for _, width in spans], dtype=torch.int64)
+    wanted = reference.select_spans(start, end, flat=flat, multi_label=multi_label)
+    assert select_in_python(start.numpy(), end.numpy(), flat, multi_label).tolist() == wanted.tolist()
+
+
+pytest.importorskip("onnx", reason="needs the extra onnx")
+pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+from glimodern import GLiModern, OnnxPredictor  # noqa: E402
+from glimodern.data.calibration import Calibration  # noqa: E402
+from glimodern.export.write import export_model  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A checkpoint, and its exports by layout."""
+    folder = tmp_path_factory.mktemp("models")
+    make_tiny_model(dropout=0.0, max_width=6, subtoken_pooling="mean").save_pretrained(folder / "model")
+    for layout in ("padded", "packed"):
+        export_model(folder / "model", folder / layout, layout=layout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folders):
+    return GLiModern.from_pretrained(folders / "model", dtype="fp32")
+
+
+@pytest.fixture(scope="module")
+def threshold(model):
+    return clear_threshold(model, TEXTS, LABELS)
+
+
+@pytest.fixture(scope="module", params=["padded", "packed"])
+def exported(folders, request):
+    return OnnxPredictor.from_pretrained(folders / request.param, threads=1)
+
+
+def assert_same(got, wanted):
+    assert len(got) == len(wanted)
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert [(e["start"], e["end"], e["text"], e["label"]) for e in ours] == [
+            (e["start"], e["end"], e["text"], e["label"]) for e in theirs
+        ]
+        assert [e["score"] for e in ours] == pytest.approx([e["score"] for e in theirs], abs=1e-5)
+        assert (ours.words_cut, ours.windows) == (theirs.words_cut, theirs.windows)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"flat": False}, {"flat": False, "multi_label": True}, {"top_k": 2}, {"batch_tokens": 40},
+        {"window": 16, "context": 4}, {"window": "sentence"}, {"labels_per_prompt": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_predict_finds_what_glimodern_finds(exported, model, threshold, options):
+    wanted = model.predict(TEXTS, LABELS, threshold, **options)
+    assert any(wanted) and wanted[4].windows > 1
+    assert_same(exported.predict(TEXTS, LABELS, threshold, **options), wanted)
+
+
+def test_long_texts_that_are_cut(exported, model, threshold):
+    with pytest.warns(UserWarning, match="words at their ends were not read"):
+        got = exported.predict(TEXTS, LABELS, threshold, long_texts="cut")
+    with pytest.warns(UserWarning, match="words at their ends were not read"):
+        wanted = model.predict(TEXTS, LABELS, threshold, long_texts="cut")
+    assert_same(got, wanted)
+    with pytest.raises(ValueError, match=r"^texts\[4\]: expected at most"):
+        exported.predict(TEXTS, LABELS, long_texts="error")
+
+
+def test_labels_and_thresholds_of_each_text(exported, model, threshold):
+    labels = [LABELS, ["place"], LABELS[:2], {"person": "name of a person"}, LABELS[1:]]
+    thresholds = [threshold, 0.0, {"person": threshold, "*": 0.0}, 1.0, threshold]
+    assert_same(exported.predict(TEXTS, labels, thresholds), model.predict(TEXTS, labels, thresholds))
+
+
+def test_a_stream_is_answered_in_order(exported, model, threshold):
+    stream = exported.predict(iter(TEXTS * 3), LABELS, threshold, batch_tokens=64)
+    assert not isinstance(stream, list)
+    assert_same(list(stream), model.predict(TEXTS * 3, LABELS, threshold))
+
+
+def test_given_spans_and_all_scores(exported, model):
+    spans = [[(0, 12), (17, 32)], [(0, 3)], [], [(0, 6)], [(0, 12), (36, 42)]]
+    for options in ({"spans": spans}, {"scores": "all"}, {"spans": spans, "scores": "all"}):
+        got, wanted = (one.predict(TEXTS, LABELS, 0.3, **options) for one in (exported, model))
+        assert any(wanted)
+        assert_same(got, wanted)
+        for ours, theirs in zip(sum(got, []), sum(wanted, []), strict=True):
+            assert ours.get("scores", {}) == pytest.approx(theirs.get("scores", {}), abs=1e-5)
+
+
+def test_texts_given_as_words(exported, model, threshold):
+    texts = [text.split() for text in TEXTS]
+    got, wanted = (one.predict_words(texts, LABELS, threshold=threshold) for one in (exported, model))
+    assert [[entity[:3] for entity in one.entities] for one in got] == [
+        [entity[:3] for entity in one.entities] for one in wanted
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m.predict(7, LABELS), TypeError, "^texts: expected a string"),
+        (lambda m: m.predict("a", "person"), TypeError, "^labels: expected an iterable"),
+        (lambda m: m.predict("a", LABELS, 2.0), ValueError, r"^threshold: expected a probability in \[0, 1\], got 2"),
+        (lambda m: m.predict("a", LABELS, "calibrated"), ValueError, "^threshold: expected a calibrated model"),
+        (lambda m: m.predict("a", LABELS, vectors=True), ValueError, "^vectors: expected False, got True; an exported"),
+        (lambda m: m.predict("a", LABELS, label_vectors=3), ValueError, "^label_vectors: expected None, got vectors"),
+        (lambda m: m.predict("a", LABELS, batch_tokens="all"), ValueError, "^batch_tokens: expected a number of tok"),
+        (lambda m: m.predict("a", LABELS, windows=3), TypeError, "windows is called window here"),
+        (lambda m: m.predict("a", ["x" * 999]), ValueError, "^labels: 1 label does not fit the prompt"),
+    ],
+)
+def test_bad_arguments(exported, call, error, message):
+    with pytest.raises(error, match=message):
+        call(exported)
+
+
+def test_calibrated_thresholds_travel(folders, tmp_path):
+    model = GLiModern.from_pretrained(folders / "model", dtype="fp32")
+    from glimodern.data import Dataset, Example
+
+    examples = [Example(WORDS, [(0, 1, "person"), (6, 6, "place")])] * 6
+    calibration = model.calibrate(Dataset("two types", examples))
+    model.save_pretrained(tmp_path / "model")
+    export_model(tmp_path / "model", tmp_path / "onnx")
+    exported = OnnxPredictor.from_pretrained(tmp_path / "onnx")
+    assert isinstance(calibration, Calibration) and exported.calibration == calibration
+    assert_same(exported.predict(TEXTS, LABELS[:2], "calibrated"), model.predict(TEXTS, LABELS[:2], "calibrated"))
+    other = calibration.to_json().replace(calibration.fingerprint, "0" * len(calibration.fingerprint))
+    (tmp_path / "onnx" / "calibration.json").write_text(other)
+    with pytest.raises(ValueError, match=r"calibration\.json: fingerprint: expected "):
+        OnnxPredictor.from_pretrained(tmp_path / "onnx")
+
+
+# without torch
+
+PROGRAM = """
+import json, sys
+sys.modules["torch"] = sys.modules["transformers"] = None  # importing them raises
+from glimodern import OnnxPredictor
+folder, texts, labels, threshold = json.load(sys.stdin)
+model = OnnxPredictor.from_pretrained(folder)
+print(json.dumps(model.predict(texts, labels, threshold, flat=False)))
+"""
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_a_process_without_torch(folders, model, threshold, layout):
+    given_texts = json.dumps([str(folders / layout), TEXTS, LABELS, threshold])
+    run = subprocess.run([sys.executable, "-c", PROGRAM], input=given_texts, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    wanted = model.predict(TEXTS, LABELS, threshold, flat=False)
+    counts = [Counter((e["start"], e["end"], e["label"]) for e in text) for text in json.loads(run.stdout)]
+    assert counts == [Counter((e["start"], e["end"], e["label"]) for e in text) for text in wanted]
+
+
+# bad folders
+
+
+@pytest.fixture
+def copy(folders, tmp_path):
+    """A copy of an export, to be broken."""
+    import shutil
+
+    shutil.copytree(folders / "padded", tmp_path / "onnx")
+    return tmp_path / "onnx"
+
+
+def test_missing_files(copy):
+    for name in ("tokenizer.json", "model.onnx", "gliner_config.json"):
+        (copy / name).unlink()
+        with pytest.raises(FileNotFoundError, match=rf"{name.replace('.', '[.]')}: expected"):
+            OnnxPredictor.from_pretrained(copy)
+
+
+def test_a_half_written_graph(copy):
+    content = (copy / "model.onnx").read_bytes()
+    (copy / "model.onnx").write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        ValueError, match=r"model\.onnx: expected an ONNX model, got \d+ bytes that onnxruntime"
+    ) as error:
+        OnnxPredictor.from_pretrained(copy)
+    assert "\n" not in str(error.value)
+
+
+def edited(folder, change):
+    """Change the stored graph."""
+    import onnx
+
+    proto = onnx.load(folder / "model.onnx")
+    change(proto)
+    onnx.save(proto, folder / "model.onnx")
+
+
+def test_a_graph_of_another_program(copy):
+    edited(copy, lambda proto: proto.ClearField("metadata_props"))
+    with pytest.raises(
+        ValueError, match=r"model\.onnx: metadata: expected a description under 'glimodern', got a graph"
+    ):
+        OnnxPredictor.from_pretrained(copy)
+
+
+def test_a_description_of_another_format(copy):
+    def change(proto):
+        proto.metadata_props[0].value = json.dumps({**json.loads(proto.metadata_props[0].value), "format": 99})
+
+    edited(copy, change)
+    with pytest.raises(ValueError, match=r"model\.onnx: metadata: expected format 1, got 99; export the model again"):
+        OnnxPredictor.from_pretrained(copy)
+
+
+def test_a_graph_with_other_inputs(copy):
+    def change(proto):
+        proto.metadata_props[0].value = json.dumps({**json.loads(proto.metadata_props[0].value), "layout": "packed"})
+
+    edited(copy, change)
+    with pytest.raises(
+        ValueError, match=r"model\.onnx: inputs: expected input_ids, cu_seqlens, .*, got input_ids, att"
+    ):
+        OnnxPredictor.from_pretrained(copy)
+
+
+def test_a_config_of_another_model(copy):
+    config = json.loads((copy / "gliner_config.json").read_text())
+    (copy / "gliner_config.json").write_text(json.dumps({**config, "max_width": 9}))
+    with pytest.raises(
+        ValueError, match=r"gliner_config\.json: max_width: expected 6, as model\.onnx beside it says, got"
+    ):
+        OnnxPredictor.from_pretrained(copy)
+
+
+def test_a_broken_tokenizer(copy):
+    (copy / "tokenizer.json").write_text('{"version": "1.0"')
+    with pytest.raises(ValueError, match=r"tokenizer\.json: expected a tokenizer, got 17 bytes that cannot be read"):
+        OnnxPredictor.from_pretrained(copy)
+
+
+def test_bad_threads(folders):
+    with pytest.raises(ValueError, match="^threads: expected a number of threads of at least 1, got 0"):
+        OnnxPredictor.from_pretrained(folders / "padded", threads=np.int64(0))
