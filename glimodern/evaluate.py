@@ -232,7 +232,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown.print(scores.table(f"{dataset.name}: {len(dataset)} sentences, threshold {_shown(threshold)}"))
     average = sum(result["micro"]["f1"] for result in results.values()) / len(results) if results else None
     if output is not None:
-        report = {"model": config.model, "adapter": config.adapter, "threshold": threshold, **reading, "mean_micro_f1": average, "data": results}
+        report = {
+            "model": config.model,
+            "adapter": config.adapter,
+            "threshold": threshold,
+            **reading,
+            "mean_micro_f1": average,
+            "data": results,
+        }
         write_report(output, {**report, "failed": failed})
     if len(results) > 1 and average is not None:
         shown.print(f"mean micro F1 of {len(results)} data sets: {100 * average:.1f}")

@@ -113,7 +113,10 @@ def test_loading_with_an_adapter_and_merging(base, adapter, tmp_path):
     merged = GLiModern.from_pretrained(base, trainable=True, adapter=adapter)
     assert merged.adapter is None
     merged.save_pretrained(tmp_path / "merged")
-    saved, trained = load_file(tmp_path / "merged" / "model.safetensors"), load_file(adapter.parent / "model" / "model.safetensors")
+    saved, trained = (
+        load_file(tmp_path / "merged" / "model.safetensors"),
+        load_file(adapter.parent / "model" / "model.safetensors"),
+    )
     assert saved.keys() == trained.keys()
     assert all(torch.equal(saved[name], trained[name]) for name in saved)
 
@@ -205,7 +208,9 @@ def test_targets():
     encoder = build_encoder(config_of(ROWS[4], make_tokenizer("wordpiece"))).model
     everything = target_layers(encoder, ())
     assert len(everything) == 12 and not any("pooler" in name for name in everything)
-    assert target_layers(encoder, ("query", "value")) == [name for name in everything if name.endswith(("query", "value"))]
+    assert target_layers(encoder, ("query", "value")) == [
+        name for name in everything if name.endswith(("query", "value"))
+    ]
     assert target_layers(encoder, ("layer.1.output.dense",)) == ["encoder.layer.1.output.dense"]
     assert target_layers(encoder, ("pooler.dense",)) == ["pooler.dense"]
     with pytest.raises(ValueError, match=r"lora_targets: .*linear layers \(dense, key, query, value\), got 'q_proj'"):
@@ -245,8 +250,16 @@ BROKEN = [
     (lambda f: edit(f / "adapter_config.json", rank_pattern={"a": 1}), ValueError, "rank_pattern: expected {}, plain"),
     (lambda f: edit(f / "adapter_config.json", r="3"), ValueError, "adapter_config.json: r: expected a whole number"),
     (lambda f: edit(f / "adapter_config.json", lora_alpha=None), ValueError, "lora_alpha: expected a number, got None"),
-    (lambda f: edit(f / "adapter_config.json", r=4), ValueError, r"lora_A.weight: expected shape \(4, inputs\) by r in"),
-    (lambda f: edit(f / "adapter_base.json", base_fingerprint=7), ValueError, "base_fingerprint: expected a str, got 7"),
+    (
+        lambda f: edit(f / "adapter_config.json", r=4),
+        ValueError,
+        r"lora_A.weight: expected shape \(4, inputs\) by r in",
+    ),
+    (
+        lambda f: edit(f / "adapter_base.json", base_fingerprint=7),
+        ValueError,
+        "base_fingerprint: expected a str, got 7",
+    ),
     (lambda f: edit(f / "adapter_base.json", head="yes"), ValueError, "head: expected a bool, got 'yes'"),
     (
         lambda f: edit(f / "adapter_base.json", base_fingerprint="0123", base="another"),
@@ -266,7 +279,9 @@ BROKEN = [
         r"tensor layers.0.attn.Wqkv: expected an update of \(96, 32\), got \(96, 40\)",
     ),
     (
-        lambda f: tensors(f, lambda s: s.update({name.replace("layers.0", "layers.9"): s[name].clone() for name in list(s)})),
+        lambda f: tensors(
+            f, lambda s: s.update({name.replace("layers.0", "layers.9"): s[name].clone() for name in list(s)})
+        ),
         ValueError,
         r"tensor layers.9.attn.\w+: expected a linear layer of the base's encoder, got no module of that name",
     ),
@@ -305,7 +320,9 @@ def test_writing_replaces_older_adapters_and_no_others(base, tmp_path):
     assert not read_adapter(folder).head
     (folder / "adapter_base.json").unlink()
     before = (folder / "adapter_config.json").read_bytes()
-    with pytest.raises(ValueError, match="expected no adapter or an older one of glimodern to replace, got adapter_conf"):
+    with pytest.raises(
+        ValueError, match="expected no adapter or an older one of glimodern to replace, got adapter_conf"
+    ):
         write_adapter(folder, {}, {"x.lora_A.weight": torch.zeros(1)}, {}, "b", "f")
     assert (folder / "adapter_config.json").read_bytes() == before
 

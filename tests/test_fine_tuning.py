@@ -61,7 +61,9 @@ def test_only_adapters_and_head_are_trained(setup, lora):
     output, report = lora
     state, start = load_file(output / "checkpoints" / "step-10" / SAFE), load_file(setup / "start" / SAFE)
     prefix = "token_rep_layer.bert_layer."
-    base = {name.replace("base_layer.", "").removeprefix("encoder."): x for name, x in state.items() if "lora_" not in name}
+    base = {
+        name.replace("base_layer.", "").removeprefix("encoder."): x for name, x in state.items() if "lora_" not in name
+    }
     for name, weight in start.items():
         if name.startswith(prefix):
             assert torch.equal(base[name.removeprefix(prefix)], weight), name
@@ -181,7 +183,16 @@ def test_replay_has_the_checkpoints_own_entities(setup):
 
 def test_replay_is_trained_on(setup, tmp_path, caplog):
     caplog.set_level("INFO", "glimodern.train.replay")
-    more = ("--replay-data", str(setup / "other.jsonl"), "--replay-ratio", "0.5", "--epochs", "1", "--max-steps", "None")
+    more = (
+        "--replay-data",
+        str(setup / "other.jsonl"),
+        "--replay-ratio",
+        "0.5",
+        "--epochs",
+        "1",
+        "--max-steps",
+        "None",
+    )
     report = run(setup, tmp_path / "run", *more)
     assert report["steps"] == 15  # 40 sentences and 20 of replay, in batches of 4
     assert "replay: 20 sentences" in caplog.text
@@ -218,5 +229,3 @@ def test_bad_settings(setup, capsys, more, message):
     with pytest.raises(SystemExit):
         parse_train_config(arguments(setup, "unused", *more))
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
-
-

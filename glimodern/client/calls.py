@@ -28,8 +28,8 @@ REDACT = "/v1/redact"
 class TextOptions(TypedDict, total=False):
     """Options of a call, as keyword arguments.
 
-    model: a name of `models()`; by default the server's first. adapter: a name of the model's adapters; by default none.
-    timeout: seconds that the server may take for a request. The others are those of `GLiModern.predict`.
+    model: a name of `models()`; by default the server's first. adapter: a name of the model's adapters; by default
+    none. timeout: seconds that the server may take for a request. The others are those of `GLiModern.predict`.
     """
 
     model: str

@@ -142,9 +142,7 @@ def _secret(option: str, file: str | None, variable: str, least: int) -> bytes |
     return value
 
 
-def _serve(
-    config: ServeConfig, names: dict[str, str], adapters: dict[str, str], token: str | None, key: bytes
-) -> None:
+def _serve(config: ServeConfig, names: dict[str, str], adapters: dict[str, str], token: str | None, key: bytes) -> None:
     from glimodern.model.glimodern import GLiModern
 
     from .app import App

@@ -28,9 +28,9 @@ Status = Literal["loading", "ready", "draining"]
 class Service:
     """Models by name, the first of which is the default.
 
-    load: of each name, a function that loads the model. adapters: folders by name; each goes with the models that it was
-    trained on, whose memory it shares. warm: whether to predict once with texts of several lengths
-    before the service is ready. For max_delay and max_calls see `Engine`.
+    load: of each name, a function that loads the model. adapters: folders by name; each goes with the models that it
+    was trained on, whose memory it shares. warm: whether to predict once with texts of several lengths before the
+    service is ready. For max_delay and max_calls see `Engine`.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Service:
                 "ask with a higher threshold, or for fewer texts", 413,
             )  # fmt: skip
         results = [self._result(answers, number, body, redacts=redacts) for number in range(len(answers.outcomes))]
-        shared = {"model": name, "adapter": body.adapter, "warnings": answers.messages}
+        shared = {"model": name, "warnings": answers.messages}
         if not body.one_text:
             return {**shared, "results": [r.body() if isinstance(r, AnswerError) else r for r in results]}
         (result,) = results
