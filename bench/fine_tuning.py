@@ -43,7 +43,7 @@ def arguments(out: Path) -> str:
     """Return the flags that all runs share."""
     paths = {f"--{name}-data": out / f"{name}.jsonl" for name in ("train", "dev", "canary")}
     settings = {
-        **paths, "--max-steps": 300, "--eval-steps": 0, "--checkpoint-steps": 0, "--batch-size": 8, "--lr": 1e-4,
+        **paths, "--max-steps": 100, "--eval-steps": 0, "--checkpoint-steps": 0, "--batch-size": 8, "--lr": 1e-4,
         "--head-lr": 5e-4, "--threshold": THRESHOLD,
     }  # fmt: skip
     return " ".join(f"{name} {value}" for name, value in settings.items()) + " --keep-zero-shot"
