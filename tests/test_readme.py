@@ -415,6 +415,8 @@ def run(command: str, folder: Path, served: Callable[[], Served]) -> str:
         command = command.replace(shown, tested)
     if module[1] == "data.figures":
         pytest.importorskip("matplotlib", reason="needs the extra plots")
+    if "--lora-rank" in command:
+        pytest.importorskip("peft", reason="needs the extra lora")
     if "--ray" in command:
         pytest.importorskip("ray", reason="needs the extra ray")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}

@@ -265,7 +265,7 @@ def test_models_and_status(app, model):
     assert [(m["name"], m["default"]) for m in models] == [("first", True), ("second", False)]
     assert models[0] == {
         "name": "first", "default": True, "dtype": "fp32", "max_words": 48, "max_width": 6, "max_types": 8,
-        "calibrated": False,
+        "calibrated": False, "adapters": [],
     }  # fmt: skip
     assert post(app, {**OK, "model": "second"}).json()["model"] == "second"
     assert ask(app, "GET", "/healthz").json() == {"status": "ok"}

@@ -139,8 +139,7 @@ def _schemas(limits: Limits) -> dict[str, Any]:
         "windows": {**_INTEGER, "description": "Windows that the text was read in."},
         "words_cut": {**_INTEGER, "description": "Words at the text's end that were not read."},
     }
-    adapter = {"type": ["string", "null"]}
-    shared = {"model": _STRING, "adapter": adapter, "warnings": {"type": "array", "items": _STRING}}
+    shared = {"model": _STRING, "warnings": {"type": "array", "items": _STRING}}
     found = {"entities": {"type": "array", "items": _ref("Entity")}, **read}
     redacted = {"text": _STRING, "entities": {"type": "array", "items": _ref("ReplacedEntity")}, **read}
     error = {

@@ -148,7 +148,7 @@ class Service:
                 "ask with a higher threshold, or for fewer texts", 413,
             )  # fmt: skip
         results = [self._result(answers, number, body, redacts=redacts) for number in range(len(answers.outcomes))]
-        shared = {"model": name, "adapter": body.adapter, "warnings": answers.messages}
+        shared = {"model": name, "warnings": answers.messages}
         if not body.one_text:
             return {**shared, "results": [r.body() if isinstance(r, AnswerError) else r for r in results]}
         (result,) = results

@@ -60,7 +60,8 @@ class Lora:
         with lasting():
             encoder = shared_copy(model.encoder)
             for layer in [layer for layer in encoder.modules() if isinstance(layer, LoraLayer)]:
-                update = Update(layer.lora_A[_NAME].weight, layer.scaling[_NAME] * layer.lora_B[_NAME].weight)
+                a, b = (factor[_NAME].get_parameter("weight") for factor in (layer.lora_A, layer.lora_B))
+                update = Update(a, self.scale * b)
                 base: Any = layer.base_layer
                 replace_module(encoder, layer, merged_linear(base, update))
             return with_encoder(model, encoder)

@@ -13,7 +13,7 @@ class TuningConfig:
     lora_rank: Annotated[int | None, AT_LEAST_ONE] = None
     """Train adapters (LoRA) of this rank on the encoder, whose own weights stay as they are. Needs the extra lora.
     Default: none, all weights are trained."""
-    lora_alpha: Annotated[float | None, POSITIVE] = None
+    lora_alpha: Annotated[int | None, AT_LEAST_ONE] = None
     """The adapters' product is scaled by lora_alpha / lora_rank. Default: twice the rank."""
     lora_targets: tuple[str, ...] = ()
     """Names of the linear layers with adapters, or the last parts of names (query value). Default: all linear layers of
