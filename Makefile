@@ -116,7 +116,7 @@ endef
 # One stamp a set of extras, so that training needs no test packages. Without build isolation the build uses the pinned
 # tools, and its folder can be kept: a second set, or a change in csrc, compiles only what changed.
 EXTRAS_train :=
-EXTRAS_test := [test,bench,peers,minilm,plots,spacy,presidio,haystack,datasets,serve,client,browser,parquet,ray,lora,jieba,janome]
+EXTRAS_test := [test,bench,peers,minilm,plots,spacy,presidio,haystack,datasets,serve,client,browser,parquet,ray,lora,onnx,jieba,janome]
 EXTRAS_bench := [test,bench,peers,minilm,plots]
 # mypy reads the types of the server's libraries.
 EXTRAS_lint := [dev,serve,client]

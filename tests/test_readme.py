@@ -194,6 +194,9 @@ def skip_without_extras(source: str) -> None:
     for module, extra in OTHER_LIBRARIES.items():
         if re.search(rf"^(import|from) {module}\b", source, re.MULTILINE):
             pytest.importorskip(module, reason=f"needs {extra}")
+    if "OnnxPredictor" in source:
+        pytest.importorskip("onnx", reason="needs the extra onnx")
+        pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     if "import GLiNER" in source:
         pytest.importorskip("gliner", reason="needs the extra peers (gliner)")
     if '"int8"' in source and not can_pack():
@@ -294,6 +297,10 @@ def test_program(block, folder, served, monkeypatch, tmp_path, capsys):
 
         text_encoder = str(folder / "encoder")
         GLiModern.from_encoder(text_encoder, labels_encoder=text_encoder).save_pretrained(folder / "runs/bi/model")
+    if "runs/demo/onnx" in block.source:
+        from glimodern.export.write import export_model
+
+        export_model(folder / "runs/demo/model", folder / "runs/demo/onnx")
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {"__name__": "__main__"}
     with in_place_of_the_hub(tmp_path / "cache") as hub:
@@ -387,10 +394,16 @@ def check_predict(command: str, folder: Path, printed: str) -> None:
     assert said(printed), "predict prints a row a text; the block's output is compared too"
 
 
+def check_export(command: str, folder: Path, printed: str) -> None:
+    output = folder / command.split()[4]
+    assert (output / "model.onnx").is_file() and (output / "tokenizer.json").is_file()
+    assert "100.0 % agreement" in printed
+
+
 OUTCOMES = {
     "train": check_train, "evaluate": check_evaluate, "predict": check_predict, "inspect": check_inspect,
     "doctor": check_doctor, "compare": check_compare, "data.figures": check_figures, "calibrate": check_calibrate,
-    "data.convert": check_convert, "curl": check_curl, "jobs": check_jobs,
+    "data.convert": check_convert, "curl": check_curl, "jobs": check_jobs, "export": check_export,
 }  # fmt: skip
 STAND_INS = {
     ".venv/bin/python": sys.executable,
@@ -419,6 +432,8 @@ def run(command: str, folder: Path, served: Callable[[], Served]) -> str:
         pytest.importorskip("peft", reason="needs the extra lora")
     if "--ray" in command:
         pytest.importorskip("ray", reason="needs the extra ray")
+    if module[1] == "export":
+        pytest.importorskip("onnx", reason="needs the extra onnx")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
     answer = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, f"{command}\n{answer.stdout}\n{answer.stderr}"

@@ -21,7 +21,7 @@ from glimodern.inference.decode import Candidates
 from glimodern.inference.greedy import select_in_python
 from glimodern.inference.passages import FloatArray
 from glimodern.inference.request import Search
-from glimodern.inference.stream import CPU_BATCH_TOKENS, check_batch_tokens
+from glimodern.inference.stream import check_batch_tokens
 from glimodern.inference.windows import IntArray
 from glimodern.inputs.packer import Packer, PromptPacker
 from glimodern.inputs.tokens import PackedArrays
@@ -30,6 +30,8 @@ from glimodern.model.prediction import TextPredictor
 
 from .layouts import MODEL_FILE
 from .session import Graph, open_graph
+
+BATCH_TOKENS = 512  # measured (docs/LOG.md): the activations of more leave the caches, fewer make small products
 
 
 class OnnxPredictor(TextPredictor):
@@ -92,7 +94,7 @@ class OnnxPredictor(TextPredictor):
         return search
 
     def _batch_tokens(self, batch_tokens: int | str) -> int:
-        return check_batch_tokens(batch_tokens) or CPU_BATCH_TOKENS
+        return check_batch_tokens(batch_tokens) or BATCH_TOKENS
 
     def _span_model(self, label_vectors: Any) -> SpanModel:
         return SpanModel(self._candidates, self._score_spans, "span", select_in_python)

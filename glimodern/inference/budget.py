@@ -7,8 +7,9 @@ import time
 
 import torch
 
-from .stream import CPU_BATCH_TOKENS, check_batch_tokens
+from .stream import check_batch_tokens
 
+_CPU_BATCH_TOKENS = 2048  # measured (docs/LOG.md): more is not faster, fewer leave cores idle at a batch's end
 _CUDA_BATCH_TOKENS = (4096, 65_536)  # min and max
 
 
@@ -26,7 +27,7 @@ def resolve_batch_tokens(batch_tokens: int | str, device: torch.device, bytes_pe
     given = check_batch_tokens(batch_tokens)
     if given is not None:
         return given
-    return CPU_BATCH_TOKENS if device.type != "cuda" else _cuda_batch_tokens(device, bytes_per_token)
+    return _CPU_BATCH_TOKENS if device.type != "cuda" else _cuda_batch_tokens(device, bytes_per_token)
 
 
 def _cuda_batch_tokens(device: torch.device, bytes_per_token: int) -> int:

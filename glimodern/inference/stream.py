@@ -25,8 +25,6 @@ from .passages import Chunk, PreparedChunk, cut_stream
 from .request import Request, Search
 from .windows import Reading
 
-CPU_BATCH_TOKENS = 2048  # measured (docs/LOG.md): more is not faster, fewer leave cores idle at a batch's end
-
 
 def find_entities(
     requests: Iterable[Request],
