@@ -9,7 +9,7 @@ Forward is one kernel. A program holds the hidden values of some pairs one tile 
 x_i * y_t, rounded to the inputs' dtype, go through the tensor cores with W1p; the rest is fp32 in registers. Nothing of
 size R * H is stored: in fp32, 4 H bytes a pair. The product with W2 has three columns, too few for tensor cores.
 
-Backward is glimodern/ops/_token_scores.py's (`plain_grads`): with g = dL/dlogits, dz = (g W2) [z > 0] drop,
+Backward is glimodern/ops/_token_scores.py's (`tiled_grads`): with g = dL/dlogits, dz = (g W2) [z > 0] drop,
 
     da_i = sum_t dz    db_t = sum_i dz    dW1p = dz^T p    dp = dz W1p    dx_i = sum_t dp y_t    dy_t = sum_i dp x_i
 

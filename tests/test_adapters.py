@@ -88,11 +88,11 @@ def test_a_model_with_an_adapter_is_the_merged_one(base, adapter, dtype):
     before = scores(plain)
     model = plain.with_adapter(adapter)
     exact = scores(GLiModern.from_pretrained(adapter.parent / "model", dtype="fp32"))
-    assert off(scores(model), exact) <= 1.5 * off(scores(merged), exact) + 1e-6
+    assert off(scores(model), exact) <= 1.5 * off(scores(merged), exact) + 1e-5
     assert off(before, exact) > 2 * off(scores(model), exact)
     assert torch.equal(scores(plain), before)  # the base's bits
     assert (model.dtype_name, model.adapter, plain.adapter) == (dtype, adapter, None)
-    assert model.fingerprint not in (plain.fingerprint, merged.fingerprint)
+    assert model.weights_fingerprint not in (plain.weights_fingerprint, merged.weights_fingerprint)
 
 
 def test_a_model_and_its_adapters_share_memory(base, adapter):

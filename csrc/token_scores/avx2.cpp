@@ -23,4 +23,8 @@ void pair_logits_avx2(const TokenPairs<Bf16>& in, int64_t begin, int64_t end, co
   pair_logits<Avx2>(in, begin, end, sums);
 }
 
+void hidden_gradients_avx2(const TokenHidden& in, int64_t begin, int64_t end) {
+  hidden_gradients<Avx2>(in, begin, end);
+}
+
 }  // namespace glimodern

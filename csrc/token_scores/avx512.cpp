@@ -23,4 +23,8 @@ void pair_logits_avx512(const TokenPairs<Bf16>& in, int64_t begin, int64_t end, 
   pair_logits<Avx512>(in, begin, end, sums);
 }
 
+void hidden_gradients_avx512(const TokenHidden& in, int64_t begin, int64_t end) {
+  hidden_gradients<Avx512>(in, begin, end);
+}
+
 }  // namespace glimodern

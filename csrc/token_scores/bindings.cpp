@@ -25,6 +25,15 @@ void bind_token_scores(nb::module_& m) {
                         at<float>(logits), pairs, width, hidden, make_dropout(dropout_p, seed)},
                        packed, checked_threads(threads));
         });
+  m.def("token_hidden_gradients",
+        [](uintptr_t a, uintptr_t b, uintptr_t w2, uintptr_t grad, uintptr_t values, uintptr_t dz, int64_t words,
+           int64_t types, int64_t hidden, int64_t first, double dropout_p, uint64_t seed, int threads) {
+          nb::gil_scoped_release release;
+          token_hidden_gradients(
+              {at<const float>(a), at<const float>(b), at<const float>(w2), at<const float>(grad), at<float>(values),
+               at<float>(dz), words, types, hidden, first, make_dropout(dropout_p, seed)},
+              checked_threads(threads));
+        });
 }
 
 }  // namespace glimodern

@@ -5,6 +5,7 @@
 
 #include "bf16.h"
 #include "glimodern/dropout.h"
+#include "glimodern/token_scores.h"
 
 namespace glimodern {
 
@@ -37,5 +38,9 @@ GLIMODERN_DECLARE_TOKEN_SCORES(avx2, Bf16)
 GLIMODERN_DECLARE_TOKEN_SCORES(avx512, float)
 GLIMODERN_DECLARE_TOKEN_SCORES(avx512, Bf16)
 #undef GLIMODERN_DECLARE_TOKEN_SCORES
+
+void hidden_gradients_scalar(const TokenHidden&, int64_t begin, int64_t end);
+void hidden_gradients_avx2(const TokenHidden&, int64_t begin, int64_t end);
+void hidden_gradients_avx512(const TokenHidden&, int64_t begin, int64_t end);
 
 }  // namespace glimodern

@@ -55,4 +55,22 @@ void pair_logits_scalar(const TokenPairs<Bf16>& in, int64_t begin, int64_t end, 
   logits_of(in, begin, end, sums);
 }
 
+void hidden_gradients_scalar(const TokenHidden& in, int64_t begin, int64_t end) {
+  for (int64_t pair = begin; pair < end; ++pair) {
+    const float* a = in.a + pair / in.types * in.hidden;
+    const float* b = in.b + pair % in.types * in.hidden;
+    float* values = in.values + pair * in.hidden;
+    float* dz = in.dz + pair * in.hidden;
+    const uint32_t key = dropout_key(static_cast<uint64_t>(in.first + pair), in.dropout.seed);
+    for (int64_t h = 0; h < in.hidden; ++h) {
+      const float z = values[h] + (a[h] + b[h]);
+      double scale = 1.0, grad = 0.0;
+      if (in.dropout.enabled) scale = dropout_keeps(key, h, in.dropout.threshold) ? in.dropout.keep_scale : 0.0;
+      for (int n = 0; n < 3; ++n) grad += static_cast<double>(in.grad[3 * pair + n]) * in.w2[n * in.hidden + h];
+      values[h] = z < 0.0f ? 0.0f : static_cast<float>(z * scale);  // NaN stays
+      dz[h] = z > 0.0f ? static_cast<float>(grad * scale) : 0.0f;
+    }
+  }
+}
+
 }  // namespace glimodern

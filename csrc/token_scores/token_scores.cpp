@@ -55,6 +55,12 @@ TokenPairs<T> pairs_of(const TokenScores& in) {
 
 }  // namespace
 
+void token_hidden_gradients(const TokenHidden& in, int threads) {
+  const Isa isa = current_isa();
+  parallel_rows(in.words * in.types, in.hidden, threads,
+                [&](int64_t begin, int64_t end) { CALL_ISA(isa, float, hidden_gradients, in, begin, end); });
+}
+
 void token_scores(const TokenScores& in, const LinearPacked& weight, int threads) {
   if (in.pairs == 0) return;
   const bool bf16_products = weight.weight_dtype == WeightDtype::bf16;

@@ -8,6 +8,7 @@
 
 namespace {
 
+using glimodern::TokenHidden;
 using glimodern::TokenPairs;
 
 template <class V, class T, class Product>
@@ -66,6 +67,36 @@ void pair_logits(const TokenPairs<T>& in, int64_t begin, int64_t end, const floa
   int64_t pair = begin;
   for (; pair + 2 <= end; pair += 2) logits_of<V, 2>(in, pair, sums + (pair - begin) * in.hidden);
   if (pair < end) logits_of<V, 1>(in, pair, sums + (pair - begin) * in.hidden);
+}
+
+template <class V>
+void hidden_gradients(const TokenHidden& in, int64_t begin, int64_t end) {
+  using F = typename V::F;
+  const auto threshold = V::set1(in.dropout.threshold);
+  const F scale = V::set1(static_cast<float>(in.dropout.keep_scale));
+  for (int64_t pair = begin; pair < end; ++pair) {
+    const float* a = in.a + pair / in.types * in.hidden;
+    const float* b = in.b + pair % in.types * in.hidden;
+    float* values = in.values + pair * in.hidden;
+    float* dz = in.dz + pair * in.hidden;
+    const uint32_t key = dropout_key(static_cast<uint64_t>(in.first + pair), in.dropout.seed);
+    const float* g = in.grad + 3 * pair;
+    const F grad[3] = {V::set1(g[0]), V::set1(g[1]), V::set1(g[2])};
+    for_each_vector<V>(in.hidden, [&](int64_t h, auto io) {
+      const F z = V::add(io.load(values + h), V::add(io.load(a + h), io.load(b + h)));
+      F hidden = V::max(V::zero(), z);
+      F back = V::mul(grad[0], io.load(in.w2 + h));
+      back = V::fma(grad[1], io.load(in.w2 + in.hidden + h), back);
+      back = V::where_positive(z, V::fma(grad[2], io.load(in.w2 + 2 * in.hidden + h), back));
+      if (in.dropout.enabled) {
+        const auto hash = mix32_lanes<V>(column_counters<V>(key, h));
+        hidden = V::where_at_least(hash, threshold, V::mul(scale, hidden));
+        back = V::where_at_least(hash, threshold, V::mul(scale, back));
+      }
+      io.store(values + h, hidden);
+      io.store(dz + h, back);
+    });
+  }
 }
 
 }  // namespace

@@ -115,48 +115,75 @@ def _scores_cpp(inputs: TokenInputs, weight: PackedWeight) -> Tensor:
 
 
 def _backward(grad: Tensor, inputs: TokenInputs) -> Grads:
+    chosen = backend("token_scores", inputs.a)
     with torch.autocast(grad.device.type, enabled=False):
-        exact = plain_grads(grad, inputs.in_accumulator_dtype())
+        exact = tiled_grads(grad, inputs.in_accumulator_dtype(), cpp=chosen == "cpp")
     da, db, dx, dy, dw1, dw2, db2 = (t.to(x.dtype) for t, x in zip(exact, inputs.floats, strict=True))
     return da, db, dx, dy, dw1, dw2, db2
 
 
-def plain_grads(grad: Tensor, inputs: TokenInputs) -> Grads:
-    """Gradients of the seven floats from those of the logits [pairs, 3], in plain PyTorch and the inputs' dtype.
+def tiled_grads(grad: Tensor, inputs: TokenInputs, *, cpp: bool) -> Grads:
+    """Gradients of the seven floats from those of the logits [pairs, 3], in the inputs' dtype, fp32 or fp64.
 
     With z the sum inside relu, h = drop(relu(z)), p = x_i * y_t and g = dloss/dlogits:
 
         dh = g W2    dz = dh [z > 0] / (1 - p) where kept    dW2 = g^T h    db2 = sum g
         da_i = sum_t dz    db_t = sum_i dz    dp = dz W1p    dW1p = dz^T p    dx_i = sum_t dp y_t    dy_t = sum_i dp x_i
 
-    h is computed again, for some words of a text at a time. Autograd cannot record inside a custom op.
+    h is computed again, for some words of a text at a time. cpp: h and dz by one pass in C++ after the product with
+    W1p; the products are PyTorch's. Autograd cannot record inside a custom op.
     """
-    a, b, x, y, w1, w2, b2, cu_words, cu_types, dropout_p, seed = inputs
+    x, y, w1, cu_words, cu_types = inputs.x, inputs.y, inputs.w1, inputs.cu_words, inputs.cu_types
     da, db, dx, dy, dw1, dw2, db2 = (torch.zeros_like(t) for t in inputs.floats)
-    grad = grad.to(a.dtype)
+    grad = grad.to(x.dtype).contiguous()
     words, types, first = cu_words.tolist(), cu_types.tolist(), 0
     for n0, n1, m0, m1 in zip(words, words[1:], types, types[1:], strict=False):
         tile = max(1, _TILE_HIDDEN // max(w1.shape[0] * (m1 - m0), 1))
         for begin in range(n0, n1 if m1 > m0 else n0, tile):
-            end = min(begin + tile, n1)
-            shape = (end - begin, m1 - m0)
-            hidden = reference.token_hidden(
-                a[begin:end], b[m0:m1], x[begin:end], y[m0:m1], w1, dropout_p, seed, first
-            ).flatten(0, 1)
-            g = grad[first : first + len(hidden)]
-            first += len(hidden)
-            dz = torch.ops.aten.threshold_backward((g / (1.0 - dropout_p)) @ w2, hidden, 0.0)  # 0 where hidden <= 0
-            pairs = (x[begin:end, None] * y[None, m0:m1]).flatten(0, 1)
-            dw2 += g.T @ hidden
+            rows, columns = slice(begin, min(begin + tile, n1)), slice(m0, m1)
+            pairs = (x[rows, None] * y[None, columns]).flatten(0, 1)
+            g = grad[first : first + len(pairs)]
+            hidden_and_dz = _hidden_and_dz_cpp if cpp else _hidden_and_dz
+            hidden, dz = hidden_and_dz(inputs, rows, columns, pairs, g, first)
+            first += len(pairs)
+            dw2.addmm_(g.T, hidden)
             db2 += g.sum(0)
-            dw1 += dz.T @ pairs
-            by_pair = (dz @ w1).unflatten(0, shape)
-            dx[begin:end] = (by_pair * y[None, m0:m1]).sum(1)
-            dy[m0:m1] += (by_pair * x[begin:end, None]).sum(0)
-            dz = dz.unflatten(0, shape)
-            da[begin:end] = dz.sum(1)
-            db[m0:m1] += dz.sum(0)
+            dw1.addmm_(dz.T, pairs)
+            shape = (rows.stop - rows.start, m1 - m0)
+            by_pair, by_hidden = (dz @ w1).unflatten(0, shape), dz.unflatten(0, shape)
+            dx[rows] = (by_pair * y[None, columns]).sum(1)
+            dy[columns] += (by_pair * x[rows, None]).sum(0)
+            da[rows] = by_hidden.sum(1)
+            db[columns] += by_hidden.sum(0)
     return da, db, dx, dy, dw1, dw2, db2
+
+
+def _hidden_and_dz(
+    inputs: TokenInputs, rows: slice, columns: slice, pairs: Tensor, g: Tensor, first: int
+) -> tuple[Tensor, Tensor]:
+    """h and dz [pairs, H] of some words and the types of their text.
+
+    pairs: p [pairs, d]. g: gradients of their logits. first: the first pair's number in the batch.
+    """
+    a, b, x, y, w1, w2 = inputs[:6]
+    options = (inputs.dropout_p, inputs.seed, first)
+    hidden = reference.token_hidden(a[rows], b[columns], x[rows], y[columns], w1, *options).flatten(0, 1)
+    return hidden, torch.ops.aten.threshold_backward((g / (1.0 - inputs.dropout_p)) @ w2, hidden, 0.0)
+
+
+def _hidden_and_dz_cpp(
+    inputs: TokenInputs, rows: slice, columns: slice, pairs: Tensor, g: Tensor, first: int
+) -> tuple[Tensor, Tensor]:
+    """`_hidden_and_dz` in C++, fp32."""
+    a, b, w2 = (t.contiguous() for t in (inputs.a[rows], inputs.b[columns], inputs.w2))
+    hidden = pairs @ inputs.w1.T
+    dz = torch.empty_like(hidden)
+    addresses = [t.data_ptr() for t in (a, b, w2, g, hidden, dz)]
+    dispatch.extension.token_hidden_gradients(
+        *addresses, len(a), len(b), hidden.shape[1], first, inputs.dropout_p, inputs.seed & 0xFFFFFFFF,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return hidden, dz
 
 
 def _fake(inputs: TokenInputs) -> Tensor:

@@ -29,6 +29,22 @@ struct TokenScores {
   Dropout dropout;  // of the hidden layer; its row is the pair
 };
 
+// Some words of a text and all of its types, in the backward pass: pair r is word r / types and type r % types.
+struct TokenHidden {
+  const float* a;     // [words, hidden]
+  const float* b;     // [types, hidden]
+  const float* w2;    // [3, hidden]
+  const float* grad;  // [words * types, 3], of the logits
+  float* values;      // [words * types, hidden]: the product with W1p in, h = drop(relu(...)) out
+  float* dz;          // [words * types, hidden]: the gradient of what relu is applied to
+  int64_t words, types, hidden;
+  int64_t first;  // the first pair's number in the batch
+  Dropout dropout;
+};
+
+// values <- h, dz <- (grad W2) [z > 0] drop, with z = values + a_i + b_t.
+void token_hidden_gradients(const TokenHidden&, int threads);
+
 // weight: W1p; only the fields of the weight are read. The result has the same bits for every number of threads, and a
 // pair's bits do not depend on the other pairs.
 void token_scores(const TokenScores&, const LinearPacked& weight, int threads);
