@@ -17,8 +17,8 @@ from encoder_rows import LABELS, ROWS, TEXTS, _train, config_of, make_tokenizer 
 from glimodern import GLiModern, cli  # noqa: E402
 from glimodern.export import __main__ as command  # noqa: E402
 from glimodern.export.feeds import feed_of  # noqa: E402
-from glimodern.export.layouts import METADATA, OUTPUT, Description, layout_of  # noqa: E402
-from glimodern.export.trace import OPSETS, trace  # noqa: E402
+from glimodern.export.layouts import METADATA, OPSETS, OUTPUT, Description, layout_of  # noqa: E402
+from glimodern.export.trace import trace  # noqa: E402
 from glimodern.export.write import export_model  # noqa: E402
 from tests.conftest import make_tiny_model  # noqa: E402
 
@@ -209,8 +209,8 @@ def test_the_folder_of_a_checkpoint(checkpoint):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"opset": 11}, r"^--opset: expected 18 to 20, got 11; the graph needs operators of opset 18"),
-        ({"opset": 21}, r"^--opset: expected 18 to 20, got 21;"),
+        ({"opset": 11}, r"^opset: expected 18 to 20, got 11; the graph needs operators of opset 18"),
+        ({"opset": 21}, r"^opset: expected 18 to 20, got 21;"),
         ({"layout": "flat"}, r"^layout: expected one of 'padded', 'packed', got 'flat'$"),
     ],
 )
@@ -230,7 +230,16 @@ def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
 def test_one_line_on_the_command_line(checkpoint, tmp_path):
     arguments = [sys.executable, "-m", "glimodern.export", str(checkpoint), str(tmp_path / "out"), "--opset", "9"]
     run = subprocess.run(arguments, capture_output=True, text=True)
-    assert run.returncode == cli.ERROR and run.stderr.startswith("error: --opset: ") and run.stderr.count("\n") == 1
+    assert run.returncode == cli.ERROR and run.stderr.startswith("error: opset: ") and run.stderr.count("\n") == 1
+
+
+def test_an_encoder_that_cannot_compute_padded_texts():
+    tokenizer = make_tokenizer("wordpiece")
+    sizes = dict(hidden_size=16, num_hidden_layers=1, intermediate_size=16, max_position_embeddings=160)
+    config = dict(model_type="fnet", vocab_size=len(tokenizer), **sizes)
+    model = GLiModern.from_encoder_config(config, tokenizer, max_width=4).eval().requires_grad_(False)
+    with pytest.raises(ValueError, match="^encoder: expected one that takes an attention mask"):
+        graph_of(model, "padded")
 
 
 def test_a_bi_encoder_is_refused(tmp_path):

@@ -42,13 +42,13 @@ def quietly():
         yield
 
 
-KINDS = ["markerV0", "marker", "ffn", "bert", "deberta-v2", "deberta", "t5", "electra", "bi-encoder"]
+KINDS = ["markerV0", "marker", "ffn", "token_level", "bert", "deberta-v2", "deberta", "t5", "electra", "bi-encoder"]
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("stored") / "fp32"
-    if request.param in ("markerV0", "marker", "ffn"):
+    if request.param in ("markerV0", "marker", "ffn", "token_level"):
         model_of("modernbert", path, hidden_size=96, span_mode=request.param)
     elif request.param == "bi-encoder":
         save_encoder(path.parent / "labels", "bert", 96, 330)

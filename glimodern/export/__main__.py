@@ -14,9 +14,7 @@ from glimodern import cli
 from glimodern.cli.outputs import check_output_folder
 from glimodern.display import cell, console
 
-from .layouts import Dtype, LayoutName
-
-_DEFAULT_OPSET = 19
+from .layouts import DEFAULT_OPSET, Dtype, LayoutName
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class ExportConfig:
     """fp32, or int8: weights in int8, quantised by ONNX Runtime."""
     layout: LayoutName = "padded"
     """Inputs of the graph: padded, as gliner's own export and its readers have them, or packed, as this package has."""
-    opset: int = _DEFAULT_OPSET
+    opset: int = DEFAULT_OPSET
     """Version of ONNX's operators."""
 
 

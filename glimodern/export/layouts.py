@@ -17,6 +17,8 @@ MODEL_FILE = "model.onnx"
 OUTPUT = "logits"
 METADATA = "glimodern"  # key of the description in the file's metadata
 FORMAT = 1
+OPSETS = range(18, 21)  # 18 has maxima by index, for pooling; 20 is the newest that PyTorch's tracer writes
+DEFAULT_OPSET = 19  # the public package's
 
 LayoutName = Literal["padded", "packed"]
 Dtype = Literal["fp32", "int8"]

@@ -17,13 +17,11 @@ from glimodern.runtime.ambient import as_in_a_new_process
 
 from .feeds import Feed, feed_of
 from .graph import PackedGraph, PaddedGraph
-from .layouts import METADATA, OUTPUT, OUTPUT_AXES, Description, layout_of
+from .layouts import METADATA, OPSETS, OUTPUT, OUTPUT_AXES, Description, layout_of
 
 if TYPE_CHECKING:
     from glimodern.model.glimodern import GLiModern
 
-OPSETS = range(18, 21)  # 18 has maxima by index, for pooling; 20 is the newest that PyTorch's tracer writes
-DEFAULT_OPSET = 19  # the public package's
 # Two texts of different lengths and two labels: no size of the batch is 1, which a tracer could take for a constant.
 _WORDS = ("Ada met Charles Babbage in London .".split(), "Nothing happened .".split())
 _LABELS = ("person", "place")
@@ -33,7 +31,7 @@ def check_opset(opset: int) -> None:
     """Raise ValueError for an opset that the graph cannot be written in."""
     if opset not in OPSETS:
         raise ValueError(
-            f"--opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset}; the graph needs operators of opset "
+            f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset}; the graph needs operators of opset "
             f"{OPSETS[0]}, and PyTorch's tracer writes none beyond {OPSETS[-1]}"
         )
 

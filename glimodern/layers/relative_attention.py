@@ -57,6 +57,8 @@ def group_texts(packing: Packing, padding: bool = True) -> Groups:
     padding: if False, all texts of a group have the same length.
     """
     if packing.groups is not None:
+        if not padding:
+            raise ValueError("encoder: expected one that takes an attention mask, to compute padded texts, got none")
         return packing.groups
     device, host = packing.cu_seqlens.device, torch.device("cpu")
     on_cpu = device.type == "cpu"
