@@ -17,7 +17,7 @@ _VECTOR = 64  # elements: at least the step of PyTorch's vectorised loops, and a
 
 
 class SpanEntities(NamedTuple):
-    """Candidates of a batch, [count] each, on one device, ordered by (text, word, width, type)."""
+    """Candidates of a batch, [count] each, on one device, in the order that the operator states."""
 
     word: Tensor
     """int64: the span's first word, counted in the batch."""
