@@ -13,7 +13,7 @@ from encoder_rows import LABELS, ROWS, TEXTS, config_of, make_tokenizer, padded_
 from safetensors.torch import load_file, save_file
 
 from glimodern import GLiModern
-from glimodern.checkpoint.adapter import read_adapter, write_adapter
+from glimodern.checkpoint.adapter import read_adapter, remove_adapter, write_adapter
 from glimodern.encoder import build_encoder
 from glimodern.layers.packed_linear import can_pack
 
@@ -325,6 +325,16 @@ def test_writing_replaces_older_adapters_and_no_others(base, tmp_path):
     ):
         write_adapter(folder, {}, {"x.lora_A.weight": torch.zeros(1)}, {}, "b", "f")
     assert (folder / "adapter_config.json").read_bytes() == before
+
+
+def test_removing_an_adapter_leaves_other_files(base, tmp_path):
+    folder = adapter_of(base, tmp_path)
+    (folder / "notes.txt").write_text("mine")
+    remove_adapter(folder)
+    assert [file.name for file in folder.iterdir()] == ["notes.txt"]
+    (folder / "adapter_config.json").write_text("another's")
+    remove_adapter(folder)
+    assert (folder / "adapter_config.json").read_text() == "another's"
 
 
 def test_int8_bases_have_their_own_fingerprint(base, adapter):

@@ -208,6 +208,13 @@ def write_adapter(
             (target / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def remove_adapter(folder: Path) -> None:
+    """Delete the files of an adapter that `write_adapter` wrote, if there is one. Other files of the folder stay."""
+    if (folder / BASE_FILE).is_file():
+        for name in _FILES:
+            (folder / name).unlink(missing_ok=True)
+
+
 _FORMAT = {"format": "pt"}
 
 

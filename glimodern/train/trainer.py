@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
+from glimodern.checkpoint.adapter import remove_adapter
 from glimodern.data import Dataset, asked_types, validate
 from glimodern.display import console
 from glimodern.evaluate import check_evaluation
@@ -243,6 +244,7 @@ class Trainer:
                     self.lora.save(self.model, folder)
                 else:
                     self.model.save_pretrained(folder / "model")
+                    remove_adapter(self.output / "adapter")  # an earlier run's, which is not of this model
 
     def report_left_out(self) -> None:
         """Log a warning about words, entities and types that training left out, if there are any."""
