@@ -1,5 +1,5 @@
-// The epilogue of linear_packed: accumulators -> dequantised, bias, low-rank update, activation, rounded to y. For every
-// vector class V (csrc/simd/) and dot-product type D (micro_kernel.h).
+// The epilogue of linear_packed: accumulators -> dequantised, bias, low-rank update, activation, rounded to y. For
+// every vector class V (csrc/simd/) and dot-product type D (micro_kernel.h).
 #pragma once
 
 #include <cstdint>

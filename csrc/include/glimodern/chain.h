@@ -35,8 +35,8 @@ class Chain {
   explicit Chain(Dtype dtype) : dtype_(dtype) {}
 
   int buffer(int64_t width);  // adds a buffer and returns its number
-  // dst <- act(src W^T + bias + z B^T). The caller sets all of `layer` but x, y, their dtypes, rows and z. z: a buffer of
-  // `rank` columns; -1: no low-rank update.
+  // dst <- act(src W^T + bias + z B^T). The caller sets all of `layer` but x, y, their dtypes, rows and z. z: a buffer
+  // of `rank` columns; -1: no low-rank update.
   void linear(int src, int dst, LinearPacked layer, int z);
   struct NormWeights {
     Dtype dtype;                // fp32 or bf16

@@ -11,8 +11,8 @@
 // int32 sum of (q - zero_point) * weight, computed as the sum of q * weight minus zero_point * the sum of weights. The
 // packed weights keep the 16-bit sums of any 8 consecutive inputs from overflow: see reference/linear_packed.py.
 //
-// z B^T is a low-rank update of the products (LoRA: z = x A^T), in fp32 for every W. It is summed in the epilogue, because
-// its rank is small: as a product of its own it would write and read as much memory as y.
+// z B^T is a low-rank update of the products (LoRA: z = x A^T), in fp32 for every W. It is summed in the epilogue,
+// because its rank is small: as a product of its own it would write and read as much memory as y.
 #pragma once
 
 #include <cstdint>
@@ -50,8 +50,8 @@ struct LinearPacked {
 };
 
 // In int8, a row with a NaN or an infinity gives NaN in all outputs. The result has the same bits for every number of
-// threads, and in int8, except with gelu, geglu and an update, for every instruction set. AVX-512 BF16 and AMX treat values of
-// magnitude below 2^-126 as 0 where x or y is bf16.
+// threads, and in int8, except with gelu, geglu and an update, for every instruction set. AVX-512 BF16 and AMX treat
+// values of magnitude below 2^-126 as 0 where x or y is bf16.
 void linear_packed(const LinearPacked&, int threads);
 
 // Whether VNNI may be used if the machine has it; true by default. Results are the same.
