@@ -1,6 +1,7 @@
 """Adapters: written as peft reads them, loaded without peft, on their own base only; models with them."""
 
 import json
+import math
 import threading
 import warnings
 from pathlib import Path
@@ -235,6 +236,14 @@ def tensors(folder: Path, change) -> None:  # type: ignore[no-untyped-def]
     save_file(state, file)
 
 
+def each_tensor(folder: Path, change) -> None:  # type: ignore[no-untyped-def]
+    tensors(folder, lambda state: state.update({name: change(x) for name, x in state.items()}))
+
+
+def alpha(folder: Path, value: float | None) -> None:
+    edit(folder / "adapter_config.json", lora_alpha=value)
+
+
 WQKV = "base_model.model.layers.0.attn.Wqkv.lora_"
 BROKEN = [
     (lambda f: (f / "adapter_config.json").unlink(), FileNotFoundError, "adapter_config.json: expected a file"),
@@ -249,7 +258,13 @@ BROKEN = [
     (lambda f: edit(f / "adapter_config.json", use_dora=True), ValueError, "use_dora: expected False, plain LoRA, got"),
     (lambda f: edit(f / "adapter_config.json", rank_pattern={"a": 1}), ValueError, "rank_pattern: expected {}, plain"),
     (lambda f: edit(f / "adapter_config.json", r="3"), ValueError, "adapter_config.json: r: expected a whole number"),
-    (lambda f: edit(f / "adapter_config.json", lora_alpha=None), ValueError, "lora_alpha: expected a number, got None"),
+    (lambda f: alpha(f, None), ValueError, "lora_alpha: expected a number above 0, got None"),
+    (lambda f: alpha(f, 0), ValueError, "lora_alpha: expected a number above 0, got 0"),
+    (lambda f: alpha(f, -4.0), ValueError, "lora_alpha: expected a number above 0, got -4.0"),
+    (lambda f: alpha(f, math.nan), ValueError, "lora_alpha: expected a number above 0, got nan"),
+    (lambda f: alpha(f, math.inf), ValueError, "lora_alpha: expected a number above 0, got inf"),
+    (lambda f: each_tensor(f, lambda x: x * math.nan), ValueError, "tensor .*: expected finite floats, got others"),
+    (lambda f: each_tensor(f, torch.Tensor.int), ValueError, "tensor .*: expected finite floats, got torch.int32"),
     (
         lambda f: edit(f / "adapter_config.json", r=4),
         ValueError,

@@ -206,9 +206,22 @@ def test_the_folder_of_a_checkpoint(checkpoint):
     assert sorted((file.name, file.stat().st_mtime_ns) for file in checkpoint.iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ["calibration.json", "tokenizer.json", "model.onnx", "gliner_config.json"])
+def test_files_of_others_stay(checkpoint, tmp_path, name):
+    """Whatever has the name of a file that an export writes, but was not written by one."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / name).write_text("of somebody")
+    with pytest.raises(ValueError, match=f"^out: expected an empty folder or an older export, got .* with {name};"):
+        export_model(checkpoint, folder)
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {name: "of somebody"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"dtype": "bf16"}, r"^dtype: expected one of 'fp32', 'int8', got 'bf16'$"),
+        ({"opset": "19"}, r"^opset: expected 18 to 20, got '19';"),
         ({"opset": 11}, r"^opset: expected 18 to 20, got 11; the graph needs operators of opset 18"),
         ({"opset": 21}, r"^opset: expected 18 to 20, got 21;"),
         ({"layout": "flat"}, r"^layout: expected one of 'padded', 'packed', got 'flat'$"),

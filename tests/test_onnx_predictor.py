@@ -1,9 +1,11 @@
 """OnnxPredictor: the results of GLiModern from an exported folder, in a process without torch."""
 
 import json
+import pickle
 import subprocess
 import sys
 from collections import Counter
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -262,6 +264,27 @@ def test_a_broken_tokenizer(copy):
     (copy / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(ValueError, match=r"tokenizer\.json: expected a tokenizer, got 17 bytes that cannot be read"):
         OnnxPredictor.from_pretrained(copy)
+
+
+def test_a_tokenizer_of_another_model(copy):
+    words = json.loads((copy / "tokenizer.json").read_text())
+    words["added_tokens"].append({**words["added_tokens"][-1], "id": 5000, "content": "<<MORE>>"})
+    (copy / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: expected '<<ENT>>' as token \d+ of at most \d+, .* got"):
+        OnnxPredictor.from_pretrained(copy)
+
+
+def test_copies_and_other_processes_open_it_again(exported, threshold):
+    wanted = exported.predict(TEXTS, LABELS, threshold)
+    assert pickle.loads(pickle.dumps(exported)).predict(TEXTS, LABELS, threshold) == wanted
+    assert deepcopy(exported).predict(TEXTS, LABELS, threshold) == wanted
+
+
+def test_glimodern_says_who_reads_an_export(copy):
+    with pytest.raises(
+        FileNotFoundError, match=r"no weights: .*open the exported model\.onnx with glimodern\.OnnxPred"
+    ):
+        GLiModern.from_pretrained(copy)
 
 
 def test_bad_threads(folders):

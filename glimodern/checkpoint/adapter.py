@@ -10,6 +10,7 @@ A folder holds three files, and a fourth if the head was trained too:
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -74,7 +75,8 @@ class Adapter:
         if fingerprint != self.base_fingerprint:
             raise ValueError(
                 f"{self.folder / BASE_FILE}: base_fingerprint: expected {fingerprint}, that of {name}, got "
-                f"{self.base_fingerprint}, that of {self.base}; load the adapter on its own base"
+                f"{self.base_fingerprint}, that of {self.base}; load the adapter on its own base, "
+                "with the weights that it was trained on: not stored in int8 since, trained on or merged"
             )
 
 
@@ -141,8 +143,8 @@ def _read_config(file: Path) -> tuple[int, float]:
     rank, alpha = fields.get("r"), fields.get("lora_alpha")
     if type(rank) is not int or rank < 1:
         raise ValueError(f"{file}: r: expected a whole number >= 1, got {short(rank)}; {_AGAIN}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise ValueError(f"{file}: lora_alpha: expected a number, got {short(alpha)}; {_AGAIN}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0.0 < alpha < math.inf:
+        raise ValueError(f"{file}: lora_alpha: expected a number above 0, got {short(alpha)}; {_AGAIN}")
     return rank, alpha / rank
 
 
@@ -163,6 +165,9 @@ def _read_updates(file: Path, rank: int, scale: float) -> dict[str, Update]:
                 f"{file}: tensor {name}: expected shape {shape} by r in {ADAPTER_CONFIG}, got {tuple(tensor.shape)}; "
                 f"{_AGAIN}"
             )
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            got = "others" if tensor.is_floating_point() else str(tensor.dtype)
+            raise ValueError(f"{file}: tensor {name}: expected finite floats, got {got}; {_AGAIN}")
         parts.setdefault(layer, {})[part] = tensor.float()
     for layer, pair in parts.items():
         if len(pair) < 2:

@@ -10,16 +10,43 @@ A quantised weight stands for weight * weight_scale[:, None] * input_scale. The 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 SCALE, INPUT_SCALE = "weight_scale", "input_scale"
+_PARTS = {"head.span.0": 2, "head.pair.0": 3}  # layers in parts, which multiply a concatenation
+_AGAIN = "save or download the model again"
 
 
 def quantised_layers(state: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the layers that a state dict holds in int8."""
     return [name.removesuffix(".weight") for name, x in state.items() if x.dtype == torch.int8]
+
+
+def check_quantised(state: Mapping[str, Tensor], file: Path) -> None:
+    """Raise ValueError, with the file, unless every weight in int8 has scales that fit it: positive numbers in fp32."""
+    for name in quantised_layers(state):
+        weight = state[f"{name}.weight"]
+        if weight.ndim != 2:
+            raise ValueError(
+                f"{file}: tensor {name}.weight: expected a matrix in int8, got shape {tuple(weight.shape)}; {_AGAIN}"
+            )
+        rows, width = weight.shape
+        shapes = {SCALE: (rows, _PARTS[name]) if name in _PARTS else (rows,), INPUT_SCALE: (width,)}
+        for scale, shape in shapes.items():
+            found = state.get(f"{name}.{scale}")
+            if found is None:
+                if scale == SCALE:
+                    raise ValueError(f"{file}: tensor {name}.{scale}: expected fp32 {shape}, got none; {_AGAIN}")
+            elif found.dtype != torch.float32 or found.shape != shape:
+                raise ValueError(
+                    f"{file}: tensor {name}.{scale}: expected fp32 {shape}, got {found.dtype} {tuple(found.shape)}; "
+                    f"{_AGAIN}"
+                )
+            elif not bool(((found > 0.0) & found.isfinite()).all()):
+                raise ValueError(f"{file}: tensor {name}.{scale}: expected positive numbers, got others; {_AGAIN}")
 
 
 def is_scale(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,13 @@ BATCH_TOKENS = 512  # measured (docs/LOG.md): the activations of more leave the 
 class OnnxPredictor(TextPredictor):
     """Prediction by an exported model: `predict` and `predict_words` as `GLiModern` has them, without torch.
 
-    It has no span vectors (`vectors`) and no label vectors (`label_vectors`), and runs on CPUs.
+    It has no span vectors (`vectors`) and no label vectors (`label_vectors`), and runs on CPUs. Copies, and other
+    processes that it is sent to, open the folder again.
     """
 
     def __init__(self, graph: Graph, config: ModelConfig, tokenizer: Any, calibration: Calibration | None) -> None:
         self.graph, self.config, self.calibration = graph, config, calibration
+        self._opened: tuple[Path, int | None, str] = (graph.file.parent, None, config.words_splitter_type)
         self.packer: Packer[PackedArrays] = PromptPacker(
             tokenizer,
             as_batch=lambda arrays: arrays,
@@ -80,7 +83,13 @@ class OnnxPredictor(TextPredictor):
                 f"says, got {config.max_width}; the files are not of one model, export it again"
             )
         calibration = check_calibration(read_calibration(files), graph.description.fingerprint, files)
-        return cls(graph, config, _read_tokenizer(files / "tokenizer.json"), calibration)
+        predictor = cls(graph, config, _read_tokenizer(files / "tokenizer.json", config), calibration)
+        predictor._opened = (user_path(folder, "folder").absolute(), threads, config.words_splitter_type)
+        return predictor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A session cannot be copied: a copy, or another process, opens the folder again.
+        return _open, self._opened
 
     def _check_vectors(self, label_vectors: Any) -> None:
         raise ValueError("label_vectors: expected None, got vectors; an exported model reads labels with each text")
@@ -128,16 +137,31 @@ def _sigmoid(logits: npt.NDArray[np.float32]) -> FloatArray:
     return probabilities
 
 
-def _read_tokenizer(file: Any) -> Any:
-    """Read `tokenizer.json` with the tokenizers library alone. Raises FileNotFoundError or ValueError."""
+def _open(folder: Path, threads: int | None, splitter: str) -> OnnxPredictor:
+    return OnnxPredictor.from_pretrained(folder, threads=threads, splitter=splitter)
+
+
+def _read_tokenizer(file: Path, config: ModelConfig) -> Any:
+    """Read `tokenizer.json` with the tokenizers library alone, and compare it with the config.
+
+    Raises FileNotFoundError or ValueError.
+    """
     from tokenizers import Tokenizer
 
     if not file.is_file():
         raise FileNotFoundError(f"{file}: expected the tokenizer of the exported model, got no such file; export again")
     try:
-        return Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the tokenizers library raises a bare Exception for a file it cannot read
         raise ValueError(
             f"{file}: expected a tokenizer, got {file.stat().st_size} bytes that cannot be read ({first_line(error)}); "
             "export the model again"
         ) from error
+    index, size = tokenizer.token_to_id(config.ent_token), tokenizer.get_vocab_size()
+    if index != config.class_token_index or size > config.vocab_size:
+        raise ValueError(
+            f"{file}: expected {config.ent_token!r} as token {config.class_token_index} of at most "
+            f"{config.vocab_size}, as {CONFIG_FILE} says, got {index} of {size}; the tokenizer is of another model, "
+            "export it again"
+        )
+    return tokenizer

@@ -29,9 +29,9 @@ _LABELS = ("person", "place")
 
 def check_opset(opset: int) -> None:
     """Raise ValueError for an opset that the graph cannot be written in."""
-    if opset not in OPSETS:
+    if isinstance(opset, bool) or opset not in OPSETS:
         raise ValueError(
-            f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset}; the graph needs operators of opset "
+            f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}; the graph needs operators of opset "
             f"{OPSETS[0]}, and PyTorch's tracer writes none beyond {OPSETS[-1]}"
         )
 

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch
 from glimodern.checkpoint.calibration_file import CALIBRATION_FILE
 from glimodern.checkpoint.config import CONFIG_FILE
 from glimodern.checkpoint.folder import TOKENIZER_FILES, public_fields
-from glimodern.files.atomic import replace_files, user_path
+from glimodern.files.atomic import current_files, replace_files, user_path
 from glimodern.model.glimodern import GLiModern
 from glimodern.model.precision import (
     CANARY_LABELS,
@@ -31,7 +31,7 @@ from glimodern.version import __version__
 from .layouts import DEFAULT_OPSET, MODEL_FILE, Description, Dtype, LayoutName, layout_of
 from .predictor import OnnxPredictor
 from .quantise import quantise
-from .session import require_onnxruntime
+from .session import is_export, require_onnxruntime
 from .trace import check_opset, trace
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def export_model(
     require_onnxruntime()
     _require_onnx()
     layout_of(layout)
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"dtype: expected one of {', '.join(map(repr, get_args(Dtype)))}, got {dtype!r}")
     check_opset(opset)
     target = user_path(folder, "out")
     _refuse_other_files(target)
@@ -114,14 +116,19 @@ def _check_model(model: GLiModern) -> None:
 
 
 def _refuse_other_files(folder: Path) -> None:
-    """Raise ValueError for a folder with a file that no export writes."""
+    """Raise ValueError for a folder with files, unless this package has exported a model to it and they are that's."""
     if not folder.is_dir():
+        if folder.exists():
+            raise ValueError(f"out: expected a folder, got the file {folder}; name another folder")
         return
-    others = sorted(file.name for file in folder.iterdir() if file.name not in _FILES and file.name[0] != ".")
-    if others or ((folder / CONFIG_FILE).exists() and not (folder / MODEL_FILE).exists()):
+    files = sorted(file.name for file in folder.iterdir() if file.name[0] != ".")
+    others = [name for name in files if name not in _FILES]
+    if files and not others and not is_export(current_files(folder) / MODEL_FILE):
+        others = files
+    if others:
         raise ValueError(
-            f"out: expected an empty folder or an older export, got {folder} with "
-            f"{', '.join(others[:3]) or CONFIG_FILE}; name another folder"
+            f"out: expected an empty folder or an older export, got {folder} with {', '.join(others[:3])}; name "
+            "another folder"
         )
 
 

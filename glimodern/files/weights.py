@@ -22,9 +22,11 @@ def weights_file(folder: Path) -> Path:
     for name in WEIGHTS_FILES:
         if (folder / name).is_file():
             return folder / name
+    exported = (folder / "model.onnx").is_file()
+    remedy = "open the exported model.onnx with glimodern.OnnxPredictor" if exported else "download one"
     raise FileNotFoundError(
-        f"{folder}: no weights: expected {WEIGHTS_FILE} or {PICKLE_FILE}, or an index of shards ({INDEX_FILE}), "
-        "got none of them; download one"
+        f"{folder}: no weights: expected {WEIGHTS_FILE}, {INT8_FILE} or {PICKLE_FILE}, or an index of shards "
+        f"({INDEX_FILE}), got none of them; {remedy}"
     )
 
 

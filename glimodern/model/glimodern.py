@@ -292,7 +292,8 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         into the config. from_pretrained then computes the same bits as from the checkpoint in fp32, loaded with this
         dtype; from weights in int8 it does so by default. The scales of int8 are fitted to a dozen built-in sentences.
         texts, labels: to compare by, see `predict`; None: the built-in sentences. Measure on texts of yours: agreement
-        depends on them. force: store the weights even if less than 97 % of the entities agree.
+        depends on them. force: store the weights even if less than 97 % of the entities agree, or none were found; also
+        where such weights are stored again.
 
         folder: may contain other files, which stay, and an older checkpoint, which is replaced. It may be the working
         directory, a mount point or a symbolic link. After a crash at any time, from_pretrained reads the older
@@ -321,9 +322,10 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
             state, computing, report = in_dtype(self, dtype, asked, self._plain_copy)
             config = replace(config, precision=asdict(report))
         elif texts is not None or labels is not None:
+            remedy = "give dtype" if self.dtype_name == "fp32" else 'load it with dtype="fp32" and give dtype'
             raise ValueError(
                 f"texts, labels: expected None for a model that is stored as it computes, in {self.dtype_name}, got "
-                'texts to compare by; load it with dtype="fp32" and give dtype'
+                f"texts to compare by; {remedy}"
             )
         check_agreement(config.precision, force=force)
         weights = weights_fingerprint(state)

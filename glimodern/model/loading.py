@@ -10,7 +10,7 @@ import torch
 from glimodern import ops
 from glimodern.checkpoint.config import CONFIG_FILE
 from glimodern.checkpoint.folder import Checkpoint
-from glimodern.checkpoint.quantised import dequantise, quantised_layers
+from glimodern.checkpoint.quantised import check_quantised, dequantise, quantised_layers
 from glimodern.display import first_line
 from glimodern.encoder import Encoder, build_encoder
 from glimodern.layers.packed_linear import PackedLinear, can_pack
@@ -99,19 +99,14 @@ def freeze(network: SpanNetwork) -> None:
 def computes_as_stored(stored: Checkpoint, dtype: str | torch.dtype, device: torch.device, *, trainable: bool) -> bool:
     """Return whether to compute in int8 because the weights are stored so; if not, dequantise the checkpoint's state.
 
-    dtype: as given to from_pretrained; "auto" computes in int8 on a CPU.
+    dtype: as given to from_pretrained; "auto" computes in int8 on a CPU. Raises ValueError for scales that do not fit.
     """
     if not quantised_layers(stored.state):
         return False
+    check_quantised(stored.state, stored.weights)
     if dtype in ("auto", "int8") and device.type == "cpu" and not trainable:
         return True
-    try:
-        dequantise(stored.state)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{stored.weights}: expected the scales of all weights in int8, got missing or unfit ones "
-            f"({first_line(error)}); save or download the model again"
-        ) from error
+    dequantise(stored.state)
     return False
 
 
@@ -136,10 +131,7 @@ def pack_stored(network: SpanNetwork, dtype: torch.dtype, stored: Checkpoint) ->
             'load with dtype="fp32" for speed',
             stacklevel=3,
         )
-    try:
-        pack(network, dtype, int8=True)
-    except ValueError as error:
-        raise ValueError(f"{stored.weights}: {error}; save or download the model again") from error
+    pack(network, dtype, int8=True)
 
 
 def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> None:

@@ -71,10 +71,14 @@ def check_dtype(dtype: str, computed: str) -> None:
 
 
 def check_agreement(precision: dict[str, Any] | None, *, force: bool) -> None:
-    """Raise ValueError if weights in a smaller dtype find other entities than fp32; force: only warn."""
-    if precision is None or precision["agreement"] >= LEAST_AGREEMENT:
+    """Raise ValueError if weights in a smaller dtype find other entities than fp32, or none was found to compare by.
+
+    force: only warn.
+    """
+    if precision is None or (precision["entities"] and precision["agreement"] >= LEAST_AGREEMENT):
         return
-    problem = f"expected at least {100 * LEAST_AGREEMENT:.0f} % agreement, got {PrecisionReport(**precision)}"
+    least = f"at least {100 * LEAST_AGREEMENT:.0f} % agreement on some entities"
+    problem = f"expected {least}, got {PrecisionReport(**precision)}"
     if not force:
         raise ValueError(f"dtype: {problem}; save in another dtype, give texts and labels of yours, or force=True")
     warnings.warn(f"dtype: {problem}; saved because of force=True", stacklevel=4)
