@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[1] / "glimodern" / "serve" / "page.html"
 MODELS = [
     {
         "name": name, "default": name == "small", "dtype": "fp32", "max_words": 384, "max_width": 12, "max_types": 25,
-        "calibrated": name == "large",
+        "calibrated": name == "large", "adapters": [],
     }
     for name in ("small", "large")
 ]  # fmt: skip

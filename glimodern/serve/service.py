@@ -70,7 +70,7 @@ class Service:
     def _load_adapter(self, name: str, folder: str) -> None:
         """Load an adapter on each model that is its base. Raises ValueError if none is."""
         base = read_adapter(folder).base_fingerprint
-        fitting = [model for model in self.models if self.models[model].fingerprint == base]
+        fitting = [model for model in self.models if self.models[model].weights_fingerprint == base]
         for model in fitting or [next(iter(self.models))]:  # which says what does not fit
             if self.status != "loading":
                 return
