@@ -12,7 +12,11 @@ import tempfile
 from pathlib import Path
 
 WORDS = "Ada Lovelace met Charles Babbage in London .".split()
-OPTIONAL = ("spacy", "srsly", "gliner")  # what extras bring
+# what extras bring
+OPTIONAL = (
+    "gliner", "haystack", "httpx", "onnx", "onnxruntime", "peft", "presidio_analyzer", "prometheus_client", "pyarrow",
+    "ray", "spacy", "srsly", "starlette", "uvicorn",
+)  # fmt: skip
 
 
 def main() -> None:
