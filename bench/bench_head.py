@@ -31,7 +31,7 @@ def vectors(size: SpanSize) -> tuple[Tensor, Tensor]:
 
 def head_of(seed: int = 0) -> SpanHead:
     torch.manual_seed(seed)
-    return SpanHead(WIDTH, 0.0, "markerV0").to(DEVICE).eval()
+    return SpanHead(WIDTH, 0.0, "markerV0", LARGE.max_width).to(DEVICE).eval()
 
 
 def fold_cost(size: SpanSize, marker_layers: bool) -> Cost:

@@ -20,7 +20,7 @@ def measure(form: str, words: int, types: int, width: int, max_width: int) -> di
     from glimodern.network.head import SpanHead
 
     torch.manual_seed(0)
-    head = SpanHead(width, 0.0, "markerV0")
+    head = SpanHead(width, 0.0, "markerV0", max_width)
     for parameter in head.parameters():
         parameter.grad = torch.zeros_like(parameter)
 
