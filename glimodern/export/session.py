@@ -41,17 +41,6 @@ class Graph(NamedTuple):
         return logits
 
 
-def is_export(file: Path) -> bool:
-    """Return whether a file is a graph that this package has written, whatever its version."""
-    if not file.is_file():
-        return False
-    try:
-        session = require_onnxruntime().InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception:  # onnxruntime's errors have no common class; a file that it cannot read is not ours to replace
-        return False
-    return METADATA in session.get_modelmeta().custom_metadata_map
-
-
 def open_graph(file: Path, pooling: str, threads: int | None) -> Graph:
     """Open an exported file. pooling: the config's `subtoken_pooling`. threads: of one operator; None: all cores.
 

@@ -28,10 +28,10 @@ from glimodern.model.precision import (
 )
 from glimodern.version import __version__
 
-from .layouts import DEFAULT_OPSET, MODEL_FILE, Description, Dtype, LayoutName, layout_of
+from .layouts import DEFAULT_OPSET, METADATA, MODEL_FILE, Description, Dtype, LayoutName, layout_of
 from .predictor import OnnxPredictor
 from .quantise import quantise
-from .session import is_export, require_onnxruntime
+from .session import require_onnxruntime
 from .trace import check_opset, trace
 
 if TYPE_CHECKING:
@@ -123,13 +123,27 @@ def _refuse_other_files(folder: Path) -> None:
         return
     files = sorted(file.name for file in folder.iterdir() if file.name[0] != ".")
     others = [name for name in files if name not in _FILES]
-    if files and not others and not is_export(current_files(folder) / MODEL_FILE):
+    if files and not others and not _is_export(current_files(folder) / MODEL_FILE):
         others = files
     if others:
         raise ValueError(
             f"out: expected an empty folder or an older export, got {folder} with {', '.join(others[:3])}; name "
             "another folder"
         )
+
+
+def _is_export(file: Path) -> bool:
+    """Return whether a file is a graph that this package has written, whatever its version."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not file.is_file():
+        return False
+    try:
+        proto = onnx.load(file, load_external_data=False)
+    except DecodeError:
+        return False
+    return any(entry.key == METADATA for entry in proto.metadata_props)
 
 
 def _stale(folder: Path, written: set[str]) -> list[str]:

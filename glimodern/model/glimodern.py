@@ -315,12 +315,12 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
         if dtype is not None:
             check_dtype(dtype, self.dtype_name)
         state, config, force = self.state_dict(), self._own_config(), check_flag("force", force)
-        calibration = kept_calibration(self, weights_fingerprint(state))
-        computing = self
+        computing, weights = self, weights_fingerprint(state)
+        calibration = kept_calibration(self, weights)
         if dtype not in (None, self.dtype_name):
             asked = Questions.read(self, texts, labels)
-            state, computing, report = in_dtype(self, dtype, asked, self._plain_copy)
-            config = replace(config, precision=asdict(report))
+            state, computing, report = in_dtype(state, dtype, asked, self._plain_copy)
+            config, weights = replace(config, precision=asdict(report)), weights_fingerprint(state)
         elif texts is not None or labels is not None:
             remedy = "give dtype" if self.dtype_name == "fp32" else 'load it with dtype="fp32" and give dtype'
             raise ValueError(
@@ -328,7 +328,6 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
                 f"texts to compare by; {remedy}"
             )
         check_agreement(config.precision, force=force)
-        weights = weights_fingerprint(state)
         if calibration is not None:
             calibration = replace(calibration, fingerprint=weights)
         fingerprint = saved_fingerprint(computing, weights)

@@ -40,16 +40,16 @@ def lower(model: GLiModern, dtype: str, plain: torch.dtype, asked: Questions) ->
 
 
 def in_dtype(
-    model: GLiModern, dtype: str, asked: Questions, plain_copy: Callable[[dict[str, Tensor]], GLiModern]
+    state: dict[str, Tensor], dtype: str, asked: Questions, plain_copy: Callable[[dict[str, Tensor]], GLiModern]
 ) -> tuple[dict[str, Tensor], GLiModern, PrecisionReport]:
-    """Return the state dict of a model in fp32 as a file in dtype holds it, a model that computes so, and the change.
+    """Return a state dict in fp32 as a file in dtype holds it, a model that computes so, and the change.
 
     plain_copy: builds a plain model for inference on the CPU from a state dict, which it empties.
 
     The tensors do not depend on this machine's kernels. In int8, what is not quantised is in fp32. In bf16, vectors
     (biases, norms) are in fp32: kernels add biases in fp32.
     """
-    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.cpu() for name, tensor in state.items()}
     copy = plain_copy(dict(state))
     if dtype == "int8":
         report = lower(copy, dtype, torch.float32, asked)

@@ -51,8 +51,8 @@ def dropout_keep(rows: Tensor, hidden: int, dropout_p: float, seed: int) -> Tens
     return keep_mask(rows, torch.arange(hidden, device=rows.device), dropout_p, seed)
 
 
-def dropout(x: Tensor, p: float, seed: int) -> Tensor:
-    """x [..., h] times the mask `dropout_keep` over its rows, and times 1 / (1 - p)."""
+def dropout(x: Tensor, p: float, seed: int, first: int = 0) -> Tensor:
+    """x [..., h] times the mask `dropout_keep` over its rows, counted from `first`, and times 1 / (1 - p)."""
     rows = x.reshape(-1, x.shape[-1]) if x.ndim else x.reshape(1, 1)
-    keep = dropout_keep(torch.arange(len(rows), device=x.device), rows.shape[1], p, seed)
+    keep = dropout_keep(first + torch.arange(len(rows), device=x.device), rows.shape[1], p, seed)
     return torch.where(keep, rows / (1.0 - p), torch.zeros((), dtype=x.dtype, device=x.device)).view(x.shape)

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .dropout import dropout_keep
+from .dropout import dropout, dropout_keep
 
 
 def fp32_product(x: Tensor, y: Tensor) -> Tensor:
@@ -29,14 +29,12 @@ def span_ends(words: int, max_width: int, device: torch.device) -> Tensor:
 
 def span_hidden(a: Tensor, b: Tensor, max_width: int, first_word: int, dropout_p: float, seed: int) -> Tensor:
     """drop(relu(a_i + b_{i+k})) of one text: a, b [w, H] -> [w, K, H]; zero where i+k leaves the text."""
-    words, hidden = a.shape
+    words = len(a)
     ends = span_ends(words, max_width, a.device)
     x = torch.relu(a[:, None, :] + b[ends.clamp(max=max(words - 1, 0))])
     x = torch.where((ends < words)[..., None], x, torch.zeros((), dtype=x.dtype, device=x.device))
     if dropout_p > 0.0:
-        rows = first_word * max_width + torch.arange(words * max_width, device=a.device)
-        keep = dropout_keep(rows, hidden, dropout_p, seed).view(words, max_width, hidden)
-        x = torch.where(keep, x / (1.0 - dropout_p), torch.zeros((), dtype=x.dtype, device=x.device))
+        x = dropout(x, dropout_p, seed, first_word * max_width)
     return x
 
 
@@ -151,6 +149,16 @@ def focal_bce_grad(x: Tensor, focal_gamma: float) -> Tensor:
     return p if focal_gamma == 0.0 else p**focal_gamma * (focal_gamma * torch.sigmoid(-x) * focal_bce(x, 0.0) + p)
 
 
+def focal_sum(
+    logits: Tensor, positive: Tensor, focal_gamma: float, focal_scale: float, class_balance: float | None
+) -> Tensor:
+    """The sum of the focal cross-entropies of logits, whose targets are bool of the same shape: a scalar."""
+    loss = focal_bce(torch.where(positive, -logits, logits), focal_gamma)
+    if class_balance is not None:
+        loss = loss * torch.where(positive, class_balance, 1.0 - class_balance).to(loss.dtype)
+    return loss.sum() * focal_scale
+
+
 def loss_of_scores(
     logits: Tensor,
     cu_words: Tensor,
@@ -166,10 +174,7 @@ def loss_of_scores(
     positive = positive_mask(logits, cu_words, cu_types, positives, max_width)
     inside = logits != -math.inf
     logits, positive = logits[inside], positive[inside]
-    loss = focal_bce(torch.where(positive, -logits, logits), focal_gamma)
-    if class_balance is not None:
-        loss = loss * torch.where(positive, class_balance, 1.0 - class_balance).to(loss.dtype)
-    total = loss.sum() * focal_scale
+    total = focal_sum(logits, positive, focal_gamma, focal_scale, class_balance)
     return total / max(logits.numel(), 1) if reduction == "mean" else total
 
 

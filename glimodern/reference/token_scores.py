@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .dropout import dropout_keep
-from .span import focal_bce, fp32_product
+from .dropout import dropout
+from .span import focal_sum, fp32_product
 
 
 def pair_offsets(cu_words: Tensor, cu_types: Tensor) -> Tensor:
@@ -45,9 +45,7 @@ def token_hidden(
     pairs = (x[:, None] * y[None]).flatten(0, 1)
     hidden = torch.relu(fp32_product(pairs, w1) + (a[:, None] + b[None]).flatten(0, 1))
     if dropout_p > 0.0:
-        rows = first + torch.arange(len(hidden), device=a.device)
-        keep = dropout_keep(rows, hidden.shape[1], dropout_p, seed)
-        hidden = torch.where(keep, hidden / (1.0 - dropout_p), hidden.new_zeros(()))
+        hidden = dropout(hidden, dropout_p, seed, first)
     return hidden.unflatten(0, (len(a), len(b)))
 
 
@@ -106,9 +104,7 @@ def textbook_token_scores(
         pairs = torch.cat([word.expand(shape), kind.expand(shape), word2 * kind2], dim=-1).flatten(0, 1)
         hidden = torch.relu(torch.nn.functional.linear(pairs, w1, b1))
         if dropout_p > 0.0:
-            rows = first + torch.arange(len(hidden), device=hidden.device)
-            keep = dropout_keep(rows, hidden.shape[1], dropout_p, seed)
-            hidden = torch.where(keep, hidden / (1.0 - dropout_p), hidden.new_zeros(()))
+            hidden = dropout(hidden, dropout_p, seed, first)
         blocks.append(fp32_product(hidden, w2) + b2)
         first += len(hidden)
     return torch.cat(blocks) if blocks else fp32_product(words[:0, : w2.shape[1]], w2)
@@ -147,10 +143,7 @@ def token_loss(
     The options are those of span_loss. reduction: "sum", or "mean", the sum divided by the number of pairs, not of
     logits, as in gliner.
     """
-    loss = focal_bce(torch.where(targets, -logits, logits), focal_gamma)
-    if class_balance is not None:
-        loss = loss * torch.where(targets, class_balance, 1.0 - class_balance).to(loss.dtype)
-    total = loss.sum() * focal_scale
+    total = focal_sum(logits, targets, focal_gamma, focal_scale, class_balance)
     return total / max(len(logits), 1) if reduction == "mean" else total
 
 
