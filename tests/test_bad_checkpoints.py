@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from glimodern.model.glimodern import GLiModern
 
-CONFIG, WEIGHTS, PICKLE = "gliner_config.json", "model.safetensors", "pytorch_model.bin"
+CONFIG, WEIGHTS, INT8, PICKLE = "gliner_config.json", "model.safetensors", "model.int8.safetensors", "pytorch_model.bin"
 SPAN_BIAS = "span_rep_layer.span_rep_layer.out_project.0.bias"
 EMBEDDING = "token_rep_layer.bert_layer.model.embeddings.tok_embeddings.weight"
 
@@ -229,7 +229,7 @@ def test_tensors_without_effect_may_be_there_or_not(saved):
         (lambda folder: (folder / CONFIG).unlink(), f"no {CONFIG}"),
         (
             lambda folder: (folder / WEIGHTS).unlink(),
-            f"no weights: expected {WEIGHTS} or {PICKLE}, or an index of shards",
+            f"no weights: expected {WEIGHTS}, {INT8} or {PICKLE}, or an index of shards",
         ),
         (without_tokenizer, "no tokenizer: expected tokenizer.json and tokenizer_config.json, got neither"),
     ],
