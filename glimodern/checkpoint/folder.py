@@ -24,6 +24,7 @@ from glimodern.data.calibration import Calibration
 from glimodern.display import first_line
 from glimodern.files.atomic import current_files, replace_files, user_path
 from glimodern.files.hub import HubAccess, download_files, resolve_folder
+from glimodern.files.stored_tokenizer import read_stored_tokenizer, whole_tokenizer
 from glimodern.files.tensors import read_tensors
 from glimodern.files.tokenizer import load_tokenizer
 from glimodern.files.weights import INT8_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index, weights_file
@@ -77,6 +78,7 @@ class Checkpoint:
     """A checkpoint in memory.
 
     state: the tensors under this package's names.
+    tokenizer: transformers', or a `StoredTokenizer`; so is labels_tokenizer.
     weights: the file of the tensors, or their index of shards.
     folder: the local folder, absolute.
     labels_tokenizer: a bi-encoder's second tokenizer, else None.
@@ -141,6 +143,7 @@ def _read_folder(folder: Path, files: Path, source: tuple[str, HubAccess] | None
         labels_tokenizer = _labels_tokenizer(files, config.labels_encoder, hub)
         return Checkpoint(config, state, tokenizer, weights, folder, labels_tokenizer, calibration)
     if config.class_token_index == -1:
+        tokenizer = whole_tokenizer(tokenizer)
         tokenizer.add_tokens(["[FLERT]", config.ent_token, config.sep_token], special_tokens=True)
         index = tokenizer.convert_tokens_to_ids(config.ent_token)
         config = replace(config, class_token_index=index, vocab_size=len(tokenizer))
@@ -155,11 +158,9 @@ def _read_tokenizer(folder: Path, encoder: str, hub: HubAccess | None) -> Any:
     """
     own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
     try:
-        return (
-            load_tokenizer(str(folder), local_files_only=True)
-            if own
-            else load_tokenizer(encoder, **encoder_lookup(hub))
-        )
+        if not own:
+            return load_tokenizer(encoder, **encoder_lookup(hub))
+        return read_stored_tokenizer(folder) or load_tokenizer(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers library raises a bare Exception for a file it cannot read
         cause = f"{type(error).__name__}: {first_line(error)}"
         if own:
@@ -198,7 +199,8 @@ def _check_vocabulary(folder: Path, config: ModelConfig, tokenizer: Any) -> None
 def _labels_tokenizer(folder: Path, name: str, hub: HubAccess | None) -> Any:
     """Load a bi-encoder's second tokenizer from its sub-folder, else (older checkpoints) from label encoder `name`."""
     if (folder / LABELS_TOKENIZER / "tokenizer_config.json").is_file():
-        return load_tokenizer(str(folder / LABELS_TOKENIZER), add_bos_eos=False)
+        own = folder / LABELS_TOKENIZER
+        return read_stored_tokenizer(own) or load_tokenizer(str(own), add_bos_eos=False)
     try:
         return load_tokenizer(name, add_bos_eos=False, **encoder_lookup(hub))
     except OSError as error:
@@ -250,9 +252,9 @@ def write_checkpoint(
         save_file(tensors, target / (INT8_FILE if int8 else WEIGHTS_FILE), metadata={"format": "pt", **copies})
         text = json.dumps(public_fields(config), indent=1, sort_keys=True)
         (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        tokenizer.save_pretrained(target)
+        whole_tokenizer(tokenizer).save_pretrained(target)
         if labels_tokenizer is not None:
-            labels_tokenizer.save_pretrained(target / LABELS_TOKENIZER)
+            whole_tokenizer(labels_tokenizer).save_pretrained(target / LABELS_TOKENIZER)
         if calibration is not None:
             (target / CALIBRATION_FILE).write_text(calibration.to_json(), encoding="utf-8")
         if fingerprint is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,9 +26,11 @@ from glimodern.layers.parameters import own_memory, take_tensors, without_values
 from glimodern.runtime.ambient import building
 
 from .base import Encoder
+from .modernbert_settings import ModernBertSettings, completed_settings
+from .transformers_config import transformers_config
 
 if TYPE_CHECKING:
-    from transformers import ModernBertConfig, PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = ["Encoder", "build_encoder", "load_encoder"]
 
@@ -42,33 +44,39 @@ def build_encoder(config: dict[str, Any] | PreTrainedConfig, *, values: bool = T
     Raises TypeError if config is neither a dict nor a transformers config. Raises ValueError for a dict whose
     model_type is missing or unknown to transformers, and for an architecture without a separate encoder.
     """
-    from transformers import AutoConfig, PreTrainedConfig
+    described = _described(config)
+    if not values:
+        return without_values(lambda: _build(described))
+    with building():
+        return _build(described)
 
+
+def _described(config: dict[str, Any] | PreTrainedConfig) -> ModernBertSettings | PreTrainedConfig:
+    """Return what an encoder is built from: our settings for ModernBERT, else a copy of the transformers config."""
     if isinstance(config, dict):
-        fields = copy.deepcopy(config)
-        model_type = fields.pop("model_type", None)
+        model_type = config.get("model_type")
+        if model_type == "modernbert":
+            return completed_settings(config)
         if not isinstance(model_type, str):
             raise ValueError(f"config: expected a model_type such as 'modernbert' or 'bert', got {model_type!r}")
-        config = AutoConfig.for_model(model_type, **fields)
-    elif isinstance(config, PreTrainedConfig):
-        config = copy.deepcopy(config)
-    else:
+        return transformers_config(config)
+    from transformers import PreTrainedConfig
+
+    if not isinstance(config, PreTrainedConfig):
         raise TypeError(f"config: expected a dict or a transformers config, got {type(config).__name__}")
-    if values:
-        with building():
-            return _build(config)
-    checked = config
-    return without_values(lambda: _build(checked))
-
-
-def _build(config: PreTrainedConfig) -> Encoder:
     if config.model_type == "modernbert":
+        return ModernBertSettings.of(config.to_dict())
+    return copy.deepcopy(config)
+
+
+def _build(described: ModernBertSettings | PreTrainedConfig) -> Encoder:
+    if isinstance(described, ModernBertSettings):
         from .modernbert import ModernBertEncoder
 
-        return ModernBertEncoder(cast("ModernBertConfig", config))
+        return ModernBertEncoder(described)
     from .adapter import TransformersEncoder
 
-    return TransformersEncoder(_model_class(config).from_config(config, dtype=torch.float32))
+    return TransformersEncoder(_model_class(described).from_config(described, dtype=torch.float32))
 
 
 def load_encoder(path_or_hub: str | os.PathLike[str], hub: HubAccess | None = None) -> Encoder:
@@ -116,7 +124,7 @@ def load_encoder(path_or_hub: str | os.PathLike[str], hub: HubAccess | None = No
 def _loaded(model: PreTrainedModel) -> Encoder:
     """Build an encoder from a loaded transformers model, with copies of its weights."""
     if model.config.model_type == "modernbert":
-        encoder = without_values(lambda: _build(model.config))
+        encoder = build_encoder(model.config, values=False)
         take_tensors(encoder.model, {name: tensor.clone() for name, tensor in model.state_dict().items()})
         return encoder.eval()
     from .adapter import TransformersEncoder

@@ -144,9 +144,11 @@ class TransformersEncoder(Encoder):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.config = config = model.config
+        self.model_type = config.model_type
         self.model: PreTrainedModel = model
         self.packed, self.packed_reason = packed_reason(config)
-        self.capturable = self.packed and config.model_type in BERT_MODELS
+        if self.packed and config.model_type in BERT_MODELS:
+            self.capturable, self.heads = True, config.num_attention_heads
         self.hidden_size = int(config.hidden_size)
         self.max_length = max_length(config)
         self._takes_mask = "attention_mask" in inspect.signature(model.forward).parameters

@@ -16,20 +16,24 @@ if TYPE_CHECKING:
 class Encoder(nn.Module):
     """Base class: packed token ids in, packed hidden states out. Subclasses set the attributes and define `encode`.
 
-    config: the model's transformers config.
+    config: the model's transformers config. Reading it imports transformers.
+    model_type: transformers' name of the architecture.
     model: the module that owns the parameters, so that state dict keys are `model.<transformers' names>`.
     packed, packed_reason: whether the model runs without padding, and the reason as text.
     capturable: whether a CUDA graph can record `encode`. It can if `encode` accepts a Packing without offsets, reads
     nothing back from the device and, except for attention, launches the same kernels for all texts.
+    heads: attention heads of a layer, if capturable.
     hidden_size: width of the hidden states.
     max_length: maximum tokens of one text that the positions allow; None: no limit.
     """
 
     config: PreTrainedConfig
+    model_type: str
     model: nn.Module
     packed: bool
     packed_reason: str
     capturable: bool = False
+    heads: int = 0
     hidden_size: int
     max_length: int | None
 

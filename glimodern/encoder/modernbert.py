@@ -16,7 +16,7 @@ ModernBertModel.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,11 @@ from glimodern.layers.packed_linear import PackedLinear, all_packed, pack_linear
 from glimodern.layers.rotary import rotary_table
 
 from .base import Encoder
+from .modernbert_settings import LAYER_TYPES, ModernBertSettings
+from .transformers_config import transformers_config
 
 if TYPE_CHECKING:
-    from transformers import ModernBertConfig
+    from transformers import PreTrainedConfig
 
 RotaryTable = tuple[Tensor, Tensor]  # cos and sin, fp32 [N, head_dim / 2]
 
@@ -40,8 +42,8 @@ RotaryTable = tuple[Tensor, Tensor]  # cos and sin, fp32 [N, head_dim / 2]
 class _Norm(nn.LayerNorm):
     """Layer norm of a sum, with the parameters and names of `nn.LayerNorm`."""
 
-    def __init__(self, config: ModernBertConfig) -> None:
-        super().__init__(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+    def __init__(self, settings: ModernBertSettings) -> None:
+        super().__init__(settings.hidden_size, eps=settings.norm_eps, bias=settings.norm_bias)
 
     def forward(self, branch: Tensor, residual: Tensor | None = None) -> Tensor:
         """Compute norm(branch + residual) [n, hidden_size]; residual None counts as zero."""
@@ -53,13 +55,13 @@ class _Norm(nn.LayerNorm):
 
 
 class _Embeddings(nn.Module):
-    def __init__(self, config: ModernBertConfig) -> None:
+    def __init__(self, settings: ModernBertSettings) -> None:
         super().__init__()
         self.tok_embeddings: nn.Module = nn.Embedding(
-            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+            settings.vocab_size, settings.hidden_size, padding_idx=settings.pad_token_id
         )
-        self.norm = _Norm(config)
-        self.drop = Dropout(config.embedding_dropout)
+        self.norm = _Norm(settings)
+        self.drop = Dropout(settings.embedding_dropout)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         hidden: Tensor = self.drop(self.norm(self.tok_embeddings(input_ids)))
@@ -67,15 +69,15 @@ class _Embeddings(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self, config: ModernBertConfig, layer_type: str) -> None:
+    def __init__(self, settings: ModernBertSettings, layer_type: str) -> None:
         super().__init__()
-        d = config.hidden_size
-        self.heads = config.num_attention_heads
-        self.window = config.local_attention // 2 if layer_type == "sliding_attention" else None
-        self.dropout_p = float(config.attention_dropout)
-        self.Wqkv = nn.Linear(d, 3 * d, bias=config.attention_bias)
-        self.Wo = nn.Linear(d, d, bias=config.attention_bias)
-        self.out_drop = Dropout(config.attention_dropout)
+        d = settings.hidden_size
+        self.heads = settings.num_attention_heads
+        self.window = settings.local_attention // 2 if layer_type == "sliding_attention" else None
+        self.dropout_p = float(settings.attention_dropout)
+        self.Wqkv = nn.Linear(d, 3 * d, bias=settings.attention_bias)
+        self.Wo = nn.Linear(d, d, bias=settings.attention_bias)
+        self.out_drop = Dropout(settings.attention_dropout)
 
     def forward(self, x: Tensor, packing: Packing, rotary: RotaryTable, rows: Tensor | None) -> Tensor:
         n, d = x.shape
@@ -89,16 +91,21 @@ class _Attention(nn.Module):
         return projected
 
 
-class _Mlp(nn.Module):
-    def __init__(self, config: ModernBertConfig) -> None:
-        from transformers.activations import ACT2FN
+def _activation(name: str) -> nn.Module:
+    from transformers.activations import ACT2FN
 
+    module: nn.Module = ACT2FN[name]
+    return module
+
+
+class _Mlp(nn.Module):
+    def __init__(self, settings: ModernBertSettings) -> None:
         super().__init__()
-        self.gelu = config.hidden_activation == "gelu"
-        self.Wi: nn.Module = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
-        self.act = ACT2FN[config.hidden_activation]
-        self.drop = Dropout(config.mlp_dropout)
-        self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.gelu = settings.hidden_activation == "gelu"
+        self.Wi: nn.Module = nn.Linear(settings.hidden_size, 2 * settings.intermediate_size, bias=settings.mlp_bias)
+        self.act = None if self.gelu else _activation(settings.hidden_activation)
+        self.drop = Dropout(settings.mlp_dropout)
+        self.Wo = nn.Linear(settings.intermediate_size, settings.hidden_size, bias=settings.mlp_bias)
 
     def pack(self, dtype: str) -> None:
         """Pack the first linear layer with the GeGLU in its epilogue, if the activation is GELU."""
@@ -107,7 +114,7 @@ class _Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gated = self.Wi(x)
-        if not self.gelu:
+        if self.act is not None:
             value, gate = gated.chunk(2, dim=-1)
             gated = self.act(value) * gate
         elif not isinstance(self.Wi, PackedLinear) or self.Wi.activation != "geglu":
@@ -117,13 +124,13 @@ class _Mlp(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, config: ModernBertConfig, layer_type: str, first: bool) -> None:
+    def __init__(self, settings: ModernBertSettings, layer_type: str, first: bool) -> None:
         super().__init__()
         self.layer_type = layer_type
-        self.attn_norm = nn.Identity() if first else _Norm(config)
-        self.attn = _Attention(config, self.layer_type)
-        self.mlp_norm = _Norm(config)
-        self.mlp = _Mlp(config)
+        self.attn_norm = nn.Identity() if first else _Norm(settings)
+        self.attn = _Attention(settings, self.layer_type)
+        self.mlp_norm = _Norm(settings)
+        self.mlp = _Mlp(settings)
 
     def forward(
         self, branch: Tensor | None, x: Tensor, packing: Packing, rotary: RotaryTable, rows: Tensor | None
@@ -145,49 +152,47 @@ class _Layer(nn.Module):
 class ModernBert(nn.Module):
     """ModernBERT's modules, with the state dict keys of transformers' ModernBertModel.
 
-    config: transformers' ModernBertConfig, whose class also reads old configs with flat rope_theta fields.
     Initial weights are transformers': truncated normals, with a smaller deviation for the last matrix of a residual
     branch.
 
     Raises ValueError for a rotary scaling other than "default" and for unknown layer types.
     """
 
-    def __init__(self, config: ModernBertConfig) -> None:
+    def __init__(self, settings: ModernBertSettings) -> None:
         super().__init__()
-        if config.hidden_size % (2 * config.num_attention_heads) != 0:
+        if settings.hidden_size % (2 * settings.num_attention_heads) != 0:
             raise ValueError(
                 f"hidden_size: expected a multiple of 2 * num_attention_heads (rotary embeddings rotate pairs), got "
-                f"{config.hidden_size} and {config.num_attention_heads}; change one of them in the config"
+                f"{settings.hidden_size} and {settings.num_attention_heads}; change one of them in the config"
             )
-        layer_types = config.layer_types or []
-        unknown = set(layer_types) - {"full_attention", "sliding_attention"}
-        if unknown or len(layer_types) != config.num_hidden_layers:
+        layer_types = settings.layer_types
+        unknown = set(layer_types) - set(LAYER_TYPES)
+        if unknown or len(layer_types) != settings.num_hidden_layers:
             raise ValueError(
-                f"layer_types: expected full_attention or sliding_attention for each of {config.num_hidden_layers} "
+                f"layer_types: expected full_attention or sliding_attention for each of {settings.num_hidden_layers} "
                 f"layers, got {layer_types}"
             )
-        self.config = config
+        self.settings = settings
         self.rotary_base: dict[str, float] = {}
-        rotary_parameters: dict[Any, dict[str, Any]] = config.rope_parameters or {}
         for layer_type in sorted(set(layer_types)):
-            rope = rotary_parameters[layer_type]
+            rope = settings.rope_parameters[layer_type]
             if rope.get("rope_type", "default") != "default":
                 raise ValueError(
                     f"rope_parameters[{layer_type!r}]: expected rope_type 'default', got {rope['rope_type']!r}; load "
                     "this model in transformers, or set the type to 'default'"
                 )
             self.rotary_base[layer_type] = float(rope["rope_theta"])
-        self.embeddings = _Embeddings(config)
-        self.layers = nn.ModuleList([_Layer(config, layer_type, i == 0) for i, layer_type in enumerate(layer_types)])
-        self.final_norm = _Norm(config)
+        self.embeddings = _Embeddings(settings)
+        self.layers = nn.ModuleList([_Layer(settings, layer_type, i == 0) for i, layer_type in enumerate(layer_types)])
+        self.final_norm = _Norm(settings)
         self._reset_parameters()
         self._chained = Chained(_chain)
 
     @torch.no_grad()
     def _reset_parameters(self) -> None:
-        config = self.config
-        std = config.initializer_range
-        branch_std = std / math.sqrt(2.0 * config.num_hidden_layers)
+        settings = self.settings
+        std = settings.initializer_range
+        branch_std = std / math.sqrt(2.0 * settings.num_hidden_layers)
         self._draw(self.embeddings.get_parameter("tok_embeddings.weight"), std)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
@@ -196,7 +201,7 @@ class ModernBert(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def _draw(self, weight: Tensor, std: float) -> None:
-        cutoff = self.config.initializer_cutoff_factor
+        cutoff = self.settings.initializer_cutoff_factor
         cutoff = 3.0 if cutoff is None else cutoff
         nn.init.trunc_normal_(weight, 0.0, std, -cutoff * std, cutoff * std)
 
@@ -206,19 +211,19 @@ class ModernBert(nn.Module):
         old = cast(nn.Embedding, self.embeddings.tok_embeddings)
         padding = old.padding_idx if old.padding_idx is not None and old.padding_idx < size else None
         new = nn.Embedding(size, old.embedding_dim, padding, device=old.weight.device, dtype=old.weight.dtype)
-        self._draw(new.weight, self.config.initializer_range)
+        self._draw(new.weight, self.settings.initializer_range)
         kept = min(size, old.num_embeddings)
         new.weight[:kept] = old.weight[:kept]
         new.weight.requires_grad_(old.weight.requires_grad)
         self.embeddings.tok_embeddings = new
-        self.config.vocab_size = size
+        self.settings.vocab_size = size
 
     def forward(self, input_ids: Tensor, packing: Packing, rows: Tensor | None = None) -> Tensor:
         """Encode packed tokens: input_ids int64 [N], rows int64 [r] or None for all N -> hidden [r, hidden_size].
 
         The result has the parameters' dtype, or autocast's.
         """
-        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        head_dim = self.settings.hidden_size // self.settings.num_attention_heads
         rotary = {t: rotary_table(packing.position_ids, head_dim, base) for t, base in self.rotary_base.items()}
         branch, x = None, self.embeddings(input_ids)
         chain = self._chained.of(self, x, self.layers, self.final_norm)
@@ -251,10 +256,10 @@ def _chain(model: ModernBert, dtype: torch.dtype) -> ops.Chain | None:
     linears = [linear for layer in layers for linear in (layer.attn.Wqkv, layer.attn.Wo, layer.mlp.Wi, layer.mlp.Wo)]
     if not all(layer.mlp.gelu for layer in layers) or not all_packed(linears):
         return None
-    d = model.config.hidden_size
+    d = model.settings.hidden_size
     chain, residual = ops.Chain(dtype, d), 0
     normed, qkv, rotated, context, branch = (chain.buffer(width) for width in (d, 3 * d, 2 * d, d, d))
-    intermediate = chain.buffer(model.config.intermediate_size)
+    intermediate = chain.buffer(model.settings.intermediate_size)
 
     def add_norm(norm: nn.Module, dst: int, store_sum: bool = True) -> None:
         norm = cast(_Norm, norm)
@@ -284,14 +289,19 @@ def _chain(model: ModernBert, dtype: torch.dtype) -> ops.Chain | None:
 class ModernBertEncoder(Encoder):
     """ModernBERT, always packed. Parameter names are `model.<names of transformers' ModernBertModel>`."""
 
-    def __init__(self, config: ModernBertConfig) -> None:
+    def __init__(self, settings: ModernBertSettings) -> None:
         super().__init__()
-        self.config = config
-        self.model: ModernBert = ModernBert(config)
+        self.model: ModernBert = ModernBert(settings)
+        self.model_type = "modernbert"
         self.packed, self.packed_reason = True, "packed: our own ModernBERT"
-        self.capturable = True
-        self.hidden_size = config.hidden_size
-        self.max_length = config.max_position_embeddings
+        self.capturable, self.heads = True, settings.num_attention_heads
+        self.hidden_size = settings.hidden_size
+        self.max_length = settings.max_position_embeddings
+
+    @property
+    def config(self) -> PreTrainedConfig:  # type: ignore[override]
+        """A transformers config with this model's fields, made anew at every access."""
+        return transformers_config(self.model.settings.to_dict())
 
     def encode(self, input_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
         """Encode packed tokens: input_ids int64 [N], rows int64 [r] or None for all N -> hidden [r, hidden_size]."""

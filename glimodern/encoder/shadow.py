@@ -41,9 +41,10 @@ def shadow_encoder(model: Any) -> Encoder:
         raise ValueError(f"model: expected a transformers model, got {type(model).__module__}.{type(model).__name__}")
     if type(model) is ModernBertModel:
         from .modernbert import ModernBertEncoder
+        from .modernbert_settings import ModernBertSettings
 
         with torch.device("meta"):
-            encoder: Encoder = ModernBertEncoder(copy.deepcopy(model.config))
+            encoder: Encoder = ModernBertEncoder(ModernBertSettings.of(model.config.to_dict()))
         share_parameters(encoder.model, model.state_dict(), "ModernBERT")
     else:
         packed, reason = packed_reason(model.config)

@@ -89,7 +89,7 @@ def inspect(
     return Inspection(
         model={
             "source": None if model.source is None else model.source[0],
-            "encoder": model.encoder.config.model_type,
+            "encoder": model.encoder.model_type,
             "packing": model.encoder.packed_reason,
             "span_mode": model.config.span_mode,
             "max_width": max_width,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glimodern import ops
+from glimodern.encoder.modernbert import ModernBertEncoder
 from glimodern.layers.packed_linear import PackedLinear
 from glimodern.ops import PackedWeight, vectors_are_cheaper
 
@@ -111,9 +112,9 @@ def operators_of(model: GLiModern, dtype: torch.dtype, by_vectors: bool) -> dict
     names = {"span_vectors"} if by_vectors else {"span_scores", "span_entities"}
     if model.encoder.packed:
         names.add("attention_varlen")
-    config = model.encoder.config
-    if config.model_type == "modernbert":
-        names |= {"rotary", "add_layer_norm"} | ({"geglu"} if config.hidden_activation == "gelu" else set())
+    if isinstance(model.encoder, ModernBertEncoder):
+        gelu = model.encoder.model.settings.hidden_activation == "gelu"
+        names |= {"rotary", "add_layer_norm"} | ({"geglu"} if gelu else set())
     if any(isinstance(module, PackedLinear) for module in model.modules()):
         names.add("linear_packed")
     info = ops.backend_info(model.device, dtype)

@@ -343,9 +343,9 @@ class GLiModern(EntityPredictor, HubApi, GlinerApi):
     @as_in_a_new_process()
     def _plain_copy(self, state: dict[str, Tensor]) -> "GLiModern":
         """Build a plain model for inference on the CPU, of this model's config and a state dict, which is emptied."""
-        labels_tokenizer = None if self.label_encoder is None else self.label_encoder.tokenizer
+        labels_tokenizer = None if self.label_encoder is None else self.label_encoder.held_tokenizer
         memory = Path(WEIGHTS_FILE)
-        stored = Checkpoint(self.config, state, self.tokenizer, memory, memory.parent, labels_tokenizer)
+        stored = Checkpoint(self.config, state, self.held_tokenizer, memory, memory.parent, labels_tokenizer)
         copy = type(self)._of_checkpoint(stored).eval()
         freeze(copy)
         return copy

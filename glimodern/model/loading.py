@@ -149,7 +149,7 @@ def pack(network: SpanNetwork, dtype: torch.dtype, *, int8: bool = False) -> Non
     if int8:
         for encoder, name in unpacked:
             warnings.warn(
-                f"dtype: expected an encoder whose layers can be packed, got {encoder.config.model_type}; the {name} "
+                f"dtype: expected an encoder whose layers can be packed, got {encoder.model_type}; the {name} "
                 "is not quantised, only the other layers are in int8",
                 stacklevel=4,
             )

@@ -197,8 +197,8 @@ class CudaRecorder:
         self.used = torch.cuda.Event()
 
     def problem(self, model: Recordable) -> str:
-        heads, dtype = model.encoder.config.num_attention_heads, next(model.parameters()).dtype
-        if takes_flash("cuda", dtype, model.encoder.hidden_size // heads):
+        encoder, dtype = model.encoder, next(model.parameters()).dtype
+        if takes_flash("cuda", dtype, encoder.hidden_size // encoder.heads):
             return ""
         return f"attention in {dtype} runs in plain PyTorch, which needs the text lengths on the host"
 
@@ -236,7 +236,7 @@ class CudaRecorder:
 def _problem(model: Recordable) -> str:
     """Reason why no recorder can record this model; empty if there is none."""
     if not model.encoder.capturable:
-        return f"{model.encoder.config.model_type} runs by transformers' own forward pass"
+        return f"{model.encoder.model_type} runs by transformers' own forward pass"
     if model.rnn is not None:
         return "the LSTM over words needs the number of words on the host"
     if model.config.subtoken_pooling in ("mean", "max"):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from glimodern.checkpoint.config import ModelConfig
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.files.hub import HubAccess
+from glimodern.files.stored_tokenizer import whole_tokenizer
 from glimodern.files.tokenizer import load_tokenizer, token_limit
 from glimodern.inputs.plain_text import plain_tokenizer
 from glimodern.layers.packed_linear import PackedLinear
@@ -37,7 +38,7 @@ class LabelEncoder(nn.Module):
     def __init__(self, encoder: Encoder, tokenizer: Any, width: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.tokenizer = tokenizer
+        self.held_tokenizer = tokenizer
         self.projection: nn.Module = nn.Identity()
         if encoder.hidden_size != width:
             self.projection = nn.Linear(encoder.hidden_size, width)
@@ -46,6 +47,12 @@ class LabelEncoder(nn.Module):
         if self.max_tokens is not None:
             self._tokens.enable_truncation(self.max_tokens)
         self.sealed: str | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """transformers' tokenizer of the labels. It is loaded, and transformers imported, when first asked for."""
+        self.held_tokenizer = whole_tokenizer(self.held_tokenizer)
+        return self.held_tokenizer
 
     def forward(self, labels: Sequence[str]) -> Tensor:
         """Encode labels [m] as vectors [m, d]: differentiable, packed, about 2,000 tokens at a time.

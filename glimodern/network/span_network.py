@@ -13,6 +13,7 @@ from typing_extensions import Self
 from glimodern import ops
 from glimodern.checkpoint.config import TOKEN_LEVEL, ModelConfig
 from glimodern.encoder import Encoder
+from glimodern.files.stored_tokenizer import whole_tokenizer
 from glimodern.files.tokenizer import token_limit
 from glimodern.inference.compute import SpanScores
 from glimodern.inputs.batch import LabelBatch, PackedBatch, batch_of
@@ -63,7 +64,7 @@ class SpanNetwork(nn.Module):
         keep_to_own_threads()
         self._mode: object | None = object()  # a new object after every switch of the mode; None during the switch
         self.config = config
-        self.tokenizer = tokenizer
+        self.held_tokenizer = tokenizer
         self.encoder = encoder
         self.projection: nn.Module = nn.Identity()
         if encoder.hidden_size != config.hidden_size:
@@ -82,13 +83,13 @@ class SpanNetwork(nn.Module):
         self._graphs = GraphCache()
 
     def _make_packer(self) -> Packer[PackedBatch]:
-        config, tokenizer = self.config, self.tokenizer.backend_tokenizer
+        config, tokenizer = self.config, self.held_tokenizer.backend_tokenizer
         options: dict[str, Any] = {
             "as_batch": batch_of,
             "max_width": config.max_width,
             "any_width": config.any_width,
             "max_words": config.max_len,
-            "max_tokens": token_limit(self.tokenizer, self.encoder.max_length),
+            "max_tokens": token_limit(self.held_tokenizer, self.encoder.max_length),
             "subtoken_pooling": config.subtoken_pooling,
         }
         if self.label_encoder is not None:
@@ -100,6 +101,12 @@ class SpanNetwork(nn.Module):
             embed_ent_token=config.embed_ent_token,
             **options,
         )
+
+    @property
+    def tokenizer(self) -> Any:
+        """transformers' tokenizer of the texts. It is loaded, and transformers imported, when first asked for."""
+        self.held_tokenizer = whole_tokenizer(self.held_tokenizer)
+        return self.held_tokenizer
 
     @property
     def device(self) -> torch.device:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 _HOST = torch.device("cpu")
@@ -42,8 +43,22 @@ def as_in_a_new_process() -> Iterator[None]:
         yield
 
 
+# The functions that draw initial values. On the meta device they do nothing, but import torch._dynamo to do it, which
+# takes more than a second.
+_DRAWS = {
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+}
+
+
 class _ParameterDefaults(TorchFunctionMode):
-    """Make `torch.empty`, with which modules allocate their parameters, return fp32 tensors on one device."""
+    """Make `torch.empty`, with which modules allocate their parameters, return fp32 tensors on one device.
+
+    Tensors on the meta device are not initialised.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -56,6 +71,10 @@ class _ParameterDefaults(TorchFunctionMode):
         if func is torch.empty:
             given = {name: value for name, value in kwargs.items() if value is not None}
             kwargs = {"dtype": torch.float32, "device": self.device, **given}
+        elif func in _DRAWS:
+            drawn: torch.Tensor = args[0] if args else kwargs["tensor"]
+            if drawn.is_meta:
+                return drawn
         return func(*args, **kwargs)
 
 
