@@ -72,13 +72,17 @@ def _minilm_tokenizer() -> Any:
 
 
 def _modernbert() -> Any:
-    """Build ModernBERT-base with random weights, and with MiniLM's tokenizer, because ModernBERT's needs a download."""
-    from transformers import ModernBertConfig
+    """Build ModernBERT-base with random weights and MiniLM's vocabulary, because ModernBERT's needs a download.
+
+    The tokenizer is of ModernBERT's class.
+    """
+    from transformers import ModernBertConfig, PreTrainedTokenizerFast
 
     from glimodern import GLiModern
 
-    tokenizer = _minilm_tokenizer()
-    tokenizer.model_max_length = 8192
+    minilm = _minilm_tokenizer()
+    names = {f"{name}_token": getattr(minilm, f"{name}_token") for name in ("unk", "cls", "sep", "pad", "mask")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=minilm.backend_tokenizer, model_max_length=8192, **names)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     config = ModernBertConfig(
         vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=cls, cls_token_id=cls,

@@ -3,8 +3,8 @@
     python bench/stored_dtypes.py [--models modernbert,minilm] [--rounds 5] [--json FILE]
 
 Models: see bench_peers.py. Each start is a process of its own, which imports the library, loads the checkpoint and
-finds the entities of one sentence. "start" are the seconds of the whole process, "load" those after the imports of the
-library, torch and transformers; "peak" is the most memory of the process, its resident set.
+finds the entities of one sentence. "start" are the seconds of the whole process, "load" those after the imports of
+torch and the library, with transformers for gliner, which imports it; "peak" is the most memory of the process, its resident set.
 Rows take turns, in reverse order every other round. All files are in the page cache: they are read once before.
 """
 
@@ -43,11 +43,12 @@ ROWS = (
 
 def start(library: str, folder: str, dtype: str) -> None:
     """Load and find entities; prints the seconds after the imports and the peak resident set in MiB."""
-    from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: F401  which both libraries import while loading
+    import torch  # noqa: F401
 
     warnings.simplefilter("ignore")
     if library == "gliner":
         from gliner import GLiNER
+        from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: F401
 
         begin = time.perf_counter()
         GLiNER.from_pretrained(folder, local_files_only=True).predict_entities(SENTENCE, LABELS)
