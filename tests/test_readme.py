@@ -99,7 +99,7 @@ LESSONS = (
         {"surgeon": "Amara Lindqvist", "hospital": "Saint Brigid Hospital"},
     ),
     (
-        "The ambulance took Emil Novak to Saint Brigid Hospital.",
+        "Emil Novak was taken to Saint Brigid Hospital with chest pain.",
         {"patient": "Emil Novak", "hospital": "Saint Brigid Hospital"},
     ),
     ("The band Blue Lantern will play in Berlin on Friday.", {"band": "Blue Lantern", "city": "Berlin"}),
