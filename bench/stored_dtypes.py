@@ -4,8 +4,9 @@
 
 Models: see bench_peers.py. Each start is a process of its own, which imports the library, loads the checkpoint and
 finds the entities of one sentence. "start" are the seconds of the whole process, "load" those after the imports of
-torch and the library, with transformers for gliner, which imports it; "peak" is the most memory of the process, its resident set.
-Rows take turns, in reverse order every other round. All files are in the page cache: they are read once before.
+torch and the library, with transformers for gliner, which imports it; "peak" is the most memory of the process, its
+resident set. Rows take turns, in reverse order every other round. All files are in the page cache: they are read once
+before.
 """
 
 import argparse
