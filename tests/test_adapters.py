@@ -347,6 +347,11 @@ def test_removing_an_adapter_leaves_other_files(base, tmp_path):
     (folder / "notes.txt").write_text("mine")
     remove_adapter(folder)
     assert [file.name for file in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    adapter_of(base, tmp_path)
+    remove_adapter(folder)
+    assert not folder.exists()
+    folder.mkdir()
     (folder / "adapter_config.json").write_text("another's")
     remove_adapter(folder)
     assert (folder / "adapter_config.json").read_text() == "another's"

@@ -157,6 +157,37 @@ def test_interpolation(setup, tmp_path, more):
     assert (output / "model" / SAFE).read_bytes() == before
 
 
+def folders(output):
+    return {path.relative_to(output).as_posix() for path in output.rglob("*") if path.name in ("model", "adapter")}
+
+
+def test_overwrite_leaves_no_model_or_adapter_of_an_earlier_run(setup, tmp_path):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    output, keep = tmp_path / "run", ("--keep-zero-shot", "--canary-data", str(setup / "other.jsonl"))
+    all_at_once = ("--max-steps", "1", "--checkpoint-steps", "0", "--overwrite")
+    expected = [
+        ((*keep, *LORA), {"model", "adapter", "fine_tuned/model", "fine_tuned/adapter"}),
+        (keep, {"model", "fine_tuned/model"}),
+        ((*keep, *LORA), {"model", "adapter", "fine_tuned/model", "fine_tuned/adapter"}),
+        (LORA, {"model", "adapter"}),
+        ((), {"model"}),
+    ]
+    for more, left in expected:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        run(setup, output, *more, *all_at_once)
+        assert folders(output) == left
+
+
+def test_overwrite_keeps_what_no_run_wrote(setup, tmp_path):
+    keep = ("--keep-zero-shot", "--canary-data", str(setup / "other.jsonl"))
+    once = ("--max-steps", "1", "--checkpoint-steps", "0", "--overwrite")
+    run(setup, tmp_path / "run", *keep, *once)
+    (tmp_path / "run" / "fine_tuned" / "model" / "notes.txt").write_text("mine")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(setup, tmp_path / "run", *once)
+    assert [path.name for path in (tmp_path / "run" / "fine_tuned" / "model").iterdir()] == ["notes.txt"]
+
+
 def test_zero_shot_f1_is_reported_with_held_out_types(setup, tmp_path):
     apart = [{**row, "ner": row["ner"][number % 2 : number % 2 + 1]} for number, row in enumerate(rows())]
     (tmp_path / "apart.jsonl").write_text("\n".join(map(json.dumps, apart)) + "\n")

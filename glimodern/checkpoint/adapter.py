@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from glimodern.display import first_line, short
-from glimodern.files.atomic import current_files, replace_files, user_path
+from glimodern.files.atomic import current_files, remove_if_empty, replace_files, user_path
 from glimodern.files.tensors import read_tensors
 
 from .folder import from_public, to_public
@@ -214,10 +214,11 @@ def write_adapter(
 
 
 def remove_adapter(folder: Path) -> None:
-    """Delete the files of an adapter that `write_adapter` wrote, if there is one. Other files of the folder stay."""
+    """Delete the files of an adapter, if there is one, and then its folder, unless that holds other files."""
     if (folder / BASE_FILE).is_file():
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
+        remove_if_empty(folder)
 
 
 _FORMAT = {"format": "pt"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from glimodern.checkpoint.adapter import read_adapter, write_adapter
+from glimodern.checkpoint.adapter import read_adapter, remove_adapter, write_adapter
 from glimodern.model.glimodern import GLiModern
 
 from .ranks import together
@@ -49,6 +49,8 @@ def interpolate(trainer: Trainer) -> dict[str, Any]:
             tuned.save_pretrained(trainer.output / "model")
             if trainer.lora is not None:
                 _save_adapter(trainer, ends, best)
+            else:
+                remove_adapter(trainer.output / "adapter")
     return {"ratio": best, "by_ratio": measured}
 
 
