@@ -6,11 +6,11 @@
     python bench/fine_tuning.py blend CHECKPOINT runs/tuning/a/fine_tuned/model runs/tuning/half --ratio 0.5
     python bench/fine_tuning.py score CHECKPOINT runs/tuning/a/model ... [--shared ../shared] [--json FILE]
 
-`prepare` splits the training rows of one corpus into train and dev, and makes two sets of types that no row of the
-corpora names: types of the held-out rows of NuNER, and of made-up sentences of the demo corpus. They choose the ratio of
-`--keep-zero-shot`, and never meet training. `score` prints F1 on the target's held-out tail, the mean F1 on the tails
-of the other corpora, and the mean F1 on the first test sentences of the CrossNER domains, on which nothing is chosen.
-Each set is asked all of its types.
+`prepare` takes training rows of one corpus, and dev rows that `peer_training.py` leaves out. It makes two sets of types
+that no row of the corpora names: types of the held-out rows of NuNER, and of made-up sentences of the demo corpus. They
+choose the ratio of `--keep-zero-shot` together with dev, and never meet training. `score` prints F1 on the target's
+held-out tail, the mean F1 on the tails of the other corpora, and the mean F1 on the first test sentences of the
+CrossNER domains, on which nothing is chosen. Each set is asked all of its types.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 
 from glimodern.data.demo import build_demo_corpus
 
-TARGET, DEV, CROSSNER = "bionlp13cg", 100, 100
+TARGET, TRAIN, DEV, CROSSNER = "bionlp13cg", 2280, 100, 100
 OPEN, DEMO, ASKED = "nuner-1k", 120, 14
 THRESHOLD, THRESHOLDS = 0.3, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 DOMAINS = ("ai", "literature", "music", "politics", "science")
@@ -32,13 +32,17 @@ def prepare(shared: Path, data: Path, out: Path) -> None:
     """Write train.jsonl, dev.jsonl and the sets of unseen types from the files of `peer_training.py prepare`."""
     out.mkdir(parents=True, exist_ok=True)
     corpora = {file.stem: _rows(file) for file in sorted((data / "train").glob("*.jsonl"))}
-    rows, known = corpora[TARGET], {label.lower() for rows in corpora.values() for row in rows for label in _types(row)}
-    held = [row for row in _rows(shared / "data" / "mix" / f"{OPEN}.jsonl") if row["ner"]][len(corpora[OPEN]) :]
+    known = {label.lower() for rows in corpora.values() for row in rows for label in _types(row)}
+    mix = {
+        name: [row for row in _rows(shared / "data" / "mix" / f"{name}.jsonl") if row["ner"]] for name in (TARGET, OPEN)
+    }
+    used = len(corpora[TARGET]) + len(_rows(data / "tails" / f"{TARGET}.jsonl"))
+    held = mix[OPEN][len(corpora[OPEN]) :]
     demo = [
         {"tokenized_text": list(example.words), "ner": [[*entity] for entity in example.entities]}
         for example in build_demo_corpus(0).test
     ]
-    sets = {"train": rows[:-DEV], "dev": rows[-DEV:]}
+    sets = {"train": corpora[TARGET][:TRAIN], "dev": mix[TARGET][used : used + DEV]}
     sets |= {"unseen_nuner": unseen(held, known), "unseen_demo": unseen(demo, known)[:DEMO]}
     for name, chosen in sets.items():
         (out / f"{name}.jsonl").write_text("\n".join(map(json.dumps, chosen)) + "\n", encoding="utf-8")

@@ -123,6 +123,14 @@ def test_an_unknown_target_stops_before_training(setup, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_rank_above_a_layers_size_stops_before_training(setup, tmp_path):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    message = r"lora_rank: expected at most 32, as layers\.0\.attn\.Wqkv has 32 inputs and 96 outputs, got 33; lower it"
+    with pytest.raises(ValueError, match=message):
+        run(setup, tmp_path / "run", "--lora-rank", "33")
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_peft(setup, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match=r"lora_rank: needs the package peft; pip install 'glimodern\[lora\]'"):
@@ -246,7 +254,12 @@ def test_every_entity_of_the_canary_is_words():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--lora-rank", "0"], "lora_rank: expected a whole number >= 1"),
+        *((["--lora-rank", rank], "lora_rank: expected a whole number >= 1") for rank in ("0", "-8")),
+        *(
+            (["--lora-rank", "2", "--lora-alpha", alpha], "lora_alpha: expected a whole number >= 1")
+            for alpha in ("0", "-4")
+        ),
+        (["--lora-rank", "2", "--lora-lr", "nan"], "lora_lr: expected a number > 0"),
         (["--lora-alpha", "4"], "lora_alpha: expected lora_rank with it, got none"),
         (["--lora-head", "frozen"], "lora_head: expected lora_rank with it, got none"),
         (["--lora-rank", "2", "--freeze-encoder"], "lora_rank, freeze_encoder: expected one of them, got both"),

@@ -18,8 +18,9 @@ class TuningConfig:
     lora_targets: tuple[str, ...] = ()
     """Names of the linear layers with adapters, or the last parts of names (query value). Default: all linear layers of
     the encoder."""
-    lora_head: Literal["full", "frozen"] = "full"
-    """Train the span head too, which is saved whole with the adapters; or leave it as it is."""
+    lora_head: Literal["lora", "full", "frozen"] = "full"
+    """Train low-rank updates of the head's linear layers too, with rank and alpha of the adapters; or train the head
+    whole, which is then saved whole with the adapters; or leave it as it is."""
     lora_lr: Annotated[float, POSITIVE] = 5e-4
     """Peak learning rate of the adapters. The head has head_lr."""
     keep_zero_shot: bool = False
