@@ -227,8 +227,8 @@ def test_every_encoder(row, tmp_path):
     loss = model(model.packer.pack(TEXTS, [LABELS] * len(TEXTS), [[(0, 1, "person")]] * len(TEXTS)))
     loss.backward()
     for name, parameter in model.named_parameters():
-        kind = "adapter" if ".lora_" in name else "encoder" if name.startswith("encoder.") else "head"
-        assert parameter.requires_grad == (kind != "encoder"), name
+        kind = "adapter" if ".lora_" in name else "base"
+        assert parameter.requires_grad == (kind == "adapter"), name
         if kind == "adapter":
             assert parameter.grad is not None, name
     disturb(model, 0.05)

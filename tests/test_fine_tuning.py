@@ -57,7 +57,7 @@ def entities(model):
     return [[(e["start"], e["end"], e["label"], pytest.approx(e["score"], abs=1e-5)) for e in text] for text in found]
 
 
-def test_only_adapters_and_head_are_trained(setup, lora):
+def test_only_adapters_and_updates_of_the_head_are_trained(setup, lora):
     output, report = lora
     state, start = load_file(output / "checkpoints" / "step-10" / SAFE), load_file(setup / "start" / SAFE)
     prefix = "token_rep_layer.bert_layer."
@@ -68,11 +68,15 @@ def test_only_adapters_and_head_are_trained(setup, lora):
         if name.startswith(prefix):
             assert torch.equal(base[name.removeprefix(prefix)], weight), name
     assert any(bool(x.any()) for name, x in state.items() if "lora_B" in name)
-    assert not torch.equal(state["head.prompt.0.weight"], start["prompt_rep_layer.0.weight"])
+    assert torch.equal(state["head.prompt.0.base_layer.weight"], start["prompt_rep_layer.0.weight"])
+    assert bool(state["head.prompt.0.lora_B.weight"].any())
+    merged = load_file(output / "model" / SAFE)
+    assert not torch.equal(merged["prompt_rep_layer.0.weight"], start["prompt_rep_layer.0.weight"])
+    assert torch.equal(merged["prompt_rep_layer.0.bias"], start["prompt_rep_layer.0.bias"])
     optimizer = torch.load(output / "checkpoints" / "step-10" / "optimizer.bin", weights_only=True)
     count = sum(len(group["params"]) for group in optimizer["param_groups"])
-    assert count == sum("lora_" in name or name.startswith("head.") for name in state)
-    assert {group["peak_lr"] for group in optimizer["param_groups"]} == {1e-2, 2e-3}
+    assert count == sum("lora_" in name for name in state)
+    assert {group["peak_lr"] for group in optimizer["param_groups"]} == {1e-2}
     assert losses(output)[10] < losses(output)[1]
     assert report["config"]["lora_rank"] == 2
 
@@ -101,6 +105,19 @@ def test_a_stopped_run_goes_on_with_the_same_losses(setup, lora, tmp_path, monke
     assert losses(tmp_path / "run") == pytest.approx(losses(lora[0]), rel=1e-6)
     one, other = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tmp_path / "run", lora[0]))
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in other)
+
+
+def test_a_head_that_is_trained_whole(setup, tmp_path):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    output = tmp_path / "run"
+    run(setup, output, *LORA, "--lora-head", "full", "--max-steps", "4", "--checkpoint-steps", "4")
+    optimizer = torch.load(output / "checkpoints" / "step-4" / "optimizer.bin", weights_only=True)
+    assert {group["peak_lr"] for group in optimizer["param_groups"]} == {1e-2, 2e-3}
+    head, start = load_file(output / "adapter" / "head.safetensors"), load_file(setup / "start" / SAFE)
+    assert head.keys() == {name for name in start if not name.startswith("token_rep_layer.bert_layer.")}
+    assert not any(torch.equal(head[name], start[name]) for name in head)
+    adapted = GLiModern.from_pretrained(setup / "start", dtype="fp32", adapter=output / "adapter")
+    assert entities(adapted) == entities(GLiModern.from_pretrained(output / "model", dtype="fp32"))
 
 
 def test_targets_and_a_frozen_head(setup, tmp_path):
@@ -137,7 +154,9 @@ def test_without_peft(setup, tmp_path, monkeypatch):
         run(setup, tmp_path / "run", *LORA)
 
 
-@pytest.mark.parametrize("more", [(), LORA], ids=["all weights", "adapters"])
+@pytest.mark.parametrize(
+    "more", [(), LORA, (*LORA, "--lora-head", "full")], ids=["all weights", "adapters", "adapters and head"]
+)
 def test_interpolation(setup, tmp_path, more):
     if more:
         pytest.importorskip("peft", reason="needs the extra lora")
