@@ -4,6 +4,7 @@ import json
 import math
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,19 +21,22 @@ from glimodern.layers.packed_linear import can_pack
 
 peft = pytest.importorskip("peft", reason="needs the extra lora")
 
-from glimodern.train.lora import Lora, target_layers  # noqa: E402
+from glimodern.train.lora import Lora, check_rank, target_layers  # noqa: E402
 from glimodern.train.tuning import TuningConfig  # noqa: E402
 
 TEXT, ASKED = " ".join(WORDS), ["person", "place", "machine"]
 
 
 def disturb(model: GLiModern, size: float) -> None:
-    """Stand in for training: give everything that would be trained other values. size: of the change of adapters."""
+    """Stand in for training: give everything that would be trained other values.
+
+    size: of the change of the encoder's adapters. The head's are changed less: random ones soon saturate all scores.
+    """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                step = size if ".lora_" in name else 0.02
+                step = 0.02 if ".lora_" not in name else size if name.startswith("encoder.") else 0.2 * size
                 parameter += step * torch.randn(parameter.shape, generator=generator)
 
 
@@ -52,7 +56,7 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["full", "frozen"])
+@pytest.fixture(scope="module", params=["lora", "full", "frozen"])
 def adapter(request, base, tmp_path_factory) -> Path:
     return adapter_of(base, tmp_path_factory.mktemp(request.param), head=request.param)
 
@@ -96,6 +100,57 @@ def test_a_model_with_an_adapter_is_the_merged_one(base, adapter, dtype):
     assert model.weights_fingerprint not in (plain.weights_fingerprint, merged.weights_fingerprint)
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"span_mode": "token_level"},
+        {"span_mode": "marker"},
+        {"span_mode": "ffn"},
+        {"hidden_size": 24},
+        {"layers of an LSTM": 1},
+    ],
+    ids=str,
+)
+def test_updates_of_every_head(tmp_path, kind, dtype):
+    if dtype == "int8" and not can_pack():
+        pytest.skip("nothing packs on this CPU")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # span_mode "ffn" is ours, and random weights in int8 find other entities
+        lstm = kind.get("layers of an LSTM", 0)
+        model = make_tiny_model(dropout=0.0, max_width=6, **({} if lstm else kind))
+        config = replace(model.config, num_rnn_layers=lstm)
+        torch.manual_seed(0)
+        GLiModern(config, model.encoder, model.tokenizer).save_pretrained(tmp_path / "base")
+        folder = adapter_of(tmp_path / "base", tmp_path, head="lora", size=0.2)
+        exact, plain, merged, updated = (
+            scores(GLiModern.from_pretrained(tmp_path / name, dtype=dtype, adapter=adapter))
+            for name, dtype, adapter in (
+                ("model", "fp32", None),
+                ("base", dtype, None),
+                ("model", dtype, None),
+                ("base", dtype, folder),
+            )
+        )
+    # A layer that is packed again is rounded twice, and each bound is a ratio of two draws of rounding errors.
+    assert off(updated, exact) <= (1.5 if dtype == "fp32" else 3.0) * off(merged, exact) + 1e-5
+    assert off(plain, exact) > 2 * off(updated, exact)
+
+
+def test_updates_of_a_head_are_small(base, tmp_path):
+    """Two factors of rank 3, or of the layer's smaller side, for each linear layer, and nothing else."""
+    folder = adapter_of(base, tmp_path, head="lora")
+    state = load_file(folder / "head.safetensors")
+    assert len(state) == 16 and sum(x.numel() for x in state.values()) == 3 * (7 * 5 + 6) * 32
+    adapter = read_adapter(folder)
+    assert not adapter.head and set(adapter.head_updates) == {
+        f"head.{part}.{number}" for part in ("start", "end", "span", "prompt") for number in (0, 3)
+    }
+    make_tiny_model(dropout=0.0, span_mode="token_level").save_pretrained(tmp_path / "token")
+    state = load_file(adapter_of(tmp_path / "token", tmp_path / "of token", head="lora", rank=8) / "head.safetensors")
+    assert state["scorer.out_mlp.3.lora_A.weight"].shape == (3, 128)
+
+
 def test_a_model_and_its_adapters_share_memory(base, adapter):
     plain = GLiModern.from_pretrained(base, dtype="fp32")
     model = plain.with_adapter(adapter)
@@ -106,6 +161,8 @@ def test_a_model_and_its_adapters_share_memory(base, adapter):
         assert len(shared) == len(ours)
         for mine, own in zip(model.encoder.model.layers, plain.encoder.model.layers, strict=True):
             assert mine.attn.Wqkv.packed is own.attn.Wqkv.packed and mine.attn.Wqkv is not own.attn.Wqkv
+        if not read_adapter(adapter).head:
+            assert model.head.start[0].packed is plain.head.start[0].packed
 
 
 def test_loading_with_an_adapter_and_merging(base, adapter, tmp_path):
@@ -170,8 +227,8 @@ def test_every_encoder(row, tmp_path):
     loss = model(model.packer.pack(TEXTS, [LABELS] * len(TEXTS), [[(0, 1, "person")]] * len(TEXTS)))
     loss.backward()
     for name, parameter in model.named_parameters():
-        kind = "adapter" if ".lora_" in name else "encoder" if name.startswith("encoder.") else "head"
-        assert parameter.requires_grad == (kind != "encoder"), name
+        kind = "adapter" if ".lora_" in name else "base"
+        assert parameter.requires_grad == (kind == "adapter"), name
         if kind == "adapter":
             assert parameter.grad is not None, name
     disturb(model, 0.05)
@@ -216,6 +273,19 @@ def test_targets():
     assert target_layers(encoder, ("pooler.dense",)) == ["pooler.dense"]
     with pytest.raises(ValueError, match=r"lora_targets: .*linear layers \(dense, key, query, value\), got 'q_proj'"):
         target_layers(encoder, ("query", "q_proj"))
+
+
+def test_ranks():
+    encoder = build_encoder(config_of(ROWS[4], make_tokenizer("wordpiece"))).model
+    everything = target_layers(encoder, ())
+    sides = [min(encoder.get_submodule(name).weight.shape) for name in everything]
+    check_rank(encoder, everything, min(sides))
+    with pytest.raises(ValueError, match=rf"lora_rank: expected at most {min(sides)}, as .* got {min(sides) + 1}; low"):
+        check_rank(encoder, everything, min(sides) + 1)
+    with pytest.raises(
+        ValueError, match="lora_rank: expected an encoder with linear layers, got Embedding without one"
+    ):
+        target_layers(torch.nn.Embedding(2, 2), ())
 
 
 # bad input: one line that names file, field, wanted and got
@@ -298,7 +368,7 @@ BROKEN = [
             f, lambda s: s.update({name.replace("layers.0", "layers.9"): s[name].clone() for name in list(s)})
         ),
         ValueError,
-        r"tensor layers.9.attn.\w+: expected a linear layer of the base's encoder, got no module of that name",
+        r"tensor layers.9.attn.\w+: expected a linear layer of the base, got no module of that name",
     ),
 ]
 
@@ -310,6 +380,59 @@ def test_a_broken_adapter_is_a_clear_error(base, tmp_path, damage, error, messag
     model = GLiModern.from_pretrained(base, dtype="fp32")
     with pytest.raises(error, match=message) as caught:
         model.with_adapter(folder)
+    assert "\n" not in str(caught.value)
+
+
+def in_head(change):  # type: ignore[no-untyped-def]
+    def damage(folder: Path) -> None:
+        state = load_file(folder / "head.safetensors")
+        change(state)
+        save_file(state, folder / "head.safetensors")
+
+    return damage
+
+
+START = "span_rep_layer.span_rep_layer.project_start.0.lora_"
+BROKEN_HEADS = [
+    (
+        lambda s: s.pop(START + "B.weight"),
+        r"head\.safetensors: tensor .*project_start\.0\.lora_B\.weight: expected it, got",
+    ),
+    (
+        lambda s: s.update(x=torch.zeros(2)),
+        "head.safetensors: tensor x: expected factors of updates alone, or whole ten",
+    ),
+    (lambda s: s[START + "A.weight"].fill_(math.nan), "tensor .*lora_A.weight: expected finite floats, got others"),
+    (
+        lambda s: s.update({START + "A.weight": torch.zeros(4, 32)}),
+        r"project_start\.0: expected factors \(3, inputs\) and \(outputs, 3\) by r in adapter_config.*, got \(4, 32\)",
+    ),
+    (
+        lambda s: s.update({START + "A.weight": torch.zeros(3, 40)}),
+        r"tensor head\.start\.0: expected an update of \(128, 32\), got \(128, 40\); load it on its own base",
+    ),
+    (
+        lambda s: s.update({name.replace("project_start", "project_stop"): s[name].clone() for name in list(s)}),
+        r"tensor .*project_stop\.0: expected a linear layer of the base, got no module of that name",
+    ),
+    (
+        lambda s: s.update(
+            {
+                f"token_rep_layer.bert_layer.model.layers.0.attn.Wqkv.lora_{x}.weight": torch.zeros(*shape)
+                for x, shape in (("A", (3, 32)), ("B", (96, 3)))
+            }
+        ),
+        r"tensor encoder\.model\.layers\.0\.attn\.Wqkv: expected a linear layer of the base, got no module of that",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), BROKEN_HEADS)
+def test_broken_updates_of_a_head_are_clear_errors(base, tmp_path, damage, message):
+    folder = adapter_of(base, tmp_path, head="lora")
+    in_head(damage)(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        GLiModern.from_pretrained(base, dtype="fp32").with_adapter(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -347,6 +470,11 @@ def test_removing_an_adapter_leaves_other_files(base, tmp_path):
     (folder / "notes.txt").write_text("mine")
     remove_adapter(folder)
     assert [file.name for file in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    adapter_of(base, tmp_path)
+    remove_adapter(folder)
+    assert not folder.exists()
+    folder.mkdir()
     (folder / "adapter_config.json").write_text("another's")
     remove_adapter(folder)
     assert (folder / "adapter_config.json").read_text() == "another's"

@@ -42,16 +42,17 @@ def test_gliner_rows(tmp_path: Path) -> None:
         {"tokenized_text": [], "ner": []},
         gliner("a", ner_labels=["b", "c", "b"]),
         gliner("a", label=["d"]),
+        gliner("a", types=["e"]),
         gliner("a", [0, 0, "x"], ner_negatives=["y", "x"]),
     )
     data = load_dataset(path)
-    assert data.name == "news" and len(data) == 7 and data.skipped == 0
+    assert data.name == "news" and len(data) == 8 and data.skipped == 0
     assert data[0] == Example(["Ada", "met", "Bob"], [(0, 0, "person"), (2, 2, "person")], f"{path}:1")
     assert data[1] == Example(["nobody", "here"], [], f"{path}:3")
     assert data[2].entities == [(0, 1, "city"), (0, 1, "place"), (1, 1, "city"), (1, 1, "city")]
     assert data[3].words == []
-    assert [example.types for example in data] == [None] * 4 + [("b", "c"), ("d",), ("x", "y")]
-    assert data.types == ["b", "c", "city", "d", "person", "place", "x", "y"]
+    assert [example.types for example in data] == [None] * 4 + [("b", "c"), ("d",), ("e",), ("x", "y")]
+    assert data.types == ["b", "c", "city", "d", "e", "person", "place", "x", "y"]
 
 
 def test_json_array(tmp_path: Path) -> None:

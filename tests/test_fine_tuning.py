@@ -57,7 +57,7 @@ def entities(model):
     return [[(e["start"], e["end"], e["label"], pytest.approx(e["score"], abs=1e-5)) for e in text] for text in found]
 
 
-def test_only_adapters_and_head_are_trained(setup, lora):
+def test_only_adapters_and_updates_of_the_head_are_trained(setup, lora):
     output, report = lora
     state, start = load_file(output / "checkpoints" / "step-10" / SAFE), load_file(setup / "start" / SAFE)
     prefix = "token_rep_layer.bert_layer."
@@ -68,11 +68,15 @@ def test_only_adapters_and_head_are_trained(setup, lora):
         if name.startswith(prefix):
             assert torch.equal(base[name.removeprefix(prefix)], weight), name
     assert any(bool(x.any()) for name, x in state.items() if "lora_B" in name)
-    assert not torch.equal(state["head.prompt.0.weight"], start["prompt_rep_layer.0.weight"])
+    assert torch.equal(state["head.prompt.0.base_layer.weight"], start["prompt_rep_layer.0.weight"])
+    assert bool(state["head.prompt.0.lora_B.weight"].any())
+    merged = load_file(output / "model" / SAFE)
+    assert not torch.equal(merged["prompt_rep_layer.0.weight"], start["prompt_rep_layer.0.weight"])
+    assert torch.equal(merged["prompt_rep_layer.0.bias"], start["prompt_rep_layer.0.bias"])
     optimizer = torch.load(output / "checkpoints" / "step-10" / "optimizer.bin", weights_only=True)
     count = sum(len(group["params"]) for group in optimizer["param_groups"])
-    assert count == sum("lora_" in name or name.startswith("head.") for name in state)
-    assert {group["peak_lr"] for group in optimizer["param_groups"]} == {1e-2, 2e-3}
+    assert count == sum("lora_" in name for name in state)
+    assert {group["peak_lr"] for group in optimizer["param_groups"]} == {1e-2}
     assert losses(output)[10] < losses(output)[1]
     assert report["config"]["lora_rank"] == 2
 
@@ -103,6 +107,19 @@ def test_a_stopped_run_goes_on_with_the_same_losses(setup, lora, tmp_path, monke
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in other)
 
 
+def test_a_head_that_is_trained_whole(setup, tmp_path):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    output = tmp_path / "run"
+    run(setup, output, *LORA, "--lora-head", "full", "--max-steps", "4", "--checkpoint-steps", "4")
+    optimizer = torch.load(output / "checkpoints" / "step-4" / "optimizer.bin", weights_only=True)
+    assert {group["peak_lr"] for group in optimizer["param_groups"]} == {1e-2, 2e-3}
+    head, start = load_file(output / "adapter" / "head.safetensors"), load_file(setup / "start" / SAFE)
+    assert head.keys() == {name for name in start if not name.startswith("token_rep_layer.bert_layer.")}
+    assert not any(torch.equal(head[name], start[name]) for name in head)
+    adapted = GLiModern.from_pretrained(setup / "start", dtype="fp32", adapter=output / "adapter")
+    assert entities(adapted) == entities(GLiModern.from_pretrained(output / "model", dtype="fp32"))
+
+
 def test_targets_and_a_frozen_head(setup, tmp_path):
     pytest.importorskip("peft", reason="needs the extra lora")
     more = ("--lora-targets", "Wqkv", "--lora-head", "frozen", "--lora-alpha", "8", "--max-steps", "2")
@@ -123,13 +140,23 @@ def test_an_unknown_target_stops_before_training(setup, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_rank_above_a_layers_size_stops_before_training(setup, tmp_path):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    message = r"lora_rank: expected at most 32, as layers\.0\.attn\.Wqkv has 32 inputs and 96 outputs, got 33; lower it"
+    with pytest.raises(ValueError, match=message):
+        run(setup, tmp_path / "run", "--lora-rank", "33")
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_peft(setup, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match=r"lora_rank: needs the package peft; pip install 'glimodern\[lora\]'"):
         run(setup, tmp_path / "run", *LORA)
 
 
-@pytest.mark.parametrize("more", [(), LORA], ids=["all weights", "adapters"])
+@pytest.mark.parametrize(
+    "more", [(), LORA, (*LORA, "--lora-head", "full")], ids=["all weights", "adapters", "adapters and head"]
+)
 def test_interpolation(setup, tmp_path, more):
     if more:
         pytest.importorskip("peft", reason="needs the extra lora")
@@ -155,6 +182,37 @@ def test_interpolation(setup, tmp_path, more):
     before = (output / "model" / SAFE).read_bytes()
     run(setup, output, *given, "--resume")  # a run that is done interpolates the same weights again
     assert (output / "model" / SAFE).read_bytes() == before
+
+
+def folders(output):
+    return {path.relative_to(output).as_posix() for path in output.rglob("*") if path.name in ("model", "adapter")}
+
+
+def test_overwrite_leaves_no_model_or_adapter_of_an_earlier_run(setup, tmp_path):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    output, keep = tmp_path / "run", ("--keep-zero-shot", "--canary-data", str(setup / "other.jsonl"))
+    all_at_once = ("--max-steps", "1", "--checkpoint-steps", "0", "--overwrite")
+    expected = [
+        ((*keep, *LORA), {"model", "adapter", "fine_tuned/model", "fine_tuned/adapter"}),
+        (keep, {"model", "fine_tuned/model"}),
+        ((*keep, *LORA), {"model", "adapter", "fine_tuned/model", "fine_tuned/adapter"}),
+        (LORA, {"model", "adapter"}),
+        ((), {"model"}),
+    ]
+    for more, left in expected:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        run(setup, output, *more, *all_at_once)
+        assert folders(output) == left
+
+
+def test_overwrite_keeps_what_no_run_wrote(setup, tmp_path):
+    keep = ("--keep-zero-shot", "--canary-data", str(setup / "other.jsonl"))
+    once = ("--max-steps", "1", "--checkpoint-steps", "0", "--overwrite")
+    run(setup, tmp_path / "run", *keep, *once)
+    (tmp_path / "run" / "fine_tuned" / "model" / "notes.txt").write_text("mine")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(setup, tmp_path / "run", *once)
+    assert [path.name for path in (tmp_path / "run" / "fine_tuned" / "model").iterdir()] == ["notes.txt"]
 
 
 def test_zero_shot_f1_is_reported_with_held_out_types(setup, tmp_path):
@@ -215,7 +273,12 @@ def test_every_entity_of_the_canary_is_words():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--lora-rank", "0"], "lora_rank: expected a whole number >= 1"),
+        *((["--lora-rank", rank], "lora_rank: expected a whole number >= 1") for rank in ("0", "-8")),
+        *(
+            (["--lora-rank", "2", "--lora-alpha", alpha], "lora_alpha: expected a whole number >= 1")
+            for alpha in ("0", "-4")
+        ),
+        (["--lora-rank", "2", "--lora-lr", "nan"], "lora_lr: expected a number > 0"),
         (["--lora-alpha", "4"], "lora_alpha: expected lora_rank with it, got none"),
         (["--lora-head", "frozen"], "lora_head: expected lora_rank with it, got none"),
         (["--lora-rank", "2", "--freeze-encoder"], "lora_rank, freeze_encoder: expected one of them, got both"),

@@ -235,6 +235,39 @@ def test_a_wrong_score_beside_right_logits(folder):
     refused(folder, r"scores: expected the probability 0\.9 of '\w+' for the words \d+ to \d+ of text 2 within 0\.0002")
 
 
+TOKENS, COMPUTED = ("texts", 1, "tokens"), ("texts", 1, "computed")
+EDITS = [
+    ((*TOKENS, "count"), lambda value: value + 1),
+    ((*TOKENS, "digest"), lambda value: value[::-1]),
+    *(((*TOKENS, name, 0), lambda value: value + 1) for name in ("first", "word_index")),
+    *(((*COMPUTED, name, "rms"), lambda value: 1.01 * value + 0.001) for name in ("words", "types", "logits")),
+    *(((*COMPUTED, name, "rms"), lambda value: 1e30) for name in ("words", "types", "logits")),
+    *(((*COMPUTED, name, "rms"), lambda value: 0.0) for name in ("words", "types", "logits")),
+    *(((*COMPUTED, name, "projections", 7), lambda value: value + 0.01) for name in ("words", "types", "logits")),
+    ((*COMPUTED, "spans", 0, "probability"), lambda value: 0.99 * value),
+    (("label_tokens",), lambda value: [[1], [2], [3]]),
+]
+
+
+@pytest.mark.parametrize(("path", "change"), EDITS, ids=lambda x: ".".join(map(str, x)) if isinstance(x, tuple) else "")
+def test_every_recorded_value_is_compared(folder, path, change):
+    *outer, last = path
+
+    def edit_one(content):
+        for key in outer:
+            content = content[key]
+        content[last] = change(content[last])
+
+    edit(folder / FINGERPRINT_FILE, edit_one)
+    refused(folder, "tokens: |hidden states: |scores: ")
+
+
+def test_a_bi_encoder_whose_tokens_of_labels_were_lost(bi_folder, tmp_path):
+    shutil.copytree(bi_folder, tmp_path / "model")
+    edit(tmp_path / "model" / FINGERPRINT_FILE, lambda content: content.update(label_tokens=None))
+    refused(tmp_path / "model", "tokens: expected no tokens of labels, .* got tokens of each label")
+
+
 def test_a_bi_encoder_whose_labels_lose_their_special_tokens(bi_folder, tmp_path):
     shutil.copytree(bi_folder, tmp_path / "model")
     edit(tmp_path / "model" / "labels_tokenizer" / TOKENIZER, drop_post_processor)

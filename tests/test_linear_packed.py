@@ -384,6 +384,25 @@ def test_of_quantised_is_the_packed_weight(shape, gated):
         PackedWeight.pack(weight, bias, "bf16").quantised()
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_plus_packs_the_sum(gated):
+    torch.manual_seed(0)
+    weight, bias, sizes = torch.randn(38, 72), torch.randn(38), 0.5 + torch.rand(72)
+    update = torch.randn(38, 3) @ torch.randn(3, 72)
+    for dtype, inputs in (("fp32", None), ("bf16", None), ("int8", None), ("int8", sizes)):
+        packed = PackedWeight.pack(weight, bias, dtype, inputs, gated=gated)
+        before = [x.clone() for x in packed.tensors]
+        both = packed.plus(update)
+        assert all(torch.equal(a, b) for a, b in zip(packed.tensors, before, strict=True))
+        assert (both.dtype, both.gated, both.outputs) == (dtype, gated, packed.outputs)
+        assert torch.equal(both.unpack_bias(), bias) and torch.equal(both.input_scale, packed.input_scale)
+        exact, step = packed.unpack().float() + update, {"fp32": 0.0, "bf16": 2**-8}.get(dtype)
+        scales = both.quantised().scale[:, None] if dtype == "int8" else None
+        factors = both.input_scale if both.input_scale.numel() else torch.ones(72)
+        bound = step * exact.abs() if step is not None else 0.501 * scales * factors
+        assert bool(((both.unpack().float() - exact).abs() <= bound).all())
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [

@@ -5,7 +5,8 @@ A folder holds three files, and a fourth if the head was trained too:
 - `adapter_config.json` and `adapter_model.safetensors` are peft's. `peft.PeftModel.from_pretrained` reads them on the
   transformers encoder. They are read here without peft.
 - `adapter_base.json` names the base, the checkpoint that the adapter was trained on, and its `weights_fingerprint`.
-- `head.safetensors` has the tensors of everything but the encoder, under the public package's names.
+- `head.safetensors` has what was trained outside the encoder, under the public package's names: all tensors there, or
+  the factors LAYER.lora_A.weight and LAYER.lora_B.weight of updates, scaled as the encoder's are.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from glimodern.display import first_line, short
-from glimodern.files.atomic import current_files, replace_files, user_path
+from glimodern.files.atomic import current_files, remove_if_empty, replace_files, user_path
 from glimodern.files.tensors import read_tensors
 
 from .folder import from_public, to_public
@@ -44,7 +45,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "use_rslora": (None, False),
 }
 _PREFIX = "base_model.model."  # peft's, before the encoder's own names
-_TENSOR = re.compile(re.escape(_PREFIX) + r"(.+)\.lora_([AB])\.weight")
+_FACTOR = re.compile(r"(.+)\.lora_([AB])\.weight")
 
 
 class Update(NamedTuple):
@@ -59,8 +60,9 @@ class Adapter:
     """An adapter in memory.
 
     folder: where it was read from. base, base_fingerprint: name and `weights_fingerprint` of its base.
-    updates: by the name of the layer in the encoder. head: the trained tensors outside the encoder, under this
-    package's names; empty if the head is the base's. fingerprint: hash of updates and head.
+    updates: by the name of the layer in the encoder. head: all tensors outside the encoder, under this package's names;
+    empty unless they were trained whole. head_updates: of layers outside the encoder, by their names in this package.
+    fingerprint: hash of all of these.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Adapter:
     base_fingerprint: str
     updates: dict[str, Update]
     head: dict[str, Tensor]
+    head_updates: dict[str, Update]
     fingerprint: str
 
     def check_base(self, name: str, fingerprint: str) -> None:
@@ -91,10 +94,16 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
     has_head = _field(files / BASE_FILE, base, "head", bool)
     rank, scale = _read_config(files / ADAPTER_CONFIG)
     updates = _read_updates(files / ADAPTER_WEIGHTS, rank, scale)
-    head = from_public(read_tensors(_existing(files / HEAD_WEIGHTS))) if has_head else {}
-    state = {f"{name}.{part}": getattr(update, part) for name, update in updates.items() for part in ("a", "b")}
+    head, head_updates = _read_head(files / HEAD_WEIGHTS, rank, scale) if has_head else ({}, {})
+    state = {
+        f"{name}.{part}": getattr(update, part)
+        for name, update in {**updates, **head_updates}.items()
+        for part in ("a", "b")
+    }
     fingerprint = weights_fingerprint({**state, **head})
-    return Adapter(path.absolute(), **names, updates=updates, head=head, fingerprint=fingerprint)
+    return Adapter(
+        path.absolute(), **names, updates=updates, head=head, head_updates=head_updates, fingerprint=fingerprint
+    )
 
 
 def adapted_fingerprint(base: str, adapter: str) -> str:
@@ -149,32 +158,63 @@ def _read_config(file: Path) -> tuple[int, float]:
 
 
 def _read_updates(file: Path, rank: int, scale: float) -> dict[str, Update]:
-    """Read the updates by the layers' names, in fp32, with b scaled."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in read_tensors(_existing(file)).items():
-        found = _TENSOR.fullmatch(name)
-        if found is None:
+    """Read the updates of the encoder by the layers' names, in fp32, with b scaled."""
+    tensors = read_tensors(_existing(file))
+    for name in tensors:
+        if not name.startswith(_PREFIX) or _FACTOR.fullmatch(name) is None:
             raise ValueError(
                 f"{file}: tensor {name}: expected {_PREFIX}LAYER.lora_A.weight or lora_B, got another name; it is no "
                 "plain LoRA adapter of an encoder, merge it in peft"
             )
-        layer, part = found.groups()
-        if tensor.ndim != 2 or tensor.shape["AB".index(part)] != rank:
-            shape = f"({rank}, inputs)" if part == "A" else f"(outputs, {rank})"
+        shape = tuple(tensors[name].shape)
+        if len(shape) != 2 or shape[".lora_B." in name] != rank:
+            expected = f"(outputs, {rank})" if ".lora_B." in name else f"({rank}, inputs)"
             raise ValueError(
-                f"{file}: tensor {name}: expected shape {shape} by r in {ADAPTER_CONFIG}, got {tuple(tensor.shape)}; "
-                f"{_AGAIN}"
+                f"{file}: tensor {name}: expected shape {expected} by r in {ADAPTER_CONFIG}, got {shape}; {_AGAIN}"
             )
+    updates = _paired(file, tensors, scale)
+    if not updates:
+        raise ValueError(f"{file}: expected updates of linear layers, got no tensor; {_AGAIN}")
+    return {name.removeprefix(_PREFIX): update for name, update in updates.items()}
+
+
+def _read_head(file: Path, rank: int, scale: float) -> tuple[dict[str, Tensor], dict[str, Update]]:
+    """Read the tensors outside the encoder, whole or as updates, of which one is empty, under this package's names.
+
+    An update has the adapter's rank, or that of a layer with fewer inputs or outputs.
+    """
+    tensors = read_tensors(_existing(file))
+    whole = [name for name in tensors if _FACTOR.fullmatch(name) is None]
+    if len(whole) == len(tensors):
+        return from_public(tensors), {}
+    if whole:
+        raise ValueError(
+            f"{file}: tensor {whole[0]}: expected factors of updates alone, or whole tensors alone, got both; {_AGAIN}"
+        )
+    updates = _paired(file, tensors, scale)
+    for name, (a, b) in updates.items():
+        if not (a.ndim == b.ndim == 2 and len(a) == b.shape[1] == min(rank, a.shape[1], len(b))):
+            raise ValueError(
+                f"{file}: tensor {name}: expected factors ({rank}, inputs) and (outputs, {rank}) by r in "
+                f"{ADAPTER_CONFIG}, got {tuple(a.shape)} and {tuple(b.shape)}; {_AGAIN}"
+            )
+    ours = from_public({f"{name}.weight": update.a for name, update in updates.items()})  # prefixes end with a dot
+    return {}, {name.removesuffix(".weight"): update for name, update in zip(ours, updates.values(), strict=True)}
+
+
+def _paired(file: Path, tensors: Mapping[str, Tensor], scale: float) -> dict[str, Update]:
+    """Pair the factors of updates, named LAYER.lora_A.weight or lora_B, by their layers; in fp32, with b scaled."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             got = "others" if tensor.is_floating_point() else str(tensor.dtype)
             raise ValueError(f"{file}: tensor {name}: expected finite floats, got {got}; {_AGAIN}")
+        layer, _, part = name.removesuffix(".weight").rpartition(".lora_")
         parts.setdefault(layer, {})[part] = tensor.float()
     for layer, pair in parts.items():
         if len(pair) < 2:
             missing = "B" if "A" in pair else "A"
-            raise ValueError(f"{file}: tensor {_PREFIX}{layer}.lora_{missing}.weight: expected it, got none; {_AGAIN}")
-    if not parts:
-        raise ValueError(f"{file}: expected updates of linear layers, got no tensor; {_AGAIN}")
+            raise ValueError(f"{file}: tensor {layer}.lora_{missing}.weight: expected it, got none; {_AGAIN}")
     return {layer: Update(pair["A"], scale * pair["B"]) for layer, pair in parts.items()}
 
 
@@ -188,8 +228,9 @@ def write_adapter(
 ) -> None:
     """Write an adapter atomically, in place of an older one in the same folder. All other files of the folder stay.
 
-    config: the fields of adapter_config.json. lora: {LAYER.lora_A.weight or LAYER.lora_B.weight: tensor}. head: the
-    trained tensors outside the encoder, under this package's names.
+    config: the fields of adapter_config.json. lora: {LAYER.lora_A.weight or LAYER.lora_B.weight: tensor}. head: all
+    tensors outside the encoder, or the factors of updates there, under this package's names; empty if neither was
+    trained.
 
     Raises ValueError for a folder with files of these names that no `write_adapter` wrote.
     """
@@ -214,10 +255,11 @@ def write_adapter(
 
 
 def remove_adapter(folder: Path) -> None:
-    """Delete the files of an adapter that `write_adapter` wrote, if there is one. Other files of the folder stay."""
+    """Delete the files of an adapter, if there is one, and then its folder, unless that holds other files."""
     if (folder / BASE_FILE).is_file():
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
+        remove_if_empty(folder)
 
 
 _FORMAT = {"format": "pt"}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from glimodern.data.calibration import Calibration
 from glimodern.display import first_line
-from glimodern.files.atomic import current_files, replace_files, user_path
+from glimodern.files.atomic import current_files, remove_if_empty, replace_files, user_path
 from glimodern.files.hub import HubAccess, download_files, resolve_folder
 from glimodern.files.stored_tokenizer import read_stored_tokenizer, whole_tokenizer
 from glimodern.files.tensors import read_tensors
@@ -259,6 +259,15 @@ def write_checkpoint(
             (target / CALIBRATION_FILE).write_text(calibration.to_json(), encoding="utf-8")
         if fingerprint is not None:
             (target / FINGERPRINT_FILE).write_text(fingerprint.to_json(), encoding="utf-8")
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete the files of a checkpoint, if there is one, and then its folder, unless that holds other files."""
+    if (folder / CONFIG_FILE).is_file():
+        for name in [*_stale(folder, set()), CONFIG_FILE]:
+            (folder / name).unlink()
+        remove_if_empty(folder / LABELS_TOKENIZER)
+        remove_if_empty(folder)
 
 
 def _refuse_another_model(folder: Path) -> None:

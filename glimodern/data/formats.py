@@ -1,8 +1,8 @@
 """Readers of the training formats: they convert the rows of a file, a table or a hub data set to examples.
 
     gliner    {"tokenized_text": [words], "ner": [[first word, last word, label], ...]}: indices inclusive; the label
-              may be a list of labels. Optional: "ner_labels" or "label" (the entity types to find), "ner_negatives"
-              (types without an entity in the text).
+              may be a list of labels. Optional: "types", "ner_labels" or "label" (the entity types to find),
+              "ner_negatives" (types without an entity in the text).
     spans     {"text": ..., "entities": [{"start", "end", "label"} or [start, end, label], ...]}: character offsets, end
               exclusive; the key may also be "spans" or "label". Optional: "types" or "ner_labels" (the entity types to
               find). If an entity has a "text", it is compared with the text at its offsets.
@@ -259,7 +259,7 @@ def _gliner(row: dict[str, Any], where: str, options: ReadOptions) -> Example:
             )
         for label in labels if isinstance(labels, list) and labels else (labels,):
             entities.append((start, end, label_field(label, entry)))
-    types = types_field(row, "ner_labels", "label")
+    types = types_field(row, "types", "ner_labels", "label")
     negatives = types_field(row, "ner_negatives")
     if types is None and negatives is not None:
         types = tuple(dict.fromkeys(label for _, _, label in entities))

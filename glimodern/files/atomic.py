@@ -154,8 +154,7 @@ def replace_files(folder: str | os.PathLike[str], stale: Stale, last: str) -> It
             _install_committed(final, stale, last)
     except BaseException:
         if created:
-            with suppress(OSError):  # not empty any more
-                Path(os.path.realpath(final)).rmdir()
+            remove_if_empty(Path(os.path.realpath(final)))
         raise
 
 
@@ -163,6 +162,12 @@ def current_files(folder: Path) -> Path:
     """Return the folder with the files `replace_files` wrote last: `folder`, or after a crash its commit folder."""
     committed = folder / _COMMITTED
     return committed if committed.is_dir() else folder
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Delete a folder if it exists and is empty. A symbolic link stays."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _create_folder(folder: Path) -> bool:
@@ -219,8 +224,7 @@ def _install_committed(folder: Path, stale: Stale, last: str) -> None:
     for name in stale(folder, set(names)):
         (folder / name).unlink(missing_ok=True)
         if (parent := (folder / name).parent) != folder:
-            with suppress(OSError):  # not empty
-                parent.rmdir()
+            remove_if_empty(parent)
     flush(folder)
     done = folder / f"{_PARTIAL}{secrets.token_hex(4)}"
     os.rename(committed, done)

@@ -99,6 +99,11 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = self.packed.inputs, self.packed.outputs
         self.activation = activation
 
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """Shape of the plain layer's weight."""
+        return (2 if self.packed.gated else 1) * self.out_features, self.in_features
+
     def update(self, a: Tensor, b: Tensor, dtype: str) -> None:
         """Add the product b a, [outputs, r] [r, inputs], to the weight, which stays packed as it is.
 

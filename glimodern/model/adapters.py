@@ -1,7 +1,9 @@
-"""Models with adapters: a base's weights shared, its encoder updated by low-rank products, its head replaced."""
+"""Models with adapters: a base's weights shared, its encoder and head updated, or the head replaced."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -12,6 +14,7 @@ from glimodern.checkpoint.folder import check_fit, to_public
 from glimodern.encoder import Encoder
 from glimodern.layers.packed_linear import PackedLinear, measured_inputs
 from glimodern.layers.parameters import take_tensors
+from glimodern.network.packed_head import PackedColumns
 from glimodern.network.shared_copy import replace_module, shared_copy
 from glimodern.runtime.ambient import building, lasting
 
@@ -21,7 +24,7 @@ from .precision import Questions, answers
 if TYPE_CHECKING:
     from .glimodern import GLiModern
 
-_HEAD_PARTS = ("projection", "rnn", "head")
+HEAD_PARTS = ("projection", "rnn", "head")
 M = TypeVar("M", bound="GLiModern")
 
 
@@ -46,9 +49,14 @@ def adapted(model: M, adapter: Adapter) -> M:
     """
     with lasting():
         encoder = shared_copy(model.encoder)
-        _update(encoder, adapter)
+        dtype = "fp32" if next(encoder.parameters()).dtype == torch.float32 else "bf16"
+        layers = dict(encoder.model.named_modules())
+        _update(encoder, layers, adapter.updates, adapter.folder / ADAPTER_WEIGHTS, dtype)
         if not adapter.head:
-            return with_encoder(model, encoder)
+            copied = with_encoder(model, encoder)
+            layers = {name: m for name, m in copied.named_modules() if name.partition(".")[0] in HEAD_PARTS}
+            _update(copied, layers, adapter.head_updates, adapter.folder / HEAD_WEIGHTS, dtype)
+            return copied.eval()
         copied = _with_fresh_head(model, encoder)
         _load_head(copied, adapter)
     return copied.eval()
@@ -57,33 +65,33 @@ def adapted(model: M, adapter: Adapter) -> M:
 def with_encoder(model: M, encoder: Encoder) -> M:
     """Build a model with another encoder, which shares the weights of all other parts of `model`, in eval mode."""
     copied = _with_fresh_head(model, encoder)
-    for part in _HEAD_PARTS:
+    for part in HEAD_PARTS:
         own = getattr(model, part)
         setattr(copied, part, None if own is None else shared_copy(own))
     return copied.eval()
 
 
-def _update(encoder: Encoder, adapter: Adapter) -> None:
-    layers = dict(encoder.model.named_modules())
-    dtype = "fp32" if next(encoder.parameters()).dtype == torch.float32 else "bf16"
-    for name, update in adapter.updates.items():
+def _update(
+    root: nn.Module, layers: Mapping[str, nn.Module], updates: Mapping[str, Update], file: Path, dtype: str
+) -> None:
+    """Update linear layers under a root. layers: those that may be, by name. dtype: see `PackedLinear.update`."""
+    for name, update in updates.items():
         layer = layers.get(name)
-        if not isinstance(layer, nn.Linear | PackedLinear):
+        if not isinstance(layer, nn.Linear | PackedLinear | PackedColumns):
             raise ValueError(
-                f"{adapter.folder / ADAPTER_WEIGHTS}: tensor {name}: expected a linear layer of the base's encoder, "
-                f"got {'no module' if layer is None else type(layer).__name__} of that name; load it on its own base"
+                f"{file}: tensor {name}: expected a linear layer of the base, got "
+                f"{'no module' if layer is None else type(layer).__name__} of that name; load it on its own base"
             )
-        rows = layer.out_features * (2 if isinstance(layer, PackedLinear) and layer.packed.gated else 1)
-        shape = (rows, layer.in_features)
+        shape = tuple(layer.weight.shape) if isinstance(layer, nn.Linear) else layer.weight_shape
         if (len(update.b), update.a.shape[1]) != shape:
             raise ValueError(
-                f"{adapter.folder / ADAPTER_WEIGHTS}: tensor {name}: expected an update of {shape}, got "
-                f"{(len(update.b), update.a.shape[1])}; load it on its own base"
+                f"{file}: tensor {name}: expected an update of {shape}, got {(len(update.b), update.a.shape[1])}; load "
+                "it on its own base"
             )
-        if isinstance(layer, PackedLinear):
-            layer.update(update.a, update.b, dtype)
+        if isinstance(layer, nn.Linear):
+            replace_module(root, layer, merged_linear(layer, update))
         else:
-            replace_module(encoder, layer, merged_linear(layer, update))
+            layer.update(update.a, update.b, dtype)
 
 
 def merged_linear(layer: nn.Linear, update: Update) -> nn.Linear:
@@ -99,7 +107,7 @@ def merged_linear(layer: nn.Linear, update: Update) -> nn.Linear:
 
 def _load_head(model: GLiModern, adapter: Adapter) -> None:
     """Give a model, whose head has no values, the adapter's, packed as the model is."""
-    parts = nn.ModuleDict({part: getattr(model, part) for part in _HEAD_PARTS if getattr(model, part) is not None})
+    parts = nn.ModuleDict({part: getattr(model, part) for part in HEAD_PARTS if getattr(model, part) is not None})
     expected = parts.state_dict()
     check_fit(to_public(expected), to_public(adapter.head), adapter.folder / HEAD_WEIGHTS, model.config.vocab_size)
     take_tensors(parts, dict(adapter.head))

@@ -117,6 +117,9 @@ def check_fingerprint(model: GLiModern, folder: Path) -> Agreement:
 def compare(saved: Fingerprint, now: Fingerprint) -> Agreement:
     """Compare two whole fingerprints of the same weights, stage by stage; now: with the texts and spans of `saved`.
 
+    Everything that a text's stages record is compared. Texts, labels and spans are what is asked, the dtypes give the
+    bounds, and the versions are named beside a difference: versions may differ where results do not.
+
     Raises ValueError for the first stage that differs by more than the sum of the dtypes' bounds.
     """
     for fingerprint in (saved, now):
@@ -151,8 +154,10 @@ def _error(stage: str, difference: str, saved: Fingerprint, now: Fingerprint) ->
 
 def _token_difference(saved: Fingerprint, now: Fingerprint) -> str:
     """Return what was expected and got of the first text or label whose tokens differ; empty if none differs."""
-    label_tokens = zip(saved.labels, saved.label_tokens or (), now.label_tokens or (), strict=False)
-    for label, before, after in label_tokens:
+    if (saved.label_tokens is None) != (now.label_tokens is None):
+        kinds = {True: "no tokens of labels, which a uni-encoder reads with the text", False: "tokens of each label"}
+        return f"expected {kinds[saved.label_tokens is None]}, got {kinds[now.label_tokens is None]}"
+    for label, before, after in zip(saved.labels, saved.label_tokens or (), now.label_tokens or (), strict=False):
         if before != after:
             return f"expected the label {label!r} as the ids {[*before]}, got {[*after]}"
     for text, (a, b) in enumerate(zip(saved.texts, now.texts, strict=True)):
@@ -183,6 +188,9 @@ def _distances(stage: str, saved: Computed, now: Computed) -> Iterator[tuple[str
 
 
 def _distance(saved: Sketch, now: Sketch, scale: float) -> float:
-    """Estimate the root mean square of two tensors' difference, as a share of `scale`."""
+    """Estimate the root mean square of two tensors' difference, as a share of `scale`.
+
+    The difference of their root mean squares is a lower bound of it (the triangle inequality).
+    """
     square = sum((a - b) ** 2 for a, b in zip(saved.projections, now.projections, strict=True)) / SKETCH
-    return math.sqrt(square) / max(scale, _LEAST)
+    return max(math.sqrt(square), abs(saved.rms - now.rms)) / max(scale, _LEAST)

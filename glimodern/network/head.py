@@ -121,9 +121,8 @@ class SpanHead(Head):
         (starts, ends), q = self._ends(words), self.prompt(prompts)
         if isinstance(self.span, nn.Linear):
             return SpanParts(starts, ends, None, None, self.span.weight, self.span.bias, q)
-        w1, b1 = self.span.get_parameter("0.weight"), self.span.get_parameter("0.bias")
-        w2, b2 = self.span.get_parameter("3.weight"), self.span.get_parameter("3.bias")
-        return SpanParts(starts, ends, w1, b1, w2, b2, q)
+        first, last = (cast(nn.Linear, self.span.get_submodule(name)) for name in ("0", "3"))
+        return SpanParts(starts, ends, first.weight, first.bias, last.weight, last.bias, q)
 
     def _ends(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the two inputs of the span layer, words as starts and as ends [n, d]."""
@@ -166,9 +165,10 @@ class SpanHead(Head):
         if isinstance(first, PackedHalves):
             return first(starts, ends)
         watch_inputs(first, starts, ends)
+        linear = cast(nn.Linear, first)
         # The gradient of chunk is one concatenation; that of two slices would add zero-filled tensors.
-        w1_start, w1_end = first.get_parameter("weight").chunk(2, dim=1)
-        return F.linear(starts, w1_start, first.get_parameter("bias")), F.linear(ends, w1_end)
+        w1_start, w1_end = linear.weight.chunk(2, dim=1)
+        return F.linear(starts, w1_start, linear.bias), F.linear(ends, w1_end)
 
     def type_rows(self, prompts: Tensor, *, reused: bool = False) -> Rows:
         """Compute q [m, d] from type prompts [m, d]; for reused types, u [m, H] and c [m] of the fold too."""
@@ -181,8 +181,8 @@ class SpanHead(Head):
             last = self.span if isinstance(self.span, PackedFold) else self.span.get_submodule("3")
             fold = cast(PackedFold, last)
             return fold.packed, fold.b2
-        last = self.span if isinstance(self.span, nn.Linear) else self.span.get_submodule("3")
-        return last.get_parameter("weight"), last.get_parameter("bias")
+        linear = cast(nn.Linear, self.span if isinstance(self.span, nn.Linear) else self.span.get_submodule("3"))
+        return linear.weight, linear.bias
 
     def fold(self, words: Tensor, prompts: Tensor) -> Fold:
         """Compute the fold from word vectors [n, d] and type prompts [m, d]: a, b [n, H], u [m, H], c [m].

@@ -1,5 +1,6 @@
 """The span head's layers packed for inference on CPUs, with the plain layers' state dicts."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -44,6 +45,14 @@ class PackedFold(PackedLinear):
         super().__init__(transposed, dtype)
         self.register_buffer("b2", linear.bias.detach(), persistent=False)
 
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        return self.in_features, self.out_features
+
+    def update(self, a: Tensor, b: Tensor, dtype: str) -> None:
+        """Add the product b a to W2, which is packed again: the fold reads the weight itself. dtype: not used."""
+        self.packed = self.packed.plus((b @ a).T)
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination[prefix + "weight"] = self.packed.unpack().T.contiguous()
         destination[prefix + "bias"] = self.b2
@@ -56,8 +65,17 @@ class _Part(PackedLinear):
         pass
 
 
-def _parts(linear: nn.Linear, dtype: str, count: int) -> list[_Part]:
-    """Pack a layer's columns in `count` equal parts, the first with the bias."""
+class _Product(_Part):
+    """W1p of the token head, which `ops.token_scores` reads itself."""
+
+    def update(self, a: Tensor, b: Tensor, dtype: str) -> None:
+        """Add the product b a to the weight, which is packed again. dtype: not used."""
+        self.packed = self.packed.plus(b @ a)
+
+
+def _parts(linear: nn.Linear, dtype: str, kinds: Sequence[type[_Part]]) -> list[_Part]:
+    """Pack a layer's columns in equal parts of the given kinds, the first with the bias."""
+    count = len(kinds)
     measured = input_sizes(linear)
     sizes = (None,) * count if measured is None else measured.chunk(count)
     scales = _scales_of_parts(linear, count)
@@ -70,7 +88,7 @@ def _parts(linear: nn.Linear, dtype: str, count: int) -> list[_Part]:
             part.bias = bias
         for name, scale in scales[number].items():
             part.register_buffer(name, scale)
-        parts.append(_Part(part, dtype, sizes=sizes[number]))
+        parts.append(kinds[number](part, dtype, sizes=sizes[number]))
     return parts
 
 
@@ -90,7 +108,7 @@ def _scales_of_parts(linear: nn.Linear, count: int) -> list[dict[str, Tensor]]:
     return scales
 
 
-class _PackedColumns(nn.Module):
+class PackedColumns(nn.Module):
     """A layer packed in parts of its columns, with the plain layer's state dict.
 
     In int8 each part has its own scale an output; the stored form's scales are [H, parts]. parts: in order, the first
@@ -109,27 +127,37 @@ class _PackedColumns(nn.Module):
             destination[prefix + "weight"] = torch.cat([part.packed.unpack() for part in self.parts], dim=1)
         destination[prefix + "bias"] = first.unpack_bias()
 
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """Shape of the plain layer's weight."""
+        return self.parts[0].out_features, sum(part.in_features for part in self.parts)
+
+    def update(self, a: Tensor, b: Tensor, dtype: str) -> None:
+        """Add the product b a, [H, r] [r, inputs], to the weight; see `PackedLinear.update`."""
+        for part, columns in zip(self.parts, a.chunk(len(self.parts), dim=1), strict=True):
+            part.update(columns.contiguous(), b, dtype)
+
     def _quantised(self) -> QuantisedWeight:
         weights, scales, input_scales = zip(*(part.packed.quantised() for part in self.parts), strict=True)
         input_scale = None if input_scales[0] is None else torch.cat(input_scales)
         return QuantisedWeight(torch.cat(weights, dim=1), torch.stack(scales, 1), input_scale)
 
 
-class PackedHalves(_PackedColumns):
+class PackedHalves(PackedColumns):
     """W1 [H, 2d] of the span head, packed as two halves: W1s for starts and W1e for ends."""
 
     def __init__(self, linear: nn.Linear, dtype: str) -> None:
         super().__init__()
-        self.start, self.end = _parts(linear, dtype, 2)
+        self.start, self.end = _parts(linear, dtype, (_Part, _Part))
 
     def forward(self, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """Compute a = starts W1s^T + b1 and b = ends W1e^T, both [n, H], from starts and ends [n, d]."""
         return self.start(starts), self.end(ends)
 
 
-class PackedThirds(_PackedColumns):
+class PackedThirds(PackedColumns):
     """W1 [H, 3d] of the token head, packed as three parts: for words, for types, and for their products."""
 
     def __init__(self, linear: nn.Linear, dtype: str) -> None:
         super().__init__()
-        self.word, self.label, self.product = _parts(linear, dtype, 3)
+        self.word, self.label, self.product = _parts(linear, dtype, (_Part, _Part, _Product))

@@ -60,12 +60,12 @@ class TokenHead(Head):
     def _w1(self) -> Sequence[Tensor | PackedLinear]:
         """Return W1a, W1b and W1p. The gradient of three parts that come from one call is one concatenation."""
         first = self.pair[0]
-        return first.parts if isinstance(first, PackedThirds) else first.get_parameter("weight").chunk(3, dim=1)
+        return first.parts if isinstance(first, PackedThirds) else cast(nn.Linear, first).weight.chunk(3, dim=1)
 
     def _word_rows(self, words: Tensor, w1: Tensor | PackedLinear) -> Rows:
         """Compute a and x from projected words [n, 2d]. w1: W1a."""
         first, x = words.chunk(2, dim=1)
-        a = w1(first) if isinstance(w1, PackedLinear) else F.linear(first, w1, self.pair[0].get_parameter("bias"))
+        a = w1(first) if isinstance(w1, PackedLinear) else F.linear(first, w1, cast(nn.Linear, self.pair[0]).bias)
         return a, x.contiguous()
 
     def _type_rows(self, types: Tensor, w1: Tensor | PackedLinear) -> Rows:
@@ -106,7 +106,8 @@ class TokenHead(Head):
         """Compute the logits [pairs, 3] of `ops.token_scores`. w1: W1p."""
         (a, x), (b, y) = rows.words, rows.types
         weight = w1.packed if isinstance(w1, PackedLinear) else w1
-        w2, b2 = self.pair[3].get_parameter("weight"), self.pair[3].get_parameter("bias")
+        last = cast(nn.Linear, self.pair[3])
+        w2, b2 = last.weight, last.bias
         return ops.token_scores(a, b, x, y, weight, w2, b2, cu_words, cu_types, dropout_p=dropout_p, seed=seed)
 
     def loss(self, words: Tensor, prompts: Tensor, batch: PackedBatch, options: LossOptions) -> Tensor:
@@ -114,12 +115,13 @@ class TokenHead(Head):
         gamma, scale, balance, reduction, fused, dropout_p, seed = options
         layout = (batch.cu_words, batch.cu_types)
         if fused:
-            weights = self._w1()
-            logits = self._scores(self._rows(words, prompts, weights), weights[2], *layout, dropout_p, seed)
+            w1 = self._w1()
+            logits = self._scores(self._rows(words, prompts, w1), w1[2], *layout, dropout_p, seed)
         else:
-            w1, b1, w2, b2 = (self.pair.get_parameter(name) for name in ("0.weight", "0.bias", "3.weight", "3.bias"))
+            first, last = (cast(nn.Linear, self.pair[number]) for number in (0, 3))
+            weights = (first.weight, first.bias, last.weight, last.bias)
             logits = reference.textbook_token_scores(
-                self.word(words), self.label(prompts), w1, b1, w2, b2, *layout, dropout_p, seed
+                self.word(words), self.label(prompts), *weights, *layout, dropout_p, seed
             )
         targets = reference.token_targets(*layout, batch.positives)
         return reference.token_loss(logits, targets, gamma, scale, balance, reduction)

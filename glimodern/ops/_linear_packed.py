@@ -212,6 +212,17 @@ class PackedWeight:
             gated=gated,
         )
 
+    def plus(self, update: Tensor) -> PackedWeight:
+        """Pack the sum of this weight and an update fp32 [o, i], in the same dtype, with the same input_scale."""
+        weight, bias = self.unpack().float() + update, self.unpack_bias()
+        if self.dtype != "int8":
+            return self.pack(weight, bias, self.dtype, gated=self.gated)
+        input_scale = self.quantised().input_scale
+        quantised, scale = quantise_weight(weight if input_scale is None else weight / input_scale)
+        return self.of_quantised(
+            QuantisedWeight(quantised[:, : self.inputs], scale, input_scale), bias, gated=self.gated
+        )
+
     @property
     def dtype(self) -> str:
         """One of "int8", "bf16" and "fp32"."""

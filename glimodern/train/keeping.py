@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from glimodern.checkpoint.adapter import read_adapter, write_adapter
+from glimodern.checkpoint.adapter import Update, read_adapter, remove_adapter, write_adapter
 from glimodern.model.glimodern import GLiModern
 
 from .ranks import together
@@ -49,6 +49,8 @@ def interpolate(trainer: Trainer) -> dict[str, Any]:
             tuned.save_pretrained(trainer.output / "model")
             if trainer.lora is not None:
                 _save_adapter(trainer, ends, best)
+            else:
+                remove_adapter(trainer.output / "adapter")
     return {"ratio": best, "by_ratio": measured}
 
 
@@ -64,14 +66,21 @@ def _blend(model: GLiModern, ends: Ends, ratio: float) -> None:
 
 
 def _save_adapter(trainer: Trainer, ends: Ends, ratio: float) -> None:
-    """Write the fine-tuned adapter with its product scaled by ratio, and the interpolated head."""
+    """Write the fine-tuned adapter with its products scaled by ratio; if its head is whole, the interpolated head."""
     adapter = read_adapter(trainer.output / FINE_TUNED / "adapter")
     lora = trainer.lora
     if lora is None:
         return
-    tensors = {}
-    for layer, update in adapter.updates.items():
-        tensors[f"{layer}.lora_A.weight"] = update.a
-        tensors[f"{layer}.lora_B.weight"] = update.b * (ratio / lora.scale)
-    head = {name: torch.lerp(*ends[name], ratio) for name in adapter.head}
+    share = ratio / lora.scale  # updates that were read are scaled
+    tensors = _factors(adapter.updates, share)
+    head = {name: torch.lerp(*ends[name], ratio) for name in adapter.head} | _factors(adapter.head_updates, share)
     write_adapter(trainer.output / "adapter", lora.fields(), tensors, head, lora.base, lora.base_fingerprint)
+
+
+def _factors(updates: Mapping[str, Update], share: float) -> dict[str, torch.Tensor]:
+    """Return the factors of updates as they are stored, with their products times share."""
+    return {
+        f"{layer}.lora_{part}.weight": factor
+        for layer, (a, b) in updates.items()
+        for part, factor in (("A", a), ("B", share * b))
+    }

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glimodern.files.atomic import atomic_folder
+from glimodern.checkpoint.adapter import remove_adapter
+from glimodern.checkpoint.folder import remove_checkpoint
+from glimodern.files.atomic import atomic_folder, remove_if_empty
 
 from .ranks import together
 
@@ -144,10 +146,17 @@ def check_earlier_run(output: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
+def remove_fine_tuned(output: Path) -> None:
+    """Delete what an earlier run with keep_zero_shot left in its folder FINE_TUNED. Files that no run wrote stay."""
+    remove_checkpoint(output / FINE_TUNED / "model")
+    remove_adapter(output / FINE_TUNED / "adapter")
+    remove_if_empty(output / FINE_TUNED)
+
+
 def clear_output(output: Path, *, overwrite: bool) -> None:
     """Remove half-written files of a crashed run and, with `overwrite`, an earlier run's checkpoints, logs and report.
 
-    An earlier model stays until a new one replaces it. Files that no run wrote stay.
+    An earlier model, its adapter and FINE_TUNED stay until a new model replaces it. Files that no run wrote stay.
     """
     for partial in [*output.glob(".*"), *output.glob("checkpoints/.*")]:
         if _LEFTOVER.fullmatch(partial.name) and partial.is_dir() and not partial.is_symlink():

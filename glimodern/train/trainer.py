@@ -32,6 +32,7 @@ from .resume import (
     clear_output,
     load_progress,
     newest,
+    remove_fine_tuned,
     save_progress,
 )
 from .schedule import rate
@@ -235,16 +236,19 @@ class Trainer:
                     )
 
     def save_model(self) -> None:
-        """Save the model, and its adapter, in the output folder, in place of earlier ones."""
+        """Save the model, and its adapter, in the output folder, in place of those of an earlier run."""
         self._check_weights()
         with together(self.accelerator, "saving the model"):
             if self.accelerator.is_main_process:
-                folder = self.output / FINE_TUNED if self.config.tuning.keep_zero_shot else self.output
+                keep = self.config.tuning.keep_zero_shot
+                folder = self.output / FINE_TUNED if keep else self.output
                 if self.lora is not None:
                     self.lora.save(self.model, folder)
                 else:
                     self.model.save_pretrained(folder / "model")
-                    remove_adapter(self.output / "adapter")  # an earlier run's, which is not of this model
+                    remove_adapter(folder / "adapter")
+                if not keep:
+                    remove_fine_tuned(self.output)
 
     def report_left_out(self) -> None:
         """Log a warning about words, entities and types that training left out, if there are any."""

@@ -18,10 +18,11 @@ class TuningConfig:
     lora_targets: tuple[str, ...] = ()
     """Names of the linear layers with adapters, or the last parts of names (query value). Default: all linear layers of
     the encoder."""
-    lora_head: Literal["full", "frozen"] = "full"
-    """Train the span head too, which is saved whole with the adapters; or leave it as it is."""
-    lora_lr: Annotated[float, POSITIVE] = 5e-4
-    """Peak learning rate of the adapters. The head has head_lr."""
+    lora_head: Literal["lora", "full", "frozen"] = "lora"
+    """Train low-rank updates of the head's linear layers too, with rank and alpha of the adapters; or train the head
+    whole, which is then saved whole with the adapters; or leave it as it is."""
+    lora_lr: Annotated[float, POSITIVE] = 1e-3
+    """Peak learning rate of the adapters and of the head's updates. A head that is trained whole has head_lr."""
     keep_zero_shot: bool = False
     """Save the interpolation of init_from's weights and the fine-tuned ones that finds most on dev_data, held_out_types
     and canary_data."""
