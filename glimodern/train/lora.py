@@ -57,8 +57,7 @@ class Lora:
     model: gets the adapters. Its other encoder weights, a label encoder's too, are frozen. base: the name of its
     checkpoint. seed: of the first factors; the second ones are zero, so that the model computes what it did before.
 
-    Raises ImportError without peft, and ValueError for a rank or targets that do not fit the
-    encoder.
+    Raises ImportError without peft, and ValueError for a rank or targets that do not fit the encoder.
     """
 
     def __init__(self, model: GLiModern, config: TuningConfig, base: str, seed: int) -> None:
