@@ -3,7 +3,7 @@
     python bench/corpus_job.py --model runs/demo/model --rows 200000 [--data DATA...] [--width 32] [--threads 2] [--ray]
 
 The texts are those of the demo corpus, or of DATA (any of the training formats), again and again until there are
-enough; a repeated text has its words rotated, so that no two rows are equal. The job reads JSON lines and writes them.
+enough; a repeated text has its words rotated, so that few rows are equal. The job reads JSON lines and writes them.
 --width: instead of the model, one with its tokenizer, two layers of this width and random weights.
 
 Each side is a process. They run in turns of random length, 0.2 to 1 s, the other one stopped (SIGSTOP), so that other
@@ -48,11 +48,14 @@ from glimodern.jobs.run import describe_job, open_sources, predictor, run_job
 LABELS = ["person", "organization", "location", "date", "disease"]
 TURNS = (0.2, 1.0)  # seconds
 WARM_UP = 500  # texts
+DEMO_SENTENCES = 40_000
 
 
 def texts_of(data: list[str] | None, rows: int) -> Iterator[str]:
-    """Yield different texts of the corpora, in random order."""
-    sources = [build_demo_corpus(train_size=4000).train] if data is None else map(load_dataset, data)
+    """Yield texts of the corpora, in random order; a repeated one begins at another word."""
+    sources = (
+        [build_demo_corpus(train_size=min(rows, DEMO_SENTENCES)).train] if data is None else map(load_dataset, data)
+    )
     sentences = [example.words for source in sources for example in source]
     random.Random(0).shuffle(sentences)
     for i in range(rows):
@@ -192,6 +195,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--data", nargs="+")
     parser.add_argument("--width", type=int)
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--keep", help="folder for the input and the output of the job, which are deleted otherwise")
@@ -213,8 +217,8 @@ def main() -> None:
             for i, text in enumerate(texts_of(arguments.data, arguments.rows)):
                 words += len(text.split())
                 file.write(json.dumps({"id": i, "text": text}) + "\n")
-        given = [model, "--input", str(folder / "in.jsonl"), "--output", str(folder / "out"), "--dtype", "fp32"]
-        given += ["--labels", ",".join(LABELS)]
+        given = [model, "--input", str(folder / "in.jsonl"), "--output", str(folder / "out")]
+        given += ["--labels", ",".join(LABELS), "--dtype", arguments.dtype]
         sides = {name: Side(name, given, arguments.threads) for name in ("predict(list)", "job")}
         in_turns(list(sides.values()))
         found = {name: side.end() for name, side in sides.items()}
