@@ -10,6 +10,7 @@ import resource
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from glimodern import GLiModern
@@ -25,6 +26,7 @@ from glimodern.jobs.inputs import find_inputs
 from glimodern.jobs.output import OutputFolder
 from glimodern.jobs.progress import LOG_SECONDS, Progress
 from glimodern.jobs.run import blocks_from, is_of_text, open_sources
+from glimodern.jobs.text_files import Fields, entities_json, output_lines
 from tests.conftest import WORDS
 
 LABELS = ["person", "place"]
@@ -146,6 +148,28 @@ def test_csv_as_tsv_quotes_what_needs_it(job, tmp_path):
     raw = (job("--input", "a.csv", "--format", "tsv") / "part-00000-000000.tsv").read_text()
     assert raw.splitlines()[0] == "text\tb\tentities"
     assert next(csv.reader(raw.splitlines()[1:], delimiter="\t"))[:2] == ["Ada", "x\ty"]
+
+
+@pytest.mark.parametrize("score", [1.0, 0.1, 1e-07, 5e-324, 0.30000001192092896, np.float64(0.7)])
+@pytest.mark.parametrize("text", ["Ada", "", 'a "b" \\ c/d', "\0\x1f\x7f\t\r\n", "Zoë 😀 \x85\u2028\u2029"])
+def test_entities_are_written_as_json_does(text, score):
+    entities = [{"start": 0, "end": 10**6, "text": text, "label": f"l {text}", "score": score}] * 2
+    for found in ([], entities):
+        assert entities_json(found) == json.dumps(found, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("output", ["jsonl", "csv", "tsv"])
+def test_output_lines_have_the_rows_that_did_not_fail(output):
+    found = Entities([{"start": 0, "end": 1, "text": "\u2028", "label": 'a "b"', "score": 0.5}], words_cut=3)
+    rows = [Row("a:1", head='{"z": "\u2029"', tail="\r\n"), Row("a:2", head="{"), Row("a:3", head='{"y": 1')]
+    written = output_lines(rows, [found, None, Entities()], Fields("text", "é", "cut"), output)
+    entity = json.dumps(found, ensure_ascii=False).replace("\u2028", "\\u2028")
+    if output == "jsonl":
+        assert written == f'{{"z": "\\u2029", "é": {entity}, "cut": 3}}\n{{"y": 1, "é": []}}\n'
+    else:
+        delimiter = {"csv": ",", "tsv": "\t"}[output]
+        first = delimiter.join(['{"z": "\u2029"', quoted(entity, delimiter), "3"])
+        assert written == first + "\r\n" + delimiter.join(['{"y": 1', "[]", "0"]) + "\n"
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz", ".zst"])

@@ -16,7 +16,7 @@ from .reading import ReadingSettings, ThresholdOption
 
 TEXT_FIELD = "text"
 LINE_ENDS = "\x85\u2028\u2029"  # line ends for some readers, so they are written as JSON escapes
-_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in LINE_ENDS}
+_ESCAPES = [(character, f"\\u{ord(character):04x}") for character in LINE_ENDS]
 
 
 @dataclass(frozen=True)
@@ -120,4 +120,7 @@ def json_line(head: str, fields: Mapping[str, Any]) -> str:
 
 def escaped(text: str) -> str:
     """Return JSON with the characters of LINE_ENDS, which occur in strings only, as escapes."""
-    return text if text.isascii() else text.translate(_ESCAPES)
+    if not text.isascii():
+        for character, escape in _ESCAPES:
+            text = text.replace(character, escape)  # much faster than `translate` where there are none
+    return text

@@ -23,7 +23,7 @@ from .blocks import Block, Shard
 from .inputs import SUFFIXES
 from .output import FailedRow, Record, partial_name, shard_name
 from .parquet_files import ParquetFile, ParquetWriter
-from .text_files import TextFile, first_line, output_line
+from .text_files import TextFile, first_line, output_lines
 
 _GZIP_LEVEL = 6
 
@@ -63,15 +63,16 @@ class ShardFile:
 
     def add(self, block: Block, answers: Sequence[Any]) -> None:
         """Add a block. answers: of each row its Entities, or the reason why it failed, a string."""
-        for row, answer in zip(block.rows, answers, strict=True):
-            self.rows += 1
-            if isinstance(answer, str):
-                self.failed.append(FailedRow(row.place, answer))
-                continue
-            self.words_cut += answer.words_cut
-            self.entities.update(entity["label"] for entity in answer)
+        found = [None if isinstance(answer, str) else answer for answer in answers]
+        kept = [entities for entities in found if entities is not None]
+        if len(kept) < len(found):
+            pairs = zip(block.rows, answers, strict=True)
+            self.failed += [FailedRow(row.place, answer) for row, answer in pairs if isinstance(answer, str)]
+        self.rows += len(found)
+        self.words_cut += sum(entities.words_cut for entities in kept)
+        self.entities.update([entity["label"] for entities in kept for entity in entities])
         with _named(self.partial):
-            self.writer.add(block, [None if isinstance(answer, str) else answer for answer in answers])
+            self.writer.add(block, found)
         self.ends_file = block.ends_file
 
     def finish(self) -> Record:
@@ -108,12 +109,7 @@ class _TextWriter:
             raise
 
     def add(self, block: Block, answers: Sequence[Any]) -> None:
-        lines = [
-            output_line(row, entities, self.fields, self.output)
-            for row, entities in zip(block.rows, answers, strict=True)
-            if entities is not None
-        ]
-        self._write("".join(lines).encode())
+        self._write(output_lines(block.rows, answers, self.fields, self.output).encode())
 
     def _write(self, data: bytes) -> None:
         if data:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import json.encoder
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from glimodern.cli.prediction import constant_fault, escaped, json_head, json_line, row_fault, unicode_fault
+from glimodern.cli.prediction import constant_fault, escaped, json_head, row_fault, unicode_fault
 from glimodern.data.json_rows import Row as JsonRow
 from glimodern.data.json_rows import json_row, json_rows
 from glimodern.data.lines import Line, open_input, read_lines
@@ -23,6 +24,8 @@ from .csv_records import Record, quoted, read_records
 from .inputs import InputFile
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
+_json_string = json.encoder.encode_basestring
+_json_float = float.__repr__  # that of NumPy's subclass names the type
 
 
 class Fields(NamedTuple):
@@ -162,18 +165,33 @@ def first_line(source: TextFile) -> str:
     return head + added + (source.header.end or "\n")
 
 
-def output_line(row: Row, entities: Any, fields: Fields, output: str) -> str:
-    """Return the output of a row in a format of text."""
+def output_lines(rows: Sequence[Row], answers: Sequence[Any], fields: Fields, output: str) -> str:
+    """Return the output of rows in a format of text. answers: their entities, None for a row that failed."""
+    kept = [(row, found) for row, found in zip(rows, answers, strict=True) if found is not None]
+    lines = []
     if output == "jsonl":
-        found = {fields.result: list(entities)}
-        if fields.cut is not None and entities.words_cut:
-            found[fields.cut] = entities.words_cut
-        return json_line(row.head, found)
+        name, cut = json.dumps(fields.result, ensure_ascii=False), json.dumps(fields.cut, ensure_ascii=False)
+        for row, found in kept:
+            added = f", {cut}: {found.words_cut}" if fields.cut is not None and found.words_cut else ""
+            lines.append(f"{row.head}, {name}: {entities_json(found)}{added}}}\n")
+        return escaped("".join(lines))
     delimiter = _DELIMITERS[output]
-    added = [escaped(json.dumps(list(entities), ensure_ascii=False))]
-    if fields.cut is not None:
-        added.append(str(entities.words_cut))
-    return row.head + "".join(delimiter + quoted(value, delimiter) for value in added) + row.tail
+    for row, found in kept:
+        columns = [row.head, quoted(escaped(entities_json(found)), delimiter)]
+        if fields.cut is not None:
+            columns.append(str(found.words_cut))
+        lines.append(delimiter.join(columns) + row.tail)
+    return "".join(lines)
+
+
+def entities_json(entities: Sequence[Mapping[str, Any]]) -> str:
+    """Return what `json.dumps(entities, ensure_ascii=False)` does, in half its time; see `Entities` for the keys."""
+    dicts = [
+        f'{{"start": {entity["start"]}, "end": {entity["end"]}, "text": {_json_string(entity["text"])}, '
+        f'"label": {_json_string(entity["label"])}, "score": {_json_float(entity["score"])}}}'
+        for entity in entities
+    ]
+    return f"[{', '.join(dicts)}]"
 
 
 def to_the_break(units: Iterator[Any]) -> Iterator[Any]:
