@@ -11,7 +11,8 @@ or without a `LowRank` update, and `Chain`, steps of these without Python in bet
 `split_scores`, `span_loss`,
 `span_entities` with `probabilities` and `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores`
 and `head_entities`, which fold the types (`fold_types`) or make span vectors, whichever is cheaper
-(`vectors_are_cheaper`). Token-level models: `token_scores` with `split_token_scores`, and `token_entities`. Examples: docs/operators.md.
+(`vectors_are_cheaper`). Token-level models: `token_scores` with `split_token_scores`, and
+`token_entities`. Examples: docs/operators.md.
 """
 
 from ._add_layer_norm import add_layer_norm
