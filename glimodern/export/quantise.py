@@ -154,7 +154,8 @@ def _integer_products(graph: Any, prefix: str, group: list[_Product], sizes: dic
                 helper.make_node("Abs", [f"{x}/scaled"], [f"{x}/abs"]),
                 helper.make_node("ReduceMax", [f"{x}/abs", axis], [f"{x}/largest"], keepdims=1),
                 helper.make_node("Max", [f"{x}/largest", least], [f"{x}/size"]),
-                helper.make_node("Div", [f"{x}/scaled", f"{x}/size"], [f"{x}/even"]),
+                helper.make_node("Reciprocal", [f"{x}/size"], [f"{x}/inverse"]),  # cheaper than to divide x
+                helper.make_node("Mul", [f"{x}/scaled", f"{x}/inverse"], [f"{x}/even"]),
                 helper.make_node("DynamicQuantizeLinear", [f"{x}/even"], [f"{x}/int8", f"{x}/scale", f"{x}/zero"]),
             ]
         x, y = inputs[product.input], f"{prefix}/y{number}"
