@@ -293,6 +293,13 @@ def test_missing_files_of_labels(two_graphs):
         OnnxPredictor.from_pretrained(two_graphs)
 
 
+def test_another_model_replaces_both_graphs(folders, two_graphs):
+    export_model(folders / "spans", two_graphs)
+    assert sorted(file.name for file in two_graphs.iterdir()) == [
+        "gliner_config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+
+
 def test_the_label_graph_of_another_model(two_graphs, copy):
     def change(proto):
         proto.metadata_props[0].value = proto.metadata_props[0].value.replace('"fingerprint": "', '"fingerprint": "0')
