@@ -7,11 +7,11 @@ Models and texts are bench_peers.py's: 64 sentences of CrossNER politics with 9 
 - gliner's export in gliner's loader, at batch sizes 1 and 8;
 - our export in the layout "padded" in the same loader, at the same batch sizes: the same reader, so the graph alone
   makes the difference;
-- our export in the layout "packed" in OnnxPredictor, which forms its own batches.
+- our export in the layout "packed" in OnnxPredictor, which forms its own batches, in fp32 and in int8.
 
-All sides must find the same entities at 0.5 before anything is timed. Times are CPU seconds of this process, so that
-other processes on the machine count less; medians of the rounds. Exports are made once, into runs/peers. Needs the
-extras peers and minilm.
+All sides in fp32 must find the same entities at 0.5 before anything is timed; how far int8 agrees is printed. Times
+are CPU seconds of this process, so that other processes on the machine count less; medians of the rounds. Exports are
+made once, into runs/peers. Needs the extras peers and minilm.
 """
 
 import argparse
@@ -30,13 +30,13 @@ BATCHES = (1, 8)
 Entities = list[list[dict[str, Any]]]
 
 
-def exported(checkpoint: Path, layout: str) -> Path:
+def exported(checkpoint: Path, layout: str, dtype: str = "fp32") -> Path:
     """Our export of a checkpoint, made once."""
     from glimodern.export.write import export_model
 
-    folder = RUNS / f"{checkpoint.name}-{layout}"
+    folder = RUNS / f"{checkpoint.name}-{layout}-{dtype}"
     if not (folder / "model.onnx").exists():
-        export_model(checkpoint, folder, layout=layout)  # type: ignore[arg-type]
+        export_model(checkpoint, folder, layout=layout, dtype=dtype)  # type: ignore[arg-type]
     return folder
 
 
@@ -64,8 +64,11 @@ def sides(checkpoint: Path, texts: list[str], labels: list[str]) -> dict[str, Ca
             found[f"{name}, batch {batch}"] = lambda model=model, batch=batch: model.inference(  # type: ignore[misc]
                 texts, labels, threshold=THRESHOLD, batch_size=batch
             )
-    packed = OnnxPredictor.from_pretrained(exported(checkpoint, "packed"), threads=1)
-    found["ours, packed, OnnxPredictor"] = lambda: [list(one) for one in packed.predict(texts, labels, THRESHOLD)]
+    for dtype in ("fp32", "int8"):
+        packed = OnnxPredictor.from_pretrained(exported(checkpoint, "packed", dtype), threads=1)
+        found[f"ours, packed, {dtype}"] = lambda model=packed: [  # type: ignore[misc]
+            list(one) for one in model.predict(texts, labels, THRESHOLD)
+        ]
     return found
 
 
@@ -74,7 +77,9 @@ def measure(model: str, texts: list[str], labels: list[str], rounds: int) -> Non
     reference = next(iter(calls.values()))()
     for name, call in calls.items():
         agreed = agreement(reference, call())
-        if not agreed["same"]:
+        if name.endswith("int8"):
+            print(f"{model}: {name}: {agreed['f1']:.1%} agreement with fp32 on {sum(map(len, reference))} entities")
+        elif not agreed["same"]:
             raise SystemExit(f"{model}: {name}: finds other entities than gliner's export: {agreed}")
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):

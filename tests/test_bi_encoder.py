@@ -310,7 +310,7 @@ def test_descriptions_are_encoded_and_kept(model, tmp_path):
 
 def test_special_tokens_in_labels_are_text(model):
     """A label's vector is that of its letters, not of a token that ends a label or is masked."""
-    tokenizer, backend = model.label_encoder._tokens, model.label_encoder.tokenizer.backend_tokenizer
+    tokenizer, backend = model.label_encoder.tokens.tokenizer, model.label_encoder.tokenizer.backend_tokenizer
     specials = {backend.token_to_id(name) for name in ("[SEP]", "[CLS]", "[PAD]")}
     first, last = tokenizer.encode("person").ids[0], tokenizer.encode("person").ids[-1]
     assert tokenizer.encode("person").ids == backend.encode("person").ids

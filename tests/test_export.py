@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,38 +18,50 @@ from encoder_rows import LABELS, ROWS, TEXTS, _train, config_of, make_tokenizer 
 
 from glimodern import GLiModern, cli  # noqa: E402
 from glimodern.export import __main__ as command  # noqa: E402
-from glimodern.export.feeds import feed_of  # noqa: E402
-from glimodern.export.layouts import METADATA, OPSETS, OUTPUT, Description, layout_of  # noqa: E402
-from glimodern.export.trace import trace  # noqa: E402
+from glimodern.export.graph import graphs_of  # noqa: E402
+from glimodern.export.layouts import METADATA, OPSETS, inputs_of, output_of  # noqa: E402
+from glimodern.export.scores import Scores  # noqa: E402
+from glimodern.export.session import Graph  # noqa: E402
+from glimodern.export.trace import describe, trace  # noqa: E402
 from glimodern.export.write import export_model  # noqa: E402
-from tests.conftest import make_tiny_model  # noqa: E402
+from tests.bi_encoder_rows import save_encoder  # noqa: E402
+from tests.conftest import clear_threshold, make_tiny_model  # noqa: E402
 
 LAYOUTS = ("padded", "packed")
 # of other lengths, numbers of texts and numbers of labels than the two texts that are traced
 BATCHES = (TEXTS, TEXTS[1:2], [TEXTS[1] * 3, ["x"], TEXTS[0], TEXTS[2] * 2, TEXTS[3]])
 
 
-def graph_of(model, layout, opset=19):
-    """The traced graph in ONNX Runtime."""
+def scores_of(model, layout, opset=19):
+    """The traced graphs in ONNX Runtime."""
     import onnxruntime
 
-    description = Description(layout, "fp32", model.packer.max_tokens, model.config.max_width, "", "")
-    return onnxruntime.InferenceSession(trace(model, description, opset).SerializeToString())
+    opened = []
+    for graph in graphs_of(model, layout):
+        description = describe(model, graph.part, "fp32")
+        session = onnxruntime.InferenceSession(trace(graph, description, opset).SerializeToString())
+        (output,) = output_of(graph.part, model.config)
+        opened.append(Graph(session, description, output, Path("model.onnx")))
+    labels = None if model.label_encoder is None else model.label_encoder.tokens
+    return Scores(opened[0], model.packer.widest_entity, labels, opened[1] if opened[1:] else None, 8)
 
 
-def assert_same_logits(model, layout, session, batches=BATCHES, tolerance=1e-5):
+def assert_same_logits(model, layout, batches=BATCHES, opset=19, tolerance=1e-5):
+    scores = scores_of(model, layout, opset)
     for texts in batches:
-        labels = [[*LABELS, "thing"][: 2 + i % 2] for i in range(len(texts))]
-        arrays = model.packer.pack_arrays(model.packer.tokenize(texts), labels)
-        (got,) = session.run([OUTPUT], feed_of(layout, arrays, model.config.max_width))
+        labels = [[*LABELS, "thing or so"][i % 2 : 2 + i % 3] for i in range(len(texts))]
+        got = scores.logits(model.packer.pack_arrays(model.packer.tokenize(texts), labels))
         with torch.no_grad():
-            wanted = model.scores(model.packer.pack(texts, labels))
-        longest = max(len(text) for text in wanted)
-        assert got.shape == (len(texts), longest, model.config.max_width, max(map(len, labels)))
+            wanted = [text.numpy() for text in model.scores(model.packer.pack(texts, labels))]
+        longest, most = max(map(len, wanted)), max(map(len, labels))
+        inner = (most, 3) if model.config.any_width else (model.config.max_width, most)
+        assert got.shape == (len(texts), longest, *inner)
+        axis = 1 if model.config.any_width else 2  # of the types
         for one, other in zip(got, wanted, strict=True):
-            words, _, types = other.shape
-            np.testing.assert_allclose(one[:words, :, :types], other.numpy(), rtol=0, atol=tolerance)
-            assert np.isneginf(one[words:]).all() and np.isneginf(one[:, :, types:]).all()
+            words, types = len(other), other.shape[axis]
+            own, beyond = np.split(one[:words], [types], axis)
+            np.testing.assert_allclose(own, other, rtol=0, atol=tolerance)
+            assert np.isneginf(one[words:]).all() and np.isneginf(beyond).all()
 
 
 def model_of(row):
@@ -60,31 +74,44 @@ def model_of(row):
 def test_every_encoder(row):
     model = model_of(row).eval().requires_grad_(False)
     layout = LAYOUTS[ROWS.index(row) % 2]  # the encoder sees packed rows in both
-    assert_same_logits(model, layout, graph_of(model, layout))
+    assert_same_logits(model, layout)
 
 
+# Pooling and both layouts are in test_onnx_predictor.py too, two encoders in both layouts there and in
+# test_onnx_int8.py.
 HEADS = {
-    "marker, last, an LSTM": dict(span_mode="marker", subtoken_pooling="last"),
-    "ffn, mean, a projection": dict(span_mode="ffn", subtoken_pooling="mean", hidden_size=24),
-    "max, type vector at the label": dict(subtoken_pooling="max", embed_ent_token=False),
+    "marker, last, an LSTM": ("padded", dict(span_mode="marker", subtoken_pooling="last")),
+    "ffn, mean, a projection": ("padded", dict(span_mode="ffn", subtoken_pooling="mean", hidden_size=24)),
+    "max, type vector at the label": ("packed", dict(subtoken_pooling="max", embed_ent_token=False)),
+    "words, an LSTM": ("packed", dict(span_mode="token_level")),
+    "words, mean, a projection, type vector at the label": (
+        "padded",
+        dict(span_mode="token_level", subtoken_pooling="mean", embed_ent_token=False, hidden_size=24),
+    ),
+    "two encoders, max, an LSTM that is not run": ("padded", dict(labels_encoder="bert", subtoken_pooling="max")),
+    "two encoders, ffn, a projection": ("packed", dict(labels_encoder="mpnet", span_mode="ffn", hidden_size=24)),
+    "two encoders, words": ("padded", dict(labels_encoder="roberta", span_mode="token_level")),
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", HEADS)
-def test_every_head(name, layout):
+def test_every_head(name, tmp_path):
     from glimodern.network.word_lstm import WordLstm
 
-    model = make_tiny_model(dropout=0.0, max_width=3, **HEADS[name]).requires_grad_(False)
+    layout, head = HEADS[name]
+    if kind := head.get("labels_encoder"):
+        save_encoder(tmp_path, kind, 48, 330)
+        head = {**head, "labels_encoder": str(tmp_path)}
+    model = make_tiny_model(dropout=0.0, max_width=3, **head).requires_grad_(False)
     if "LSTM" in name:
         torch.manual_seed(1)
         model.rnn = WordLstm(model.config.hidden_size, 1).requires_grad_(False)
-    assert_same_logits(model, layout, graph_of(model, layout))
+    assert_same_logits(model, layout)
 
 
 @pytest.mark.parametrize("opset", (OPSETS[0], OPSETS[-1]))
 def test_opsets(tiny_model, opset):
-    assert_same_logits(tiny_model, "padded", graph_of(tiny_model, "padded", opset), BATCHES[:1])
+    assert_same_logits(tiny_model, "padded", BATCHES[:1], opset)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -92,14 +119,19 @@ def test_a_word_without_tokens_is_a_zero_vector(layout):
     (model,) = (model_of(row).eval().requires_grad_(False) for row in ROWS if row.name == "BERT")
     texts = [["Ada", "\u200b", "met", "Charles"], ["London", "."]]
     assert (model.packer.pack(texts, [LABELS] * 2).word_index < 0).any()
-    assert_same_logits(model, layout, graph_of(model, layout), [texts])
+    assert_same_logits(model, layout, [texts])
 
 
-def test_names_are_those_of_the_public_export():
+@pytest.mark.parametrize("labels_encoder", (None, "labels"))
+@pytest.mark.parametrize("span_mode", ("markerV0", "token_level"))
+def test_names_are_those_of_the_public_export(tiny_model, span_mode, labels_encoder):
     gliner = pytest.importorskip("gliner.model", reason="needs the extra peers")
-    spec = gliner.UniEncoderSpanGLiNER._get_onnx_input_spec(None)
-    axes = layout_of("padded").axes("first")
-    assert spec["input_names"] == list(axes) and spec["output_names"] == [OUTPUT]
+    config = replace(tiny_model.config, span_mode=span_mode, labels_encoder=labels_encoder)
+    name = ("Uni" if labels_encoder is None else "Bi") + "Encoder" + ("Token" if config.any_width else "Span")
+    model_class = getattr(gliner, f"{name}GLiNER")
+    spec = model_class._get_onnx_input_spec(object.__new__(model_class))
+    axes = inputs_of("padded", config)
+    assert spec["input_names"] == list(axes) and spec["output_names"] == list(output_of("padded", config))
     assert {name: dict(enumerate(names)) for name, names in axes.items()} == {
         name: spec["dynamic_axes"][name] for name in axes
     }
@@ -136,19 +168,13 @@ def test_the_command_says_what_it_wrote(checkpoint, tmp_path, capsys):
     ]  # fmt: skip
 
 
-def test_int8_is_smaller_and_compared(shared, tmp_path):
-    written = export_model(shared / "checkpoints" / "gliner-minilm-mix", tmp_path / "out", dtype="int8")
-    assert written.report.dtype == "int8" and written.report.agreement >= 0.6
-    assert written.bytes < 0.7 * 111e6  # the embedding table, 47 MB, stays in fp32
-
-
 def test_an_older_export_is_replaced(checkpoint, exported, tmp_path):
     for layout in ("packed", "padded"):
         export_model(checkpoint, tmp_path / "out", layout=layout)
     import onnx
 
     (entry,) = onnx.load(tmp_path / "out" / "model.onnx").metadata_props
-    assert entry.key == METADATA and json.loads(entry.value)["layout"] == "padded"
+    assert entry.key == METADATA and json.loads(entry.value)["part"] == "padded"
 
 
 # readers
@@ -170,6 +196,26 @@ def test_gliner_reads_it(checkpoint, exported, batch_size):
     assert any(wanted) and found(got) == found(wanted)
     for ours, theirs in zip(wanted, got, strict=True):
         assert [e["score"] for e in theirs] == pytest.approx([e["score"] for e in ours], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("span_mode", "labels_encoder"), [("token_level", None), ("markerV0", "labels"), ("token_level", "labels")]
+)
+def test_gliner_reads_other_heads(tmp_path, span_mode, labels_encoder):
+    """Words, and two encoders, with random weights; one list of labels, or one for each text."""
+    gliner = pytest.importorskip("gliner", reason="needs the extra peers")
+    if labels_encoder is not None:
+        save_encoder(tmp_path / "labels", "bert", 48, 330)
+        labels_encoder = str(tmp_path / "labels")
+    model = make_tiny_model(dropout=0.0, span_mode=span_mode, labels_encoder=labels_encoder)
+    model.save_pretrained(tmp_path / "model")
+    export_model(tmp_path / "model", tmp_path / "onnx")
+    public = gliner.GLiNER.from_pretrained(str(tmp_path / "onnx"), load_onnx_model=True)
+    threshold = clear_threshold(model, PUBLIC, LABELS)
+    for labels in (LABELS, [LABELS[: 1 + i % 2] for i in range(len(PUBLIC))]):
+        wanted = model.predict(PUBLIC, labels, threshold)
+        got = public.inference(PUBLIC, labels, threshold=threshold, batch_size=3)
+        assert any(wanted) and found(got) == found(wanted)
 
 
 FAST_GLINER = os.environ.get("GLIMODERN_FAST_GLINER_PYTHON", "")
@@ -252,16 +298,4 @@ def test_an_encoder_that_cannot_compute_padded_texts():
     config = dict(model_type="fnet", vocab_size=len(tokenizer), **sizes)
     model = GLiModern.from_encoder_config(config, tokenizer, max_width=4).eval().requires_grad_(False)
     with pytest.raises(ValueError, match="^encoder: expected one that takes an attention mask"):
-        graph_of(model, "padded")
-
-
-def test_a_bi_encoder_is_refused(tmp_path):
-    pytest.importorskip("gliner", reason="needs the extra peers")
-    from bi_encoder_rows import ROWS as BI_ENCODERS
-    from bi_encoder_rows import public_model
-
-    public_model(BI_ENCODERS[0], tmp_path)
-    with pytest.raises(
-        ValueError, match="labels_encoder: expected a model that reads labels with each text, got a bi-e"
-    ):
-        export_model(tmp_path / "public", tmp_path / "out")
+        scores_of(model, "padded")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from glimodern import reference
 from glimodern.inference.greedy import select_in_python
+from tests.bi_encoder_rows import save_encoder
 from tests.conftest import WORDS, clear_threshold, make_tiny_model
 
 LABELS = ["person", "place", "machine"]
@@ -37,30 +39,57 @@ from glimodern import GLiModern, OnnxPredictor  # noqa: E402
 from glimodern.data.calibration import Calibration  # noqa: E402
 from glimodern.export.write import export_model  # noqa: E402
 
+HEADS = {
+    "spans": {"subtoken_pooling": "mean"},
+    "tokens": {"span_mode": "token_level"},
+    "two encoders": {"labels_encoder": "labels"},
+    "two encoders, tokens": {"labels_encoder": "labels", "span_mode": "token_level"},
+}
+EXPORTS = [  # each head in one layout at least, and each layout with and without prompts
+    ("spans", "padded"), ("spans", "packed"), ("tokens", "packed"), ("two encoders", "packed"),
+    ("two encoders, tokens", "padded"),
+]  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A checkpoint, and its exports by layout."""
+    """Checkpoints by head, and their exports by head and layout."""
     folder = tmp_path_factory.mktemp("models")
-    make_tiny_model(dropout=0.0, max_width=6, subtoken_pooling="mean").save_pretrained(folder / "model")
-    for layout in ("padded", "packed"):
-        export_model(folder / "model", folder / layout, layout=layout)
+    save_encoder(folder / "labels", "bert", 48, 330)
+    for name, head in HEADS.items():
+        options = {**head, "labels_encoder": str(folder / "labels")} if "labels_encoder" in head else head
+        make_tiny_model(dropout=0.0, max_width=6, **options).save_pretrained(folder / name)
+    for name, layout in EXPORTS:
+        export_model(folder / name, folder / f"{name}, {layout}", layout=layout)
     return folder
 
 
 @pytest.fixture(scope="module")
-def model(folders):
-    return GLiModern.from_pretrained(folders / "model", dtype="fp32")
+def models(folders):
+    """The checkpoints, each with a threshold that separates its scores, by head."""
+    loaded = {name: GLiModern.from_pretrained(folders / name, dtype="fp32") for name in HEADS}
+    return {name: (model, clear_threshold(model, TEXTS, LABELS)) for name, model in loaded.items()}
+
+
+@pytest.fixture(scope="module", params=EXPORTS, ids=", ".join)
+def export(request):
+    """Head and layout of an export."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def threshold(model):
-    return clear_threshold(model, TEXTS, LABELS)
+def model(models, export):
+    return models[export[0]][0]
 
 
-@pytest.fixture(scope="module", params=["padded", "packed"])
-def exported(folders, request):
-    return OnnxPredictor.from_pretrained(folders / request.param, threads=1)
+@pytest.fixture(scope="module")
+def threshold(models, export):
+    return models[export[0]][1]
+
+
+@pytest.fixture(scope="module")
+def exported(folders, export):
+    return OnnxPredictor.from_pretrained(folders / ", ".join(export), threads=1)
 
 
 def assert_same(got, wanted):
@@ -138,7 +167,7 @@ def test_texts_given_as_words(exported, model, threshold):
         (lambda m: m.predict("a", LABELS, label_vectors=3), ValueError, "^label_vectors: expected None, got vectors"),
         (lambda m: m.predict("a", LABELS, batch_tokens="all"), ValueError, "^batch_tokens: expected a number of tok"),
         (lambda m: m.predict("a", LABELS, windows=3), TypeError, "windows is called window here"),
-        (lambda m: m.predict("a", ["x" * 999]), ValueError, "^labels: 1 label does not fit the prompt"),
+        (lambda m: m.predict("a", [""]), ValueError, r"^labels\[0\]: expected a name such as 'person', got an empty"),
     ],
 )
 def test_bad_arguments(exported, call, error, message):
@@ -146,8 +175,51 @@ def test_bad_arguments(exported, call, error, message):
         call(exported)
 
 
+def test_no_labels_find_nothing(exported):
+    assert exported.predict(TEXTS, []) == [[]] * len(TEXTS)
+    assert exported.predict(TEXTS[:2], [[], LABELS], 0.0)[0] == []
+
+
+def test_entities_longer_than_max_width(folders, models):
+    model, _ = models["tokens"]
+    exported = OnnxPredictor.from_pretrained(folders / "tokens, packed", threads=1)
+    got, wanted = (one.predict(TEXTS[:1], LABELS, 0.0, flat=False, multi_label=True) for one in (exported, model))
+    assert_same(got, wanted)
+    assert max(len(entity["text"].split()) for entity in got[0]) == len(WORDS) > 6
+
+
+def test_a_label_that_does_not_fit(folders):
+    prompts, two = (OnnxPredictor.from_pretrained(folders / name) for name in ("spans, padded", "two encoders, packed"))
+    with pytest.raises(ValueError, match="^labels: 1 label does not fit the prompt"):
+        prompts.predict("a", ["x" * 999])
+    with pytest.warns(UserWarning, match="^labels: expected at most 128 tokens, the label encoder's limit, got more"):
+        two.predict("a", ["x" * 999])
+
+
+class Counting:
+    """A session that counts the labels that it encodes."""
+
+    def __init__(self, session):
+        self.session, self.labels = session, 0
+
+    def run(self, outputs, feed):
+        self.labels += len(feed["cu_seqlens"]) - 1
+        return self.session.run(outputs, feed)
+
+
+def test_a_label_is_encoded_once_a_call(folders, models):
+    model, threshold = models["two encoders"]
+    exported = OnnxPredictor.from_pretrained(folders / "two encoders, packed", threads=1)
+    counting = Counting(exported._label_graph.session)
+    exported._label_graph = exported._label_graph._replace(session=counting)
+    many = [*LABELS, *(f"kind {i} of thing" for i in range(300))]  # more tokens than are encoded at a time
+    labels = [many, LABELS, many, many[::-1], many[5:]]
+    assert_same(exported.predict(TEXTS, labels, threshold, batch_tokens=32), model.predict(TEXTS, labels, threshold))
+    assert counting.labels == len(many)
+
+
 def test_calibrated_thresholds_travel(folders, tmp_path):
-    model = GLiModern.from_pretrained(folders / "model", dtype="fp32")
+    model = GLiModern.from_pretrained(folders / "spans", dtype="fp32")
     from glimodern.data import Dataset, Example
 
     examples = [Example(WORDS, [(0, 1, "person"), (6, 6, "place")])] * 6
@@ -175,9 +247,10 @@ print(json.dumps(model.predict(texts, labels, threshold, flat=False)))
 """
 
 
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_a_process_without_torch(folders, model, threshold, layout):
-    given_texts = json.dumps([str(folders / layout), TEXTS, LABELS, threshold])
+@pytest.mark.parametrize("name", ["spans, padded", "two encoders, packed", "two encoders, tokens, padded"])
+def test_a_process_without_torch(folders, models, name):
+    model, threshold = models[name.rpartition(", ")[0]]
+    given_texts = json.dumps([str(folders / name), TEXTS, LABELS, threshold])
     run = subprocess.run([sys.executable, "-c", PROGRAM], input=given_texts, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     wanted = model.predict(TEXTS, LABELS, threshold, flat=False)
@@ -191,10 +264,15 @@ def test_a_process_without_torch(folders, model, threshold, layout):
 @pytest.fixture
 def copy(folders, tmp_path):
     """A copy of an export, to be broken."""
-    import shutil
-
-    shutil.copytree(folders / "padded", tmp_path / "onnx")
+    shutil.copytree(folders / "spans, padded", tmp_path / "onnx")
     return tmp_path / "onnx"
+
+
+@pytest.fixture
+def two_graphs(folders, tmp_path):
+    """A copy of a bi-encoder's export in the layout "packed", to be broken."""
+    shutil.copytree(folders / "two encoders, packed", tmp_path / "two")
+    return tmp_path / "two"
 
 
 def test_missing_files(copy):
@@ -202,6 +280,43 @@ def test_missing_files(copy):
         (copy / name).unlink()
         with pytest.raises(FileNotFoundError, match=rf"{name.replace('.', '[.]')}: expected"):
             OnnxPredictor.from_pretrained(copy)
+
+
+def test_missing_files_of_labels(two_graphs):
+    (two_graphs / "labels.onnx").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"labels\.onnx: expected the label graph of an exported bi-encoder, got"
+    ):
+        OnnxPredictor.from_pretrained(two_graphs)
+    (two_graphs / "labels_tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"labels_tokenizer/tokenizer\.json: expected the tokenizer"):
+        OnnxPredictor.from_pretrained(two_graphs)
+
+
+def test_another_model_replaces_both_graphs(folders, two_graphs):
+    export_model(folders / "spans", two_graphs)
+    assert sorted(file.name for file in two_graphs.iterdir()) == [
+        "gliner_config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+
+
+def test_the_label_graph_of_another_model(two_graphs, copy):
+    def change(proto):
+        proto.metadata_props[0].value = proto.metadata_props[0].value.replace('"fingerprint": "', '"fingerprint": "0')
+
+    edited(two_graphs, change, "labels.onnx")
+    with pytest.raises(
+        ValueError, match=r"labels\.onnx: fingerprint: expected .*, as model\.onnx beside it says, got 0"
+    ):
+        OnnxPredictor.from_pretrained(two_graphs)
+
+
+def test_graphs_under_each_other_s_names(two_graphs):
+    shutil.copy(two_graphs / "labels.onnx", two_graphs / "model.onnx")
+    with pytest.raises(
+        ValueError, match=r"model\.onnx: part: expected one of 'padded', 'packed', got 'labels'; the file"
+    ):
+        OnnxPredictor.from_pretrained(two_graphs)
 
 
 def test_a_half_written_graph(copy):
@@ -214,13 +329,13 @@ def test_a_half_written_graph(copy):
     assert "\n" not in str(error.value)
 
 
-def edited(folder, change):
-    """Change the stored graph."""
+def edited(folder, change, name="model.onnx"):
+    """Change a stored graph."""
     import onnx
 
-    proto = onnx.load(folder / "model.onnx")
+    proto = onnx.load(folder / name)
     change(proto)
-    onnx.save(proto, folder / "model.onnx")
+    onnx.save(proto, folder / name)
 
 
 def test_a_graph_of_another_program(copy):
@@ -236,13 +351,13 @@ def test_a_description_of_another_format(copy):
         proto.metadata_props[0].value = json.dumps({**json.loads(proto.metadata_props[0].value), "format": 99})
 
     edited(copy, change)
-    with pytest.raises(ValueError, match=r"model\.onnx: metadata: expected format 1, got 99; export the model again"):
+    with pytest.raises(ValueError, match=r"model\.onnx: metadata: expected format 2, got 99; export the model again"):
         OnnxPredictor.from_pretrained(copy)
 
 
 def test_a_graph_with_other_inputs(copy):
     def change(proto):
-        proto.metadata_props[0].value = json.dumps({**json.loads(proto.metadata_props[0].value), "layout": "packed"})
+        proto.metadata_props[0].value = json.dumps({**json.loads(proto.metadata_props[0].value), "part": "packed"})
 
     edited(copy, change)
     with pytest.raises(
@@ -251,13 +366,51 @@ def test_a_graph_with_other_inputs(copy):
         OnnxPredictor.from_pretrained(copy)
 
 
-def test_a_config_of_another_model(copy):
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "max_width",
+            9,
+            r"gliner_config\.json: max_width: expected 6, as model\.onnx beside it says, got 9; the files",
+        ),
+        (
+            "span_mode",
+            "token_level",
+            r"json: span_mode: expected 'markerV0', as model\.onnx beside it says, got 'token",
+        ),
+        (
+            "span_mode",
+            "ffn",
+            r"json: span_mode: expected 'markerV0', as model\.onnx beside it says, got 'ffn'; the fil",
+        ),
+        (
+            "subtoken_pooling",
+            "max",
+            r"json: subtoken_pooling: expected 'mean', as model\.onnx beside it says, got 'max",
+        ),
+        ("embed_ent_token", False, r"json: embed_ent_token: expected True, as model\.onnx beside it says, got False"),
+        (
+            "hidden_size",
+            64,
+            r"json: hidden_size: expected 32, as model\.onnx beside it says, got 64; the files are not",
+        ),
+    ],
+)
+def test_a_config_of_another_model(copy, field, value, message):
     config = json.loads((copy / "gliner_config.json").read_text())
-    (copy / "gliner_config.json").write_text(json.dumps({**config, "max_width": 9}))
-    with pytest.raises(
-        ValueError, match=r"gliner_config\.json: max_width: expected 6, as model\.onnx beside it says, got"
-    ):
+    (copy / "gliner_config.json").write_text(json.dumps({**config, field: value}))
+    with pytest.raises(ValueError, match=message):
         OnnxPredictor.from_pretrained(copy)
+
+
+def test_a_config_without_its_label_encoder(two_graphs):
+    config = json.loads((two_graphs / "gliner_config.json").read_text())
+    (two_graphs / "gliner_config.json").write_text(json.dumps({**config, "labels_encoder": None}))
+    with pytest.raises(
+        ValueError, match=r"model\.onnx: inputs: expected .*cu_types, as gliner_config\.json and the .*, got"
+    ):
+        OnnxPredictor.from_pretrained(two_graphs)
 
 
 def test_a_broken_tokenizer(copy):
@@ -287,4 +440,4 @@ def test_glimodern_says_who_reads_an_export(copy):
 
 def test_bad_threads(folders):
     with pytest.raises(ValueError, match="^threads: expected a number of threads of at least 1, got 0"):
-        OnnxPredictor.from_pretrained(folders / "padded", threads=np.int64(0))
+        OnnxPredictor.from_pretrained(folders / "spans, padded", threads=np.int64(0))

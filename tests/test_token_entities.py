@@ -12,7 +12,7 @@ from torch import Tensor
 
 from glimodern import ops, reference
 from glimodern.inference.decode import decode_texts, text_spans
-from glimodern.ops import LeastOfRange
+from glimodern.tagging import LeastOfRange
 
 TEXTS = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 4)), min_size=1, max_size=4)
 

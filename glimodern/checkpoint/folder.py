@@ -26,24 +26,13 @@ from glimodern.files.atomic import current_files, remove_if_empty, replace_files
 from glimodern.files.hub import HubAccess, download_files, resolve_folder
 from glimodern.files.stored_tokenizer import read_stored_tokenizer, whole_tokenizer
 from glimodern.files.tensors import read_tensors
-from glimodern.files.tokenizer import load_tokenizer
+from glimodern.files.tokenizer import LABELS_TOKENIZER, LABELS_TOKENIZER_FILES, TOKENIZER_FILES, load_tokenizer
 from glimodern.files.weights import INT8_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index, weights_file
 
 from .calibration_file import CALIBRATION_FILE, read_calibration
 from .config import CONFIG_FILE, ModelConfig, encoder_lookup, read_config
 from .fingerprint import FINGERPRINT_FILE, Fingerprint
 
-LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
-# The files that transformers writes and reads for any tokenizer. It reads vocabularies (vocab.txt, spiece.model) only
-# without a tokenizer.json, and `write_checkpoint` always writes one.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 FILE_PATTERNS = (
     *WEIGHTS_FILES,
     *("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin"),
@@ -122,8 +111,7 @@ def read_checkpoint(path_or_hub_id: str | os.PathLike[str], hub: HubAccess | Non
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
     """Return name, inode and modification time of each file of a checkpoint; they differ after a replacement."""
-    names = [CONFIG_FILE, *WEIGHTS_FILES, *TOKENIZER_FILES, CALIBRATION_FILE, FINGERPRINT_FILE]
-    names += [f"{LABELS_TOKENIZER}/{name}" for name in TOKENIZER_FILES]
+    names = [CONFIG_FILE, *WEIGHTS_FILES, *TOKENIZER_FILES, CALIBRATION_FILE, FINGERPRINT_FILE, *LABELS_TOKENIZER_FILES]
     files = [current_files(folder) / name for name in names]
     return [(os.fspath(file), file.stat().st_ino, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
@@ -292,9 +280,8 @@ def _stale(folder: Path, written: set[str]) -> list[str]:
             except ValueError:  # a broken index, whose shards are unknown
                 continue
     shards = [shard for shard in shards if _SHARD.fullmatch(shard)]  # a file with another name may not be a shard
-    labels = [f"{LABELS_TOKENIZER}/{name}" for name in TOKENIZER_FILES]
     # an index after its shards
-    own = [*shards, *WEIGHTS_FILES, *TOKENIZER_FILES, *labels, CALIBRATION_FILE, FINGERPRINT_FILE]
+    own = [*shards, *WEIGHTS_FILES, *TOKENIZER_FILES, *LABELS_TOKENIZER_FILES, CALIBRATION_FILE, FINGERPRINT_FILE]
     return [name for name in own if name not in written and (folder / name).is_file()]
 
 

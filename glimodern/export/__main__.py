@@ -1,6 +1,7 @@
 """Export of a checkpoint to ONNX: `python -m glimodern.export MODEL OUT`.
 
-OUT gets model.onnx, gliner_config.json and the tokenizer. The exported model is compared with the checkpoint on a dozen
+OUT gets model.onnx, gliner_config.json and the tokenizer; of a bi-encoder, labels.onnx (layout packed) and the labels'
+tokenizer too. The exported model is compared with the checkpoint on a dozen
 built-in sentences before it is written.
 """
 
@@ -26,7 +27,7 @@ class ExportConfig:
     out: tyro.conf.Positional[str]
     """Folder to write to: empty, an older export, or not there yet."""
     dtype: Dtype = "fp32"
-    """fp32, or int8: weights in int8, quantised by ONNX Runtime."""
+    """fp32, or int8: weights in int8, activations quantised as the graph runs."""
     layout: LayoutName = "padded"
     """Inputs of the graph: padded, as gliner's own export and its readers have them, or packed, as this package has."""
     opset: int = DEFAULT_OPSET
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .write import export_model
 
     written = export_model(config.model, out, dtype=config.dtype, layout=config.layout, opset=config.opset)
-    said = f"{written.file}: {written.bytes / 1e6:.1f} MB, {config.layout}, opset {config.opset}"
+    files = ", ".join(map(str, written.files))
+    said = f"{files}: {written.bytes / 1e6:.1f} MB, {config.layout}, opset {config.opset}"
     console().print(cell(said), cell(str(written.report)), sep="\n", soft_wrap=True)
 
 

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from glimodern.inputs.tokens import PackedArrays
+from glimodern.inputs.tokens import PackedArrays, offsets_of
 
 from .layouts import LayoutName
 
 Feed = dict[str, npt.NDArray[Any]]
 
 
-def feed_of(layout: LayoutName, arrays: PackedArrays, max_width: int) -> Feed:
-    """Return the inputs of a layout for a batch. max_width: the model's."""
+def feed_of(layout: LayoutName, arrays: PackedArrays, max_width: int | None) -> Feed:
+    """Return the inputs of a layout for the texts of a batch. max_width: of spans; None: a token-level model."""
     return _packed(arrays) if layout == "packed" else _padded(arrays, max_width)
+
+
+def label_feed(labels: Sequence[Sequence[int]]) -> Feed:
+    """Return the inputs of the label graph for labels given as token ids."""
+    ids = [np.array(label, dtype=np.int64) for label in labels]
+    return {"input_ids": np.concatenate(ids), "cu_seqlens": offsets_of([len(label) for label in labels])}
+
+
+def padded_labels(labels: Sequence[Sequence[int]]) -> Feed:
+    """Return the inputs of the layout "padded" for labels given as token ids."""
+    lengths = np.array([len(label) for label in labels], dtype=np.int64)
+    inside = np.arange(lengths.max()) < lengths[:, None]
+    input_ids = np.zeros(inside.shape, dtype=np.int64)
+    input_ids[inside] = np.concatenate([np.array(label, dtype=np.int64) for label in labels])
+    return {"labels_input_ids": input_ids, "labels_attention_mask": inside.astype(np.int64)}
 
 
 def _packed(arrays: PackedArrays) -> Feed:
@@ -28,7 +44,7 @@ def _packed(arrays: PackedArrays) -> Feed:
     return feed
 
 
-def _padded(arrays: PackedArrays, max_width: int) -> Feed:
+def _padded(arrays: PackedArrays, max_width: int | None) -> Feed:
     first_tokens, first_words = arrays.cu_seqlens.astype(np.int64), arrays.cu_words.astype(np.int64)
     tokens, words = np.diff(first_tokens), np.diff(first_words)
     inside = np.arange(tokens.max()) < tokens[:, None]
@@ -40,16 +56,18 @@ def _padded(arrays: PackedArrays, max_width: int) -> Feed:
     packed_mask[marked] = numbers
     words_mask = np.zeros(inside.shape, dtype=np.int64)
     words_mask[inside] = packed_mask
-    starts, widths = np.divmod(np.arange(words.max() * max_width), max_width)
-    spans = np.stack([starts, starts + widths], axis=1)
-    return {
+    feed: Feed = {
         "input_ids": input_ids,
         "attention_mask": inside.astype(np.int64),
         "words_mask": words_mask,
         "text_lengths": words[:, None],
-        "span_idx": np.repeat(spans[None], len(words), axis=0),
-        "span_mask": spans[None, :, 1] < words[:, None],
     }
+    if max_width is not None:
+        starts, widths = np.divmod(np.arange(words.max() * max_width), max_width)
+        spans = np.stack([starts, starts + widths], axis=1)
+        feed["span_idx"] = np.repeat(spans[None], len(words), axis=0)
+        feed["span_mask"] = spans[None, :, 1] < words[:, None]
+    return feed
 
 
 def _marked(arrays: PackedArrays, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

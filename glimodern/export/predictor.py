@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from glimodern.checkpoint.calibration_file import check_calibration, read_calibration
 from glimodern.checkpoint.config import CONFIG_FILE, ModelConfig, read_config
 from glimodern.data.calibration import Calibration
 from glimodern.display import first_line
 from glimodern.files.atomic import current_files, user_path
+from glimodern.files.tokenizer import LABELS_TOKENIZER
 from glimodern.inference.checks import check_count
-from glimodern.inference.compute import SpanModel, SpanScores
-from glimodern.inference.decode import Candidates
+from glimodern.inference.compute import SpanModel
+from glimodern.inference.decode import Ties
 from glimodern.inference.greedy import select_in_python
-from glimodern.inference.passages import FloatArray
+from glimodern.inference.packers import packer_of
 from glimodern.inference.request import Search
 from glimodern.inference.stream import check_batch_tokens
-from glimodern.inference.windows import IntArray
-from glimodern.inputs.packer import Packer, PromptPacker
+from glimodern.inputs.label_tokens import LabelTokens
+from glimodern.inputs.packer import Packer
 from glimodern.inputs.tokens import PackedArrays
 from glimodern.inputs.words import word_splitter
 from glimodern.model.prediction import TextPredictor
 
-from .layouts import MODEL_FILE
-from .session import Graph, open_graph
+from .layouts import LABEL_GRAPHS, LABELS_FILE, LAYOUTS, MODEL_FILE, is_bi_encoder
+from .scores import Scores
+from .session import Graph, check_same_model, open_graph
 
 BATCH_TOKENS = 512  # measured (docs/LOG.md): the activations of more leave the caches, fewer make small products
 
@@ -40,21 +38,29 @@ class OnnxPredictor(TextPredictor):
 
     It has no span vectors (`vectors`) and no label vectors (`label_vectors`), and runs on CPUs. Copies, and other
     processes that it is sent to, open the folder again.
+
+    graph: the model. labels: the tokenizer of a bi-encoder's labels. label_graph: of a bi-encoder in the layout
+    "packed". Both None otherwise.
     """
 
-    def __init__(self, graph: Graph, config: ModelConfig, tokenizer: Any, calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        config: ModelConfig,
+        tokenizer: Any,
+        calibration: Calibration | None,
+        labels: LabelTokens | None = None,
+        label_graph: Graph | None = None,
+    ) -> None:
         self.graph, self.config, self.calibration = graph, config, calibration
+        self._labels, self._label_graph = labels, label_graph
         self._opened: tuple[Path, int | None, str] = (graph.file.parent, None, config.words_splitter_type)
-        self.packer: Packer[PackedArrays] = PromptPacker(
+        self.packer: Packer[PackedArrays] = packer_of(
+            config,
             tokenizer,
             as_batch=lambda arrays: arrays,
-            ent_token=config.ent_token,
-            sep_token=config.sep_token,
-            embed_ent_token=config.embed_ent_token,
-            max_width=config.max_width,
-            max_words=config.max_len,
             max_tokens=graph.description.max_tokens,
-            subtoken_pooling=config.subtoken_pooling,
+            bi_encoder=labels is not None,
         )
 
     @classmethod
@@ -76,14 +82,19 @@ class OnnxPredictor(TextPredictor):
         config = read_config(files)
         if splitter is not None:
             config = replace(config, words_splitter_type=splitter)
-        graph = open_graph(files / MODEL_FILE, config.subtoken_pooling, threads)
-        if graph.description.max_width != config.max_width:
-            raise ValueError(
-                f"{files / CONFIG_FILE}: max_width: expected {graph.description.max_width}, as {MODEL_FILE} beside it "
-                f"says, got {config.max_width}; the files are not of one model, export it again"
-            )
+        graph = open_graph(files / MODEL_FILE, LAYOUTS, config, threads)
+        labels = label_graph = None
+        if is_bi_encoder(config):
+            file = files / LABELS_TOKENIZER / "tokenizer.json"
+            labels = LabelTokens(_read_tokenizer(file), graph.description.max_label_tokens)
+            if graph.description.part == "packed":
+                label_graph = open_graph(files / LABELS_FILE, LABEL_GRAPHS, config, threads)
+                check_same_model(graph, label_graph)
         calibration = check_calibration(read_calibration(files), graph.description.fingerprint, files)
-        predictor = cls(graph, config, _read_tokenizer(files / "tokenizer.json", config), calibration)
+        tokenizer = _read_tokenizer(files / "tokenizer.json")
+        if labels is None:
+            _check_tokenizer(tokenizer, config, files / "tokenizer.json")
+        predictor = cls(graph, config, tokenizer, calibration, labels, label_graph)
         predictor._opened = (user_path(folder, "folder").absolute(), threads, config.words_splitter_type)
         return predictor
 
@@ -92,7 +103,7 @@ class OnnxPredictor(TextPredictor):
         return _open, self._opened
 
     def _check_vectors(self, label_vectors: Any) -> None:
-        raise ValueError("label_vectors: expected None, got vectors; an exported model reads labels with each text")
+        raise ValueError("label_vectors: expected None, got vectors; an exported model takes the labels themselves")
 
     def _search(self, threshold: Any, *options: Any) -> Search:
         search = super()._search(threshold, *options)
@@ -105,58 +116,37 @@ class OnnxPredictor(TextPredictor):
     def _batch_tokens(self, batch_tokens: int | str) -> int:
         return check_batch_tokens(batch_tokens) or BATCH_TOKENS
 
+    def scores(self) -> Scores:
+        """Return what scores the batches of one call."""
+        return Scores(self.graph, self.packer.widest_entity, self._labels, self._label_graph, BATCH_TOKENS)
+
     def _span_model(self, label_vectors: Any) -> SpanModel:
-        return SpanModel(self._candidates, self._score_spans, "span", select_in_python)
-
-    def _candidates(self, arrays: PackedArrays, threshold: float | FloatArray) -> Candidates:
-        """Return the spans and types of a batch with a probability above the threshold."""
-        probabilities = _sigmoid(self.graph.logits(arrays))
-        cu_words, cu_types = arrays.cu_words.astype(np.int64), arrays.cu_types.astype(np.int64)
-        limits: Any = threshold
-        if not isinstance(threshold, float):
-            counts = np.diff(cu_types)
-            limits = np.ones((len(counts), 1, 1, probabilities.shape[3]), dtype=np.float32)
-            limits[:, 0, 0][np.arange(counts.max()) < counts[:, None]] = threshold
-        text, word, width, kind = np.nonzero(probabilities > limits)  # 0 outside of a text, which is above no limit
-        scores = probabilities[text, word, width, kind]
-        return Candidates(word + cu_words[text], width, kind + cu_types[text], scores)
-
-    def _score_spans(self, arrays: PackedArrays, spans: Sequence[IntArray], vectors: bool) -> SpanScores:
-        """Score given spans of a batch, rows (first word in the text, width - 1) for each text."""
-        probabilities, types = _sigmoid(self.graph.logits(arrays)), np.diff(arrays.cu_types)
-        found = [
-            text[rows[:, 0], rows[:, 1], :count] for text, rows, count in zip(probabilities, spans, types, strict=True)
-        ]
-        return SpanScores(found, None)
-
-
-def _sigmoid(logits: npt.NDArray[np.float32]) -> FloatArray:
-    """Return probabilities in fp32; 0 for -inf."""
-    decay = np.exp(-np.abs(logits))
-    probabilities: FloatArray = np.where(logits >= 0, 1, decay) / (1 + decay)
-    return probabilities
+        scores = self.scores()
+        ties: Ties = "type" if self.config.any_width else "span"
+        return SpanModel(scores.candidates, scores.of_spans, ties, select_in_python)
 
 
 def _open(folder: Path, threads: int | None, splitter: str) -> OnnxPredictor:
     return OnnxPredictor.from_pretrained(folder, threads=threads, splitter=splitter)
 
 
-def _read_tokenizer(file: Path, config: ModelConfig) -> Any:
-    """Read `tokenizer.json` with the tokenizers library alone, and compare it with the config.
-
-    Raises FileNotFoundError or ValueError.
-    """
+def _read_tokenizer(file: Path) -> Any:
+    """Read `tokenizer.json` with the tokenizers library alone. Raises FileNotFoundError or ValueError."""
     from tokenizers import Tokenizer
 
     if not file.is_file():
         raise FileNotFoundError(f"{file}: expected the tokenizer of the exported model, got no such file; export again")
     try:
-        tokenizer = Tokenizer.from_file(str(file))
+        return Tokenizer.from_file(str(file))
     except Exception as error:  # the tokenizers library raises a bare Exception for a file it cannot read
         raise ValueError(
             f"{file}: expected a tokenizer, got {file.stat().st_size} bytes that cannot be read ({first_line(error)}); "
             "export the model again"
         ) from error
+
+
+def _check_tokenizer(tokenizer: Any, config: ModelConfig, file: Path) -> None:
+    """Raise ValueError for a tokenizer without the prompt tokens of the config, or larger than its vocabulary."""
     index, size = tokenizer.token_to_id(config.ent_token), tokenizer.get_vocab_size()
     if index != config.class_token_index or size > config.vocab_size:
         raise ValueError(
@@ -164,4 +154,3 @@ def _read_tokenizer(file: Path, config: ModelConfig) -> Any:
             f"{config.vocab_size}, as {CONFIG_FILE} says, got {index} of {size}; the tokenizer is of another model, "
             "export it again"
         )
-    return tokenizer

@@ -1,10 +1,10 @@
-"""Tracing of a model into an ONNX graph."""
+"""Tracing of a model into ONNX graphs."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,18 @@ import torch
 from glimodern import ops
 from glimodern.display import first_line
 from glimodern.runtime.ambient import as_in_a_new_process
+from glimodern.version import __version__
 
-from .feeds import Feed, feed_of
-from .graph import PackedGraph, PaddedGraph
-from .layouts import METADATA, OPSETS, OUTPUT, OUTPUT_AXES, Description, layout_of
+from .feeds import Feed, feed_of, label_feed, padded_labels
+from .graph import LabelGraph, TracedGraph
+from .layouts import METADATA, OPSETS, Description, Dtype, Part, inputs_of, output_of, traced_fields
 
 if TYPE_CHECKING:
     from glimodern.model.glimodern import GLiModern
 
 # Two texts of different lengths and two labels: no size of the batch is 1, which a tracer could take for a constant.
 _WORDS = ("Ada met Charles Babbage in London .".split(), "Nothing happened .".split())
-_LABELS = ("person", "place")
+_LABELS = ("person", "place of birth")
 
 
 def check_opset(opset: int) -> None:
@@ -36,31 +37,50 @@ def check_opset(opset: int) -> None:
         )
 
 
-def example_feed(model: GLiModern, description: Description) -> Feed:
-    """Return the graph's inputs for two short texts."""
-    arrays = model.packer.pack_arrays(model.packer.tokenize(_WORDS), [_LABELS] * len(_WORDS))
-    return feed_of(description.layout, arrays, description.max_width)
+def describe(model: GLiModern, part: Part, dtype: Dtype) -> Description:
+    """Return what a graph of a model says of itself."""
+    labels = None if model.label_encoder is None else model.label_encoder.tokens.max_tokens
+    return Description(
+        part, dtype, traced_fields(model.config), model.packer.max_tokens, labels, model.weights_fingerprint,
+        __version__,
+    )  # fmt: skip
 
 
-def trace(model: GLiModern, description: Description, opset: int) -> Any:
-    """Return a model in fp32, in eval mode and without packed layers, as an `onnx.ModelProto`.
+def feed_for(model: GLiModern, part: Part, texts: Sequence[Sequence[str]], labels: Sequence[str]) -> Feed:
+    """Return a graph's inputs for texts given as words, all with the same labels."""
+    ids = [] if model.label_encoder is None else model.label_encoder.tokens.ids(labels)
+    if part == "labels":
+        return label_feed(ids)
+    arrays = model.packer.pack_arrays(model.packer.tokenize(texts), [labels] * len(texts))
+    feed = feed_of(part, arrays, model.packer.widest_entity)
+    if model.label_encoder is None:
+        return feed
+    if part == "padded":
+        return feed | padded_labels(ids)
+    with torch.no_grad():
+        rows = LabelGraph(model)(*map(torch.from_numpy, label_feed(ids).values()))
+    return feed | {"label_rows": rows.numpy()}
+
+
+def trace(graph: TracedGraph, description: Description, opset: int) -> Any:
+    """Return a graph of a model in fp32, in eval mode and without packed layers, as an `onnx.ModelProto`.
 
     Operators run in plain PyTorch meanwhile, in all threads. Raises ValueError for an encoder that cannot be traced.
     """
     import onnx
 
-    axes = layout_of(description.layout).axes(model.config.subtoken_pooling)
-    graph = (PaddedGraph if description.layout == "padded" else PackedGraph)(model).eval()
-    feed = example_feed(model, description)
-    inputs = tuple(torch.from_numpy(feed[name]) for name in axes)
-    dynamic = {name: dict(enumerate(names)) for name, names in {**axes, OUTPUT: OUTPUT_AXES}.items()}
+    model: GLiModern = graph.network  # type: ignore[assignment]
+    inputs, output = inputs_of(graph.part, model.config), output_of(graph.part, model.config)
+    dynamic = {name: dict(enumerate(names)) for name, names in {**inputs, **output}.items()}
     with tempfile.TemporaryDirectory(prefix="glimodern-") as scratch:
         file = Path(scratch) / "model.onnx"
         with _quietly(), as_in_a_new_process(), ops.use_backend("reference"):
+            feed = feed_for(model, graph.part, _WORDS, _LABELS)
             try:
                 torch.onnx.export(
-                    graph, inputs, str(file), input_names=list(axes), output_names=[OUTPUT], dynamic_axes=dynamic,
-                    opset_version=opset, dynamo=False,
+                    graph.eval(), tuple(torch.from_numpy(feed[name]) for name in inputs), str(file),
+                    input_names=list(inputs), output_names=list(output), dynamic_axes=dynamic, opset_version=opset,
+                    dynamo=False,
                 )  # fmt: skip
             except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
                 kind = model.config.encoder_config.get("model_type")

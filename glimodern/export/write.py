@@ -13,8 +13,9 @@ import torch
 
 from glimodern.checkpoint.calibration_file import CALIBRATION_FILE
 from glimodern.checkpoint.config import CONFIG_FILE
-from glimodern.checkpoint.folder import TOKENIZER_FILES, public_fields
+from glimodern.checkpoint.folder import public_fields
 from glimodern.files.atomic import current_files, replace_files, user_path
+from glimodern.files.tokenizer import LABELS_TOKENIZER, LABELS_TOKENIZER_FILES, TOKENIZER_FILES
 from glimodern.model.glimodern import GLiModern
 from glimodern.model.precision import (
     CANARY_LABELS,
@@ -26,26 +27,27 @@ from glimodern.model.precision import (
     answers,
     compare_answers,
 )
-from glimodern.version import __version__
 
-from .layouts import DEFAULT_OPSET, METADATA, MODEL_FILE, Description, Dtype, LayoutName, layout_of
+from .graph import TracedGraph, graphs_of
+from .layouts import DEFAULT_OPSET, LABELS_FILE, METADATA, MODEL_FILE, Dtype, LayoutName, check_layout
 from .predictor import OnnxPredictor
-from .quantise import quantise
+from .quantise import input_sizes, quantise
 from .session import require_onnxruntime
-from .trace import check_opset, trace
+from .trace import check_opset, describe, feed_for, trace
 
 if TYPE_CHECKING:
     from glimodern.inputs.packer import Packer
 
-_FILES = (MODEL_FILE, CONFIG_FILE, *TOKENIZER_FILES, CALIBRATION_FILE)
+_GRAPHS = (MODEL_FILE, LABELS_FILE)
+_FILES = (*_GRAPHS, CONFIG_FILE, *TOKENIZER_FILES, *LABELS_TOKENIZER_FILES, CALIBRATION_FILE)
 _MOST_BYTES = 2**31  # of a protobuf file
 _LARGEST_DIFFERENCE = 1e-4  # of a probability, in fp32
 
 
 class Exported(NamedTuple):
-    """What was written. report: of the graph against the checkpoint, over the built-in texts."""
+    """What was written. files: the graphs. report: of them against the checkpoint, over the built-in texts."""
 
-    file: Path
+    files: tuple[Path, ...]
     bytes: int
     report: PrecisionReport
 
@@ -68,24 +70,35 @@ def export_model(
     """
     require_onnxruntime()
     _require_onnx()
-    layout_of(layout)
+    check_layout(layout)
     if dtype not in get_args(Dtype):
         raise ValueError(f"dtype: expected one of {', '.join(map(repr, get_args(Dtype)))}, got {dtype!r}")
     check_opset(opset)
     target = user_path(folder, "out")
     _refuse_other_files(target)
     source = GLiModern.from_pretrained(model, dtype="fp32", trainable=True).eval().requires_grad_(False)
-    _check_model(source)
-    max_tokens = source.packer.max_tokens
-    description = Description(
-        layout, dtype, max_tokens, source.config.max_width, source.weights_fingerprint, __version__
-    )
+    graphs = graphs_of(source, layout)
+    _check_size(graphs, source.source_name)
     with replace_files(target, _stale, last=MODEL_FILE) as staged:
         _refuse_other_files(target)
-        proto = trace(source, description, opset)
-        _write(staged, source, quantise(proto) if dtype == "int8" else proto)
+        _write(staged, source, {_file_of(graph): _exported(source, graph, dtype, opset) for graph in graphs})
         report = _checked(source, OnnxPredictor.from_pretrained(staged), dtype)
-    return Exported(target / MODEL_FILE, (target / MODEL_FILE).stat().st_size, report)
+    files = tuple(target / _file_of(graph) for graph in graphs)
+    return Exported(files, sum(file.stat().st_size for file in files), report)
+
+
+def _file_of(graph: TracedGraph) -> str:
+    return LABELS_FILE if graph.part == "labels" else MODEL_FILE
+
+
+def _exported(model: GLiModern, graph: TracedGraph, dtype: Dtype, opset: int) -> Any:
+    """Return a graph of a model in a dtype, as an `onnx.ModelProto`."""
+    proto = trace(graph, describe(model, graph.part, dtype), opset)
+    if dtype == "fp32":
+        return proto
+    requests = model.requests(CANARY_TEXTS, CANARY_LABELS).stream
+    feeds = (feed_for(model, graph.part, [request.words], request.labels.prompts) for request in requests)
+    return quantise(proto, input_sizes(proto, feeds))
 
 
 def _require_onnx() -> None:
@@ -95,22 +108,12 @@ def _require_onnx() -> None:
         raise ImportError("onnx: expected it to export, got none installed; install the extra onnx") from error
 
 
-def _check_model(model: GLiModern) -> None:
-    """Raise ValueError for a model that is not exported."""
-    if model.config.any_width:
-        raise ValueError(
-            f"{model.source_name}: span_mode: expected a span model to export, got {model.config.span_mode!r}, whose "
-            "words have three scores; run it with GLiModern"
-        )
-    if model.label_encoder is not None:
-        raise ValueError(
-            f"{model.source_name}: labels_encoder: expected a model that reads labels with each text, got a "
-            "bi-encoder, whose label vectors have no input in the exported graph; run it with GLiModern"
-        )
-    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+def _check_size(graphs: list[TracedGraph], name: str) -> None:
+    """Raise ValueError for a graph that one file does not hold. name: the model's."""
+    size = max(graph.parameter_bytes for graph in graphs)
     if size >= _MOST_BYTES:
         raise ValueError(
-            f"{model.source_name}: expected weights of less than 2 GiB in fp32, which one ONNX file holds, got "
+            f"{name}: expected weights of less than 2 GiB in fp32, which one ONNX file holds, got "
             f"{size / 2**30:.1f} GiB; run it with GLiModern"
         )
 
@@ -121,7 +124,8 @@ def _refuse_other_files(folder: Path) -> None:
         if folder.exists():
             raise ValueError(f"out: expected a folder, got the file {folder}; name another folder")
         return
-    files = sorted(file.name for file in folder.iterdir() if file.name[0] != ".")
+    found = (file.relative_to(folder) for file in folder.rglob("*") if not file.is_dir())
+    files = sorted(file.as_posix() for file in found if file.parts[0][0] != ".")
     others = [name for name in files if name not in _FILES]
     if files and not others and not _is_export(current_files(folder) / MODEL_FILE):
         others = files
@@ -150,13 +154,17 @@ def _stale(folder: Path, written: set[str]) -> list[str]:
     return [name for name in _FILES if name not in written and (folder / name).is_file()]
 
 
-def _write(folder: Path, model: GLiModern, proto: Any) -> None:
+def _write(folder: Path, model: GLiModern, graphs: dict[str, Any]) -> None:
+    """Write an export to an empty folder. graphs: `onnx.ModelProto` by file name."""
     import onnx
 
-    onnx.save(proto, folder / MODEL_FILE)
+    for name, proto in graphs.items():
+        onnx.save(proto, folder / name)
     text = json.dumps(public_fields(model.config), indent=1, sort_keys=True)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     model.tokenizer.save_pretrained(folder)
+    if model.label_encoder is not None:
+        model.label_encoder.tokenizer.save_pretrained(folder / LABELS_TOKENIZER)
     if model.calibration is not None:
         (folder / CALIBRATION_FILE).write_text(model.calibration.to_json(), encoding="utf-8")
 
@@ -192,8 +200,8 @@ def _answers(exported: OnnxPredictor) -> Answers:
     results = exported.predict_words([request.words for request in requests], CANARY_LABELS, threshold=0.5)
     entities = [[(start, end, label) for start, end, label, _ in result.entities] for result in results]
     packer: Packer[Any] = exported.packer
-    probabilities = []
+    scores, probabilities = exported.scores(), []
     for request in requests:
         arrays = packer.pack([request.words], [request.labels.prompts])
-        probabilities.append(torch.sigmoid(torch.from_numpy(np.array(exported.graph.logits(arrays)[0]))))
+        probabilities.append(torch.sigmoid(torch.from_numpy(np.array(scores.logits(arrays)[0]))))
     return Answers(entities, probabilities)

@@ -3,6 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
+LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
+# The files that transformers writes and reads for any tokenizer. It reads vocabularies (vocab.txt, spiece.model) only
+# without a tokenizer.json, and checkpoints are always written with one.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+LABELS_TOKENIZER_FILES = tuple(f"{LABELS_TOKENIZER}/{name}" for name in TOKENIZER_FILES)
+
 
 def load_tokenizer(path: str, *, add_bos_eos: bool = True, **hub_options: Any) -> Any:
     """Load transformers' fast tokenizer of a folder or hub name; `.backend_tokenizer` is the Rust tokenizer.

@@ -32,7 +32,7 @@ def _with_fresh_head(model: M, encoder: Encoder) -> M:
     """Build a model with another encoder and a head without values, which shares the other parts of `model`."""
     label_encoder = model.label_encoder
     if label_encoder is not None:
-        label_encoder = shared_copy(label_encoder, label_encoder.held_tokenizer, label_encoder._tokens)
+        label_encoder = shared_copy(label_encoder, label_encoder.held_tokenizer, label_encoder.tokens)
     with building(meta=True):
         copied = type(model)(model.config, encoder, model.held_tokenizer, label_encoder)
     copied.packer = model.packer

@@ -84,7 +84,7 @@ def take_fingerprint(model: GLiModern, weights: str, like: Fingerprint | None = 
     with as_in_a_new_process():
         try:
             if model.label_encoder is not None:
-                label_tokens = tuple(tuple(ids) for ids in model.label_encoder.token_ids(labels))
+                label_tokens = tuple(tuple(ids) for ids in model.label_encoder.tokens.ids(labels))
             batch = model.packer.pack(words, [labels] * len(words))
             tokens = [_tokens(batch, text) for text in range(len(words))]
             stages = model.run_in_eval(lambda network: _run(network, batch))

@@ -8,7 +8,6 @@ checkpoints contain an LSTM, which the public package does not run for bi-encode
 """
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.files.hub import HubAccess
 from glimodern.files.stored_tokenizer import whole_tokenizer
 from glimodern.files.tokenizer import load_tokenizer, token_limit
-from glimodern.inputs.plain_text import plain_tokenizer
+from glimodern.inputs.label_tokens import LabelTokens, in_chunks
 from glimodern.layers.packed_linear import PackedLinear
 from glimodern.runtime.forks import keep_to_own_threads
 
@@ -31,8 +30,8 @@ _SAMPLE = 256  # values of each tensor that the fingerprint reads, approximately
 class LabelEncoder(nn.Module):
     """Labels in, vectors out: an encoder, the mean over a label's tokens, and a projection to the head's width d.
 
-    The projection is the identity if the encoder's width is d. max_tokens: maximum tokens of a label; longer labels are
-    truncated. sealed: the fingerprint of weights that no longer change (`seal`), else None.
+    The projection is the identity if the encoder's width is d. tokens: tokenises labels. sealed: the fingerprint of
+    weights that no longer change (`seal`), else None.
     """
 
     def __init__(self, encoder: Encoder, tokenizer: Any, width: int) -> None:
@@ -42,10 +41,7 @@ class LabelEncoder(nn.Module):
         self.projection: nn.Module = nn.Identity()
         if encoder.hidden_size != width:
             self.projection = nn.Linear(encoder.hidden_size, width)
-        self._tokens, _ = plain_tokenizer(tokenizer.backend_tokenizer)
-        self.max_tokens = token_limit(tokenizer, encoder.max_length)
-        if self.max_tokens is not None:
-            self._tokens.enable_truncation(self.max_tokens)
+        self.tokens = LabelTokens(tokenizer.backend_tokenizer, token_limit(tokenizer, encoder.max_length))
         self.sealed: str | None = None
 
     @property
@@ -57,30 +53,12 @@ class LabelEncoder(nn.Module):
     def forward(self, labels: Sequence[str]) -> Tensor:
         """Encode labels [m] as vectors [m, d]: differentiable, packed, about 2,000 tokens at a time.
 
-        Warns if labels are longer than `max_tokens`.
+        Warns if labels are truncated to `tokens.max_tokens`.
         """
         keep_to_own_threads()
-        chunks, chunk, room = [], list[list[int]](), _CHUNK_TOKENS
-        encodings = self._tokens.encode_batch(list(labels))
-        if cut := [label for label, encoding in zip(labels, encodings, strict=True) if encoding.overflowing]:
-            warnings.warn(
-                f"labels: expected at most {self.max_tokens} tokens, the label encoder's limit, got more in "
-                f"{len(cut)}, which are truncated: {', '.join(f'{label[:40]!r}...' for label in cut[:3])}",
-                stacklevel=2,
-            )
-        for encoding in encodings:
-            if chunk and len(encoding.ids) > room:
-                chunks.append(self._pooled(chunk))
-                chunk, room = [], _CHUNK_TOKENS
-            chunk.append(encoding.ids)
-            room -= len(encoding.ids)
-        chunks.append(self._pooled(chunk))
+        chunks = [self._pooled(chunk) for chunk in in_chunks(self.tokens.ids(labels), _CHUNK_TOKENS)]
         vectors: Tensor = self.projection(torch.cat(chunks))
         return vectors
-
-    def token_ids(self, labels: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each label, special tokens included, as `forward` reads it."""
-        return [encoding.ids for encoding in self._tokens.encode_batch(list(labels))]
 
     def _pooled(self, labels: Sequence[Sequence[int]]) -> Tensor:
         """Compute the mean hidden state of each label, [m, encoder width], from the labels' token ids."""

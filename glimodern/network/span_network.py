@@ -16,10 +16,10 @@ from glimodern.encoder import Encoder
 from glimodern.files.stored_tokenizer import whole_tokenizer
 from glimodern.files.tokenizer import token_limit
 from glimodern.inference.compute import SpanScores
+from glimodern.inference.packers import packer_of
 from glimodern.inputs.batch import LabelBatch, PackedBatch, batch_of
-from glimodern.inputs.label_packer import TextPacker
 from glimodern.inputs.label_vectors import LabelVectors
-from glimodern.inputs.packer import Packer, PromptPacker
+from glimodern.inputs.packer import Packer
 from glimodern.inputs.transfer import to_device
 from glimodern.layers.attention import Packing
 from glimodern.runtime.ambient import predicts
@@ -83,23 +83,12 @@ class SpanNetwork(nn.Module):
         self._graphs = GraphCache()
 
     def _make_packer(self) -> Packer[PackedBatch]:
-        config, tokenizer = self.config, self.held_tokenizer.backend_tokenizer
-        options: dict[str, Any] = {
-            "as_batch": batch_of,
-            "max_width": config.max_width,
-            "any_width": config.any_width,
-            "max_words": config.max_len,
-            "max_tokens": token_limit(self.held_tokenizer, self.encoder.max_length),
-            "subtoken_pooling": config.subtoken_pooling,
-        }
-        if self.label_encoder is not None:
-            return TextPacker(tokenizer, first_unknown_id=config.vocab_size, **options)
-        return PromptPacker(
-            tokenizer,
-            ent_token=config.ent_token,
-            sep_token=config.sep_token,
-            embed_ent_token=config.embed_ent_token,
-            **options,
+        return packer_of(
+            self.config,
+            self.held_tokenizer.backend_tokenizer,
+            as_batch=batch_of,
+            max_tokens=token_limit(self.held_tokenizer, self.encoder.max_length),
+            bi_encoder=self.label_encoder is not None,
         )
 
     @property

@@ -29,7 +29,8 @@ from glimodern.inference.decode import Ties
 from glimodern.inputs.batch import PackedBatch
 from glimodern.layers.dropout import Dropout
 from glimodern.layers.packed_linear import PackedLinear, inputs_are_watched, watch_inputs
-from glimodern.ops import LeastOfRange, SpanEntities
+from glimodern.ops import SpanEntities
+from glimodern.tagging import least_of_spans
 
 from .base_head import Head, HeadRows, LossOptions, Rows
 from .packed_head import PackedThirds
@@ -145,7 +146,7 @@ class TokenHead(Head):
         logits = self._scores(rows, self._w1()[2], cu_words.to(words.device), cu_types.to(words.device))
         probabilities = ops.probabilities(logits.flatten()).float().cpu().view(-1, 3)
         texts = ops.split_token_scores(probabilities, cu_words, cu_types)
-        scores = [_least(text.numpy(), each) for text, each in zip(texts, spans, strict=True)]
+        scores = [least_of_spans(text.numpy(), each) for text, each in zip(texts, spans, strict=True)]
         if not vectors:
             return SpanScores(scores, None)
         first_words = cu_words.numpy()[:-1]
@@ -155,13 +156,3 @@ class TokenHead(Head):
         count = torch.from_numpy(width + 1).to(words.device)
         means = (sums[begin + count] - sums[begin]) / count[:, None]
         return SpanScores(scores, means.float().cpu().numpy())
-
-
-def _least(text: npt.NDArray[np.float32], spans: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Return the least probability of each span and type, fp32 [spans, types]. text: [words, types, 3]."""
-    if not len(spans):
-        return np.zeros((0, text.shape[1]), dtype=np.float32)
-    first, last = spans[:, 0], spans.sum(1)
-    inside = LeastOfRange(text[..., 2], int(spans[:, 1].max()) + 1)(first, last)
-    least: npt.NDArray[np.float32] = np.minimum(inside, np.minimum(text[first, :, 0], text[last, :, 1]))
-    return least

@@ -11,8 +11,8 @@ or without a `LowRank` update, and `Chain`, steps of these without Python in bet
 `split_scores`, `span_loss`,
 `span_entities` with `probabilities` and `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores`
 and `head_entities`, which fold the types (`fold_types`) or make span vectors, whichever is cheaper
-(`vectors_are_cheaper`). Token-level models: `token_scores` with `split_token_scores`, and `token_entities`, which uses
-`LeastOfRange`. Examples: docs/operators.md.
+(`vectors_are_cheaper`). Token-level models: `token_scores` with `split_token_scores`, and
+`token_entities`. Examples: docs/operators.md.
 """
 
 from ._add_layer_norm import add_layer_norm
@@ -30,7 +30,7 @@ from ._span_entities import SpanEntities, probabilities, span_entities
 from ._span_loss import span_loss
 from ._span_scores import span_scores
 from ._span_vectors import span_vectors
-from ._token_entities import LeastOfRange, token_entities
+from ._token_entities import token_entities
 from ._token_scores import split_token_scores, token_scores
 from .dispatch import backend_info, use_backend
 
@@ -45,7 +45,6 @@ __all__ = [
     "geglu",
     "head_entities",
     "head_scores",
-    "LeastOfRange",
     "linear_packed",
     "LowRank",
     "PackedWeight",
