@@ -169,12 +169,18 @@ def test_a_whole_config_is_read_without_transformers(monkeypatch):
     assert settings.rope_parameters["full_attention"]["rope_theta"] == 160_000
 
 
+OLD_TYPES = {
+    "full_attention": {"type": "default", "rope_theta": 3e4},
+    "sliding_attention": {"type": "linear", "rope_theta": 3e4, "factor": 2.0},
+}
 OTHER = {
     "few fields": SMALL,
     "old names": without("rope_parameters", "layer_types")
     | {"global_rope_theta": 8e4, "local_rope_theta": 5e3, "global_attn_every_n_layers": 2},
     "one rotary base": without() | {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 3e4}}},
     "no rotary bases": without() | {"rope_parameters": None},
+    "rotary types under their old name": without() | {"rope_parameters": OLD_TYPES},
+    "a window in place of local_attention": without() | {"sliding_window": 8},
     "no layer types": without("layer_types"),
     **{f"no {name}": without(name) for name in ("norm_eps", "local_attention", "mlp_bias", "pad_token_id")},
 }
@@ -191,7 +197,7 @@ def test_other_configs_are_completed_by_transformers(config):
 BAD = {
     "hidden_size": 0, "vocab_size": -3, "num_attention_heads": True, "attention_dropout": 2.0, "norm_eps": "small",
     "layer_types": "full_attention", "rope_parameters": 3, "hidden_activation": 1, "local_attention": 1.5,
-    "mlp_bias": "no",
+    "mlp_bias": "no", "num_hidden_layers": 0, "pad_token_id": 40,
 }  # fmt: skip
 
 
@@ -199,6 +205,18 @@ BAD = {
 def test_bad_values_are_refused(name):
     with pytest.raises((ValueError, TypeError), match=name):
         build_encoder(WHOLE | {name: BAD[name]})
+
+
+def test_a_rotary_scaling_under_its_old_name_is_refused():
+    with pytest.raises(ValueError, match="rope_parameters.*got 'linear'"):
+        build_encoder(WHOLE | {"rope_parameters": OLD_TYPES})
+
+
+@pytest.mark.parametrize("base", [3, "rope_theta", ["rope_theta"]])
+def test_rotary_bases_of_another_type_are_refused(base):
+    bases = {"full_attention": base, "sliding_attention": base}
+    with pytest.raises(ValueError, match="rope_parameters"):
+        build_encoder(WHOLE | {"rope_parameters": bases})
 
 
 def test_the_config_of_an_encoder_is_transformers_own():

@@ -155,7 +155,8 @@ class ModernBert(nn.Module):
     Initial weights are transformers': truncated normals, with a smaller deviation for the last matrix of a residual
     branch.
 
-    Raises ValueError for a rotary scaling other than "default" and for unknown layer types.
+    Raises ValueError for a rotary scaling other than "default", for unknown layer types and for a padding token outside
+    the vocabulary.
     """
 
     def __init__(self, settings: ModernBertSettings) -> None:
@@ -165,6 +166,9 @@ class ModernBert(nn.Module):
                 f"hidden_size: expected a multiple of 2 * num_attention_heads (rotary embeddings rotate pairs), got "
                 f"{settings.hidden_size} and {settings.num_attention_heads}; change one of them in the config"
             )
+        padding, rows = settings.pad_token_id, settings.vocab_size
+        if padding is not None and not -rows <= padding < rows:  # nn.Embedding counts negative ids from the end
+            raise ValueError(f"pad_token_id: expected an id below vocab_size ({rows}) or null, got {padding}")
         layer_types = settings.layer_types
         unknown = set(layer_types) - set(LAYER_TYPES)
         if unknown or len(layer_types) != settings.num_hidden_layers:
