@@ -252,6 +252,18 @@ def test_rotary_bases_of_another_type_are_refused(base):
         build_encoder(WHOLE | {"rope_parameters": bases})
 
 
+@pytest.mark.parametrize("theta", [None, 0, -1e4, "1e4", True, float("nan")])
+def test_rotary_bases_are_positive_numbers(theta):
+    bases = {**WHOLE["rope_parameters"], "full_attention": {"rope_type": "default", "rope_theta": theta}}
+    with pytest.raises(ValueError, match="rope_theta: expected a number > 0"):
+        build_encoder(WHOLE | {"rope_parameters": bases})
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="hidden_activation: .*got 'nope'"):
+        build_encoder(WHOLE | {"hidden_activation": "nope"})
+
+
 def test_the_config_of_an_encoder_is_transformers_own():
     encoder = build_encoder(WHOLE | {"vocab_size": 44})
     encoder.resize_token_embeddings(47)

@@ -16,7 +16,7 @@ ModernBertModel.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from glimodern.layers.dropout import Dropout
 from glimodern.layers.packed_embedding import packed_embedding
 from glimodern.layers.packed_linear import PackedLinear, all_packed, pack_linears, packed_linear, packs
 from glimodern.layers.rotary import rotary_table
+from glimodern.settings import POSITIVE, check_value
 
 from .base import Encoder
 from .modernbert_settings import LAYER_TYPES, ModernBertSettings
@@ -94,6 +95,10 @@ class _Attention(nn.Module):
 def _activation(name: str) -> nn.Module:
     from transformers.activations import ACT2FN
 
+    if name not in ACT2FN:
+        raise ValueError(
+            f"hidden_activation: expected an activation that transformers has, such as 'gelu' or 'silu', got {name!r}"
+        )
     module: nn.Module = ACT2FN[name]
     return module
 
@@ -185,7 +190,9 @@ class ModernBert(nn.Module):
                     f"rope_parameters[{layer_type!r}]: expected rope_type 'default', got {rope['rope_type']!r}; load "
                     "this model in transformers, or set the type to 'default'"
                 )
-            self.rotary_base[layer_type] = float(rope["rope_theta"])
+            name, theta = f"rope_parameters[{layer_type!r}]: rope_theta", rope["rope_theta"]
+            check_value(name, Annotated[float, POSITIVE], theta)
+            self.rotary_base[layer_type] = float(theta)
         self.embeddings = _Embeddings(settings)
         self.layers = nn.ModuleList([_Layer(settings, layer_type, i == 0) for i, layer_type in enumerate(layer_types)])
         self.final_norm = _Norm(settings)
