@@ -1,9 +1,11 @@
 """Loading without transformers: stored configs and tokenizers are read as transformers reads them, or left to it."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,10 @@ def list_tokens(folder: Path, **changed: Any) -> None:
     edit(folder, added_tokens_decoder=listed)
 
 
+PADDING = {
+    "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+    "pad_token": "[PAD]",
+}  # fmt: skip
 READ = {
     "as stored": lambda folder: None,
     "as transformers 4 stored it": lambda folder: (
@@ -63,6 +69,9 @@ READ = {
     "a token of the model's own": lambda folder: edit(folder, entity_token="<<ENT>>"),
     "no limit": lambda folder: edit(folder, drop="model_max_length"),
     "no unknown token": lambda folder: edit(folder, drop="unk_token"),
+    "a padding token of the file's": lambda folder: (
+        edit(folder, drop="pad_token"), edit(folder, "tokenizer.json", padding=PADDING)),
+    "named tokens that the file has": lambda folder: edit(folder, model_specific_special_tokens={"entity": "<<ENT>>"}),
     "a padding side": lambda folder: edit(folder, padding_side="left", clean_up_tokenization_spaces=True),
 }  # fmt: skip
 
@@ -83,11 +92,25 @@ LEFT = {
     "another class": lambda folder: edit(folder, tokenizer_class="BertTokenizer"),
     "no class": lambda folder: edit(folder, drop="tokenizer_class"),
     "a bos token": lambda folder: edit(folder, bos_token="[CLS]"),
+    "an empty bos token": lambda folder: edit(folder, bos_token=""),
     "an eos token": lambda folder: edit(folder, eos_token={"content": "[SEP]", "special": True}),
     "bos refused": lambda folder: edit(folder, add_bos_token=False),
     "special tokens split": lambda folder: edit(folder, split_special_tokens=True),
     "code": lambda folder: edit(folder, auto_map={"AutoTokenizer": ["a.B", None]}),
     "another limit": lambda folder: edit(folder, model_max_length=1e3),
+    "a limit under its old name": lambda folder: edit(folder, drop="model_max_length", max_len=64),
+    "another file": lambda folder: edit(folder, tokenizer_file="other.json"),
+    "an unknown side": lambda folder: edit(folder, padding_side="up"),
+    "a padding token that the file lacks": lambda folder: (
+        edit(folder, drop="pad_token"),
+        edit(folder, "tokenizer.json", padding=PADDING | {"pad_token": "<pad>"}),
+    ),
+    "a token of another type": lambda folder: edit(folder, cls_token=["[CLS]"]),
+    "a token without content": lambda folder: edit(folder, image_token={"lstrip": True}),
+    "a text in place of a list": lambda folder: edit(folder, extra_special_tokens="[CLS]"),
+    "model-specific tokens that the file lacks": lambda folder: edit(
+        folder, model_specific_special_tokens={"image_token": "<img>"}
+    ),
     "a special token that the file lacks": lambda folder: edit(folder, mask_token="[MASK]"),
     "a token of the model's own that the file lacks": lambda folder: edit(folder, image_token="<img>"),
     "more special tokens than the file has": lambda folder: edit(folder, additional_special_tokens=["<a>"]),
@@ -99,6 +122,7 @@ LEFT = {
     "added tokens of old": lambda folder: (folder / "added_tokens.json").write_text("{}"),
     "a model's config": lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
     "a chat's template": lambda folder: (folder / "chat_template.jinja").write_text("{{ messages }}"),
+    "more templates of chats": lambda folder: (folder / "additional_chat_templates").mkdir(),
     "no post-processor": lambda folder: edit(folder, "tokenizer.json", post_processor=None),
     "one file": lambda folder: (folder / "tokenizer_config.json").unlink(),
     "a list": lambda folder: (folder / "tokenizer_config.json").write_text("[]"),
@@ -124,6 +148,15 @@ def test_transformers_tokenizer_is_there_when_asked_for(folder, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "ours" / name).read_text() == (tmp_path / "theirs" / name).read_text()
     assert whole_tokenizer(whole) is whole
+
+
+def test_all_who_hold_a_stored_tokenizer_get_the_same_one(folder):
+    ours = read_stored_tokenizer(folder)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(whole_tokenizer, [ours] * 4))
+    assert all(tokenizer is whole_tokenizer(ours) for tokenizer in found)
+    copied = pickle.loads(pickle.dumps(ours))
+    assert copied.whole() is not ours.whole() and copied.whole().get_vocab() == ours.whole().get_vocab()
 
 
 def test_a_checkpoint_predicts_and_is_saved_again(tiny_model, tmp_path):
@@ -169,12 +202,18 @@ def test_a_whole_config_is_read_without_transformers(monkeypatch):
     assert settings.rope_parameters["full_attention"]["rope_theta"] == 160_000
 
 
+OLD_TYPES = {
+    "full_attention": {"type": "default", "rope_theta": 3e4},
+    "sliding_attention": {"type": "linear", "rope_theta": 3e4, "factor": 2.0},
+}
 OTHER = {
     "few fields": SMALL,
     "old names": without("rope_parameters", "layer_types")
     | {"global_rope_theta": 8e4, "local_rope_theta": 5e3, "global_attn_every_n_layers": 2},
     "one rotary base": without() | {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 3e4}}},
     "no rotary bases": without() | {"rope_parameters": None},
+    "rotary types under their old name": without() | {"rope_parameters": OLD_TYPES},
+    "a window in place of local_attention": without() | {"sliding_window": 8},
     "no layer types": without("layer_types"),
     **{f"no {name}": without(name) for name in ("norm_eps", "local_attention", "mlp_bias", "pad_token_id")},
 }
@@ -191,7 +230,7 @@ def test_other_configs_are_completed_by_transformers(config):
 BAD = {
     "hidden_size": 0, "vocab_size": -3, "num_attention_heads": True, "attention_dropout": 2.0, "norm_eps": "small",
     "layer_types": "full_attention", "rope_parameters": 3, "hidden_activation": 1, "local_attention": 1.5,
-    "mlp_bias": "no",
+    "mlp_bias": "no", "num_hidden_layers": 0, "pad_token_id": 40,
 }  # fmt: skip
 
 
@@ -199,6 +238,30 @@ BAD = {
 def test_bad_values_are_refused(name):
     with pytest.raises((ValueError, TypeError), match=name):
         build_encoder(WHOLE | {name: BAD[name]})
+
+
+def test_a_rotary_scaling_under_its_old_name_is_refused():
+    with pytest.raises(ValueError, match="rope_parameters.*got 'linear'"):
+        build_encoder(WHOLE | {"rope_parameters": OLD_TYPES})
+
+
+@pytest.mark.parametrize("base", [3, "rope_theta", ["rope_theta"]])
+def test_rotary_bases_of_another_type_are_refused(base):
+    bases = {"full_attention": base, "sliding_attention": base}
+    with pytest.raises(ValueError, match="rope_parameters"):
+        build_encoder(WHOLE | {"rope_parameters": bases})
+
+
+@pytest.mark.parametrize("theta", [None, 0, -1e4, "1e4", True, float("nan")])
+def test_rotary_bases_are_positive_numbers(theta):
+    bases = {**WHOLE["rope_parameters"], "full_attention": {"rope_type": "default", "rope_theta": theta}}
+    with pytest.raises(ValueError, match="rope_theta: expected a number > 0"):
+        build_encoder(WHOLE | {"rope_parameters": bases})
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="hidden_activation: .*got 'nope'"):
+        build_encoder(WHOLE | {"hidden_activation": "nope"})
 
 
 def test_the_config_of_an_encoder_is_transformers_own():

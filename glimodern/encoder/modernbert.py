@@ -16,7 +16,7 @@ ModernBertModel.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from glimodern.layers.dropout import Dropout
 from glimodern.layers.packed_embedding import packed_embedding
 from glimodern.layers.packed_linear import PackedLinear, all_packed, pack_linears, packed_linear, packs
 from glimodern.layers.rotary import rotary_table
+from glimodern.settings import POSITIVE, check_value
 
 from .base import Encoder
 from .modernbert_settings import LAYER_TYPES, ModernBertSettings
@@ -94,6 +95,10 @@ class _Attention(nn.Module):
 def _activation(name: str) -> nn.Module:
     from transformers.activations import ACT2FN
 
+    if name not in ACT2FN:
+        raise ValueError(
+            f"hidden_activation: expected an activation that transformers has, such as 'gelu' or 'silu', got {name!r}"
+        )
     module: nn.Module = ACT2FN[name]
     return module
 
@@ -155,7 +160,8 @@ class ModernBert(nn.Module):
     Initial weights are transformers': truncated normals, with a smaller deviation for the last matrix of a residual
     branch.
 
-    Raises ValueError for a rotary scaling other than "default" and for unknown layer types.
+    Raises ValueError for a rotary scaling other than "default", for unknown layer types and for a padding token outside
+    the vocabulary.
     """
 
     def __init__(self, settings: ModernBertSettings) -> None:
@@ -165,6 +171,9 @@ class ModernBert(nn.Module):
                 f"hidden_size: expected a multiple of 2 * num_attention_heads (rotary embeddings rotate pairs), got "
                 f"{settings.hidden_size} and {settings.num_attention_heads}; change one of them in the config"
             )
+        padding, rows = settings.pad_token_id, settings.vocab_size
+        if padding is not None and not -rows <= padding < rows:  # nn.Embedding counts negative ids from the end
+            raise ValueError(f"pad_token_id: expected an id below vocab_size ({rows}) or null, got {padding}")
         layer_types = settings.layer_types
         unknown = set(layer_types) - set(LAYER_TYPES)
         if unknown or len(layer_types) != settings.num_hidden_layers:
@@ -181,7 +190,9 @@ class ModernBert(nn.Module):
                     f"rope_parameters[{layer_type!r}]: expected rope_type 'default', got {rope['rope_type']!r}; load "
                     "this model in transformers, or set the type to 'default'"
                 )
-            self.rotary_base[layer_type] = float(rope["rope_theta"])
+            name, theta = f"rope_parameters[{layer_type!r}]: rope_theta", rope["rope_theta"]
+            check_value(name, Annotated[float, POSITIVE], theta)
+            self.rotary_base[layer_type] = float(theta)
         self.embeddings = _Embeddings(settings)
         self.layers = nn.ModuleList([_Layer(settings, layer_type, i == 0) for i, layer_type in enumerate(layer_types)])
         self.final_norm = _Norm(settings)

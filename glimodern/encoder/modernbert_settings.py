@@ -27,7 +27,7 @@ class ModernBertSettings:
     vocab_size: Annotated[int, AT_LEAST_ONE]
     hidden_size: Annotated[int, AT_LEAST_ONE]
     intermediate_size: Annotated[int, AT_LEAST_ONE]
-    num_hidden_layers: Annotated[int, NOT_NEGATIVE]
+    num_hidden_layers: Annotated[int, AT_LEAST_ONE]
     num_attention_heads: Annotated[int, AT_LEAST_ONE]
     max_position_embeddings: Annotated[int, AT_LEAST_ONE]
     hidden_activation: str
@@ -68,11 +68,15 @@ def completed_settings(config: dict[str, Any]) -> ModernBertSettings:
     return ModernBertSettings.of(copy.deepcopy(whole))
 
 
+# Fields from which transformers' class computes others.
+_COMPUTED_FROM = ("rope_scaling", "sliding_window")
+
+
 def _is_whole(config: dict[str, Any]) -> bool:
-    """Whether transformers would take every field as it is: none is missing or under an old name."""
-    if "rope_scaling" in config or any(name not in config for name in _READ):
+    """Whether transformers would take every field as it is: none is missing, under an old name or overruled."""
+    if any(name in config for name in _COMPUTED_FROM) or any(name not in config for name in _READ):
         return False
-    layer_types, bases = config["layer_types"], config["rope_parameters"]
-    if layer_types is None or bases is None:
+    bases = config["rope_parameters"]
+    if config["layer_types"] is None or not isinstance(bases, dict) or set(bases) != set(LAYER_TYPES):
         return False
-    return not isinstance(bases, dict) or all("rope_theta" in (bases.get(kind) or {}) for kind in LAYER_TYPES)
+    return all(isinstance(base, dict) and set(base) == {"rope_type", "rope_theta"} for base in bases.values())

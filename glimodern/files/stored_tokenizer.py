@@ -20,9 +20,14 @@ TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 _PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # their backend is what the file says
 # Files and fields by which transformers chooses another class, changes the backend or reads a template for chats.
-_OTHER_FILES = ("config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
-_OTHER_FIELDS = ("auto_map", "fast_tokenizer_files", "split_special_tokens", "bos_token", "eos_token")
-_OTHER_IF_PRESENT = ("add_bos_token", "add_eos_token")
+_OTHER_FILES = (
+    *("config.json", "added_tokens.json", "special_tokens_map.json"),
+    *("chat_template.jinja", "additional_chat_templates"),
+)
+_OTHER_FIELDS = ("auto_map", "fast_tokenizer_files", "tokenizer_file", "max_len", "add_bos_token", "add_eos_token")
+_OTHER_IF_SET = ("split_special_tokens", "bos_token", "eos_token")
+_LISTS = ("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens")
+_SIDES = ("padding_side", "truncation_side")
 _MISTRAL_SIZE = 100_000  # transformers looks for a wrong pattern of Mistral's in larger vocabularies
 _NO_LIMIT = int(1e30)  # transformers' model_max_length of a tokenizer without a limit
 
@@ -37,6 +42,7 @@ class StoredTokenizer:
         self.backend_tokenizer = backend
         self.model_max_length = fields.get("model_max_length", _NO_LIMIT)
         self._fields, self._folder = fields, folder
+        self._loaded: dict[str, Any] = {}
 
     def __len__(self) -> int:
         size: int = self.backend_tokenizer.get_vocab_size()
@@ -54,7 +60,15 @@ class StoredTokenizer:
         return self.unk_token_id if index is None else index
 
     def whole(self) -> Any:
-        """Load transformers' tokenizer of what was read, wherever the folder's files are now."""
+        """Return transformers' tokenizer of what was read, wherever the folder's files are now.
+
+        It is loaded at the first call. All callers, in any thread, get the same one.
+        """
+        if not self._loaded:
+            self._loaded.setdefault("whole", self._load())  # setdefault: of two threads, the first decides
+        return self._loaded["whole"]
+
+    def _load(self) -> Any:
         with tempfile.TemporaryDirectory() as name:
             self.backend_tokenizer.save(str(Path(name, TOKENIZER)))
             Path(name, TOKENIZER_CONFIG).write_text(json.dumps(self._fields), encoding="utf-8")
@@ -81,7 +95,11 @@ def read_stored_tokenizer(folder: Path) -> StoredTokenizer | None:
     fields = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
     if not isinstance(fields, dict) or fields.get("tokenizer_class") not in _PLAIN_CLASSES:
         return None
-    if any(fields.get(name) for name in _OTHER_FIELDS) or any(name in fields for name in _OTHER_IF_PRESENT):
+    if any(name in fields for name in _OTHER_FIELDS):
+        return None
+    if any(fields.get(name) not in (None, False) for name in _OTHER_IF_SET):
+        return None
+    if any(fields.get(name, "right") not in ("right", "left") for name in _SIDES):
         return None
     if not isinstance(fields.get("model_max_length", 0), int):
         return None
@@ -99,20 +117,23 @@ def _has_special_tokens(backend: "Tokenizer", fields: dict[str, Any]) -> bool:
     special = {token["content"] for token in known.values() if token["special"]}
     special &= {_text(token) for token in listed.values()}
     same = all(known.get(index) == token for index, token in listed.items())
-    return same and all(token in special for token in _named_tokens(fields))
+    padding = backend.padding or {}  # names the padding token if the config does not
+    named = fields if "pad_token" in fields else {**fields, "pad_token": padding.get("pad_token")}
+    return same and all(token in special for token in _named_tokens(named))
 
 
 def _named_tokens(fields: dict[str, Any]) -> Iterator[str]:
+    """Yield the tokens that the fields name; a value of another type is yielded as a text that no token has."""
     for name, value in fields.items():
-        values = value if isinstance(value, list) else [value]
-        if name.endswith("_token") and not isinstance(value, bool):
-            yield from (_text(token) for token in values if token is not None)
-        elif name in ("extra_special_tokens", "additional_special_tokens"):
-            yield from (_text(token) for token in (value.values() if isinstance(value, dict) else values))
+        if name.endswith("_token") and value is not None:
+            yield _text(value)
+        elif name in _LISTS:
+            values = value.values() if isinstance(value, dict) else value
+            yield from (_text(token) for token in values) if isinstance(value, (dict, list)) else (repr(value),)
 
 
 def _text(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
+    return str(token.get("content") if isinstance(token, dict) else token)
 
 
 def _flags(token: Any) -> dict[str, Any]:
