@@ -179,6 +179,16 @@ def test_the_gradients_of_tiles_are_those_of_the_whole(monkeypatch):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("backend", ["reference", *CPP])
+def test_the_gradient_of_w2_adds_up_many_pairs(backend):
+    case = Case("many pairs", (1000,), (9,), 40, 6)
+    upstream = torch.randn(case.pairs, 3, generator=torch.Generator().manual_seed(1)) + 1.0
+    (*_, truth, _) = run(case.build(dtype=torch.float64), upstream.double())[1]
+    with running(backend):
+        (*_, grad, _) = run(case.build(), upstream)[1]
+    assert (grad - truth).abs().max() <= 4 * torch.finfo(torch.float32).eps * truth.abs().max()
+
+
 @pytest.mark.parametrize("needs_grad", [True, False])
 @pytest.mark.parametrize("backend", ["reference", "cpp-scalar"])
 def test_opcheck(backend, needs_grad):
