@@ -427,6 +427,32 @@ def test_a_tokenizer_of_another_model(copy):
         OnnxPredictor.from_pretrained(copy)
 
 
+@pytest.mark.parametrize("name", ["spans, padded", "spans, packed", "tokens, packed"])
+def test_nan_is_not_hidden(folders, tmp_path, name):
+    """Of a token that only the second text has."""
+    from onnx import numpy_helper
+
+    shutil.copytree(folders / name, tmp_path / "onnx")
+    packer = OnnxPredictor.from_pretrained(folders / name).packer
+
+    def ids(text):
+        return set(packer.pack([text.split()], [LABELS]).input_ids.tolist())
+
+    def change(proto):
+        (table,) = (t for t in proto.graph.initializer if t.name.endswith("tok_embeddings.weight"))
+        values = numpy_helper.to_array(table).copy()
+        values[list(ids(TEXTS[0]) - ids(TEXTS[1]))] = np.nan
+        table.CopyFrom(numpy_helper.from_array(values, table.name))
+
+    edited(tmp_path / "onnx", change)
+    broken = OnnxPredictor.from_pretrained(tmp_path / "onnx")
+    for options in ({}, {"spans": iter([[(0, 3)], [(0, 3)]])}):
+        stream = broken.predict(iter([TEXTS[1], TEXTS[0]]), LABELS, 0.3, batch_tokens=8, **options)
+        next(stream)
+        with pytest.raises(ValueError, match="^scores: expected numbers, got NaN; the model's weights"):
+            next(stream)
+
+
 def test_copies_and_other_processes_open_it_again(exported, threshold):
     wanted = exported.predict(TEXTS, LABELS, threshold)
     assert pickle.loads(pickle.dumps(exported)).predict(TEXTS, LABELS, threshold) == wanted
