@@ -1,6 +1,7 @@
 """OnnxPredictor: the results of GLiModern from an exported folder, in a process without torch."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -451,6 +452,25 @@ def test_nan_is_not_hidden(folders, tmp_path, name):
         next(stream)
         with pytest.raises(ValueError, match="^scores: expected numbers, got NaN; the model's weights"):
             next(stream)
+
+
+FORK = """
+import os, sys
+os.environ["TOKENIZERS_PARALLELISM"] = "true"
+from glimodern import OnnxPredictor
+model = OnnxPredictor.from_pretrained(sys.argv[1], threads=2)
+texts = ["Ada met Charles ."] * 60
+wanted = model.predict(texts, ["person", "place"], 0.4)
+child = os.fork()
+if not child:
+    os._exit(0 if model.predict(texts, ["person", "place"], 0.4) == wanted else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_answers(folders):
+    subprocess.run([sys.executable, "-c", FORK, str(folders / "spans, packed")], check=True, timeout=60)
 
 
 def test_copies_and_other_processes_open_it_again(exported, threshold):

@@ -25,6 +25,7 @@ from glimodern.inputs.packer import Packer
 from glimodern.inputs.tokens import PackedArrays
 from glimodern.inputs.words import word_splitter
 from glimodern.model.prediction import TextPredictor
+from glimodern.runtime.forks import watch_forks
 
 from .layouts import LABEL_GRAPHS, LABELS_FILE, LAYOUTS, MODEL_FILE, is_bi_encoder
 from .scores import Scores
@@ -52,6 +53,7 @@ class OnnxPredictor(TextPredictor):
         labels: LabelTokens | None = None,
         label_graph: Graph | None = None,
     ) -> None:
+        watch_forks()
         self.graph, self.config, self.calibration = graph, config, calibration
         self._labels, self._label_graph = labels, label_graph
         self._opened: tuple[Path, int | None, str] = (graph.file.parent, None, config.words_splitter_type)
