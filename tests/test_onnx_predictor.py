@@ -347,6 +347,15 @@ def test_a_graph_of_another_program(copy):
         OnnxPredictor.from_pretrained(copy)
 
 
+def test_a_description_that_is_no_json(copy):
+    def change(proto):
+        proto.metadata_props[0].value = "{"
+
+    edited(copy, change)
+    with pytest.raises(ValueError, match=r"model\.onnx: metadata: expected a description in JSON, got '{'; export the"):
+        OnnxPredictor.from_pretrained(copy)
+
+
 def test_a_description_of_another_format(copy):
     def change(proto):
         proto.metadata_props[0].value = json.dumps({**json.loads(proto.metadata_props[0].value), "format": 99})
@@ -426,6 +435,15 @@ def test_a_tokenizer_of_another_model(copy):
     (copy / "tokenizer.json").write_text(json.dumps(words))
     with pytest.raises(ValueError, match=r"tokenizer\.json: expected '<<ENT>>' as token \d+ of at most \d+, .* got"):
         OnnxPredictor.from_pretrained(copy)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("tokenizer.json", 320), ("labels_tokenizer/tokenizer.json", 330)])
+def test_a_tokenizer_of_a_larger_encoder(two_graphs, name, rows):
+    words = json.loads((two_graphs / name).read_text())
+    words["model"]["vocab"].update({f"more {i}": 5000 + i for i in range(20)})
+    (two_graphs / name).write_text(json.dumps(words))
+    with pytest.raises(ValueError, match=rf"{name}: expected at most {rows} tokens, as gliner_config\.json says, got"):
+        OnnxPredictor.from_pretrained(two_graphs)
 
 
 @pytest.mark.parametrize("name", ["spans, padded", "spans, packed", "tokens, packed"])

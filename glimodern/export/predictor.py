@@ -88,7 +88,9 @@ class OnnxPredictor(TextPredictor):
         labels = label_graph = None
         if is_bi_encoder(config):
             file = files / LABELS_TOKENIZER / "tokenizer.json"
-            labels = LabelTokens(_read_tokenizer(file), graph.description.max_label_tokens)
+            labels_tokenizer = _read_tokenizer(file)
+            _check_size(labels_tokenizer, (config.labels_encoder_config or {}).get("vocab_size"), file)
+            labels = LabelTokens(labels_tokenizer, graph.description.max_label_tokens)
             if graph.description.part == "packed":
                 label_graph = open_graph(files / LABELS_FILE, LABEL_GRAPHS, config, threads)
                 check_same_model(graph, label_graph)
@@ -96,6 +98,8 @@ class OnnxPredictor(TextPredictor):
         tokenizer = _read_tokenizer(files / "tokenizer.json")
         if labels is None:
             _check_tokenizer(tokenizer, config, files / "tokenizer.json")
+        else:
+            _check_size(tokenizer, config.vocab_size, files / "tokenizer.json")
         predictor = cls(graph, config, tokenizer, calibration, labels, label_graph)
         predictor._opened = (user_path(folder, "folder").absolute(), threads, config.words_splitter_type)
         return predictor
@@ -145,6 +149,19 @@ def _read_tokenizer(file: Path) -> Any:
             f"{file}: expected a tokenizer, got {file.stat().st_size} bytes that cannot be read ({first_line(error)}); "
             "export the model again"
         ) from error
+
+
+def _check_size(tokenizer: Any, rows: int | None, file: Path) -> None:
+    """Raise ValueError for a tokenizer of a bi-encoder with more tokens than its encoder has rows; None: not known.
+
+    Added tokens do not count: public checkpoints have some that their encoder does not know.
+    """
+    size = tokenizer.get_vocab_size(with_added_tokens=False)
+    if rows is not None and size > rows:
+        raise ValueError(
+            f"{file}: expected at most {rows} tokens, as {CONFIG_FILE} says, got {size}; the tokenizer is of another "
+            "model, export it again"
+        )
 
 
 def _check_tokenizer(tokenizer: Any, config: ModelConfig, file: Path) -> None:
