@@ -268,6 +268,7 @@ def test_files_of_others_stay(checkpoint, tmp_path, name):
     [
         ({"dtype": "bf16"}, r"^dtype: expected one of 'fp32', 'int8', got 'bf16'$"),
         ({"opset": "19"}, r"^opset: expected 18 to 20, got '19';"),
+        ({"opset": 19.0}, r"^opset: expected 18 to 20, got 19\.0;"),
         ({"opset": 11}, r"^opset: expected 18 to 20, got 11; the graph needs operators of opset 18"),
         ({"opset": 21}, r"^opset: expected 18 to 20, got 21;"),
         ({"layout": "flat"}, r"^layout: expected one of 'padded', 'packed', got 'flat'$"),
@@ -283,6 +284,19 @@ def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("glimodern.export.write._LARGEST_DIFFERENCE", -1.0)
     with pytest.raises(ValueError, match="expected an encoder whose graph computes what GLiModern computes, got 'bert"):
         export_model(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(tmp_path, dtype, value):
+    """int8 would store a row of NaN as one of zeros."""
+    model = make_tiny_model(dropout=0.0)
+    with torch.no_grad():
+        model.encoder.model.embeddings.tok_embeddings.weight[7] = value
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"tensor encoder\..*tok_embeddings.weight: expected finite weights, got NaN"):
+        export_model(tmp_path / "model", tmp_path / "out", dtype=dtype)
     assert not (tmp_path / "out").exists()
 
 

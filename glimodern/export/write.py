@@ -77,6 +77,7 @@ def export_model(
     target = user_path(folder, "out")
     _refuse_other_files(target)
     source = GLiModern.from_pretrained(model, dtype="fp32", trainable=True).eval().requires_grad_(False)
+    _check_finite(source)
     graphs = graphs_of(source, layout)
     _check_size(graphs, source.source_name)
     with replace_files(target, _stale, last=MODEL_FILE) as staged:
@@ -106,6 +107,16 @@ def _require_onnx() -> None:
         import onnx  # noqa: F401
     except ImportError as error:
         raise ImportError("onnx: expected it to export, got none installed; install the extra onnx") from error
+
+
+def _check_finite(model: GLiModern) -> None:
+    """Raise ValueError for weights with NaN or infinity, which int8 would turn into other numbers."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(
+                f"{model.source_name}: tensor {name}: expected finite weights, got NaN or infinity; the checkpoint is "
+                "broken, copy or train it again"
+            )
 
 
 def _check_size(graphs: list[TracedGraph], name: str) -> None:
