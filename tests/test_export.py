@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -243,6 +244,31 @@ def test_a_folder_with_other_files(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"^out: expected an empty folder or an older export, got .* with notes\.txt;"):
         export_model(checkpoint, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_links_to_folders_stay_as_they_are(folders_of_a_user, checkpoint, tmp_path):
+    """The name is one that an export of a bi-encoder writes into, and that another export empties."""
+    (tmp_path / "out" / "labels_tokenizer").symlink_to(folders_of_a_user)
+    with pytest.raises(ValueError, match=r"^out: expected .* with labels_tokenizer;"):
+        export_model(checkpoint, tmp_path / "out")
+    assert (folders_of_a_user / "tokenizer.json").read_text() == "of somebody"
+
+
+@pytest.fixture
+def folders_of_a_user(exported, tmp_path):
+    """A folder with a tokenizer, and an export in `tmp_path / "out"`."""
+    shutil.copytree(exported, tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "tokenizer.json").write_text("of somebody")
+    return tmp_path / "mine"
+
+
+def test_the_label_graph_of_somebody(checkpoint, exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "out")
+    (tmp_path / "out" / "labels.onnx").write_text("of somebody")
+    with pytest.raises(ValueError, match=r"^out: expected .* with labels\.onnx;"):
+        export_model(checkpoint, tmp_path / "out")
+    assert (tmp_path / "out" / "labels.onnx").read_text() == "of somebody"
 
 
 def test_the_folder_of_a_checkpoint(checkpoint):

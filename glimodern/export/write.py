@@ -130,16 +130,21 @@ def _check_size(graphs: list[TracedGraph], name: str) -> None:
 
 
 def _refuse_other_files(folder: Path) -> None:
-    """Raise ValueError for a folder with files, unless this package has exported a model to it and they are that's."""
+    """Raise ValueError for a folder with files, unless this package has exported a model to it and they are that's.
+
+    A link to a folder is no export's: what lies there would be replaced.
+    """
     if not folder.is_dir():
         if folder.exists():
             raise ValueError(f"out: expected a folder, got the file {folder}; name another folder")
         return
-    found = (file.relative_to(folder) for file in folder.rglob("*") if not file.is_dir())
+    found = (file.relative_to(folder) for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
     files = sorted(file.as_posix() for file in found if file.parts[0][0] != ".")
     others = [name for name in files if name not in _FILES]
     if files and not others and not _is_export(current_files(folder) / MODEL_FILE):
         others = files
+    if LABELS_FILE in files and not others and not _is_export(folder / LABELS_FILE):
+        others = [LABELS_FILE]
     if others:
         raise ValueError(
             f"out: expected an empty folder or an older export, got {folder} with {', '.join(others[:3])}; name "
