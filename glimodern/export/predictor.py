@@ -12,7 +12,7 @@ from glimodern.checkpoint.config import CONFIG_FILE, ModelConfig, read_config
 from glimodern.data.calibration import Calibration
 from glimodern.display import first_line
 from glimodern.files.atomic import current_files, user_path
-from glimodern.files.tokenizer import LABELS_TOKENIZER
+from glimodern.files.tokenizer import LABELS_TOKENIZER, check_rows
 from glimodern.inference.checks import check_count
 from glimodern.inference.compute import SpanModel
 from glimodern.inference.decode import Ties
@@ -89,7 +89,7 @@ class OnnxPredictor(TextPredictor):
         if is_bi_encoder(config):
             file = files / LABELS_TOKENIZER / "tokenizer.json"
             labels_tokenizer = _read_tokenizer(file)
-            _check_size(labels_tokenizer, (config.labels_encoder_config or {}).get("vocab_size"), file)
+            check_rows(labels_tokenizer, (config.labels_encoder_config or {}).get("vocab_size"), file)
             labels = LabelTokens(labels_tokenizer, graph.description.max_label_tokens)
             if graph.description.part == "packed":
                 label_graph = open_graph(files / LABELS_FILE, LABEL_GRAPHS, config, threads)
@@ -99,7 +99,7 @@ class OnnxPredictor(TextPredictor):
         if labels is None:
             _check_tokenizer(tokenizer, config, files / "tokenizer.json")
         else:
-            _check_size(tokenizer, config.vocab_size, files / "tokenizer.json")
+            check_rows(tokenizer, config.vocab_size, files / "tokenizer.json")
         predictor = cls(graph, config, tokenizer, calibration, labels, label_graph)
         predictor._opened = (user_path(folder, "folder").absolute(), threads, config.words_splitter_type)
         return predictor
@@ -149,19 +149,6 @@ def _read_tokenizer(file: Path) -> Any:
             f"{file}: expected a tokenizer, got {file.stat().st_size} bytes that cannot be read ({first_line(error)}); "
             "export the model again"
         ) from error
-
-
-def _check_size(tokenizer: Any, rows: int | None, file: Path) -> None:
-    """Raise ValueError for a tokenizer of a bi-encoder with more tokens than its encoder has rows; None: not known.
-
-    Added tokens do not count: public checkpoints have some that their encoder does not know.
-    """
-    size = tokenizer.get_vocab_size(with_added_tokens=False)
-    if rows is not None and size > rows:
-        raise ValueError(
-            f"{file}: expected at most {rows} tokens, as {CONFIG_FILE} says, got {size}; the tokenizer is of another "
-            "model, export it again"
-        )
 
 
 def _check_tokenizer(tokenizer: Any, config: ModelConfig, file: Path) -> None:
