@@ -367,6 +367,16 @@ def test_int8_packs_both_encoders_and_asks_the_canary(folder, monkeypatch):
     assert kinds.count("PackedLinear") > 0 and kinds.count("PackedEmbedding") == 2
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "labels_tokenizer/tokenizer.json"])
+def test_a_tokenizer_of_a_larger_encoder(folder, model, tmp_path, name):
+    model.save_pretrained(tmp_path / "m")
+    words = json.loads((tmp_path / "m" / name).read_text())
+    words["model"]["vocab"].update({f"more {i}": 5000 + i for i in range(40)})
+    (tmp_path / "m" / name).write_text(json.dumps(words))
+    with pytest.raises(ValueError, match=rf"m/{name}: expected at most \d+ tokens, the rows of the encoder .* got"):
+        GLiModern.from_pretrained(tmp_path / "m")
+
+
 def test_labels_tokenizer_missing(folder, model, tmp_path):
     model.save_pretrained(tmp_path / "m")
     for file in (tmp_path / "m" / "labels_tokenizer").iterdir():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -245,6 +246,31 @@ def test_a_folder_with_other_files(checkpoint, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_links_to_folders_stay_as_they_are(folders_of_a_user, checkpoint, tmp_path):
+    """The name is one that an export of a bi-encoder writes into, and that another export empties."""
+    (tmp_path / "out" / "labels_tokenizer").symlink_to(folders_of_a_user)
+    with pytest.raises(ValueError, match=r"^out: expected .* with labels_tokenizer;"):
+        export_model(checkpoint, tmp_path / "out")
+    assert (folders_of_a_user / "tokenizer.json").read_text() == "of somebody"
+
+
+@pytest.fixture
+def folders_of_a_user(exported, tmp_path):
+    """A folder with a tokenizer, and an export in `tmp_path / "out"`."""
+    shutil.copytree(exported, tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "tokenizer.json").write_text("of somebody")
+    return tmp_path / "mine"
+
+
+def test_the_label_graph_of_somebody(checkpoint, exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "out")
+    (tmp_path / "out" / "labels.onnx").write_text("of somebody")
+    with pytest.raises(ValueError, match=r"^out: expected .* with labels\.onnx;"):
+        export_model(checkpoint, tmp_path / "out")
+    assert (tmp_path / "out" / "labels.onnx").read_text() == "of somebody"
+
+
 def test_the_folder_of_a_checkpoint(checkpoint):
     before = sorted((file.name, file.stat().st_mtime_ns) for file in checkpoint.iterdir())
     with pytest.raises(ValueError, match=r"^out: .* with .*model\.safetensors;"):
@@ -268,6 +294,7 @@ def test_files_of_others_stay(checkpoint, tmp_path, name):
     [
         ({"dtype": "bf16"}, r"^dtype: expected one of 'fp32', 'int8', got 'bf16'$"),
         ({"opset": "19"}, r"^opset: expected 18 to 20, got '19';"),
+        ({"opset": 19.0}, r"^opset: expected 18 to 20, got 19\.0;"),
         ({"opset": 11}, r"^opset: expected 18 to 20, got 11; the graph needs operators of opset 18"),
         ({"opset": 21}, r"^opset: expected 18 to 20, got 21;"),
         ({"layout": "flat"}, r"^layout: expected one of 'padded', 'packed', got 'flat'$"),
@@ -283,6 +310,19 @@ def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("glimodern.export.write._LARGEST_DIFFERENCE", -1.0)
     with pytest.raises(ValueError, match="expected an encoder whose graph computes what GLiModern computes, got 'bert"):
         export_model(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(tmp_path, dtype, value):
+    """int8 would store a row of NaN as one of zeros."""
+    model = make_tiny_model(dropout=0.0)
+    with torch.no_grad():
+        model.encoder.model.embeddings.tok_embeddings.weight[7] = value
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"tensor encoder\..*tok_embeddings.weight: expected finite weights, got NaN"):
+        export_model(tmp_path / "model", tmp_path / "out", dtype=dtype)
     assert not (tmp_path / "out").exists()
 
 

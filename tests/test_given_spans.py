@@ -198,6 +198,20 @@ def test_bad_options(tiny_model, options, error, message):
         tiny_model.predict(TEXT, LABELS, **options)
 
 
+@pytest.mark.parametrize("span_mode", ["markerV0", "token_level"])
+def test_nan_is_not_hidden(span_mode):
+    """No threshold lets it through, so it would look like a span that is no entity."""
+    model = make_tiny_model(dropout=0.0, span_mode=span_mode).requires_grad_(False)
+    table = model.encoder.model.embeddings.tok_embeddings.weight
+    known, broken = (set(model.packer.pack([words], [LABELS]).input_ids.tolist()) for words in (WORDS[:2], WORDS))
+    table[list(broken - known)] = torch.nan
+    given = iter([[(0, 3)], [(0, 3)]])
+    stream = model.predict(iter([" ".join(WORDS[:2]), TEXT]), LABELS, 0.0, spans=given, batch_tokens=8)
+    assert len(next(stream)) == 1
+    with pytest.raises(ValueError, match="^scores: expected numbers, got NaN; the model's weights"):
+        next(stream)
+
+
 def test_out_of_memory_splits_the_scoring_too(tiny_model, tmp_path, monkeypatch):
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_model = GLiModern.from_pretrained(tmp_path / "model", dtype="fp32")

@@ -104,6 +104,13 @@ def test_pairs_of_weights_fit_16_bits(inputs):
     assert (np.abs(integers * scale[:, None] - weight) <= 0.501 * scale[:, None]).all()
 
 
+def test_a_graph_without_wide_products_stays_as_it_is(tmp_path):
+    make_tiny_model(dropout=0.0).save_pretrained(tmp_path / "model")  # all widths below 64, and 320 tokens
+    written = export_model(tmp_path / "model", tmp_path / "onnx", dtype="int8")
+    assert written.report.max_drift < 1e-6
+    assert "MatMulInteger" not in {node.op_type for node in onnx.load(tmp_path / "onnx" / "model.onnx").graph.node}
+
+
 def test_both_graphs_of_a_token_level_bi_encoder(tmp_path):
     save_encoder(tmp_path / "labels", "bert", 64, 330)
     options = {"labels_encoder": str(tmp_path / "labels"), "span_mode": "token_level", "hidden_size": 64}

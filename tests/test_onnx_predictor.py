@@ -1,6 +1,7 @@
 """OnnxPredictor: the results of GLiModern from an exported folder, in a process without torch."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -346,6 +347,15 @@ def test_a_graph_of_another_program(copy):
         OnnxPredictor.from_pretrained(copy)
 
 
+def test_a_description_that_is_no_json(copy):
+    def change(proto):
+        proto.metadata_props[0].value = "{"
+
+    edited(copy, change)
+    with pytest.raises(ValueError, match=r"model\.onnx: metadata: expected a description in JSON, got '{'; export the"):
+        OnnxPredictor.from_pretrained(copy)
+
+
 def test_a_description_of_another_format(copy):
     def change(proto):
         proto.metadata_props[0].value = json.dumps({**json.loads(proto.metadata_props[0].value), "format": 99})
@@ -425,6 +435,60 @@ def test_a_tokenizer_of_another_model(copy):
     (copy / "tokenizer.json").write_text(json.dumps(words))
     with pytest.raises(ValueError, match=r"tokenizer\.json: expected '<<ENT>>' as token \d+ of at most \d+, .* got"):
         OnnxPredictor.from_pretrained(copy)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("tokenizer.json", 320), ("labels_tokenizer/tokenizer.json", 330)])
+def test_a_tokenizer_of_a_larger_encoder(two_graphs, name, rows):
+    words = json.loads((two_graphs / name).read_text())
+    words["model"]["vocab"].update({f"more {i}": 5000 + i for i in range(20)})
+    (two_graphs / name).write_text(json.dumps(words))
+    with pytest.raises(ValueError, match=rf"{name}: expected at most {rows} tokens, the rows of the encoder "):
+        OnnxPredictor.from_pretrained(two_graphs)
+
+
+@pytest.mark.parametrize("name", ["spans, padded", "spans, packed", "tokens, packed"])
+def test_nan_is_not_hidden(folders, tmp_path, name):
+    """Of a token that only the second text has."""
+    from onnx import numpy_helper
+
+    shutil.copytree(folders / name, tmp_path / "onnx")
+    packer = OnnxPredictor.from_pretrained(folders / name).packer
+
+    def ids(text):
+        return set(packer.pack([text.split()], [LABELS]).input_ids.tolist())
+
+    def change(proto):
+        (table,) = (t for t in proto.graph.initializer if t.name.endswith("tok_embeddings.weight"))
+        values = numpy_helper.to_array(table).copy()
+        values[list(ids(TEXTS[0]) - ids(TEXTS[1]))] = np.nan
+        table.CopyFrom(numpy_helper.from_array(values, table.name))
+
+    edited(tmp_path / "onnx", change)
+    broken = OnnxPredictor.from_pretrained(tmp_path / "onnx")
+    for options in ({}, {"spans": iter([[(0, 3)], [(0, 3)]])}):
+        stream = broken.predict(iter([TEXTS[1], TEXTS[0]]), LABELS, 0.3, batch_tokens=8, **options)
+        next(stream)
+        with pytest.raises(ValueError, match="^scores: expected numbers, got NaN; the model's weights"):
+            next(stream)
+
+
+FORK = """
+import os, sys
+os.environ["TOKENIZERS_PARALLELISM"] = "true"
+from glimodern import OnnxPredictor
+model = OnnxPredictor.from_pretrained(sys.argv[1], threads=2)
+texts = ["Ada met Charles ."] * 60
+wanted = model.predict(texts, ["person", "place"], 0.4)
+child = os.fork()
+if not child:
+    os._exit(0 if model.predict(texts, ["person", "place"], 0.4) == wanted else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_answers(folders):
+    subprocess.run([sys.executable, "-c", FORK, str(folders / "spans, packed")], check=True, timeout=60)
 
 
 def test_copies_and_other_processes_open_it_again(exported, threshold):

@@ -26,7 +26,13 @@ from glimodern.files.atomic import current_files, remove_if_empty, replace_files
 from glimodern.files.hub import HubAccess, download_files, resolve_folder
 from glimodern.files.stored_tokenizer import read_stored_tokenizer, whole_tokenizer
 from glimodern.files.tensors import read_tensors
-from glimodern.files.tokenizer import LABELS_TOKENIZER, LABELS_TOKENIZER_FILES, TOKENIZER_FILES, load_tokenizer
+from glimodern.files.tokenizer import (
+    LABELS_TOKENIZER,
+    LABELS_TOKENIZER_FILES,
+    TOKENIZER_FILES,
+    check_rows,
+    load_tokenizer,
+)
 from glimodern.files.weights import INT8_FILE, WEIGHTS_FILE, WEIGHTS_FILES, is_index, read_index, weights_file
 
 from .calibration_file import CALIBRATION_FILE, read_calibration
@@ -129,6 +135,9 @@ def _read_folder(folder: Path, files: Path, source: tuple[str, HubAccess] | None
         if source is not None:
             download_files(source[0], [f"{LABELS_TOKENIZER}/*"], source[1])
         labels_tokenizer = _labels_tokenizer(files, config.labels_encoder, hub)
+        check_rows(tokenizer.backend_tokenizer, config.vocab_size, files / "tokenizer.json")
+        rows = (config.labels_encoder_config or {}).get("vocab_size")
+        check_rows(labels_tokenizer.backend_tokenizer, rows, files / LABELS_TOKENIZER / "tokenizer.json")
         return Checkpoint(config, state, tokenizer, weights, folder, labels_tokenizer, calibration)
     if config.class_token_index == -1:
         tokenizer = whole_tokenizer(tokenizer)

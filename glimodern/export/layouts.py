@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from glimodern.checkpoint.config import ModelConfig
 from glimodern.data.json_rows import parse_json
+from glimodern.display import short
 
 MODEL_FILE = "model.onnx"
 LABELS_FILE = "labels.onnx"
@@ -123,7 +124,12 @@ class Description:
     @classmethod
     def from_json(cls, text: str, file: str) -> Description:
         """Read the text of `to_json`. file: its name in errors. Raises ValueError."""
-        fields: Any = parse_json(text)
+        try:
+            fields: Any = parse_json(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{file}: metadata: expected a description in JSON, got {short(text)}; export the model again"
+            ) from error
         known = set(cls.__dataclass_fields__)
         if not isinstance(fields, dict) or set(fields) != known or fields["format"] != FORMAT:
             given = fields.get("format") if isinstance(fields, dict) else None

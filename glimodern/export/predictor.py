@@ -12,7 +12,7 @@ from glimodern.checkpoint.config import CONFIG_FILE, ModelConfig, read_config
 from glimodern.data.calibration import Calibration
 from glimodern.display import first_line
 from glimodern.files.atomic import current_files, user_path
-from glimodern.files.tokenizer import LABELS_TOKENIZER
+from glimodern.files.tokenizer import LABELS_TOKENIZER, check_rows
 from glimodern.inference.checks import check_count
 from glimodern.inference.compute import SpanModel
 from glimodern.inference.decode import Ties
@@ -25,6 +25,7 @@ from glimodern.inputs.packer import Packer
 from glimodern.inputs.tokens import PackedArrays
 from glimodern.inputs.words import word_splitter
 from glimodern.model.prediction import TextPredictor
+from glimodern.runtime.forks import watch_forks
 
 from .layouts import LABEL_GRAPHS, LABELS_FILE, LAYOUTS, MODEL_FILE, is_bi_encoder
 from .scores import Scores
@@ -52,6 +53,7 @@ class OnnxPredictor(TextPredictor):
         labels: LabelTokens | None = None,
         label_graph: Graph | None = None,
     ) -> None:
+        watch_forks()
         self.graph, self.config, self.calibration = graph, config, calibration
         self._labels, self._label_graph = labels, label_graph
         self._opened: tuple[Path, int | None, str] = (graph.file.parent, None, config.words_splitter_type)
@@ -86,7 +88,9 @@ class OnnxPredictor(TextPredictor):
         labels = label_graph = None
         if is_bi_encoder(config):
             file = files / LABELS_TOKENIZER / "tokenizer.json"
-            labels = LabelTokens(_read_tokenizer(file), graph.description.max_label_tokens)
+            labels_tokenizer = _read_tokenizer(file)
+            check_rows(labels_tokenizer, (config.labels_encoder_config or {}).get("vocab_size"), file)
+            labels = LabelTokens(labels_tokenizer, graph.description.max_label_tokens)
             if graph.description.part == "packed":
                 label_graph = open_graph(files / LABELS_FILE, LABEL_GRAPHS, config, threads)
                 check_same_model(graph, label_graph)
@@ -94,6 +98,8 @@ class OnnxPredictor(TextPredictor):
         tokenizer = _read_tokenizer(files / "tokenizer.json")
         if labels is None:
             _check_tokenizer(tokenizer, config, files / "tokenizer.json")
+        else:
+            check_rows(tokenizer, config.vocab_size, files / "tokenizer.json")
         predictor = cls(graph, config, tokenizer, calibration, labels, label_graph)
         predictor._opened = (user_path(folder, "folder").absolute(), threads, config.words_splitter_type)
         return predictor

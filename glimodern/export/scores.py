@@ -83,7 +83,8 @@ class Scores:
         if not isinstance(threshold, float):
             bounds = np.ones((len(probabilities), 1, 1, probabilities.shape[3]), dtype=np.float32)
             bounds[:, 0, 0][_inside(arrays)] = threshold
-        text, word, width, kind = np.nonzero(probabilities > bounds)  # 0 outside of a text, which is above no limit
+        # 0 outside of a text, which is above no limit; NaN is a candidate, so that it is not hidden
+        text, word, width, kind = np.nonzero(~(probabilities <= bounds))
         scores = probabilities[text, word, width, kind]
         return Candidates(word + cu_words[text], width, kind + cu_types[text], scores)
 

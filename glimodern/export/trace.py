@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ _LABELS = ("person", "place of birth")
 
 def check_opset(opset: int) -> None:
     """Raise ValueError for an opset that the graph cannot be written in."""
-    if isinstance(opset, bool) or opset not in OPSETS:
+    if isinstance(opset, bool) or not isinstance(opset, Integral) or opset not in OPSETS:
         raise ValueError(
             f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}; the graph needs operators of opset "
             f"{OPSETS[0]}, and PyTorch's tracer writes none beyond {OPSETS[-1]}"

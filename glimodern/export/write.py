@@ -77,6 +77,7 @@ def export_model(
     target = user_path(folder, "out")
     _refuse_other_files(target)
     source = GLiModern.from_pretrained(model, dtype="fp32", trainable=True).eval().requires_grad_(False)
+    _check_finite(source)
     graphs = graphs_of(source, layout)
     _check_size(graphs, source.source_name)
     with replace_files(target, _stale, last=MODEL_FILE) as staged:
@@ -108,6 +109,16 @@ def _require_onnx() -> None:
         raise ImportError("onnx: expected it to export, got none installed; install the extra onnx") from error
 
 
+def _check_finite(model: GLiModern) -> None:
+    """Raise ValueError for weights with NaN or infinity, which int8 would turn into other numbers."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(
+                f"{model.source_name}: tensor {name}: expected finite weights, got NaN or infinity; the checkpoint is "
+                "broken, copy or train it again"
+            )
+
+
 def _check_size(graphs: list[TracedGraph], name: str) -> None:
     """Raise ValueError for a graph that one file does not hold. name: the model's."""
     size = max(graph.parameter_bytes for graph in graphs)
@@ -119,16 +130,21 @@ def _check_size(graphs: list[TracedGraph], name: str) -> None:
 
 
 def _refuse_other_files(folder: Path) -> None:
-    """Raise ValueError for a folder with files, unless this package has exported a model to it and they are that's."""
+    """Raise ValueError for a folder with files, unless this package has exported a model to it and they are that's.
+
+    A link to a folder is no export's: what lies there would be replaced.
+    """
     if not folder.is_dir():
         if folder.exists():
             raise ValueError(f"out: expected a folder, got the file {folder}; name another folder")
         return
-    found = (file.relative_to(folder) for file in folder.rglob("*") if not file.is_dir())
+    found = (file.relative_to(folder) for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
     files = sorted(file.as_posix() for file in found if file.parts[0][0] != ".")
     others = [name for name in files if name not in _FILES]
     if files and not others and not _is_export(current_files(folder) / MODEL_FILE):
         others = files
+    if LABELS_FILE in files and not others and not _is_export(folder / LABELS_FILE):
+        others = [LABELS_FILE]
     if others:
         raise ValueError(
             f"out: expected an empty folder or an older export, got {folder} with {', '.join(others[:3])}; name "

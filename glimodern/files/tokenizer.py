@@ -1,6 +1,7 @@
 """Tokenizers: loading, token limits and the prompt tokens."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 LABELS_TOKENIZER = "labels_tokenizer"  # folder of a bi-encoder's second tokenizer
@@ -38,6 +39,19 @@ def load_tokenizer(path: str, *, add_bos_eos: bool = True, **hub_options: Any) -
         if getattr(tokenizer, f"{name}_token_id") is not None and hasattr(tokenizer, f"add_{name}_token"):
             setattr(tokenizer, f"add_{name}_token", True)
     return tokenizer
+
+
+def check_rows(tokenizer: Any, rows: int | None, file: Path) -> None:
+    """Raise ValueError for a bi-encoder's Rust tokenizer with more tokens than its encoder has rows; None: not known.
+
+    Added tokens do not count: public checkpoints have some that their encoder does not know. file: the tokenizer's.
+    """
+    size = tokenizer.get_vocab_size(with_added_tokens=False)
+    if rows is not None and size > rows:
+        raise ValueError(
+            f"{file}: expected at most {rows} tokens, the rows of the encoder in gliner_config.json, got {size}; the "
+            "tokenizer is of another model, copy the one of this model"
+        )
 
 
 def token_limit(tokenizer: Any, positions: int | None) -> int | None:

@@ -12,7 +12,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .decode import Candidates, DecodedEntity, Select, TextSpans, Ties, decode_texts, select_by_kernel, text_spans
+from .decode import (
+    Candidates,
+    DecodedEntity,
+    Select,
+    TextSpans,
+    Ties,
+    check_numbers,
+    decode_texts,
+    select_by_kernel,
+    text_spans,
+)
 from .passages import FloatArray, Passage, PlannedText, PreparedChunk
 from .request import Request, Search
 from .windows import IntArray, owners
@@ -56,6 +66,13 @@ class SpanModel(NamedTuple):
     score_spans: Callable[[Any, Sequence[IntArray], bool], SpanScores]
     ties: Ties
     select: Select = select_by_kernel
+
+    def scores_of(self, batch: Any, spans: Sequence[IntArray], vectors: bool) -> SpanScores:
+        """Compute `score_spans`. Raises ValueError on a NaN score, which no threshold would let through."""
+        scores = self.score_spans(batch, spans, vectors)
+        for probabilities in scores.probabilities:
+            check_numbers(probabilities)
+        return scores
 
 
 class Result(NamedTuple):
@@ -210,7 +227,7 @@ def _score_spans(run: _Run, model: SpanModel, scored: dict[int, TextScores], sea
     """Score the spans of texts, {request: its spans}."""
 
     def scores(passages: Sequence[Passage], packed: Any) -> SpanScores:
-        return model.score_spans(packed, [scored[p.request].spans_of(p) for p in passages], search.vectors)
+        return model.scores_of(packed, [scored[p.request].spans_of(p) for p in passages], search.vectors)
 
     for passages, _, result in run.compute(lambda p: p.request in scored and scored[p.request].wants(p), scores):
         add_scores([(scored[p.request], p) for p in passages], result)

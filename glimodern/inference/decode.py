@@ -81,14 +81,19 @@ def text_spans(
     """
     word, width, type_id, score = map(np.asarray, candidates)
     first_words, first_types = np.asarray(cu_words), np.asarray(cu_types)
-    if np.isnan(score).any():
-        raise ValueError("scores: expected numbers, got NaN; the model's weights or its input are broken")
+    check_numbers(score)
     row = np.searchsorted(first_words, word, side="right") - 1
     start, type_id = word - first_words[row], type_id - first_types[row]
     if places is None:
         return TextSpans(row, np.zeros_like(row), start, start + width, type_id, score)
     request, window, first_word, first_type = np.array(places, dtype=np.int64).reshape(-1, 4)[row].T
     return TextSpans(request, window, start + first_word, start + first_word + width, type_id + first_type, score)
+
+
+def check_numbers(scores: npt.NDArray[Any]) -> None:
+    """Raise ValueError if a score is NaN."""
+    if np.isnan(scores).any():
+        raise ValueError("scores: expected numbers, got NaN; the model's weights or its input are broken")
 
 
 def decode_texts(

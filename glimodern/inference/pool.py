@@ -338,7 +338,7 @@ def _compute_batch(batch: Sequence[Part]) -> None:
     scored = [(part.text.scores, part.passage) for part in batch if part.text.scores is not None]
     if scored:
         spans = [scores.spans_of(passage) for scores, passage in scored]
-        add_scores(scored, lane.model.score_spans(packed, spans, search.vectors))
+        add_scores(scored, lane.model.scores_of(packed, spans, search.vectors))
         return
     thresholds = batch_thresholds([part.text.plan.request.threshold for part in batch], passages)
     candidates = lane.model.candidates(packed, thresholds)
