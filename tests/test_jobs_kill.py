@@ -58,7 +58,7 @@ while True:
 
 @pytest.mark.parametrize(
     ("rows", "kills"),
-    [pytest.param(400, 3, marks=pytest.mark.slow), pytest.param(2000, 20, marks=pytest.mark.exhaustive)],
+    [pytest.param(400, 3, marks=pytest.mark.slow), pytest.param(1000, 20, marks=pytest.mark.exhaustive)],
 )
 def test_killed_at_any_moment(tiny_model, tmp_path, rows, kills):
     pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
