@@ -1,4 +1,4 @@
-"""A job that is killed at any moment goes on, and writes what it would have written without."""
+"""A job that is killed in any call of the thread that writes goes on, and writes what it would have written without."""
 
 import json
 import os
@@ -13,52 +13,54 @@ from tests.test_jobs import files_of, texts
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 PROGRAM = """
-import os, random, signal, sys, time
+import gzip, os, random, signal, sys, threading
+import pyarrow.parquet
 import torch
+pyarrow.array([{"a": 1}])  # imports more, so that few calls of the thread that writes are imports
 torch.set_num_threads(1)
 from pathlib import Path
 from glimodern import GLiModern
 from glimodern.jobs.__main__ import main
-model, output, kills, arguments = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+model, output, kills, most, arguments = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
 loaded = GLiModern.from_pretrained(model, dtype="fp32")
 GLiModern.from_pretrained = lambda *args, **kwargs: loaded  # a child has it at once
 rng = random.Random(0)
+calls = 0
 
 
-def lines():
-    manifest = output / "manifest.jsonl"
-    return manifest.read_bytes().count(b"\\n") if manifest.exists() else 0
+def run(last):
+    # Run the job; a kill in call number `last` of a function in the thread that writes; None: no kill.
+    def count(*_):
+        global calls
+        if threading.current_thread().name.startswith("glimodern-write"):
+            calls += 1
+            if last is not None and calls >= last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.setprofile(count)
+    main([model, "--output", output, *arguments])
+    threading.setprofile(None)
 
 
-killed = 0
-while True:
+for _ in range(kills):
+    last = rng.randint(1, most)
     child = os.fork()
     if not child:
-        status = 1
         try:
-            main([model, "--output", str(output), *arguments])
-            status = 0
+            run(last)
         finally:
-            os._exit(status)
-    wanted = lines() + rng.choice([0, 0, 1, 1, 2, 3])
-    deadline = time.monotonic() + 60
-    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    while killed < kills and time.monotonic() < deadline and os.waitid(os.P_PID, child, ended) is None:
-        time.sleep(0.001)  # between looks at the manifest
-        if lines() >= wanted and rng.random() < 0.1:
-            os.kill(child, signal.SIGKILL)
-            killed += 1
-            break
+            os._exit(1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status != -signal.SIGKILL:
-        print(killed, status)
-        break
+        sys.exit(f"status {status} of a job to be killed in call {last}")
+run(None)
+print(calls)
 """
 
 
 @pytest.mark.parametrize(
     ("rows", "kills"),
-    [pytest.param(400, 3, marks=pytest.mark.slow), pytest.param(1000, 20, marks=pytest.mark.exhaustive)],
+    [pytest.param(100, 3, marks=pytest.mark.slow), pytest.param(1000, 20, marks=pytest.mark.exhaustive)],
 )
 def test_killed_at_any_moment(tiny_model, tmp_path, rows, kills):
     pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
@@ -73,15 +75,17 @@ def test_killed_at_any_moment(tiny_model, tmp_path, rows, kills):
     arguments = ["--input", "a.jsonl", "b.csv", "c.parquet", "--labels", "person,place", "--threshold", "0.4"]
     arguments += ["--shard-rows", "50", "--compress", "gzip"]
 
-    def run(output: Path, kills: int) -> str:
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model"), str(output), str(kills), *arguments]
+    def run(output: Path, kills: int, most: int) -> int:
+        """Run the job, which is killed so many times before, each time in one of its first `most` calls; its calls."""
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model"), str(output), str(kills), str(most)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+        command += arguments
         ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stderr
-        return ran.stdout.strip().splitlines()[-1]
+        return int(ran.stdout.strip().splitlines()[-1])
 
-    assert run(tmp_path / "whole", 0) == "0 0"
-    assert run(tmp_path / "killed", kills) == f"{kills} 0"
+    calls = run(tmp_path / "whole", 0, 0)
+    run(tmp_path / "killed", kills, calls // kills)  # so that the job is not done before its last kill
     whole = files_of(tmp_path / "whole")
     assert len(whole) == 2 + 3 * rows // 50
     assert files_of(tmp_path / "killed") == whole
