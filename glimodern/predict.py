@@ -11,6 +11,7 @@ end.
 """
 
 import contextlib
+import json
 import logging
 import sys
 import time
@@ -190,10 +191,8 @@ def answer_all(
 
 def _line(request: Request, entities: Any, options: PredictionOptions) -> str:
     """Return the output line of a request."""
-    fields = {options.result_field: list(entities)}
-    if entities.truncated:
-        fields[options.cut_field] = entities.words_cut
-    return json_line(request.head, fields)
+    found = json.dumps(list(entities), ensure_ascii=False)
+    return json_line(request.head, options.result_field, found, entities.words_cut, options.cut_field)
 
 
 def _write(lines: Sequence[str]) -> None:

@@ -485,7 +485,7 @@ class Model:
         return [Answer() for text in texts]
 
 class Answer(list):
-    truncated = False
+    words_cut = 0
 
 sys.modules["glimodern.model.glimodern"] = types.SimpleNamespace(GLiModern=Model)
 from glimodern import cli, predict

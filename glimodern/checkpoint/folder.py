@@ -24,7 +24,7 @@ from glimodern.data.calibration import Calibration
 from glimodern.display import first_line
 from glimodern.files.atomic import current_files, remove_if_empty, replace_files, user_path
 from glimodern.files.hub import HubAccess, download_files, resolve_folder
-from glimodern.files.stored_tokenizer import read_stored_tokenizer, whole_tokenizer
+from glimodern.files.stored_tokenizer import folder_tokenizer, whole_tokenizer
 from glimodern.files.tensors import read_tensors
 from glimodern.files.tokenizer import (
     LABELS_TOKENIZER,
@@ -157,7 +157,7 @@ def _read_tokenizer(folder: Path, encoder: str, hub: HubAccess | None) -> Any:
     try:
         if not own:
             return load_tokenizer(encoder, **encoder_lookup(hub))
-        return read_stored_tokenizer(folder) or load_tokenizer(str(folder), local_files_only=True)
+        return folder_tokenizer(folder)
     except Exception as error:  # the tokenizers library raises a bare Exception for a file it cannot read
         cause = f"{type(error).__name__}: {first_line(error)}"
         if own:
@@ -196,8 +196,7 @@ def _check_vocabulary(folder: Path, config: ModelConfig, tokenizer: Any) -> None
 def _labels_tokenizer(folder: Path, name: str, hub: HubAccess | None) -> Any:
     """Load a bi-encoder's second tokenizer from its sub-folder, else (older checkpoints) from label encoder `name`."""
     if (folder / LABELS_TOKENIZER / "tokenizer_config.json").is_file():
-        own = folder / LABELS_TOKENIZER
-        return read_stored_tokenizer(own) or load_tokenizer(str(own), add_bos_eos=False)
+        return folder_tokenizer(folder / LABELS_TOKENIZER, add_bos_eos=False)
     try:
         return load_tokenizer(name, add_bos_eos=False, **encoder_lookup(hub))
     except OSError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import json.encoder
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from . import check_unicode
 from .reading import ReadingSettings, ThresholdOption
 
 TEXT_FIELD = "text"
+_json_string = json.encoder.encode_basestring
 LINE_ENDS = "\x85\u2028\u2029"  # line ends for some readers, so they are written as JSON escapes
 _ESCAPES = [(character, f"\\u{ord(character):04x}") for character in LINE_ENDS]
 
@@ -113,9 +115,13 @@ def unicode_fault(text: str, row: Any) -> str | None:
     return None
 
 
-def json_line(head: str, fields: Mapping[str, Any]) -> str:
-    """Return a row's line of JSON: the head of `json_head`, not empty, and further fields."""
-    return escaped(f"{head}, {json.dumps(fields, ensure_ascii=False)[1:]}\n")
+def json_line(head: str, result: str, entities: str, words_cut: int, cut: str | None) -> str:
+    """Return a row's line of JSON: the head of `json_head`, not empty, and its entities in the field `result`.
+
+    entities: as JSON. cut: the field for words_cut, unless that is 0; None: no such field.
+    """
+    added = f", {_json_string(cut)}: {words_cut}" if cut is not None and words_cut else ""
+    return escaped(f"{head}, {_json_string(result)}: {entities}{added}}}\n")
 
 
 def escaped(text: str) -> str:

@@ -15,6 +15,7 @@ from glimodern.settings import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, check_settings
 from .transformers_config import transformers_config
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
+_COMPUTED_FROM = ("rope_scaling", "sliding_window")  # fields from which transformers' class computes others
 
 
 @dataclass(kw_only=True)
@@ -66,10 +67,6 @@ def completed_settings(config: dict[str, Any]) -> ModernBertSettings:
     """Read a config as transformers reads it: with its defaults and old field names. The dict is not modified."""
     whole = config if _is_whole(config) else transformers_config(config).to_dict()
     return ModernBertSettings.of(copy.deepcopy(whole))
-
-
-# Fields from which transformers' class computes others.
-_COMPUTED_FROM = ("rope_scaling", "sliding_window")
 
 
 def _is_whole(config: dict[str, Any]) -> bool:

@@ -1,8 +1,7 @@
 """Export of a checkpoint to ONNX: `python -m glimodern.export MODEL OUT`.
 
 OUT gets model.onnx, gliner_config.json and the tokenizer; of a bi-encoder, labels.onnx (layout packed) and the labels'
-tokenizer too. The exported model is compared with the checkpoint on a dozen
-built-in sentences before it is written.
+tokenizer too. The exported model is compared with the checkpoint on a dozen built-in sentences before it is written.
 """
 
 from collections.abc import Sequence

@@ -82,6 +82,12 @@ def whole_tokenizer(tokenizer: Any) -> Any:
     return tokenizer.whole() if isinstance(tokenizer, StoredTokenizer) else tokenizer
 
 
+def folder_tokenizer(folder: Path, *, add_bos_eos: bool = True) -> Any:
+    """Read a folder's tokenizer, as a StoredTokenizer or by transformers. add_bos_eos: see `load_tokenizer`."""
+    stored = read_stored_tokenizer(folder)
+    return load_tokenizer(str(folder), add_bos_eos=add_bos_eos, local_files_only=True) if stored is None else stored
+
+
 def read_stored_tokenizer(folder: Path) -> StoredTokenizer | None:
     """Read a folder's tokenizer as `load_tokenizer` does; None if transformers might read it otherwise.
 

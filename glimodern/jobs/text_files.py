@@ -7,13 +7,12 @@ before its closing brace, and a CSV record gets a column at its end.
 from __future__ import annotations
 
 import contextlib
-import json
 import json.encoder
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from glimodern.cli.prediction import constant_fault, escaped, json_head, row_fault, unicode_fault
+from glimodern.cli.prediction import constant_fault, escaped, json_head, json_line, row_fault, unicode_fault
 from glimodern.data.json_rows import Row as JsonRow
 from glimodern.data.json_rows import json_row, json_rows
 from glimodern.data.lines import Line, open_input, read_lines
@@ -168,14 +167,10 @@ def first_line(source: TextFile) -> str:
 def output_lines(rows: Sequence[Row], answers: Sequence[Any], fields: Fields, output: str) -> str:
     """Return the output of rows in a format of text. answers: their entities, None for a row that failed."""
     kept = [(row, found) for row, found in zip(rows, answers, strict=True) if found is not None]
-    lines = []
     if output == "jsonl":
-        name, cut = json.dumps(fields.result, ensure_ascii=False), json.dumps(fields.cut, ensure_ascii=False)
-        for row, found in kept:
-            added = f", {cut}: {found.words_cut}" if fields.cut is not None and found.words_cut else ""
-            lines.append(f"{row.head}, {name}: {entities_json(found)}{added}}}\n")
-        return escaped("".join(lines))
-    delimiter = _DELIMITERS[output]
+        name, cut = fields.result, fields.cut
+        return "".join(json_line(row.head, name, entities_json(found), found.words_cut, cut) for row, found in kept)
+    delimiter, lines = _DELIMITERS[output], []
     for row, found in kept:
         columns = [row.head, quoted(escaped(entities_json(found)), delimiter)]
         if fields.cut is not None:

@@ -84,7 +84,7 @@ class Lora:
         with building():
             inject_adapter_in_model(self.config, encoder, _NAME)  # freezes the encoder's own weights
             if self.head == "lora":
-                for _, linear in head_layers(model):
+                for linear in head_layers(model):
                     replace_module(model, linear, UpdatedLinear(linear, rank, self.scale))
 
     def merged(self, model: GLiModern) -> GLiModern:
@@ -113,14 +113,7 @@ class Lora:
         }
         named = model.encoder.model.named_parameters()
         lora = {name.replace(f".{_NAME}.", "."): x for name, x in named if in_adapter(name)}
-        write_adapter(
-            folder / "adapter",
-            self.fields(),
-            lora,
-            {} if self.head == "frozen" else head,
-            self.base,
-            self.base_fingerprint,
-        )
+        write_adapter(folder / "adapter", self.fields(), lora, head, self.base, self.base_fingerprint)
 
     @property
     def scale(self) -> float:
@@ -166,15 +159,10 @@ def check_rank(encoder: nn.Module, targets: list[str], rank: int) -> None:
             )
 
 
-def head_layers(model: GLiModern) -> list[tuple[str, nn.Linear]]:
-    """Return name and module of each linear layer outside the encoders."""
-    parts = ((part, getattr(model, part)) for part in HEAD_PARTS if getattr(model, part) is not None)
-    return [
-        (f"{part}.{name}" if name else part, module)
-        for part, root in parts
-        for name, module in root.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
+def head_layers(model: GLiModern) -> list[nn.Linear]:
+    """Return the linear layers outside the encoders."""
+    parts = [getattr(model, part) for part in HEAD_PARTS if getattr(model, part) is not None]
+    return [module for part in parts for module in part.modules() if isinstance(module, nn.Linear)]
 
 
 def in_adapter(name: str) -> bool:
