@@ -209,7 +209,7 @@ struct AmxForward {
 
 // The softmax needs a positive scale: it takes the maximum of the unscaled scores.
 bool supported(const AttentionInputs& in) {
-  return static_cast<float>(in.scale) > 0.0f && in.head_dim > 0 && in.head_dim <= kMaxHeadDim;
+  return in.positions.rows == nullptr && static_cast<float>(in.scale) > 0.0f && in.head_dim > 0 && in.head_dim <= kMaxHeadDim;
 }
 
 }  // namespace

@@ -26,4 +26,29 @@ size_t attention_backward_scratch_avx512(const AttentionInputs& in, int64_t max_
   return backward_scratch<Avx512>(in, max_seqlen);
 }
 
+int64_t attention_position_half_avx512(const AttentionInputs& in, int64_t max_seqlen) {
+  return position_half<Avx512>(in, max_seqlen);
+}
+
+size_t attention_position_tables_avx512(const AttentionInputs& in) {
+  return static_cast<size_t>(PositionLayout<Avx512>(in).floats);
+}
+
+void attention_prepare_positions_avx512(const AttentionInputs& in, int64_t head, float* tables) {
+  if (in.dtype == Dtype::bf16) return prepare_positions<Avx512, Bf16>(in, head, tables);
+  prepare_positions<Avx512, float>(in, head, tables);
+}
+
+size_t attention_position_sums_avx512(const AttentionInputs& in) { return position_sums_floats<Avx512>(in); }
+
+size_t attention_reduce_scratch_avx512(const AttentionInputs& in) {
+  return static_cast<size_t>(in.positions.table_rows * padded_dim<Avx512>(in));
+}
+
+void attention_reduce_positions_avx512(const AttentionInputs& in, const AttentionGrads& grads, int64_t head,
+                                      const float* sums, int64_t count, int64_t stride, float* scratch) {
+  if (in.dtype == Dtype::bf16) return reduce_positions<Avx512, Bf16>(in, grads, head, sums, count, stride, scratch);
+  reduce_positions<Avx512, float>(in, grads, head, sums, count, stride, scratch);
+}
+
 }  // namespace glimodern

@@ -11,4 +11,14 @@ void attention_forward_avx512_bf16(const AttentionInputs& in, const AttentionTas
                                                    scratch);
 }
 
+size_t attention_position_tables_avx512_bf16(const AttentionInputs& in) {
+  if (!readable_as_pairs(in) || in.prepared.backward) return attention_position_tables_avx512(in);
+  return static_cast<size_t>(PositionLayout<Avx512, Avx512Bf16Pairs>(in).floats);
+}
+
+void attention_prepare_positions_avx512_bf16(const AttentionInputs& in, int64_t head, float* tables) {
+  if (!readable_as_pairs(in) || in.prepared.backward) return attention_prepare_positions_avx512(in, head, tables);
+  prepare_positions<Avx512, Bf16, Avx512Bf16Pairs>(in, head, tables);
+}
+
 }  // namespace glimodern

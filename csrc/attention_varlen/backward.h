@@ -7,12 +7,22 @@
 
 #include "attention_varlen/blocks.h"
 #include "attention_varlen/pack.h"
+#include "attention_varlen/position_grads.h"
 #include "attention_varlen/softmax.h"
 #include "simd/rows.h"
 
 namespace {
 
 using glimodern::AttentionGrads;
+
+template <class V>
+size_t backward_scratch(const AttentionInputs& in, int64_t max_seqlen) {
+  const int64_t dim = padded_dim<V>(in), queries = min(max_seqlen, kBackwardQueries);
+  const int64_t keys = round_up(min(max_seqlen, kBackwardKeys), panel_columns<V>());
+  return static_cast<size_t>(max_seqlen * dim + queries * (2 * dim + 1) + 5 * keys * dim +
+                             2 * queries * (keys + kScorePadding) + PositionScores<V>::scratch(in, queries, keys) +
+                             PositionGrads<V>::scratch(in, queries, keys) + 16 * kMaxPieces);
+}
 
 template <class V, class T>
 float dot(const float* x, const T* y, int64_t n) {
@@ -64,6 +74,8 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
   float* dv = pieces.take(max_block * dim);
   float* p = pieces.take(max_queries * stride);
   float* ds = pieces.take(max_queries * stride);
+  const PositionScores<V> positions(in, task.head, max_queries, max_block, pieces);
+  const PositionGrads<V> position_grads(positions, task.head, max_queries, max_block, task.position_sums, pieces);
 
   const AttentionRows* const operands[] = {&in.q, &in.k, &in.v, &grads.grad_out, &grads.out};
   const float* lse = static_cast<const float*>(grads.lse);
@@ -93,10 +105,11 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
         float *row_p = p + i * stride, *row_ds = ds + i * stride;
         const int64_t c0 = max(visible.first, 0) / G * G, c1 = round_up(max(visible.last, 0), W);
         if (visible.first < visible.last) {
-          gemm<V, false>(rows, c1 - c0, in.head_dim, {q + i * dim, dim}, {kt + c0 * in.head_dim, G * in.head_dim, G},
+          gemm<V, false>(rows, c1 - c0, in.head_dim, {q + i * dim, dim}, {kt + c0 * in.head_dim, G * in.head_dim, G, W},
                          row_p + c0, stride, false);
-          gemm<V, false>(rows, c1 - c0, in.head_dim, {g + i * dim, dim}, {vt + c0 * in.head_dim, G * in.head_dim, G},
+          gemm<V, false>(rows, c1 - c0, in.head_dim, {g + i * dim, dim}, {vt + c0 * in.head_dim, G * in.head_dim, G, W},
                          row_ds + c0, stride, false);
+          if (positions.exist) positions.add(q0 + i, rows, k0, c0, c1, {q + i * dim, dim}, kt, row_p, stride);
         }
         for (int64_t r = 0; r < rows; ++r, row_p += stride, row_ds += stride) {
           const int64_t query = q0 + i + r;
@@ -116,7 +129,7 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
         }
         if (visible.first >= visible.last) continue;
         gemm<V, false>(rows, dim, visible.last - visible.first, {ds + i * stride + visible.first, stride},
-                       {k + visible.first * dim, G, dim}, dq + (q0 - task.start + i) * dim, dim, blocks > 1);
+                       {k + visible.first * dim, G, dim, W}, dq + (q0 - task.start + i) * dim, dim, blocks > 1);
       }
       for (int side = 0; side < 2; ++side) {  // dV, then dK: each GEMM finds its B operand in L1
         const float *a = side == 0 ? p : ds, *b = side == 0 ? g : q;
@@ -125,9 +138,12 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
           rows = tile_rows(keys - j, batch);
           const int64_t i0 = max(q0, k0 + j - in.window) - q0, i1 = min(q1, k0 + j + rows + in.window) - q0;
           if (i0 >= i1) continue;
-          gemm<V, true>(rows, dim, i1 - i0, {a + i0 * stride + j, stride}, {b + i0 * dim, G, dim}, sums + j * dim, dim,
+          gemm<V, true>(rows, dim, i1 - i0, {a + i0 * stride + j, stride}, {b + i0 * dim, G, dim, W}, sums + j * dim, dim,
                         query_blocks > 1);
         }
+      }
+      if (positions.exist) {
+        position_grads.add(q0, queries, k0, keys, ds, stride, q, k, dq + (q0 - task.start) * dim, dk);
       }
     }
     const int64_t at = (k0 * in.heads + task.head) * in.head_dim, to = in.heads * in.head_dim;

@@ -10,15 +10,21 @@
 
 #include "attention_varlen/blocks.h"
 #include "attention_varlen/pack.h"
+#include "attention_varlen/positions.h"
 #include "attention_varlen/softmax.h"
 #include "simd/rows.h"
 
 namespace {
 
-template <class V, class P>
-constexpr bool kSame = false;
 template <class V>
-constexpr bool kSame<V, V> = true;
+size_t forward_scratch(const AttentionInputs& in, int64_t max_seqlen) {
+  const int64_t dim = padded_dim<V>(in), queries = min(max_seqlen, glimodern::kTaskQueries);
+  const int64_t keys =
+      round_up(min(max_seqlen, in.window < max_seqlen ? kWindowKeys : kForwardKeys), panel_columns<V>());
+  constexpr int64_t batch = kRowTiles * V::gemm_rows;
+  return static_cast<size_t>(queries * (2 * dim + 2) + 2 * keys * dim + batch * (keys + kScorePadding) +
+                             PositionScores<V>::scratch(in, batch, keys) + 16 * kMaxPieces);
+}
 
 // P: the vector class of the GEMMs. If it differs from V, it multiplies pairs of bf16 elements: q and k as they are
 // stored, probabilities rounded to bf16.
@@ -41,6 +47,7 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
   float* kt = pieces.take(max_block * dim);
   float* v = pieces.take(max_block * dim);
   float* s = pieces.take(batch * stride);
+  const PositionScores<V, P> positions(in, task.head, batch, max_block, pieces);
 
   const AttentionRows results{out, in.heads * in.head_dim, in.head_dim};
   const AttentionRows* const operands[] = {&in.q, &in.k, &in.v};
@@ -82,8 +89,13 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
       if (visible.first >= visible.last) continue;
       const int64_t c0 = visible.first / G * G, c1 = round_up(visible.last, W);
       gemm<P, false>(rows, c1 - c0, depth, {q_operand.data + i * q_operand.stride, q_operand.stride},
-                     {kt + c0 * depth, G * depth, G}, s + c0, stride, false, prefetch_token);
-      for (int64_t r = 0; r < rows && kPairs; ++r) scale_row<V>(static_cast<float>(in.scale), c0, c1, s + r * stride);
+                     {kt + c0 * depth, G * depth, G, W}, s + c0, stride, false, prefetch_token);
+      if (positions.exist) {
+        positions.add(task.q0 + i, rows, k0, c0, c1, {q_operand.data + i * q_operand.stride, q_operand.stride}, kt, s,
+                       stride);
+      } else if (kPairs) {
+        for (int64_t r = 0; r < rows; ++r) scale_row<V>(static_cast<float>(in.scale), c0, c1, s + r * stride);
+      }
       for (int64_t r = 0; r < rows; ++r) {
         mask_row<V>(visible_keys(in, task.q0 + i + r, task.q0 + i + r + 1, k0, k1), c0, c1, s + r * stride);
       }
@@ -117,7 +129,7 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
       }
       // Of P V: the visible keys, or pairs of keys.
       const int64_t from = kPairs ? c0 / 2 : visible.first, to = kPairs ? (visible.last + 1) / 2 : visible.last;
-      gemm<P, false>(rows, dim, to - from, {s + from, stride}, {v + from * dim, G, dim}, sums + i * dim, dim,
+      gemm<P, false>(rows, dim, to - from, {s + from, stride}, {v + from * dim, G, dim, W}, sums + i * dim, dim,
                      blocks > 1, prefetch_token);
     }
   }

@@ -36,25 +36,33 @@ void pack(const T* from, int64_t stride, int64_t rows, int64_t dim, int64_t padd
   }
 }
 
-// The same rows transposed, as the B operand of gemm(): panels [dim, panel_columns] with rows as lanes, zero-padded.
+// V::width rows of `dim` elements, of which `count` exist, transposed: element h of row(r) at to[h * stride + r], or 0.
+template <class V, class Row>
+inline __attribute__((always_inline)) void transpose_rows(const Row& row, int64_t count, int64_t dim, float* to,
+                                                          int64_t stride) {
+  constexpr int64_t W = V::width;
+  int64_t h = 0;
+  for (; h + W <= dim; h += W) {
+    typename V::F x[W];
+#pragma GCC unroll 16
+    for (int r = 0; r < W; ++r) x[r] = r < count ? V::loadu(row(r) + h) : V::zero();
+    V::transpose(x);
+#pragma GCC unroll 16
+    for (int r = 0; r < W; ++r) V::store(to + (h + r) * stride, x[r]);
+  }
+  for (; h < dim; ++h) {
+    for (int64_t r = 0; r < W; ++r) to[h * stride + r] = r < count ? widen(row(r)[h]) : 0.0f;
+  }
+}
+
+// The same rows as in pack() transposed, as the B operand of gemm(): panels [dim, panel_columns] with rows as lanes,
+// zero-padded.
 template <class V, class T>
 void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t dim, float* to) {
   constexpr int64_t W = V::width, G = panel_columns<V>();
   for (int64_t r0 = 0; r0 < rows; r0 += W) {
-    const int64_t count = min(W, rows - r0);
-    float* panel = to + r0 / G * dim * G + r0 % G;
-    int64_t h = 0;
-    for (; h + W <= dim; h += W) {
-      typename V::F x[W];
-#pragma GCC unroll 16
-      for (int r = 0; r < W; ++r) x[r] = r < count ? V::loadu(from + (r0 + r) * stride + h) : V::zero();
-      V::transpose(x);
-#pragma GCC unroll 16
-      for (int r = 0; r < W; ++r) V::store(panel + (h + r) * G, x[r]);
-    }
-    for (; h < dim; ++h) {
-      for (int64_t r = 0; r < W; ++r) panel[h * G + r] = r < count ? widen(from[(r0 + r) * stride + h]) : 0.0f;
-    }
+    transpose_rows<V>([&](int64_t r) { return from + (r0 + r) * stride; }, min(W, rows - r0), dim,
+                      to + r0 / G * dim * G + r0 % G, G);
   }
 }
 

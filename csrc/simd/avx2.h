@@ -125,6 +125,11 @@ struct Avx2 {
     const __m128 z = _mm_max_ps(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
   }
+  template <int bit>
+  static F where_reversed_lane(F yes, F no) {  // yes in the lanes n for which width - 1 - n has this bit
+    constexpr int mask = bit == 4 ? 0x0F : bit == 2 ? 0x33 : 0x55;
+    return _mm256_blend_ps(no, yes, mask);
+  }
   static void transpose(F* x) {  // of `width` rows, in place
     F y[8], z[8];
 #pragma GCC unroll 4

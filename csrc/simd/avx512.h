@@ -133,7 +133,12 @@ struct Avx512 {
     return _mm512_mask_blend_ps(_mm512_cmplt_epu32_mask(x, bound), no, yes);
   }
   static float reduce_max(F x) { return _mm512_reduce_max_ps(x); }  // over lanes
-  static void transpose(F* x) {                                     // of `width` rows, in place
+  template <int bit>
+  static F where_reversed_lane(F yes, F no) {  // yes in the lanes n for which width - 1 - n has this bit
+    constexpr __mmask16 mask = bit == 8 ? 0x00FF : bit == 4 ? 0x0F0F : bit == 2 ? 0x3333 : 0x5555;
+    return _mm512_mask_blend_ps(mask, no, yes);
+  }
+  static void transpose(F* x) {  // of `width` rows, in place
     F y[16], z[16];
 #pragma GCC unroll 8
     for (int n = 0; n < 16; n += 2) {

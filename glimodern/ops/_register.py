@@ -82,7 +82,8 @@ def differentiable_op(
     forward(inputs) -> output, or a tuple whose first element is the output; the others have no gradient. The fields of
         inputs are tensors, then options.
     backward(grad, inputs, *outputs) -> gradients of the first fields of inputs, as many as it returns, each in its
-        field's shape and dtype. All inputs are saved, and as many outputs as backward has parameters for.
+        field's shape and dtype, or empty for a field that is None. All inputs are saved, and as many outputs as
+        backward has parameters for.
     fake: `forward` without values.
     """
     operator = Operator(name, forward, fake)
@@ -95,7 +96,7 @@ def differentiable_op(
         return backward(grad, operator.make(*values[:fields]), *values[fields:])
 
     def fake_grads(grad: Tensor, *values: Any) -> Any:
-        grads = tuple(x.new_empty(x.shape) for x in values[:grads_count])
+        grads = tuple(grad.new_empty(0) if x is None else x.new_empty(x.shape) for x in values[:grads_count])
         return grads if grads_count > 1 else grads[0]
 
     arguments = {"grad": Tensor, **operator.fields, **dict.fromkeys(saved_outputs, Tensor)}
