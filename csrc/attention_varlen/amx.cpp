@@ -4,6 +4,7 @@
 // computed in vectors of 16 keys (amx/softmax.h), and the rounded probabilities are the A tiles of P V, 32 keys each.
 #include "attention_varlen/amx/mask.h"
 #include "attention_varlen/amx/pack.h"
+#include "attention_varlen/amx/positions.h"
 #include "attention_varlen/amx/products.h"
 #include "attention_varlen/amx/softmax.h"
 #include "attention_varlen/amx/tiles.h"
@@ -28,6 +29,8 @@ struct AmxForward {
   char* query_copies;
   const Bf16* q;
   int64_t in_place, next_prefetch;  // in_place: query tiles that are read where they lie
+  ScratchPieces pieces;
+  const AmxPositions positions;
 
   AmxForward(const AttentionInputs& inputs, const AttentionTask& whole, Bf16* result, float* logsumexp, float* scratch)
       : in(inputs),
@@ -45,8 +48,9 @@ struct AmxForward {
         scale(static_cast<float>(in.scale * 1.4426950408889634)),  // log2(e)
         q(row_of<Bf16>(in.q, task.q0, task.head)),
         in_place(dim % kTileDepth == 0 ? min(count.queries, (in.tokens() - task.q0) / kTileRows) : 0),
-        next_prefetch(task.q0) {
-    ScratchPieces pieces{scratch};
+        next_prefetch(task.q0),
+        pieces{scratch},
+        positions(in, task.head, count.keys, count.queries, pieces) {
     kt = reinterpret_cast<char*>(pieces.take(count.keys * depth * kTileFloats));
     v = pieces.take(columns * panel);
     for (float*& piece : s) piece = pieces.take((count.keys + 1) * kTileFloats);
@@ -59,6 +63,15 @@ struct AmxForward {
   // The accumulators of query tile i; with a single block of keys, query tiles share them.
   float* sums_of(int64_t i) const { return count.blocks > 1 ? sums + i * columns * kTileFloats : sums; }
 
+  bool has_far_keys() const { return positions.exist && task.end - task.start > in.positions.reach; }
+
+  // Rows of query tile i, and their distance in bytes.
+  const char* query_data(int64_t i) const {
+    return i < in_place ? reinterpret_cast<const char*>(q + i * kTileRows * in.q.row)
+                        : query_copies + (i - in_place) * depth * kTileBytes;
+  }
+  int64_t query_stride(int64_t i) const { return i < in_place ? in.q.row * 2 : depth * 64; }
+
   // The first query tile from i on that sees keys of the block [k0, k1). Sets i to its index, or to count.queries.
   QueryTile next_query_tile(int64_t& i, int64_t k0, int64_t k1) const {
     for (; i < count.queries; ++i) {
@@ -66,7 +79,6 @@ struct AmxForward {
       const KeyRange any = visible_keys(in, first, last, k0, k1);
       if (any.first >= any.last) continue;
       const int64_t t0 = any.first / kTileRows;
-      const bool as_is = i < in_place;
       // Keys that all queries see: from the last query's first key to the first query's last key.
       const int64_t all_first = visible_keys(in, last - 1, last, k0, k1).first;
       const int64_t all_last = visible_keys(in, first, first + 1, k0, k1).last;
@@ -75,9 +87,8 @@ struct AmxForward {
               ceil_div(any.last, kTileRows) - t0,
               ceil_div(all_first, kTileRows) - t0,
               max(all_last, 0) / kTileRows - t0,
-              as_is ? reinterpret_cast<const char*>(q + i * kTileRows * in.q.row)
-                    : query_copies + (i - in_place) * depth * kTileBytes,
-              as_is ? in.q.row * 2 : depth * 64};
+              query_data(i),
+              query_stride(i)};
     }
     return {0, 0, 0, 0, 0, nullptr, 0};
   }
@@ -141,6 +152,7 @@ struct AmxForward {
     pack_keys(row_of<Bf16>(in.k, k0, task.head), in.k.row, k1 - k0, dim, depth, kt, s[0]);
     pack_values(row_of<Bf16>(in.v, k0, task.head), in.v.row, k1 - k0, (ceil_div(k1 - k0, kTileRows) + 1) * 8, dim,
                 depth, panel, v, s[0]);
+    if (has_far_keys()) positions.add_keys(kt, ceil_div(k1 - k0, kTileRows));
     MaskTiles masks;
     int64_t i = 0;
     int side = 0;
@@ -162,6 +174,7 @@ struct AmxForward {
       side ^= 1;
       int64_t j = i + 1;
       const QueryTile next = next_query_tile(j, k0, k1);
+      if (positions.exist) positions.add(query, i, k0, kt, masks, now);
       alignas(64) float shift[kTileRows];
       update_max(i, now, query.tiles, k0 > first_key, shift);
       uint32_t counters[kTileRows];
@@ -199,6 +212,9 @@ struct AmxForward {
     clear<V>(running_sum, count.queries * kTileFloats);
     if (count.blocks > 1) clear<V>(sums, count.queries * columns * kTileFloats);
     const TileConfig tiles;
+    for (int64_t i = 0; i < count.queries && has_far_keys(); ++i) {
+      positions.add_queries(i, query_data(i), query_stride(i));
+    }
     const auto run_block = in.dropout.enabled ? &AmxForward::block<true> : &AmxForward::block<false>;
     for (int64_t k0 = first_key; k0 < last_key; k0 += count.keys * kTileRows) {
       (this->*run_block)(k0, min(last_key, k0 + count.keys * kTileRows));
@@ -209,7 +225,7 @@ struct AmxForward {
 
 // The softmax needs a positive scale: it takes the maximum of the unscaled scores.
 bool supported(const AttentionInputs& in) {
-  return in.positions.rows == nullptr && static_cast<float>(in.scale) > 0.0f && in.head_dim > 0 && in.head_dim <= kMaxHeadDim;
+  return static_cast<float>(in.scale) > 0.0f && in.head_dim > 0 && in.head_dim <= kMaxHeadDim;
 }
 
 }  // namespace
@@ -230,9 +246,25 @@ size_t attention_forward_scratch_amx(const AttentionInputs& in, int64_t max_seql
   const bool windowed = in.window < max_seqlen;
   const TileCounts count(in, min(max_seqlen, windowed ? kWindowBlockKeys : kBlockKeys),
                          min(max_seqlen, kAmxTaskQueries), windowed);
-  return static_cast<size_t>(
-      (count.keys * (count.depth + 2) + 2) * kTileFloats + 2 * count.depth * count.value_panel() +
-      count.queries * (3 * count.depth + 1) * kTileFloats + count.queries * kTileRows + 16 * kMaxPieces);
+  return static_cast<size_t>((count.keys * (count.depth + 2) + 2) * kTileFloats +
+                             2 * count.depth * count.value_panel() +
+                             count.queries * (3 * count.depth + 1) * kTileFloats + count.queries * kTileRows +
+                             AmxPositions::scratch(in, count.keys, count.queries) + 16 * kMaxPieces);
+}
+
+int64_t attention_position_half_amx(const AttentionInputs& in, int64_t max_seqlen) {
+  if (!supported(in) || in.prepared.backward) return attention_position_half_avx512(in, max_seqlen);
+  return amx_position_half(in, max_seqlen);
+}
+
+size_t attention_position_tables_amx(const AttentionInputs& in) {
+  if (!supported(in) || in.prepared.backward) return attention_position_tables_avx512_bf16(in);
+  return static_cast<size_t>(AmxPositionLayout(in).floats);
+}
+
+void attention_prepare_positions_amx(const AttentionInputs& in, int64_t head, float* tables) {
+  if (!supported(in) || in.prepared.backward) return attention_prepare_positions_avx512_bf16(in, head, tables);
+  prepare_amx_positions(in, head, tables);
 }
 
 }  // namespace glimodern

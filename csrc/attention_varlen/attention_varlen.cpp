@@ -72,34 +72,49 @@ Scratch prepare_positions(const AttentionKernels& kernels, int64_t max_seqlen, b
 
 }  // namespace
 
-#define GLIMODERN_POSITIONS(isa, tables_isa)                                                            \
-  {                                                                                                     \
-    attention_position_half_##isa, attention_position_tables_##tables_isa,                              \
-        attention_prepare_positions_##tables_isa, attention_position_sums_##isa,                        \
-        attention_reduce_scratch_##isa, attention_reduce_positions_##isa                                \
-  }
+#define GLIMODERN_POSITIONS(isa, half_isa, tables_isa)                                  \
+  {                                                                                     \
+      attention_position_half_##half_isa,       attention_position_tables_##tables_isa, \
+      attention_prepare_positions_##tables_isa, attention_position_sums_##isa,          \
+      attention_reduce_scratch_##isa,           attention_reduce_positions_##isa}
 
 const AttentionKernels& attention_kernels(Dtype dtype) {
-  static const AttentionKernels scalar{attention_forward_scalar, attention_backward_scalar,
-                                       attention_forward_scratch_scalar, attention_backward_scratch_scalar,
-                                       kTaskQueries, GLIMODERN_POSITIONS(scalar, scalar)};
+  static const AttentionKernels scalar{attention_forward_scalar,
+                                       attention_backward_scalar,
+                                       attention_forward_scratch_scalar,
+                                       attention_backward_scratch_scalar,
+                                       kTaskQueries,
+                                       GLIMODERN_POSITIONS(scalar, scalar, scalar)};
 #if defined(GLIMODERN_X86)
-  static const AttentionKernels avx2{attention_forward_avx2, attention_backward_avx2, attention_forward_scratch_avx2,
-                                     attention_backward_scratch_avx2, kTaskQueries, GLIMODERN_POSITIONS(avx2, avx2)};
-  static const AttentionKernels avx512{attention_forward_avx512, attention_backward_avx512,
-                                       attention_forward_scratch_avx512, attention_backward_scratch_avx512,
-                                       kTaskQueries, GLIMODERN_POSITIONS(avx512, avx512)};
+  static const AttentionKernels avx2{attention_forward_avx2,
+                                     attention_backward_avx2,
+                                     attention_forward_scratch_avx2,
+                                     attention_backward_scratch_avx2,
+                                     kTaskQueries,
+                                     GLIMODERN_POSITIONS(avx2, avx2, avx2)};
+  static const AttentionKernels avx512{attention_forward_avx512,
+                                       attention_backward_avx512,
+                                       attention_forward_scratch_avx512,
+                                       attention_backward_scratch_avx512,
+                                       kTaskQueries,
+                                       GLIMODERN_POSITIONS(avx512, avx512, avx512)};
   const Isa isa = dtype == Dtype::fp64 ? Isa::scalar : current_isa(dtype == Dtype::bf16 ? Isa::amx : Isa::avx512);
 #if defined(GLIMODERN_AVX512_BF16)
-  static const AttentionKernels avx512_bf16{attention_forward_avx512_bf16, attention_backward_avx512,
-                                            attention_forward_scratch_avx512, attention_backward_scratch_avx512,
-                                            kTaskQueries, GLIMODERN_POSITIONS(avx512, avx512_bf16)};
+  static const AttentionKernels avx512_bf16{attention_forward_avx512_bf16,
+                                            attention_backward_avx512,
+                                            attention_forward_scratch_avx512,
+                                            attention_backward_scratch_avx512,
+                                            kTaskQueries,
+                                            GLIMODERN_POSITIONS(avx512, avx512, avx512_bf16)};
   if (isa == Isa::avx512_bf16) return avx512_bf16;
 #endif
 #if defined(GLIMODERN_AMX)
-  static const AttentionKernels amx{attention_forward_amx, attention_backward_avx512, attention_forward_scratch_amx,
-                                    attention_backward_scratch_avx512, kAmxTaskQueries,
-                                    GLIMODERN_POSITIONS(avx512, avx512_bf16)};
+  static const AttentionKernels amx{attention_forward_amx,
+                                    attention_backward_avx512,
+                                    attention_forward_scratch_amx,
+                                    attention_backward_scratch_avx512,
+                                    kAmxTaskQueries,
+                                    GLIMODERN_POSITIONS(avx512, amx, amx)};
   if (isa == Isa::amx) return amx;
 #endif
   if (isa == Isa::avx512) return avx512;

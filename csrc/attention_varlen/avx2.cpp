@@ -46,7 +46,7 @@ size_t attention_reduce_scratch_avx2(const AttentionInputs& in) {
 }
 
 void attention_reduce_positions_avx2(const AttentionInputs& in, const AttentionGrads& grads, int64_t head,
-                                      const float* sums, int64_t count, int64_t stride, float* scratch) {
+                                     const float* sums, int64_t count, int64_t stride, float* scratch) {
   if (in.dtype == Dtype::bf16) return reduce_positions<Avx2, Bf16>(in, grads, head, sums, count, stride, scratch);
   reduce_positions<Avx2, float>(in, grads, head, sums, count, stride, scratch);
 }

@@ -138,8 +138,8 @@ void attention_backward(const AttentionInputs& in, const AttentionTask& task, co
           rows = tile_rows(keys - j, batch);
           const int64_t i0 = max(q0, k0 + j - in.window) - q0, i1 = min(q1, k0 + j + rows + in.window) - q0;
           if (i0 >= i1) continue;
-          gemm<V, true>(rows, dim, i1 - i0, {a + i0 * stride + j, stride}, {b + i0 * dim, G, dim, W}, sums + j * dim, dim,
-                        query_blocks > 1);
+          gemm<V, true>(rows, dim, i1 - i0, {a + i0 * stride + j, stride}, {b + i0 * dim, G, dim, W}, sums + j * dim,
+                        dim, query_blocks > 1);
         }
       }
       if (positions.exist) {

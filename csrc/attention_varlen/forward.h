@@ -92,7 +92,7 @@ void attention_forward(const AttentionInputs& in, const AttentionTask& task, T* 
                      {kt + c0 * depth, G * depth, G, W}, s + c0, stride, false, prefetch_token);
       if (positions.exist) {
         positions.add(task.q0 + i, rows, k0, c0, c1, {q_operand.data + i * q_operand.stride, q_operand.stride}, kt, s,
-                       stride);
+                      stride);
       } else if (kPairs) {
         for (int64_t r = 0; r < rows; ++r) scale_row<V>(static_cast<float>(in.scale), c0, c1, s + r * stride);
       }

@@ -12,7 +12,7 @@ constexpr int64_t kAmxTaskQueries = 512;  // with AMX, where packing the keys co
   void attention_forward_##isa(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);   \
   void attention_backward_##isa(const AttentionInputs&, const AttentionTask&, const AttentionGrads&, float* scratch); \
   size_t attention_forward_scratch_##isa(const AttentionInputs&, int64_t max_seqlen);                                 \
-  size_t attention_backward_scratch_##isa(const AttentionInputs&, int64_t max_seqlen);                                 \
+  size_t attention_backward_scratch_##isa(const AttentionInputs&, int64_t max_seqlen);                                \
   int64_t attention_position_half_##isa(const AttentionInputs&, int64_t max_seqlen);                                  \
   size_t attention_position_tables_##isa(const AttentionInputs&);                                                     \
   void attention_prepare_positions_##isa(const AttentionInputs&, int64_t head, float* tables);                        \
@@ -29,6 +29,9 @@ size_t attention_position_tables_avx512_bf16(const AttentionInputs&);
 void attention_prepare_positions_avx512_bf16(const AttentionInputs&, int64_t head, float* tables);
 void attention_forward_amx(const AttentionInputs&, const AttentionTask&, void* out, void* lse, float* scratch);
 size_t attention_forward_scratch_amx(const AttentionInputs&, int64_t max_seqlen);
+int64_t attention_position_half_amx(const AttentionInputs&, int64_t max_seqlen);
+size_t attention_position_tables_amx(const AttentionInputs&);
+void attention_prepare_positions_amx(const AttentionInputs&, int64_t head, float* tables);
 #undef GLIMODERN_DECLARE_ATTENTION
 
 // Static: every instruction set compiles its own copy.

@@ -1,8 +1,8 @@
 // Gradients of the position terms of attention scores (positions.h), for every vector class V (csrc/simd/).
 //
 // The gradients dS of a tile's scores, each row shifted by one more than the next, are a band matrix: by query and
-// distance for c2p, by key and distance for p2c. Two products with it give the gradients of the rows (q or k) and of the
-// tables' vectors. The latter are summed by distance over the texts of a task, then by table row over tasks.
+// distance for c2p, by key and distance for p2c. Two products with it give the gradients of the rows (q or k) and of
+// the tables' vectors. The latter are summed by distance over the texts of a task, then by table row over tasks.
 #pragma once
 
 #include "attention_varlen/positions.h"
@@ -148,7 +148,8 @@ class PositionGrads {
     }
     const int64_t index = layout_.origin - distance, opposite = layout_.origin + distance;
     if (scores_.bias != nullptr) sums_.bias[index] += static_cast<float>(total);
-    if (scores_.c2p != nullptr) far_products(by_query_, queries, c2p_rows_ + index * dim, q, dq, sums_.c2p + index * dim);
+    if (scores_.c2p != nullptr)
+      far_products(by_query_, queries, c2p_rows_ + index * dim, q, dq, sums_.c2p + index * dim);
     if (scores_.p2c != nullptr) {
       far_products(by_key_, keys, scores_.p2c + opposite * dim, k, dk, sums_.p2c + opposite * dim);
     }

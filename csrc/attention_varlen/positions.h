@@ -144,7 +144,8 @@ struct PositionScores {
 
   // The distance that all of a tile's distances count as; 0: they differ. Columns [c0, c1).
   int64_t far_distance(int64_t query, int64_t rows, int64_t key, int64_t c0, int64_t c1) const {
-    const int64_t nearest = query - (key + c1 - 1), farthest = query + rows - 1 - (key + c0), reach = in.positions.reach;
+    const int64_t nearest = query - (key + c1 - 1), farthest = query + rows - 1 - (key + c0),
+                  reach = in.positions.reach;
     return reach == 0 || nearest >= reach ? max(reach, 1) : farthest <= -reach ? -reach : 0;
   }
 
@@ -175,7 +176,7 @@ struct PositionScores {
 
  private:
   float factor_ = 1.0f;  // of the scores before the bias: q is scaled already, unless pairs are multiplied
-  int64_t stride_ = 0;  // of shifted_
+  int64_t stride_ = 0;   // of shifted_
   float *shifted_ = nullptr, *columns_ = nullptr, *far_queries_ = nullptr, *far_keys_ = nullptr, *zeros_ = nullptr;
 
   static int64_t stride_of(int64_t keys) { return round_up(keys + V::gemm_rows + 2 * W, 16); }

@@ -16,8 +16,8 @@ struct AOperand {
   int64_t stride;
 };
 
-// B [depth, columns] in column panels of V::gemm_vectors vectors: vector v of row k of panel n at n * panel + v * vector +
-// k * row. Aligned.
+// B [depth, columns] in column panels of V::gemm_vectors vectors: vector v of row k of panel n at n * panel + v *
+// vector + k * row. Aligned.
 struct BOperand {
   const float* data;
   int64_t panel, row, vector;  // strides

@@ -6,7 +6,8 @@
 //
 // No matrix of size tokens * tokens is stored. Scratch per thread: some hundred KB forward (2 MB at most, with AMX);
 // backward also one text's dq of one head in fp32. The tables of the terms are laid out by distance for each call: up
-// to the longest text, or some hundred beyond their reach. Kernels trust their caller: glimodern/ops/ checks the inputs.
+// to the longest text, or some hundred beyond their reach. Kernels trust their caller: glimodern/ops/ checks the
+// inputs.
 #pragma once
 
 #include <cstddef>
@@ -55,8 +56,8 @@ struct AttentionInputs {
 
 struct AttentionGrads {
   AttentionRows grad_out, out;
-  const void* lse;                 // [heads, tokens], accumulator dtype: logsumexp_j of the scores
-  void *grad_q, *grad_k, *grad_v;  // [tokens, heads, head_dim], contiguous
+  const void* lse;                        // [heads, tokens], accumulator dtype: logsumexp_j of the scores
+  void *grad_q, *grad_k, *grad_v;         // [tokens, heads, head_dim], contiguous
   void *grad_c2p, *grad_p2c, *grad_bias;  // as the tables; null where they are
 };
 
