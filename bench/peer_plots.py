@@ -13,7 +13,12 @@ from matplotlib.ticker import MaxNLocator  # noqa: E402
 from peer_report import fit_lengths  # noqa: E402
 from plots import plain_numbers  # noqa: E402
 
-TITLES = {"modernbert": "ModernBERT-base, d 768", "minilm": "MiniLM-L6, d 512"}
+TITLES = {
+    "modernbert": "ModernBERT-base, d 768",
+    "minilm": "MiniLM-L6, d 512",
+    "deberta-small": "DeBERTa-v3-small, d 512",
+    "deberta-base": "DeBERTa-v3-base, d 512",
+}
 SIDES = {"ours": "glimodern", "gliner": "gliner", "gliner onnx": "gliner, ONNX", "fast_gliner": "fast_gliner"}
 DTYPES = ("fp32", "bf16", "int8")
 # The blue of https://jfly.uni-koeln.de/color/, a palette for colour-blind readers, and a grey.
@@ -91,9 +96,10 @@ def length_plot(results: Mapping[str, Any], file: Path) -> None:
     axes.fill_between(points, line, whole, alpha=0.2, label=share)
     axes.plot(points, whole, color=OURS, linewidth=1)
     axes.plot(list(seconds), list(seconds.values()), "o", color=OURS, label=f"ours, {results['lengths_dtype']}")
-    peers = {row: median(values) for row, values in results.get("long", {}).items() if not row.startswith("ours")}
+    long = results.get("long", {}).get("modernbert", {"seconds": {}})
+    peers = {row: median(values) for row, values in long["seconds"].items() if not row.startswith("ours")}
     for marker, (row, value) in zip("s^Dv", peers.items(), strict=False):
-        axes.plot([results["long_tokens"]], [value], marker, color=PEER, label=f"{row}, {value:.3g} s")
+        axes.plot([long["tokens"]], [value], marker, color=PEER, label=f"{row}, {value:.3g} s")
     axes.xaxis.set_major_formatter(plain_numbers)
     axes.set_xlabel("tokens of one text")
     axes.set_ylabel("seconds (median)")

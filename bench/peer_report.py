@@ -1,8 +1,9 @@
 """The arithmetic and the tables of bench_peers.py: agreement, FLOPs of the work, goals, the fit against length.
 
 A run's results (its JSON): "models": {name: {"work", "encoder", "flops", "rows": {row: {"dtype", "batches": {batch:
-seconds}}}, "requests": {row: seconds}}}, "agreement": {row: ...}, "limits": GFLOP/s by dtype, "long": {row: seconds},
-"lengths": {tokens: seconds}. Batch "0" means that the model forms its batches itself.
+seconds}}}, "requests": {row: seconds}}}, "agreement": {row: ...}, "limits": GFLOP/s by dtype, "long": {model:
+{"tokens", "seconds": {row: seconds}, "mib": {row: peak}}}, "lengths": {tokens: seconds}. Batch "0" means that the model
+forms its batches itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from rich.table import Table
 Results = dict[str, Any]
 LEAST_AGREEMENT = {"fp32": 1.0, "bf16": 0.99, "int8": 0.97}
 SCORE_TOLERANCE = 1e-3
-LONG_TOKENS = 8192
+LONG_TOKENS = {"modernbert": 8192, "deberta-base": 4096}  # of the one text that an encoder alone takes
 
 
 def agreement(wanted: Sequence[Sequence[Mapping[str, Any]]], found: Sequence[Sequence[Mapping[str, Any]]]) -> Results:
@@ -43,15 +44,18 @@ def rms_difference(wanted: list[list[float]], found: list[list[float]]) -> float
     return (sum((a - b) ** 2 for a, b in pairs) / sum(a * a for a, _ in pairs)) ** 0.5
 
 
+FEED_FORWARD_MATRICES = {"modernbert": 3, "bert": 2, "deberta-v2": 2}
+
+
 def encoder_flops(config: Mapping[str, Any], tokens: int, rows: int) -> int:
     """FLOPs of an encoder's linear layers over packed tokens; what follows the last layer's attention counts for the
     `rows` alone that the head reads (first sub-tokens of words, and types).
 
-    ModernBERT's feed-forward has three matrices (GeGLU), BERT's two.
+    ModernBERT's feed-forward has three matrices (GeGLU), that of BERT and DeBERTa two.
     """
     d, wide, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     qkv = 3 * d * d
-    after = d * d + {"modernbert": 3, "bert": 2}[config["model_type"]] * d * wide
+    after = d * d + FEED_FORWARD_MATRICES[config["model_type"]] * d * wide
     return 2 * (layers * qkv * tokens + after * ((layers - 1) * tokens + rows))
 
 
@@ -128,14 +132,26 @@ ALL = ("fp32", "bf16", "int8", "auto")
 
 def goals(results: Results) -> list[tuple[str, float, float | None]]:
     """The goals: measure, least ratio (or share), and what was measured; None: a side did not run."""
-    base, small = (results["models"].get(name) for name in ("modernbert", "minilm"))
+    models = results["models"]
+    base, small = models.get("modernbert"), models.get("minilm")
     requests = {name: median(seconds) for name, seconds in (base or {}).get("requests", {}).items()}
-    long = results.get("long", {}) if results.get("long_tokens") == LONG_TOKENS else {}
-    long = {name: median(seconds) for name, seconds in long.items()}
     gliner_request = min((s for name, s in requests.items() if name.startswith("gliner")), default=None)
 
-    def against(begins: Iterable[str], dtype: str, ours: str, batch: str = "") -> float | None:
-        return ratio(best(base, begins, [dtype], batch), best(base, [ours], [""]))
+    def against(
+        begins: Iterable[str], dtype: str, ours: str, batch: str = "", name: str = "modernbert"
+    ) -> float | None:
+        model = models.get(name)
+        return ratio(best(model, begins, [dtype], batch), best(model, [ours], [""]))
+
+    def share(dtype: str) -> float | None:
+        return base and share_of_limit(results, base, f"ours {dtype}")
+
+    def long(name: str, measure: str, dtype: str) -> float | None:
+        found = results.get("long", {}).get(name)
+        if found is None or found["tokens"] != LONG_TOKENS[name]:
+            return None
+        values = found["mib"] if measure == "mib" else {row: median(s) for row, s in found["seconds"].items()}
+        return ratio(values.get(f"transformers encoder {dtype}"), values.get(f"ours encoder {dtype}"))
 
     return [
         ("ModernBERT-base bf16 / gliner's best bf16", 2.3, against(["gliner"], "bf16", "ours bf16")),
@@ -145,13 +161,20 @@ def goals(results: Results) -> list[tuple[str, float, float | None]]:
             against(["gliner fp32"], "", "ours auto", batch="8"),
         ),
         ("MiniLM, our best / any peer's best", 3.0, ratio(best(small, PEERS, ALL), best(small, ["ours"], ALL))),
-        ("ModernBERT-base bf16, share of the limit", 0.75, base and share_of_limit(results, base, "ours bf16")),
-        (
-            "8,192 tokens, bf16 / transformers with SDPA, encoder alone", 4.0,
-            ratio(long.get("transformers encoder bf16"), long.get("ours encoder bf16")),
+        *(
+            (f"ModernBERT-base {dtype}, share of the limit", least, share(dtype))
+            for dtype, least in (("fp32", 0.85), ("bf16", 0.65), ("int8", 0.75))
         ),
+        ("ModernBERT-base's encoder, 8,192 tokens, bf16 / transformers", 4.0, long("modernbert", "seconds", "bf16")),
+        ("DeBERTa-base's encoder, 4,096 tokens, fp32 / transformers", 5.0, long("deberta-base", "seconds", "fp32")),
+        ("DeBERTa-base's encoder, 4,096 tokens, memory / transformers", 10.0, long("deberta-base", "mib", "fp32")),
         ("ModernBERT-base fp32 / gliner's fp32", 3.0, against(["gliner fp32"], "", "ours fp32")),
         ("ModernBERT-base fp32 / any peer's best fp32", 1.6, against(PEERS, "fp32", "ours fp32")),
+        *(
+            (f"{title} {dtype} / gliner's best {dtype}", least, against(["gliner"], dtype, f"ours {dtype}", name=name))
+            for name, title in (("deberta-small", "DeBERTa-v3-small"), ("deberta-base", "DeBERTa-v3-base"))
+            for dtype, least in (("fp32", 3.0), ("int8", 4.0), ("bf16", 4.0))
+        ),
         (
             "one sentence, ModernBERT-base bf16, p50 / gliner's best", 2.0,
             ratio(gliner_request, requests.get("ours bf16")),
@@ -241,11 +264,14 @@ def tables(results: Results) -> Iterable[tuple[str, Sequence[str], Cells]]:
         if model.get("requests"):
             columns = ("row", "p50, ms", "p99, ms", "calls")
             yield f"{name}: one sentence, {results['request_labels']} labels", columns, request_cells(model["requests"])
-    if results.get("long"):
-        title = f"One text of {results['long_tokens']:,} tokens, ModernBERT-base's encoder alone"
-        cells = [[n, _seconds(median(s)), str(len(s)), f"{1e6 * median(s) / results['long_tokens']:.0f}"]
-                 for n, s in results["long"].items()]  # fmt: skip
-        yield title, ("row", "s", "rounds", "us a token"), cells
+    for name, found in results.get("long", {}).items():
+        tokens, mib = found["tokens"], found["mib"]
+        cells = [
+            [row, _seconds(median(s)), str(len(s)), f"{1e6 * median(s) / tokens:.0f}", _shown(mib.get(row), "{:,.0f}")]
+            for row, s in found["seconds"].items()
+        ]
+        title = f"One text of {tokens:,} tokens, {name}'s encoder alone"
+        yield title, ("row", "s", "rounds", "us a token", "peak MiB"), cells
     if results.get("lengths"):
         seconds = {int(tokens): s for tokens, s in results["lengths"].items()}
         cells = [[f"{n:,}", _seconds(s), f"{1e6 * s / n:.0f}"] for n, s in seconds.items()]

@@ -1,5 +1,6 @@
 """The rows of bench_peers.py, the checkpoints that they load, and the processes that run them."""
 
+import functools
 import json
 import os
 import select
@@ -71,24 +72,44 @@ def _minilm_tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(minilm_folder())
 
 
-def _modernbert() -> Any:
-    """Build ModernBERT-base with random weights and MiniLM's vocabulary, because ModernBERT's needs a download.
-
-    The tokenizer is of ModernBERT's class.
-    """
-    from transformers import ModernBertConfig, PreTrainedTokenizerFast
-
-    from glimodern import GLiModern
+def _tokenizer(max_length: int) -> Any:
+    """MiniLM's tokenizer in transformers' general class: the vocabularies of larger encoders need a download."""
+    from transformers import PreTrainedTokenizerFast
 
     minilm = _minilm_tokenizer()
     names = {f"{name}_token": getattr(minilm, f"{name}_token") for name in ("unk", "cls", "sep", "pad", "mask")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=minilm.backend_tokenizer, model_max_length=8192, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=minilm.backend_tokenizer, model_max_length=max_length, **names)
+
+
+def _modernbert() -> Any:
+    """Build ModernBERT-base with random weights."""
+    from transformers import ModernBertConfig
+
+    from glimodern import GLiModern
+
+    tokenizer = _tokenizer(8192)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     config = ModernBertConfig(
         vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=cls, cls_token_id=cls,
         eos_token_id=sep, sep_token_id=sep,
     )  # fmt: skip
     return GLiModern.from_encoder_config(config, tokenizer, hidden_size=768)
+
+
+def _deberta(layers: int) -> Any:
+    """Build DeBERTa-v3-small (6 layers) or -base (12) with random weights."""
+    from transformers import DebertaV2Config
+
+    from glimodern import GLiModern
+
+    tokenizer = _tokenizer(4096)
+    config = DebertaV2Config(
+        vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, hidden_size=768, num_hidden_layers=layers,
+        num_attention_heads=12, intermediate_size=3072, relative_attention=True, position_buckets=256,
+        norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type=["p2c", "c2p"], position_biased_input=False,
+        type_vocab_size=0,
+    )  # fmt: skip
+    return GLiModern.from_encoder_config(config, tokenizer, hidden_size=512)
 
 
 def _minilm() -> Any:
@@ -100,7 +121,12 @@ def _minilm() -> Any:
     return GLiModern.from_encoder(minilm_folder(), hidden_size=512)
 
 
-BUILDERS = {"modernbert": _modernbert, "minilm": _minilm}
+BUILDERS = {
+    "modernbert": _modernbert,
+    "minilm": _minilm,
+    "deberta-small": functools.partial(_deberta, 6),
+    "deberta-base": functools.partial(_deberta, 12),
+}
 
 
 # Fraction of the (span, type) pairs of real sentences to which a trained checkpoint gives more than 0.5

@@ -123,11 +123,28 @@ def results():
         },
         "requests": {"gliner int8": [0.04] * 4, "gliner onnx int8": [0.03] * 4, "ours bf16": [0.01] * 4},
     }
+    deberta = {
+        "rows": {
+            "gliner fp32": timed("fp32", b1=[4.0], b8=[3.0]),
+            "gliner onnx int8": timed("int8", b1=[1.0]),
+            "ours fp32": timed("fp32", b0=[1.0]),
+            "ours int8": timed("int8", b0=[0.5]),
+        }
+    }
     return {
-        "models": {"modernbert": modernbert},
+        "models": {"modernbert": modernbert, "deberta-small": deberta},
         "limits": {"fp32": 200.0, "bf16": 800.0, "int8": 1500.0},
-        "long": {"transformers encoder bf16": [40.0], "ours encoder bf16": [8.0]},
-        "long_tokens": 8192, "request_labels": 5, "texts": "texts", "notes": ["a note"],
+        "long": {
+            "modernbert": {
+                "tokens": 8192, "mib": {},
+                "seconds": {"transformers encoder bf16": [40.0], "ours encoder bf16": [8.0]},
+            },
+            "deberta-base": {
+                "tokens": 4096, "mib": {"transformers encoder fp32": 3000.0, "ours encoder fp32": 100.0},
+                "seconds": {"transformers encoder fp32": [9.0], "ours encoder fp32": [1.0, 2.0, 1.5]},
+            },
+        },
+        "request_labels": 5, "texts": "texts", "notes": ["a note"],
         "session": {"machine": "a machine", "threads": 2, "commit": "c0ffee", "versions": {"torch": "2.13.0"}},
         "peer_versions": {"transformers": "5.16.0"},
     }  # fmt: skip
@@ -140,8 +157,18 @@ def test_goals(peers, results):
         "ModernBERT-base int8 / any peer's best int8": None,
         "ModernBERT-base auto / gliner's default (fp32, batch 8)": pytest.approx(16.0 / 1.6),
         "MiniLM, our best / any peer's best": None,
+        "ModernBERT-base fp32, share of the limit": pytest.approx(600 / 200 / 4.0),
         "ModernBERT-base bf16, share of the limit": pytest.approx(600 / 800 / 1.5),
-        "8,192 tokens, bf16 / transformers with SDPA, encoder alone": pytest.approx(5.0),
+        "ModernBERT-base int8, share of the limit": None,
+        "ModernBERT-base's encoder, 8,192 tokens, bf16 / transformers": pytest.approx(5.0),
+        "DeBERTa-base's encoder, 4,096 tokens, fp32 / transformers": pytest.approx(6.0),
+        "DeBERTa-base's encoder, 4,096 tokens, memory / transformers": pytest.approx(30.0),
+        "DeBERTa-v3-small fp32 / gliner's best fp32": pytest.approx(3.0),
+        "DeBERTa-v3-small int8 / gliner's best int8": pytest.approx(2.0),
+        "DeBERTa-v3-small bf16 / gliner's best bf16": None,
+        "DeBERTa-v3-base fp32 / gliner's best fp32": None,
+        "DeBERTa-v3-base int8 / gliner's best int8": None,
+        "DeBERTa-v3-base bf16 / gliner's best bf16": None,
         "ModernBERT-base fp32 / gliner's fp32": pytest.approx(12.5 / 4.0),
         "ModernBERT-base fp32 / any peer's best fp32": pytest.approx(6.0 / 4.0),
         "one sentence, ModernBERT-base bf16, p50 / gliner's best": pytest.approx(3.0),
@@ -158,7 +185,8 @@ def test_report_prints_every_table(peers, results, capsys):
     assert (
         "fast_gliner int8" in printed and "ours auto (bf16)" in printed and "a note" in printed and "c0ffee" in printed
     )
-    assert "One text of 8,192 tokens" in printed and "share of the limit" in printed
+    assert "One text of 8,192 tokens" in printed and "One text of 4,096 tokens" in printed and "3,000" in printed
+    assert "share of the limit" in printed
 
 
 def test_bar_chart_starts_at_zero(peers, results, monkeypatch, tmp_path):
@@ -166,6 +194,7 @@ def test_bar_chart_starts_at_zero(peers, results, monkeypatch, tmp_path):
     plots = peers("peer_plots")
     drawn = []
     monkeypatch.setattr(plots, "_save", lambda figure, file: drawn.append(figure))
+    del results["models"]["deberta-small"]
     plots.bar_chart(results, tmp_path / "peers.png")
     (figure,) = drawn
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
