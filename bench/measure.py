@@ -144,13 +144,26 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _cpu(field: str, default: str) -> str:
+    """A field of the first processor in /proc/cpuinfo."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    found = (line.split(":", 1) for line in lines if ":" in line)
+    return next((value.strip() for name, value in found if name.strip() == field), default)
+
+
 def _machine() -> str:
     if DEVICE.type == "cuda":
         return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{_cpu('model name', platform.machine())}, {os.cpu_count()} cores"
+
+
+def _kind() -> str:
+    """What machines of one kind share: clouds give processors of several generations one name, but not one family."""
+    if DEVICE.type == "cuda":
+        return _machine()
+    isa = extension.available_isas()[-1] if extension is not None else "no extension"
+    return f"{_machine()}, family {_cpu('cpu family', 'unknown')}, {isa}"
 
 
 def _commit() -> str:
@@ -168,6 +181,7 @@ def session_info() -> dict[str, object]:
     return {
         "device": DEVICE.type,
         "machine": _machine(),
+        "kind": _kind(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
         "commit": _commit(),

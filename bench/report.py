@@ -5,8 +5,9 @@
 
 Prints the goals, one table per operator, and the sides that did not run. Writes PNGs (extra plots) to --plots, by
 default a folder with the JSON's name: span_scores-words.png, -types.png, -K.png (time of each side) and roofline.png
-(GFLOP/s against FLOP/byte under the ceilings measured in the run). --markdown writes the same tables to a file. All
-figures are from the JSON; nothing is measured here.
+(GFLOP/s against FLOP/byte under the ceilings measured in the run). --markdown writes the same tables to a file that has
+a chapter for each kind of machine, in place of this kind's earlier chapter. All figures are from the JSON; nothing is
+measured here.
 """
 
 import argparse
@@ -178,19 +179,32 @@ def print_report(rows: list[Row], documents: list[Row]) -> None:
     console.print("\n".join(skipped_lines(rows)), soft_wrap=True)
 
 
-def markdown(rows: list[Row], documents: list[Row]) -> str:
-    parts = [
-        "# Performance",
-        'Written by bench/report.py from a run\'s JSON (`make bench REPORT_ARGS="--markdown docs/PERFORMANCE.md"`).',
-        "\n".join(f"- {line}" for line in header_lines(rows, documents)),
-        EXPLANATION,
-    ]
+PREFACE = f"""\
+# Performance
+
+A chapter for each kind of machine, written by bench/report.py from a run's JSON
+(`make bench REPORT_ARGS="--markdown docs/PERFORMANCE.md"`). Chapters are as old as their dates say.
+
+{EXPLANATION}
+"""
+
+
+def chapter(rows: list[Row], documents: list[Row]) -> str:
+    """The chapter of the run's kind of machine."""
+    parts = [f"## {rows[0]['kind']}", "\n".join(f"- {line}" for line in header_lines(rows, documents))]
     for title, columns, cells in tables(rows):
         rule = ["---" if name in TEXT_COLUMNS else "--:" for name in columns]
-        parts += [f"## {title}", "\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *cells))]
+        parts += [f"### {title}", "\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *cells))]
     if skipped := skipped_lines(rows):
-        parts += ["## Not run", "\n".join(f"- {line}" for line in skipped)]
+        parts += ["### Not run", "\n".join(f"- {line}" for line in skipped)]
     return "\n\n".join(parts) + "\n"
+
+
+def with_chapter(text: str, new: str) -> str:
+    """Return a report with one chapter replaced or added; chapters are ordered by their titles."""
+    chapters = {part.splitlines()[0]: f"## {part.rstrip()}\n" for part in text.split("\n## ")[1:]}
+    chapters[new.splitlines()[0].removeprefix("## ")] = new
+    return "\n".join([PREFACE, *(chapters[title] for title in sorted(chapters))])
 
 
 def main() -> None:
@@ -208,7 +222,8 @@ def main() -> None:
     else:
         print("plots:", *write_plots(rows, options.plots or options.files[0].with_suffix("")))
     if options.markdown:
-        options.markdown.write_text(markdown(rows, documents), encoding="utf-8")
+        earlier = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else ""
+        options.markdown.write_text(with_chapter(earlier, chapter(rows, documents)), encoding="utf-8")
 
 
 if __name__ == "__main__":

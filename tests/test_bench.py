@@ -50,9 +50,17 @@ def test_rows_carry_every_side(results):
 
 def test_report(results, tmp_path):
     pytest.importorskip("matplotlib", reason="needs the extra plots")
-    text = tmp_path / "PERFORMANCE.md"
+    text, other = tmp_path / "PERFORMANCE.md", "## Another machine, 8 cores, family 6, avx2\n\n- of long ago\n"
+    text.write_text(f"# Performance\n\nAn older preface.\n\n{other}")
     printed = run("bench/report.py", results, "--plots", tmp_path / "plots", "--markdown", text)
     assert "span_scores against words" in printed and "stored hidden" in printed
     assert [file.name for file in (tmp_path / "plots").iterdir()] == ["span_scores-words.png"]
     (line,) = (line for line in text.read_text().splitlines() if line.startswith("| 64 |"))
     assert line.count("|") == 6
+    run("bench/report.py", results, "--plots", tmp_path / "plots", "--markdown", text)  # replaces the chapter
+    first, *chapters = text.read_text().split("\n## ")
+    assert first.startswith("# Performance") and "older" not in first
+    assert [c.splitlines()[0] for c in chapters].count(
+        json.loads(results.read_text())["benchmarks"][0]["extra_info"]["kind"]
+    ) == 1
+    assert [f"## {c}".rstrip() for c in chapters if c.startswith("Another")] == [other.rstrip()] and len(chapters) == 2
