@@ -33,8 +33,12 @@ void bind_chain(nb::module_& m) {
       .def("rotary", &Chain::rotary)
       .def("attention",
            [](Chain& chain, int q, int64_t q_first, int k, int64_t k_first, int v, int64_t v_first, int dst,
-              int64_t heads, int64_t head_dim, int64_t window, double scale) {
-             chain.attention({q, q_first}, {k, k_first}, {v, v_first}, dst, heads, head_dim, window, scale);
+              int64_t heads, int64_t head_dim, int64_t window, double scale, uintptr_t position_rows, int64_t reach,
+              int64_t table_rows, uintptr_t c2p, uintptr_t p2c, uintptr_t bias) {
+             Positions positions{at<const int32_t>(position_rows), reach, table_rows, nullptr, nullptr, nullptr};
+             positions.c2p = at<const void>(c2p), positions.p2c = at<const void>(p2c);
+             positions.bias = at<const void>(bias);
+             chain.attention({q, q_first}, {k, k_first}, {v, v_first}, dst, heads, head_dim, window, scale, positions);
            })
       .def("keep", &Chain::keep)
       .def("kept_from_here", &Chain::kept_from_here)

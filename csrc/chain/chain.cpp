@@ -74,7 +74,7 @@ void Chain::rotary(int src, int dst, int table, int64_t heads, int64_t half) {
 }
 
 void Chain::attention(Columns q, Columns k, Columns v, int dst, int64_t heads, int64_t head_dim, int64_t window,
-                      double scale) {
+                      double scale, Positions positions) {
   const auto width = [this](const Columns& columns) { return widths_[static_cast<size_t>(columns.buffer)]; };
   const int64_t q_row = width(q), k_row = width(k), v_row = width(v);
   add(dst, [=, dtype = dtype_](const Buffers& buffers, const ChainCall& call, int64_t) {
@@ -89,6 +89,7 @@ void Chain::attention(Columns q, Columns k, Columns v, int dst, int64_t heads, i
     in.window = window < 0 ? std::numeric_limits<int32_t>::max() : window;
     in.scale = scale;
     in.dropout.keep_scale = 1.0;
+    in.positions = positions;
     attention_varlen_forward(in, buffers.at(dst), nullptr, call.threads);
   });
 }

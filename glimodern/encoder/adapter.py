@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from glimodern.layers.attention import Packing, packed_attention
-from glimodern.layers.chained import Chained
+from glimodern.layers.chained import Build, Chained
 from glimodern.layers.dropout import Dropout
 from glimodern.layers.packed_embedding import packed_embedding
 from glimodern.layers.packed_linear import pack_layers, packed_linear
@@ -26,8 +26,8 @@ from glimodern.layers.relative_attention import group_texts
 
 from .base import Encoder
 from .bert import BERT_MODELS, bert_chain, bert_forward
-from .deberta import DEBERTA_MODELS, deberta_forward
-from .mpnet import mpnet_forward
+from .deberta import DEBERTA_MODELS, deberta_chain, deberta_forward
+from .mpnet import mpnet_chain, mpnet_forward
 from .t5 import T5_MODELS, t5_forward
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 PACKED = "glimodern_packed"
 
 
-Forward = Callable[[Any, Tensor, Tensor, Packing, Tensor | None], Tensor]
+Forward = Callable[..., Tensor]
 """A packed forward pass: (transformers model, input_ids int64 [N], position_ids int64 [N], packing, rows int64 [r] or
-None for all) -> hidden states [r or N, hidden_size]."""
+None for all) -> hidden states [r or N, hidden_size]. Those of `_CHAINS` also take `chained`, the cache of the chain."""
 
 _PASSES: dict[str, Forward] = {
     **dict.fromkeys(BERT_MODELS, bert_forward),
@@ -46,10 +46,14 @@ _PASSES: dict[str, Forward] = {
     **dict.fromkeys(T5_MODELS, t5_forward),
     "mpnet": mpnet_forward,
 }
+_CHAINS: dict[str, Build] = {
+    **dict.fromkeys(BERT_MODELS, bert_chain),
+    **dict.fromkeys(DEBERTA_MODELS, deberta_chain),
+    "mpnet": mpnet_chain,
+}
 _BY_INTERFACE = ("albert", "distilbert", "eurobert", "nomic_bert", "xlm-roberta-xl")
 PACKED_MODELS = (*_PASSES, *_BY_INTERFACE)
 """model_type of every architecture that runs packed."""
-_RELATIVE = (*DEBERTA_MODELS, *T5_MODELS, "mpnet")
 _PADDED_THAT_PACK = ("deberta",)  # texts are padded, but linear layers can be packed for inference
 # The submodule that holds a model's layers, whose linear layers are packed for inference. The pooler is not used, so it
 # is not packed. Default: "encoder".
@@ -86,9 +90,6 @@ def packed_reason(config: PreTrainedConfig) -> tuple[bool, str]:
         return False, f"padded: position_embedding_type {config.position_embedding_type!r} is not absolute"
     if model_type in _BY_INTERFACE:
         return True, f"packed: {model_type} takes position_ids, and its attention is ours"
-    if model_type in _RELATIVE:
-        how = "attention by groups of like length for its position bias"
-        return True, f"packed: our own pass through {model_type}, {how}"
     return True, f"packed: our own pass through {model_type}"
 
 
@@ -153,8 +154,8 @@ class TransformersEncoder(Encoder):
         self.max_length = max_length(config)
         self._takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
         self._pass = _PASSES.get(config.model_type) if self.packed else None
-        if self._pass is bert_forward:
-            self._pass = functools.partial(bert_forward, chained=Chained(bert_chain))
+        if self._pass is not None and config.model_type in _CHAINS:
+            self._pass = functools.partial(self._pass, chained=Chained(_CHAINS[config.model_type]))
         if self.packed and self._pass is None:
             from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -193,7 +194,7 @@ class TransformersEncoder(Encoder):
         return hidden
 
     def _padded(self, input_ids: Tensor, packing: Packing) -> Tensor:
-        groups = group_texts(packing, padding=self._takes_mask)
+        groups = packing.groups if self._takes_mask else group_texts(packing, padding=False)
         padding = self.config.pad_token_id
         outs = []
         for group in groups.groups:

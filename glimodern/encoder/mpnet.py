@@ -7,33 +7,67 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from glimodern.layers.attention import Packing
-from glimodern.layers.relative_attention import group_texts, grouped_attention
+from glimodern import ops
+from glimodern.layers.attention import Packing, packed_attention
+from glimodern.layers.chained import Chained
+from glimodern.runtime.ambient import lasting
+
+from .bert import ChainLayer, chain_of_layers, layers_can_chain, run_chain
+from .relative_rows import t5_rows
+
+_BUCKETS, _MAX_DISTANCE = 32, 128  # of every MPNet: transformers does not read them from the config
 
 
-def mpnet_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
-    """Encode packed tokens: input_ids, position_ids int64 [N], rows int64 [r] or None -> [r or N, hidden_size]."""
+def mpnet_forward(
+    model: Any,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    packing: Packing,
+    rows: Tensor | None,
+    chained: Chained | None = None,
+) -> Tensor:
+    """Encode packed tokens: input_ids, position_ids int64 [N], rows int64 [r] or None -> [r or N, hidden_size].
+
+    chained: the cache of the model's operator chain, if it may run as one.
+    """
     x: Tensor = model.embeddings(input_ids=input_ids[None], position_ids=position_ids[None])[0]
-    groups = group_texts(packing)
-    longest = groups.groups[0].length
-    shape_only = x.new_empty(1, longest, 0)  # compute_position_bias reads its shape and device only
-    bias = model.encoder.compute_position_bias(shape_only)[0][:, None].contiguous()  # [heads, 1, longest, longest]
-
-    def bias_of_length(q_group: Tensor, k_group: Tensor, length: int) -> Tensor:
-        return bias[..., :length, :length]
-
+    done = run_chain(chained, model, x, packing, rows)
+    if done is not None:
+        return done
+    positions = _positions(model, x.device)
     layers = model.encoder.layer
     for number, layer in enumerate(layers):
         attention, module = layer.attention, layer.attention.attn
         heads, dim = module.num_attention_heads, module.attention_head_size
         q, k, v = (linear(x).view(-1, heads, dim) for linear in (module.q, module.k, module.v))
         dropout_p = module.dropout.p if module.training else 0.0
-        context = grouped_attention(q, k, v, groups, bias_of_length, scale=dim**-0.5, dropout_p=dropout_p)
-        context = context.flatten(1)
+        context = packed_attention(q, k, v, packing, dropout_p=dropout_p, positions=positions).flatten(1)
         if rows is not None and number + 1 == len(layers):
             context, x = context.index_select(0, rows), x.index_select(0, rows)
         x = attention.LayerNorm(attention.dropout(module.o(context)) + x)
         x = layer.output(layer.intermediate(x), x)
     return x if rows is None or len(layers) else x.index_select(0, rows)
+
+
+def _positions(model: Any, device: torch.device) -> ops.RelativePositions:
+    table = model.encoder.relative_attention_bias(torch.arange(_BUCKETS, device=device))
+    return ops.RelativePositions(t5_rows(_BUCKETS, _MAX_DISTANCE).to(device), bias=table.float())
+
+
+def mpnet_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
+    """Build the layers as one chain of operators; None if they cannot be one."""
+    layers = []
+    for layer in model.encoder.layer:
+        own, attention = layer.attention.attn, layer.attention
+        linears = (own.q, own.k, own.v, own.o)
+        layers.append(
+            ChainLayer(*linears, attention.LayerNorm, layer.intermediate, layer.output, own.num_attention_heads)
+        )
+    if not layers_can_chain(model.encoder, layers):
+        return None
+    with lasting():
+        positions = _positions(model, torch.device("cpu"))
+    return chain_of_layers([layer._replace(positions=positions) for layer in layers], dtype)

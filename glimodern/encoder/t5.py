@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glimodern.layers.attention import Packing
-from glimodern.layers.relative_attention import Groups, group_texts, grouped_attention
+from glimodern.layers.attention import Packing, packed_attention
+from glimodern.ops import RelativePositions
+
+from .relative_rows import t5_rows
 
 T5_MODELS = ("t5", "mt5", "umt5")
 
@@ -28,15 +30,13 @@ def t5_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: Pac
     """
     stack = model.encoder
     x: Tensor = stack.dropout(stack.embed_tokens(input_ids))
-    groups = group_texts(packing)
-    bias = x.new_zeros(())
+    positions = None
     for number, block in enumerate(stack.block):
         first = block.layer[0]
         attention = first.SelfAttention
         if attention.has_relative_attention_bias:
-            longest = groups.groups[0].length
-            bias = attention.compute_bias(longest, longest)[0][:, None].contiguous()  # [heads, 1, longest, longest]
-        context = _attention(attention, first.layer_norm(x), groups, bias)
+            positions = _positions(attention, x.device)
+        context = _attention(attention, first.layer_norm(x), packing, positions)
         if rows is not None and number + 1 == len(stack.block):
             context, x = context.index_select(0, rows), x.index_select(0, rows)
         x = _clamp_fp16(x + first.dropout(attention.o(context)))
@@ -45,14 +45,17 @@ def t5_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: Pac
     return x if rows is None or len(stack.block) else x.index_select(0, rows)
 
 
-def _attention(module: Any, x: Tensor, groups: Groups, bias: Tensor) -> Tensor:
+def _positions(module: Any, device: torch.device) -> RelativePositions:
+    buckets = module.relative_attention_num_buckets
+    rows = t5_rows(buckets, module.relative_attention_max_distance)
+    table = module.relative_attention_bias(torch.arange(buckets, device=device))
+    return RelativePositions(rows.to(device), bias=table)
+
+
+def _attention(module: Any, x: Tensor, packing: Packing, positions: RelativePositions | None) -> Tensor:
     q, k, v = (linear(x).unflatten(-1, (module.n_heads, -1)) for linear in (module.q, module.k, module.v))
     dropout_p = module.dropout if module.training else 0.0
-
-    def bias_of_length(q_group: Tensor, k_group: Tensor, length: int) -> Tensor:
-        return bias[..., :length, :length]
-
-    return grouped_attention(q, k, v, groups, bias_of_length, scale=1.0, dropout_p=dropout_p).flatten(1)
+    return packed_attention(q, k, v, packing, scale=1.0, dropout_p=dropout_p, positions=positions).flatten(1)
 
 
 def _feed_forward(layer: Any, x: Tensor) -> Tensor:

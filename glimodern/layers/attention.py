@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from glimodern.ops import attention_varlen
+from glimodern.ops import RelativePositions, attention_varlen
 from glimodern.ops.dispatch import takes_flash
 
-if TYPE_CHECKING:
-    from .relative_attention import Groups
+from .relative_attention import Groups, group_texts, grouped_attention
 
 __all__ = ["Packing", "packed_attention", "takes_flash"]
 
@@ -72,20 +71,36 @@ class Packing:
             raise RuntimeError("lengths: the text lengths of a batch in a CUDA graph are known on the device only")
         return [end - start for start, end in zip(self.offsets, self.offsets[1:], strict=False)]
 
-    @property
-    def groups(self) -> Groups | None:
-        """The groups of `relative_attention` that texts must be computed in; None: any."""
-        return None
+    @cached_property
+    def groups(self) -> Groups:
+        """The texts in groups of similar length, for steps that need them padded."""
+        return group_texts(self)
 
     def attention(
-        self, q: Tensor, k: Tensor, v: Tensor, *, window: int | None, scale: float | None, dropout_p: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        window: int | None,
+        scale: float | None,
+        dropout_p: float,
+        positions: RelativePositions | None,
     ) -> Tensor:
         """Compute `packed_attention`."""
+        if positions is not None and window is None and q.device.type != "cpu":  # the kernels there take no positions
+            return self._grouped(q, k, v, positions, scale, dropout_p)
         seed = int(torch.randint(2**62, ())) if dropout_p > 0.0 else 0
         return attention_varlen(
             q, k, v, self.cu_seqlens, self.max_seqlen, window=window, scale=scale, dropout_p=dropout_p, seed=seed,
-            offsets=self.offsets, check_offsets=len(q) != self.tokens,
+            offsets=self.offsets, check_offsets=len(q) != self.tokens, positions=positions,
         )  # fmt: skip
+
+    def _grouped(
+        self, q: Tensor, k: Tensor, v: Tensor, positions: RelativePositions, scale: float | None, dropout_p: float
+    ) -> Tensor:
+        scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+        return grouped_attention(q, k, v, self.groups, positions, scale=scale, dropout_p=dropout_p)
 
     @cached_property
     def position_ids(self) -> Tensor:
@@ -105,11 +120,14 @@ def packed_attention(
     window: int | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
+    positions: RelativePositions | None = None,
 ) -> Tensor:
     """Compute softmax(scale * q k^T) v inside each text: q, k, v [N, heads, head_dim] -> [N, heads, head_dim].
 
     window: attend to keys with |i - j| <= window only; None: to all keys. scale: default 1 / sqrt(head_dim).
     dropout_p: probability of dropping an attention probability, with a seed drawn from torch's CPU generator; pass 0
-    outside training.
+    outside training. positions: terms of the scores that depend on the distance i - j, as in `ops.attention_varlen`;
+    their rows must be in range, which is not checked again. On the CPU they are part of the kernels; elsewhere texts
+    are computed in groups of similar length, with masks that torch's generator of the device draws.
     """
-    return packing.attention(q, k, v, window=window, scale=scale, dropout_p=dropout_p)
+    return packing.attention(q, k, v, window=window, scale=scale, dropout_p=dropout_p, positions=positions)

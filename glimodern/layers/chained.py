@@ -27,6 +27,9 @@ class _Built(NamedTuple):
 class Chained:
     """The chain of a model, built by the first forward pass that can use it and rebuilt when the modules change.
 
+    Parameters that are written in place count as a change too, since tables of positions are computed when the chain is
+    built.
+
     build: (model, dtype) -> chain, or None if the model's modules cannot run as a chain. Copies of the model rebuild
     the chain on first use.
     """
@@ -51,7 +54,7 @@ class Chained:
             if chain is None:
                 self._built = None
                 return None
-            snapshot = Snapshot(*modules)
+            snapshot = Snapshot(*modules, values=True)
             chain = None if snapshot.problem() else chain
             built = self._built = _Built(x.dtype, modules, snapshot, chain)
         return built.chain

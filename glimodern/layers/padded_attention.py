@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glimodern.ops import RelativePositions
+
 from .attention import Packing
 from .relative_attention import Group, Groups
 
@@ -70,6 +72,12 @@ class PaddedPacking(Packing):
         return self.texts.pack(self.texts.inside.long().cumsum(1) - 1)
 
     @property
+    def lengths(self) -> list[int]:
+        raise RuntimeError(
+            "lengths: those of padded texts are not known on the host; expected an encoder that takes an attention mask"
+        )
+
+    @cached_property
     def groups(self) -> Groups:
         """All texts in one group."""
         count, longest = self.texts.padded.shape
@@ -88,9 +96,21 @@ class PaddedPacking(Packing):
         return biases[window]
 
     def attention(
-        self, q: Tensor, k: Tensor, v: Tensor, *, window: int | None, scale: float | None, dropout_p: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        window: int | None,
+        scale: float | None,
+        dropout_p: float,
+        positions: RelativePositions | None,
     ) -> Tensor:
-        """Compute `packed_attention`, without dropout."""
+        """Compute `packed_attention`, without dropout, and without a window where there are positions."""
+        if positions is not None:
+            if window is not None:
+                raise ValueError(f"window: expected None with positions on padded texts, got {window}")
+            return self._grouped(q, k, v, positions, scale, 0.0)
         heads, dim = q.shape[1:]
         scale = 1.0 / math.sqrt(dim) if scale is None else scale
         shape = (*self.texts.padded.shape, heads, dim)

@@ -14,8 +14,10 @@ between. Span models: `span_scores` with `split_scores`, `span_loss`, `span_enti
 with `split_token_scores`, and `token_entities`. Examples: docs/operators.md.
 """
 
+from glimodern.reference import RelativePositions
+
 from ._add_layer_norm import add_layer_norm
-from ._attention_varlen import RelativePositions, attention_varlen
+from ._attention_varlen import attention_varlen
 from ._chain import Chain, Columns
 from ._dropout import dropout
 from ._geglu import geglu

@@ -65,7 +65,7 @@ def _check_inputs(
     check_dropout(dropout_p)
 
 
-def _check_positions(positions: RelativePositions, q: Tensor) -> None:
+def check_positions(positions: RelativePositions, q: Tensor) -> None:
     """ValueError or TypeError unless the tables fit q [tokens, heads, head_dim]; reads no tensor."""
     rows, c2p, p2c, bias = positions
     tables = {name: x for name, x in (("c2p", c2p), ("p2c", p2c), ("bias", bias)) if x is not None}
@@ -82,7 +82,7 @@ def _check_positions(positions: RelativePositions, q: Tensor) -> None:
             raise ValueError(f"positions.{name}: expected {expected}, got {tuple(x.shape)}")
 
 
-def _check_rows(rows: Tensor, count: int) -> None:
+def check_rows(rows: Tensor, count: int) -> None:
     """ValueError unless every element of rows is a row of tables of `count` rows. Reads the tensor."""
     low, high = torch.stack(torch.aminmax(rows)).tolist()
     if not 0 <= low <= high < count:
@@ -173,7 +173,7 @@ def _attend(
     if check_offsets:
         offsets = _checked_offsets(cu_seqlens if offsets is None or on_cpu else offsets, len(q), max_seqlen)
         if inputs.rows is not None:
-            _check_rows(inputs.rows, next(len(x) for x in inputs[3:6] if x is not None))
+            check_rows(inputs.rows, next(len(x) for x in inputs[3:6] if x is not None))
     if backend("attention_varlen", q) == "cpp":
         kernel = _CppInputs(inputs)
         out = q.new_empty(q.shape, dtype=kernel.dtype)
@@ -268,12 +268,12 @@ def attention_varlen(
     q, k, v = promote(q, k, v)
     dim = q.shape[-1]
     scale = 1.0 / math.sqrt(max(dim, 1)) if scale is None else float(scale)
-    tables: tuple[Tensor | None, ...] = (None,) * 4
+    rows = c2p = p2c = bias = None
     if positions is not None:
-        _check_positions(positions, q)
-        rows, *vectors, bias = positions
+        check_positions(positions, q)
+        rows, c2p, p2c, bias = positions
+        c2p, p2c = (None if x is None else x.to(q.dtype) for x in (c2p, p2c))
         bias = None if bias is None else bias.to(accumulator_dtype(q))
-        tables = (*(None if x is None else x.to(q.dtype) for x in vectors), bias, rows)
     if positions is None and backend("attention_varlen", q) == "flash":
         if takes_flash(q.device.type, q.dtype, dim, dropout_p):
             flash = cast(Callable[..., Tensor], dispatch.flash_attention())
@@ -287,7 +287,9 @@ def attention_varlen(
             f"{dispatch.FLASH_MAX_DIM} only, and dropout only in the package flash-attn, got dropout_p {dropout_p} and "
             f"head_dim {dim} with a window"
         )
-    inputs = AttentionInputs(q, k, v, *tables, cu_seqlens, int(max_seqlen), window, scale, float(dropout_p), int(seed))
+    inputs = AttentionInputs(
+        q, k, v, c2p, p2c, bias, rows, cu_seqlens, int(max_seqlen), window, scale, float(dropout_p), int(seed)
+    )
     given = [x for x in inputs[:6] if isinstance(x, Tensor)]
     if direct(needs_grad(*given), given):
         return _attend(inputs, save_lse=False, offsets=offsets, check_offsets=check_offsets)[0]

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from glimodern.reference import RelativePositions
+
 from . import dispatch
+from ._attention_varlen import check_positions, check_rows
 from ._check import text_offsets
 from ._linear_packed import PackedWeight, check_gate, cpp_update, cpp_weight
 from ._low_rank import LowRank
@@ -146,8 +149,13 @@ class Chain:
         heads: int,
         window: int | None = None,
         scale: float | None = None,
+        positions: RelativePositions | None = None,
     ) -> None:
-        """Append `attention_varlen`, which reads columns of buffers."""
+        """Append `attention_varlen`, which reads columns of buffers.
+
+        positions: contiguous on the CPU; rows in int32, c2p and p2c in the chain's dtype, bias in fp32. Each run reads
+        the tables; the rows must not change.
+        """
         dim = self._widths[dst] // heads
         for name, columns in (("q", q), ("k", k), ("v", v)):
             actual = self._widths[columns.buffer]
@@ -158,8 +166,25 @@ class Chain:
                 )
         side = -1 if window is None else window
         scale = 1.0 / math.sqrt(max(dim, 1)) if scale is None else scale
-        self._steps.attention(*q, *k, *v, dst, heads, dim, side, scale)
+        terms = (0, 0, 0, 0, 0, 0) if positions is None else self._position_arguments(positions, heads, dim)
+        self._steps.attention(*q, *k, *v, dst, heads, dim, side, scale, *terms)
+        self._alive.append(positions)
         self._last = dst
+
+    def _position_arguments(self, positions: RelativePositions, heads: int, dim: int) -> tuple[int, ...]:
+        """Check positions as `attention_varlen` does; rows' address and reach, table rows, the tables' addresses."""
+        check_positions(positions, torch.empty(0, heads, dim, dtype=self.dtype, device="cpu"))
+        dtypes = {"rows": torch.int32, "c2p": self.dtype, "p2c": self.dtype, "bias": FP32}
+        for name, x in positions._asdict().items():
+            if x is not None and (x.dtype != dtypes[name] or not x.is_contiguous()):
+                raise ValueError(
+                    f"positions.{name}: expected a contiguous tensor in {dtypes[name]}, got {x.dtype} with strides "
+                    f"{x.stride()}"
+                )
+        rows, *tables = positions
+        count = next(len(x) for x in tables if x is not None)
+        check_rows(rows, count)
+        return rows.data_ptr(), len(rows) // 2, count, *(0 if x is None else x.data_ptr() for x in tables)
 
     def keep(self, *sources: int) -> list[int]:
         """Continue with the rows asked for in `run` alone; return new buffers that hold those of the sources."""

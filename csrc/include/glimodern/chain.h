@@ -52,9 +52,9 @@ class Chain {
     int buffer;
     int64_t first;
   };
-  // dst <- attention of q, k and v, each `heads * head_dim` columns. window < 0: none.
+  // dst <- attention of q, k and v, each `heads * head_dim` columns. window < 0: none. positions.rows null: no terms.
   void attention(Columns q, Columns k, Columns v, int dst, int64_t heads, int64_t head_dim, int64_t window,
-                 double scale);
+                 double scale, Positions positions);
   // dst <- the kept rows of src.
   void keep(int src, int dst);
   // Steps added from now on work on kept_rows rows.
