@@ -18,6 +18,9 @@ struct Avx2 {
   // cycle.
   static constexpr int max_tile_types = 5;
   static constexpr int tile_spans[max_tile_types + 1] = {0, 8, 6, 3, 2, 2};
+  // Span scores go through so many columns at a time: the u of a tile of types and the packed b stay in L1.
+  static constexpr int64_t max_score_columns = 384;
+  static constexpr bool score_b_in_place = false;
   static constexpr int grad_rows = 6, grad_vectors = 2;
   static constexpr int gemm_rows = 6, gemm_vectors = 2;  // register tile of simd/gemm.h
 
@@ -106,9 +109,18 @@ struct Avx2 {
     return _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(x, bound), x)), y);
   }
 
-  static __m128 reduce_add4(F x0, F x1, F x2, F x3) {  // the four sums over lanes
-    const F y = _mm256_hadd_ps(_mm256_hadd_ps(x0, x1), _mm256_hadd_ps(x2, x3));
-    return _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+  // sums[n] += the sum over lanes of x[n], n < N. Reads and writes whole groups of sum_group floats.
+  static constexpr int sum_group = 4;
+  template <int N>
+  static void add_sums(const F (&x)[N], float* sums) {
+#pragma GCC unroll 64
+    for (int n = 0; n < N; n += 4) {
+      const F x1 = n + 1 < N ? x[n + 1] : zero(), x2 = n + 2 < N ? x[n + 2] : zero(),
+              x3 = n + 3 < N ? x[n + 3] : zero();
+      const F y = _mm256_hadd_ps(_mm256_hadd_ps(x[n], x1), _mm256_hadd_ps(x2, x3));
+      const __m128 z = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+      _mm_store_ps(sums + n, _mm_add_ps(_mm_load_ps(sums + n), z));
+    }
   }
   static double reduce_add(F x) {  // over lanes, in fp64
     const __m256d y =

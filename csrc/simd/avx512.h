@@ -17,6 +17,10 @@ struct Avx512 {
   // vector of the longer side and a zero fit 32 registers.
   static constexpr int max_tile_types = 9;
   static constexpr int tile_spans[max_tile_types + 1] = {0, 8, 8, 8, 6, 4, 4, 3, 3, 3};
+  // Span scores go through so many columns at a time. They read b in place, from L2 if its rows share sets of L1: three
+  // loads for 27 FMAs.
+  static constexpr int64_t max_score_columns = 768;
+  static constexpr bool score_b_in_place = true;
   static constexpr int grad_rows = 6, grad_vectors = 4;
   static constexpr int gemm_rows = 12, gemm_vectors = 2;  // register tile of simd/gemm.h
 
@@ -118,11 +122,17 @@ struct Avx512 {
     return _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(x, bound), y);
   }
 
-  static __m256 add_halves(F x) { return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)); }
-  static __m128 reduce_add4(F x0, F x1, F x2, F x3) {  // the four sums over lanes
-    const __m256 y =
-        _mm256_hadd_ps(_mm256_hadd_ps(add_halves(x0), add_halves(x1)), _mm256_hadd_ps(add_halves(x2), add_halves(x3)));
-    return _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+  // sums[n] += the sum over lanes of x[n], n < N. Reads and writes whole groups of sum_group floats. Four vectors
+  // become one, which holds their sums over 128 bits' lanes, and four of those become one: 3 operations per sum.
+  static constexpr int sum_group = 16;
+  template <int N>
+  static inline __attribute__((always_inline)) void add_sums(const F (&x)[N], float* sums) {
+#pragma GCC unroll 64
+    for (int n = 0; n < N; n += 16) {
+      const F low = add_blocks(add_lanes(x, n), add_lanes(x, n + 4)),
+              high = add_blocks(add_lanes(x, n + 8), add_lanes(x, n + 12));
+      store(sums + n, add(load(sums + n), add_blocks(low, high)));
+    }
   }
   static double reduce_add(F x) {  // over lanes, in fp64
     return _mm512_reduce_add_pd(
@@ -165,6 +175,17 @@ struct Avx512 {
   }
 
  private:
+  // Lane 4 b + c: the sum over lanes of block b, of 4 lanes, of x[n + c]; zeros for x beyond N.
+  template <int N>
+  static inline __attribute__((always_inline)) F add_lanes(const F (&x)[N], int n) {
+    const F x0 = n < N ? x[n] : zero(), x1 = n + 1 < N ? x[n + 1] : zero();
+    const F x2 = n + 2 < N ? x[n + 2] : zero(), x3 = n + 3 < N ? x[n + 3] : zero();
+    const __m512d y = _mm512_castps_pd(add(_mm512_unpacklo_ps(x0, x1), _mm512_unpackhi_ps(x0, x1)));
+    const __m512d z = _mm512_castps_pd(add(_mm512_unpacklo_ps(x2, x3), _mm512_unpackhi_ps(x2, x3)));
+    return add(_mm512_castpd_ps(_mm512_unpacklo_pd(y, z)), _mm512_castpd_ps(_mm512_unpackhi_pd(y, z)));
+  }
+  // Blocks of 4 lanes: x0 + x1, x2 + x3, y0 + y1, y2 + y3.
+  static F add_blocks(F x, F y) { return add(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xDD)); }
   static I nearest_bf16(F x) {  // in the upper halves, ties to even; NaN stays NaN if its lower half is zeros
     const I bits = _mm512_castps_si512(x);
     const I odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));

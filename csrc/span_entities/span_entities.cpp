@@ -13,7 +13,7 @@ namespace glimodern {
 namespace {
 
 constexpr int64_t kBlockValues = int64_t{1} << 20;  // logits of a block at most; a single word may exceed it
-constexpr int64_t kScan = 16;                       // logits that are tested together
+constexpr int64_t kScan = 32;                       // logits that are tested together
 
 template <class Acc>
 bool passes(Acc logit, Acc threshold) {
@@ -30,6 +30,7 @@ void scan_word(const WordBlock& block, int64_t word, int64_t widths, const Acc* 
     const int64_t end = std::min(j + kScan, n);
     if (end == j + kScan) {
       int any = 0;
+#pragma GCC unroll 1  // else GCC unrolls it before it looks for vectors
       for (int64_t s = 0; s < kScan; ++s) any |= passes(z[j + s], thresholds[j + s]);
       if (any == 0) continue;
     }
@@ -85,7 +86,7 @@ SpanEntities<Acc> span_entities(const SpanInputs& in, const Acc* thresholds, int
   SpanEntities<Acc> out;
   out.blocks.resize(blocks.size());
   std::atomic<bool> out_of_memory{false};  // no exception may leave the parallel region
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(guided) num_threads(threads)
   for (int64_t n = 0; n < count; ++n) {
     const WordBlock& block = blocks[static_cast<size_t>(n)];
     float* own = scratch.get() + stride * static_cast<size_t>(thread_index());

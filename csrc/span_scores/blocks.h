@@ -6,6 +6,7 @@
 #pragma once
 
 #include "bf16.h"
+#include "caches.h"
 #include "dropout_mask.h"
 #include "glimodern/span.h"
 #include "integer_math.h"
@@ -13,13 +14,13 @@
 namespace {
 
 using glimodern::Dtype;
+using glimodern::half_l1_bytes;
 using glimodern::kBlockWords;
 using glimodern::kSliceColumns;
 using glimodern::SpanGrads;
 using glimodern::SpanInputs;
 using glimodern::WordBlock;
 
-constexpr int64_t kScoreColumns = 384;                   // of a, b and u in scratch at a time, forward
 constexpr int64_t kWidthChunk = 16;                      // widths k at a time, so that b's rows fit the scratch
 constexpr int64_t kEndRows = kBlockWords + kWidthChunk;  // rows of b that a block and a chunk of widths read
 constexpr int64_t kTypeChunk = 32;                       // rows of u in scratch at a time
@@ -27,10 +28,18 @@ constexpr int64_t kGroupSpans = 24;                      // a multiple of every 
 constexpr int64_t kGradSpans = 24;
 constexpr int64_t kBlockSpans = kBlockWords * kWidthChunk;
 
+// Columns of a, b and u that the scores go through at a time. The u of 9 types takes at most 9/16 of L1.
+template <class V>
+int64_t score_columns() {
+  constexpr int64_t kStep = 64;
+  static_assert(V::max_score_columns % kStep == 0 && kStep % V::width == 0, "columns are whole vectors");
+  return min(V::max_score_columns, max(half_l1_bytes() / 32 / kStep, 1) * kStep);
+}
+
 template <class V>
 size_t scratch_floats() {
-  const int64_t sums = 2 * kBlockSpans * kTypeChunk;  // twice: tiles are padded to groups of four sums
-  const int64_t score = (kBlockWords + kEndRows + kTypeChunk + kGroupSpans) * kScoreColumns + sums;
+  const int64_t sums = 2 * kBlockSpans * kTypeChunk;  // twice: tiles are padded to groups of sums
+  const int64_t score = (kBlockWords + kEndRows + kTypeChunk + kGroupSpans) * V::max_score_columns + sums;
   const int64_t grad = (2 * kBlockWords + 2 * kEndRows + 2 * kTypeChunk + kGradSpans) * kSliceColumns;
   return static_cast<size_t>(max(score, grad));
 }
@@ -104,7 +113,7 @@ void span_vector(const SpanInputs& in, const float* a, const float* b, uint64_t 
                  float* x) {
   if (!in.dropout.enabled) {
     for (int64_t h = 0; h < columns; h += V::width)
-      V::store(x + h, V::max(V::zero(), V::add(V::load(a + h), V::load(b + h))));
+      V::store(x + h, V::max(V::zero(), V::add(V::loadu(a + h), V::loadu(b + h))));
     return;
   }
   using I = typename V::I;
@@ -113,7 +122,7 @@ void span_vector(const SpanInputs& in, const float* a, const float* b, uint64_t 
   const I threshold = V::set1(in.dropout.threshold);
   const auto scale = V::set1(static_cast<float>(in.dropout.keep_scale));
   for (int64_t h = 0; h < columns; h += V::width) {
-    const auto kept = V::mul(scale, V::max(V::zero(), V::add(V::load(a + h), V::load(b + h))));
+    const auto kept = V::mul(scale, V::max(V::zero(), V::add(V::loadu(a + h), V::loadu(b + h))));
     V::store(x + h, V::where_at_least(mix32_lanes<V>(counter), threshold, kept));
     counter = V::add(counter, step);
   }

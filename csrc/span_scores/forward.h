@@ -1,12 +1,13 @@
 // The tiled span scores, for every vector class V (csrc/simd/).
 //
-// For a block of words, kScoreColumns columns of b and u at a time (and of a, unless it can be read in place) are
-// copied into contiguous, zero-padded fp32 scratch: rows of H floats can lie a multiple of 4 KB apart and would share
-// cache sets. A register tile of R spans x T types keeps R * T accumulators, with columns as lanes. Each tile computes
-// its x = relu(a_i + b_j) anew: on Zen 3, additions and maxima have ports of their own, and storing x for the later
-// tiles cost more than it saved. Under dropout, whose hash is expensive, x of kGroupSpans spans is computed first. u is
-// interleaved, [columns / V::width][T][V::width]: one stream for every T. All spans pass through one tile of types
-// before the next, so that this tile and the b of neighbouring spans stay in L1.
+// For a block of words, score_columns() columns of b and u at a time (and of a) are copied into contiguous,
+// zero-padded fp32 scratch: rows of H floats can lie a multiple of 4 KB apart and would share cache sets. fp32 rows of
+// a, and of b if V::score_b_in_place, are read where they lie if they are whole vectors. A register tile of R spans x T
+// types keeps R * T accumulators, with columns as lanes. Each tile computes its x = relu(a_i + b_j) anew: storing x for
+// the later tiles cost more than it saved, on Zen 3, where additions and maxima have ports of their own, and on
+// Sapphire Rapids with AVX-512, where they have not. Under dropout, whose hash is expensive, x of kGroupSpans spans is
+// computed first. u is interleaved, [columns / V::width][T][V::width]: one stream for every T. All spans pass through
+// one tile of types before the next, so that this tile and the b of neighbouring spans stay in L1.
 #pragma once
 
 #include "simd/rows.h"
@@ -14,42 +15,54 @@
 
 namespace {
 
-// Prefetches the columns that are packed next, a few lines with every register tile.
-struct Prefetch {
+// Prefetches the columns that come next into L2, their rows spread evenly over the register tiles.
+class Prefetch {
+ public:
   struct Rows {
     const char* row;
     int64_t rows, stride;  // stride: bytes
   };
-  Rows parts[3];  // of a, b, u
-  int64_t bytes;  // of each row
-  int64_t lines_per_step;
-  int64_t part = 0, at = 0;
 
-  void step() {
-    for (int64_t n = 0; n < lines_per_step && part < 3; ++n) {
-      Rows& now = parts[part];
-      if (now.rows == 0) {
-        ++part;
-        continue;
-      }
-      __builtin_prefetch(now.row + at, 0, 2);
-      at += 64;
-      if (at >= bytes) {
-        at = 0;
-        now.row += now.stride;
-        --now.rows;
-      }
+  // bytes: of each row. tiles: the number of calls of next_row().
+  Prefetch(Rows a, Rows b, Rows u, int64_t bytes, int64_t tiles)
+      : parts_{a, b, u}, bytes_(bytes), tiles_(tiles), rows_(a.rows + b.rows + u.rows), row_(a.row) {}
+
+  // The row that a tile prefetches, a line with every vector: lines in bursts would fill the queue of misses and stall
+  // the loads behind them. If more rows than one are due, the others are prefetched here; if none is, the last one
+  // again.
+  const char* next_row() {
+    due_ += rows_;
+    if (due_ < tiles_) return row_;
+    for (due_ -= tiles_; due_ >= tiles_; due_ -= tiles_) {
+      const char* row = take();
+      for (int64_t at = 0; at < bytes_; at += 64) __builtin_prefetch(row + at, 0, 2);
     }
+    return row_ = take();
   }
+
+ private:
+  const char* take() {
+    while (parts_[part_].rows == 0) ++part_;
+    Rows& part = parts_[part_];
+    --part.rows;
+    part.row += part.stride;
+    return part.row - part.stride;
+  }
+
+  Rows parts_[3];
+  int part_ = 0;
+  int64_t bytes_, tiles_, rows_, due_ = 0;  // due_ / tiles_: rows
+  const char* row_;
 };
 
 // sums[r * T + t] += the sum over columns of x_r * u_t. x_r = relu(a_r + b_r), or a_r itself if kReady.
-// u [columns / V::width][T][V::width].
+// u [columns / V::width][T][V::width]. next: what to prefetch, as many fp32 columns.
 template <class V, int R, int T, bool kReady>
-void score_tile(const float* const (&a)[R], const float* const (&b)[R], const float* u, int64_t columns, float* sums) {
+void score_tile(const float* const (&a)[R], const float* const (&b)[R], const float* u, int64_t columns, float* sums,
+                const char* next) {
   using F = typename V::F;
   const auto x_of = [&](int r, int64_t h, F zero) {
-    return kReady ? V::load(a[r] + h) : V::max(zero, V::add(V::loadu(a[r] + h), V::load(b[r] + h)));
+    return kReady ? V::load(a[r] + h) : V::max(zero, V::add(V::loadu(a[r] + h), V::loadu(b[r] + h)));
   };
   F sum[R * T];
 #pragma GCC unroll 64
@@ -57,6 +70,7 @@ void score_tile(const float* const (&a)[R], const float* const (&b)[R], const fl
 #pragma GCC unroll 2
   for (int64_t h = 0; h < columns; h += V::width, u += T * V::width) {
     const F zero = V::local_zero();
+    __builtin_prefetch(next, 0, 2), next += V::width * sizeof(float);
     if (R <= T) {  // the shorter side of the tile stays in registers
       F x[R];
 #pragma GCC unroll 64
@@ -79,27 +93,23 @@ void score_tile(const float* const (&a)[R], const float* const (&b)[R], const fl
       }
     }
   }
-#pragma GCC unroll 64
-  for (int n = 0; n < R * T; n += 4) {
-    const F zero = V::zero();
-    const F x1 = n + 1 < R * T ? sum[n + 1] : zero, x2 = n + 2 < R * T ? sum[n + 2] : zero,
-            x3 = n + 3 < R * T ? sum[n + 3] : zero;
-    _mm_store_ps(sums + n, _mm_add_ps(_mm_load_ps(sums + n), V::reduce_add4(sum[n], x1, x2, x3)));
-  }
+  V::add_sums(sum, sums);
 }
 
 // The operands of one pass over the spans, `columns` columns of each.
 struct ScorePass {
   const Span* spans;
   int64_t columns;
-  const float* a;  // the block's words, rows a_stride apart
-  int64_t a_stride;
-  const float* b;  // [words + widths - 1, columns]
+  const float *a, *b;  // the block's words and the ends of its spans, rows a_stride and b_stride apart
+  int64_t a_stride, b_stride;
   const float* x;  // [kGroupSpans, columns] ready span vectors of a group, or null
 };
 
-// Floats of a tile's sums: whole groups of four.
-inline int tile_sums(int spans, int types) { return (spans * types + 3) / 4 * 4; }
+// Floats of a tile's sums: whole groups.
+template <class V>
+int tile_sums(int spans, int types) {
+  return static_cast<int>(round_up(spans * types, V::sum_group));
+}
 
 // Spans [begin, end), R at a time, by a tile of T types. The last tile repeats its last span; those sums are not read.
 template <class V, int R, int T>
@@ -112,14 +122,13 @@ void score_spans(const ScorePass& pass, int begin, int end, const float* u, floa
     for (int r = 0; r < R; ++r) {
       const int s = first + r < end ? first + r : end - 1;
       a[r] = pass.x ? pass.x + (s - begin) * pass.columns : pass.a + pass.spans[s].start * pass.a_stride;
-      b[r] = pass.b + pass.spans[s].end * pass.columns;
+      b[r] = pass.b + pass.spans[s].end * pass.b_stride;
     }
     if (pass.x)
-      score_tile<V, R, T, true>(a, b, u, pass.columns, sums);
+      score_tile<V, R, T, true>(a, b, u, pass.columns, sums, prefetch.next_row());
     else
-      score_tile<V, R, T, false>(a, b, u, pass.columns, sums);
-    prefetch.step();
-    sums += tile_sums(R, T);
+      score_tile<V, R, T, false>(a, b, u, pass.columns, sums, prefetch.next_row());
+    sums += tile_sums<V>(R, T);
   }
 }
 
@@ -137,16 +146,17 @@ struct ScoreTypes<V, 0> {
 };
 
 // Types [first, first + types), `spans` spans per register tile, `tiles` register tiles. Their sums begin at `sums`.
+template <class V>
 struct TypeTile {
   int first, types, spans, tiles;
   int64_t sums;
 
-  int64_t sums_at(int span) const { return sums + static_cast<int64_t>(span / spans) * tile_sums(spans, types); }
+  int64_t sums_at(int span) const { return sums + static_cast<int64_t>(span / spans) * tile_sums<V>(spans, types); }
 };
 
 // Cuts `types` types into tiles, nearly equal; returns their number.
 template <class V>
-int cut_types(int types, int spans, TypeTile* tiles) {
+int cut_types(int types, int spans, TypeTile<V>* tiles) {
   const int count = static_cast<int>(ceil_div(types, V::max_tile_types));
   int first = 0;
   int64_t sums = 0;
@@ -167,18 +177,17 @@ inline int64_t existing_rows(int64_t rows, int64_t first, int64_t count) {
 template <class V>
 void score_block(const SpanInputs& in, const WordBlock& block, float* values, float* scratch) {
   const int64_t words = block.last - block.first;
-  constexpr int64_t step = kScoreColumns;
-  static_assert(step % V::width == 0, "columns are whole vectors");
+  const int64_t step = score_columns<V>();
   const Matrix a{in.a, in.dtype, in.hidden}, b{in.b, in.dtype, in.hidden}, u{in.u, in.dtype, in.hidden};
   const bool dropout = in.dropout.enabled;
-  const bool a_in_place = in.dtype == Dtype::fp32 && in.hidden % V::width == 0 && !dropout;
+  const bool in_place = in.dtype == Dtype::fp32 && in.hidden % V::width == 0;
   float* packed_a = scratch;
   float* packed_b = packed_a + kBlockWords * step;
   float* packed_u = packed_b + kEndRows * step;
   float* x = packed_u + kTypeChunk * step;
   float* sums = x + kGroupSpans * step;
   Span spans[kBlockSpans];
-  TypeTile tiles[kTypeChunk];
+  TypeTile<V> tiles[kTypeChunk];
   for (int64_t k0 = 0; k0 < block.widths(block.first, in.max_width); k0 += kWidthChunk) {
     const int64_t widths = min(kWidthChunk, in.max_width - k0);
     const int count = list_spans(in, block, k0, widths, spans);
@@ -188,19 +197,24 @@ void score_block(const SpanInputs& in, const WordBlock& block, float* values, fl
       const int tile_count = cut_types<V>(types, count, tiles);
       int register_tiles = 0;
       for (int n = 0; n < tile_count; ++n) register_tiles += tiles[n].tiles;
-      const TypeTile& last = tiles[tile_count - 1];
+      const TypeTile<V>& last = tiles[tile_count - 1];
       clear<V>(sums, last.sums_at(last.tiles * last.spans));
       for (int64_t h = 0; h < in.hidden; h += step) {
         const int64_t columns = min(step, in.hidden - h);
         const int64_t vectors = ceil_div(columns, V::width), padded = vectors * V::width;
-        ScorePass pass{spans, padded, packed_a, padded, packed_b, dropout ? x : nullptr};
-        if (a_in_place) {
+        ScorePass pass{spans, padded, packed_a, packed_b, padded, padded, dropout ? x : nullptr};
+        if (in_place) {
           pass.a = reinterpret_cast<const float*>(a.address(block.first, h));
           pass.a_stride = in.hidden;
         } else {
           pack<V>(a, block.first, words, h, columns, vectors, packed_a, padded, V::width);
         }
-        pack<V>(b, block.first + k0, ends, h, columns, vectors, packed_b, padded, V::width);
+        if (in_place && V::score_b_in_place) {
+          pass.b = reinterpret_cast<const float*>(b.address(block.first + k0, h));
+          pass.b_stride = in.hidden;
+        } else {
+          pack<V>(b, block.first + k0, ends, h, columns, vectors, packed_b, padded, V::width);
+        }
         for (int n = 0; n < tile_count; ++n) {
           pack<V>(u, block.first_type + t0 + tiles[n].first, tiles[n].types, h, columns, vectors,
                   packed_u + tiles[n].first * padded, V::width, tiles[n].types * V::width);
@@ -214,15 +228,12 @@ void score_block(const SpanInputs& in, const WordBlock& block, float* values, fl
                       first_u = block.first_type + t0 + (same_rows ? 0 : types);
         const int64_t rows_a = existing_rows(in.words, first_a, words), rows_b = existing_rows(in.words, first_b, ends),
                       rows_u = existing_rows(in.types, first_u, types);
-        Prefetch prefetch{{{a.address(first_a, next), rows_a, stride},
-                           {b.address(first_b, next), rows_b, stride},
-                           {u.address(first_u, next), rows_u, stride}},
-                          bytes,
-                          (rows_a + rows_b + rows_u) * ceil_div(bytes, 64) / register_tiles + 1};
+        Prefetch prefetch({a.address(first_a, next), rows_a, stride}, {b.address(first_b, next), rows_b, stride},
+                          {u.address(first_u, next), rows_u, stride}, bytes, register_tiles);
         for (int first = 0, group = dropout ? kGroupSpans : count; first < count; first += group) {
           const int end = static_cast<int>(min(first + group, count));
           for (int s = first; dropout && s < end; ++s) {
-            span_vector<V>(in, packed_a + spans[s].start * padded, packed_b + spans[s].end * padded,
+            span_vector<V>(in, pass.a + spans[s].start * pass.a_stride, pass.b + spans[s].end * pass.b_stride,
                            mask_row(in, block, k0, spans[s]), h, padded, x + (s - first) * padded);
           }
           for (int n = 0; n < tile_count; ++n) {
@@ -233,9 +244,9 @@ void score_block(const SpanInputs& in, const WordBlock& block, float* values, fl
       }
       const float* bias = static_cast<const float*>(in.c) + block.first_type + t0;
       for (int n = 0; n < tile_count; ++n) {
-        const TypeTile& tile = tiles[n];
+        const TypeTile<V>& tile = tiles[n];
         const float* sum = sums + tile.sums;
-        for (int first = 0; first < count; first += tile.spans, sum += tile_sums(tile.spans, tile.types)) {
+        for (int first = 0; first < count; first += tile.spans, sum += tile_sums<V>(tile.spans, tile.types)) {
           for (int r = 0; r < tile.spans && first + r < count; ++r) {
             float* value = values + spans[first + r].value + t0 + tile.first;
             for (int t = 0; t < tile.types; ++t) value[t] = bias[tile.first + t] + sum[r * tile.types + t];
