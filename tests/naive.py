@@ -196,9 +196,21 @@ def gelu(x: Tensor) -> Tensor:
     return x * 0.5 * torch.special.erfc(-x * 0.5**0.5)
 
 
-def geglu(x: Tensor) -> Tensor:
+def gelu_tanh(x: Tensor) -> Tensor:
+    return x * 0.5 * (1.0 + torch.tanh((2.0 / math.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+def silu(x: Tensor) -> Tensor:
+    return x / (1.0 + torch.exp(-x))
+
+
+def gated(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
-    return gelu(x[..., :half]) * x[..., half:]
+    return activation(x[..., :half]) * x[..., half:]
+
+
+def geglu(x: Tensor) -> Tensor:
+    return gated(gelu, x)
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -361,7 +361,7 @@ def test_widths_must_fit():
     gated = PackedWeight.pack(torch.ones(16, 24), None, "fp32", gated=True)
     with pytest.raises(ValueError, match="src: expected a buffer of 23 columns, got buffer 0 of 24"):
         chain.linear(0, packed)
-    with pytest.raises(ValueError, match="expected 'geglu' for a weight packed with gated=True, got 'relu'"):
+    with pytest.raises(ValueError, match="expected one of geglu, geglu_tanh, swiglu for a weight"):
         chain.linear(0, gated, activation="relu")
     with pytest.raises(ValueError, match="k: expected 16 columns from 9 on, got buffer 0 of 24"):
         chain.attention(Columns(0), Columns(0, 9), Columns(0), chain.buffer(16), 2)

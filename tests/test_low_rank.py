@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from glimodern.layers.packed_linear import PackedLinear, can_pack
 from glimodern.layers.snapshot import Snapshot
 from glimodern.ops import Chain, LowRank, PackedWeight, linear_packed
-from glimodern.reference.linear_packed import ACTIVATIONS
+from glimodern.reference.linear_packed import ACTIVATIONS, GATED
 
 SHAPES = [(0, 5, 3, 2), (1, 1, 1, 1), (7, 37, 19, 3), (45, 96, 50, 8), (401, 40, 17, 5)]  # n, i, o, rank
 
@@ -37,7 +37,7 @@ def factors(i: int, o: int, rank: int) -> tuple[Tensor, Tensor]:
 )
 def test_updates_are_as_accurate_as_eager(backend, weights, shape, dtype, activation):
     """The products of the packed weight are taken as known: the update is added to them, before the activation."""
-    gated = activation == "geglu"
+    gated = activation in GATED
     n, i, o, rank = shape
     rows = 2 * o if gated else o
     x, weight, bias = draw(n, i, rows)

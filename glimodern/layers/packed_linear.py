@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glimodern.ops import LowRank, PackedWeight, backend_info, linear_packed
+from glimodern.reference.linear_packed import GATED
 
 from .quantised import quantised_weight, save_quantised
 
@@ -74,7 +75,7 @@ def input_sizes(linear: nn.Module) -> Tensor | None:
 class PackedLinear(nn.Module):
     """A linear layer for inference by `ops.linear_packed`, without parameters.
 
-    dtype: of the packed weight: "int8", "bf16" or "fp32". activation: "none", "relu", "gelu" or "geglu", applied to the
+    dtype: of the packed weight: "int8", "bf16" or "fp32". activation: one of `ops.linear_packed`'s, applied to the
     result in the epilogue. sizes: fp32 [in_features], the largest |x| of each input, by which int8 scales its inputs;
     None: the layer's `input_sizes`. A layer that `hold_quantised` prepared is packed as it was stored.
 
@@ -89,7 +90,7 @@ class PackedLinear(nn.Module):
         self, linear: nn.Linear, dtype: str = "int8", activation: str = "none", sizes: Tensor | None = None
     ) -> None:
         super().__init__()
-        gated = activation == "geglu"
+        gated = activation in GATED
         stored = quantised_weight(linear)
         if stored is None:
             sizes = input_sizes(linear) if sizes is None else sizes
