@@ -233,6 +233,12 @@ def add_layer_norm(
     return normed if bias is None else normed + bias, total
 
 
+def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    total = x if residual is None else x + residual
+    squares = total.square().sum(-1, keepdim=True) / total.shape[-1]
+    return total / (squares + eps).sqrt() * weight, total
+
+
 def quantise_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """fp32 [o, i] -> whole numbers [o, i], fp32 scale [o]: the least scale that keeps both bounds, row by row."""
     inputs = weight.shape[1]

@@ -331,6 +331,49 @@ def test_each_run_reads_the_weights_of_a_norm(dtype, weight_dtype, isa):
             weight.mul_(2.0)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_rms_norms_and_their_sums(dtype, isa):
+    torch.manual_seed(0)
+    x, weight = torch.randn(9, 40).to(dtype), torch.randn(40).to(dtype)
+    chain, cu = Chain(dtype, 40), torch.tensor([0, 9], dtype=torch.int32)
+    normed, total = chain.buffer(40), chain.buffer(40)
+    chain.add_rms_norm(0, None, normed, weight, 1e-3)
+    chain.add_rms_norm(normed, 0, total, weight, 1e-3, store_sum=True)
+    chain.add_rms_norm(total, 0, chain.buffer(40), weight, 1e-3)
+    with running(f"cpp-{isa}"), poisoned():
+        first = ops.add_rms_norm(x, None, weight, 1e-3, return_sum=False)
+        second, residual = ops.add_rms_norm(first, x, weight, 1e-3)
+        expected = ops.add_rms_norm(second, residual, weight, 1e-3, return_sum=False)
+        assert torch.equal(chain.run(x.clone(), cu, None), expected)
+
+
+@pytest.mark.parametrize("texts", [[9], [2, 3, 4] * 50], ids=["one", "many"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_grouped_queries(dtype, texts):
+    """Rotated columns from any place; keys and values that three queries share."""
+    torch.manual_seed(0)
+    rows, heads, key_heads, dim = sum(texts), 6, 2, 8
+    x, cu = torch.randn(rows, 5 + (6 + 2 + 2) * 8).to(dtype), F.pad(torch.tensor(texts).cumsum(0), (1, 0)).int()
+    angles = torch.randn(rows, dim // 2)
+    chain = Chain(dtype, x.shape[1])
+    q, k, v, all_k, all_v, context = (chain.buffer(n * dim) for n in (6, 2, 2, 6, 6, 6))
+    chain.rotary(Columns(0, 5), q, 0, heads)
+    chain.rotary(Columns(0, 53), k, 0, key_heads)
+    chain.linear(0, PackedWeight.pack(torch.eye(x.shape[1])[-16:], None, "fp32"), v)
+    chain.repeat_heads(k, all_k, key_heads, 3)
+    chain.repeat_heads(v, all_v, key_heads, 3)
+    chain.attention(Columns(q), Columns(all_k), Columns(all_v), context, heads)
+    table = angles.cos(), angles.sin()
+    with poisoned():
+        found = chain.run(x.clone(), cu, None, [table])
+    queries, keys, values = x[:, 5:].unflatten(1, (-1, dim)).split((6, 2, 2), dim=1)
+    queries, keys = (ops.rotary(y.contiguous(), *table) for y in (queries, keys))
+    keys, values = (y.repeat_interleave(3, dim=1) for y in (keys, values))
+    expected = ops.attention_varlen(queries, keys, values, cu, max(texts)).flatten(1)
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("x", "kept", "message"),
     [
@@ -374,10 +417,16 @@ def test_widths_must_fit():
         chain.add_layer_norm(0, None, narrow, torch.ones(24), None, 1e-5)
     with pytest.raises(ValueError, match=f"residual: expected a buffer of 24 columns, got buffer {narrow} of 23"):
         chain.add_layer_norm(0, narrow, chain.buffer(24), torch.ones(24), None, 1e-5)
-    with pytest.raises(ValueError, match=f"qkv: expected a buffer of 18 columns, got buffer {narrow} of 23"):
-        chain.rotary(narrow, chain.buffer(16), 0, 1)
-    with pytest.raises(ValueError, match=f"dst: expected a buffer of 16 columns, got buffer {narrow} of 23"):
-        chain.rotary(0, narrow, 0, 1)
+    with pytest.raises(ValueError, match=f"x: expected 16 columns from 8 on, got buffer {narrow} of 23"):
+        chain.rotary(Columns(narrow, 8), chain.buffer(16), 0, 1)
+    with pytest.raises(ValueError, match=f"dst: expected a buffer of 22 columns, got buffer {narrow} of 23"):
+        chain.rotary(Columns(0), narrow, 0, 1)
+    with pytest.raises(ValueError, match=f"residual: expected a buffer of 24 columns, got buffer {narrow} of 23"):
+        chain.add_rms_norm(0, narrow, chain.buffer(24), torch.ones(24), 1e-5)
+    with pytest.raises(ValueError, match=f"src: expected a buffer of 22 columns, got buffer {narrow} of 23"):
+        chain.repeat_heads(narrow, chain.buffer(46), 2, 2)
+    with pytest.raises(ValueError, match=f"dst: expected a buffer of 48 columns, got buffer {narrow} of 23"):
+        chain.repeat_heads(0, narrow, 3, 2)
 
 
 def test_a_norm_has_one_dtype():
@@ -445,7 +494,7 @@ def test_why_no_chain_takes_an_input():
 
 def test_tables_must_be_given():
     chain = Chain(torch.float32, 48)
-    chain.rotary(0, chain.buffer(32), 1, 2)
+    chain.rotary(Columns(0), chain.buffer(32), 1, 4)
     for tables in ((), [(torch.zeros(3, 4), torch.zeros(3, 4))]):
         with pytest.raises(ValueError, match=r"tables: expected cos and sin of shapes \[\(3, 4\), \(3, 4\)\]"):
             chain.run(torch.zeros(3, 48), torch.tensor([0, 3], dtype=torch.int32), None, tables)
