@@ -21,7 +21,8 @@ from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.chained import Chained
 from glimodern.layers.dropout import Dropout
 from glimodern.layers.packed_embedding import packed_embedding
-from glimodern.layers.packed_linear import pack_layers, packed_linear
+from glimodern.layers.packed_layers import pack_layers
+from glimodern.layers.packed_linear import packed_linear
 from glimodern.layers.relative_attention import group_texts
 
 from .base import Encoder
