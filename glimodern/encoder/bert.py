@@ -13,12 +13,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glimodern import ops
 from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.chained import Chained
-from glimodern.layers.packed_linear import PackedLinear, all_packed
+
+from .layer_chain import Layer, as_published, post_norm_chain
 
 # model_type of architectures built from BERT's layer. tests/test_encoder.py compares each with its own padded run.
 BERT_MODELS = ("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta")
@@ -60,60 +61,19 @@ def _attention(module: Any, x: Tensor, packing: Packing) -> Tensor:
     return packed_attention(q, k, v, packing, dropout_p=dropout_p).flatten(1)
 
 
-def _as_published(encoder: nn.Module) -> bool:
-    """Whether the layers consist of transformers' and this package's modules only: no adapter, no wrapper."""
-    leaves = (PackedLinear, nn.LayerNorm, nn.Identity, nn.Dropout)
-    return all(_is_container(module) if module._modules else isinstance(module, leaves) for module in encoder.modules())
-
-
-def _is_container(module: nn.Module) -> bool:
-    return type(module) is nn.ModuleList or type(module).__module__.startswith("transformers.models.")
-
-
-def _linears(layer: Any) -> tuple[nn.Module, ...]:
-    attention = layer.attention.self
-    dense = (layer.attention.output.dense, layer.intermediate.dense, layer.output.dense)
-    return (attention.query, attention.key, attention.value, *dense)
-
-
 def bert_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
     """Build the layers as one chain of operators; None if they cannot be one.
 
-    A chain needs published modules, packed linear layers with the GELU in their epilogue, and layers of equal widths.
+    A chain needs published modules, packed linear layers with the activation in their epilogue, and layers of equal
+    widths.
     """
-    layers = list(model.encoder.layer)
-    if not layers or not _as_published(model.encoder):
-        return None
-    linears = [linear for layer in layers for linear in _linears(layer)]
-    fused = all(type(layer.intermediate.intermediate_act_fn) is nn.Identity for layer in layers)
-    if not fused or not all_packed(linears):
-        return None
-    d = layers[0].output.dense.out_features
-    intermediate_sizes = {layer.intermediate.dense.out_features for layer in layers}
-    heads = [(layer.attention.self.query.out_features, layer.attention.self.num_attention_heads) for layer in layers]
-    if len(intermediate_sizes) > 1 or any(width != d or d % count for width, count in heads):
-        return None  # heads or neurons were pruned
-    chain, x = ops.Chain(dtype, d), 0
-    q, k, v, context, branch, attended, output = (chain.buffer(d) for _ in range(7))
-    intermediate = chain.buffer(*intermediate_sizes)
+    layers = [_layer(layer) for layer in model.encoder.layer] if as_published(model.encoder) else []
+    return post_norm_chain(dtype, layers)
 
-    def linear(src: int, layer: Any, dst: int) -> None:
-        chain.linear(src, layer.packed, dst, layer.activation, layer.low_rank)
 
-    def add_norm(residual: int, norm: nn.LayerNorm, dst: int) -> None:
-        chain.add_layer_norm(branch, residual, dst, norm.weight, norm.bias, norm.eps)
-
-    for number, layer in enumerate(layers):
-        attention, last = layer.attention.self, number + 1 == len(layers)
-        for module, dst in ((attention.query, q), (attention.key, k), (attention.value, v)):
-            linear(x, module, dst)
-        chain.attention(ops.Columns(q), ops.Columns(k), ops.Columns(v), context, attention.num_attention_heads)
-        if last:
-            context, x = chain.keep(context, x)
-        linear(context, layer.attention.output.dense, branch)
-        add_norm(x, layer.attention.output.LayerNorm, attended)
-        linear(attended, layer.intermediate.dense, intermediate)
-        linear(intermediate, layer.output.dense, branch)
-        x = chain.buffer(d) if last else output
-        add_norm(attended, layer.output.LayerNorm, x)
-    return chain
+def _layer(layer: Any) -> Layer:
+    attention, up, heads = layer.attention.self, layer.intermediate, layer.attention.self.num_attention_heads
+    return Layer(
+        attention.query, attention.key, attention.value, layer.attention.output.dense, heads, heads, None,
+        layer.attention.output.LayerNorm, up.dense, up.intermediate_act_fn, layer.output.dense, layer.output.LayerNorm,
+    )  # fmt: skip
