@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accuracy import assert_accurate
-from backends import poisoned, running, skip_unless_runs
+from backends import extension, poisoned, running, skip_unless_runs
 from torch import Tensor, nn
 
 from glimodern import ops
@@ -48,6 +48,7 @@ CONFIGS = {
     "eurobert with biases": {
         **TINY, "model_type": "eurobert", "num_key_value_heads": 4, "mask_token_id": 3, "pad_token_id": 1,
         "initializer_range": 0.15, "attention_bias": True, "mlp_bias": True, "hidden_act": "gelu", "head_dim": 24,
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0},
     },
     "xlm-roberta-xl": {**TINY, "model_type": "xlm-roberta-xl", "pad_token_id": 1, "initializer_range": 0.3},
 }  # fmt: skip
@@ -58,7 +59,7 @@ ISAS = ("scalar", "avx2", "avx512", "avx512_bf16", "amx")
 
 
 @pytest.fixture(autouse=True)
-def extension():
+def needs_vectors():
     skip_unless_runs("cpp-scalar")
     if not can_pack():
         pytest.skip("nothing packs on this CPU")
@@ -151,6 +152,20 @@ def test_a_text_alone_has_the_bits_of_its_batch(config, dtype):
         together = encoder(ids, cu, 64)
         alone = [encoder(x, torch.tensor([0, len(x)], dtype=torch.int32), 64) for x in ids.split(LENGTHS)]
     assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("config", ["albert", "nomic_bert", "eurobert"])
+def test_threads_that_take_whole_texts_find_the_same_bits(config):
+    """As they do while others use the cores; tests/test_contention.py has more of it."""
+    encoder, threads = packed_encoder(CONFIGS[config], "fp32"), torch.get_num_threads()
+    wanted = [hidden(encoder, rows) for rows in (True, False)]
+    try:
+        torch.set_num_threads(2)
+        extension.set_short_waits(True, 2)
+        assert all(torch.equal(hidden(encoder, rows), y) for rows, y in zip((True, False), wanted, strict=True))
+    finally:
+        extension.set_short_waits(False, 2)
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
