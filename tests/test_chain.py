@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import importlib
 import pickle
 import threading
 import weakref
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from glimodern import ops
 from glimodern.encoder import build_encoder
+from glimodern.encoder.adapter import first_position
+from glimodern.encoder.layer_chain import ChainedFamily, Layer, rotary_angles
+from glimodern.layers.attention import Packing
 from glimodern.layers.chained import Chained
 from glimodern.layers.packed_linear import PackedLinear, can_pack
 from glimodern.ops import Chain, Columns, PackedWeight
@@ -224,6 +228,55 @@ def small_chain() -> Chain:
     q = chain.linear(0, PackedWeight.pack(torch.ones(16, 24), None, "fp32"))
     chain.attention(Columns(q), Columns(q), Columns(q), chain.buffer(16), 2)
     return chain
+
+
+def attention_of(x: Tensor, layer: Layer, cu: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
+    q, k, v = (linear(x) for linear in (layer.query, layer.key, layer.value))
+    q, k, v = (y.unflatten(1, (-1, q.shape[1] // layer.heads)) for y in (q, k, v))
+    if table is not None:
+        q, k = ops.rotary(q, *table), ops.rotary(k, *table)
+    k, v = (y.repeat_interleave(layer.heads // layer.key_heads, dim=1) for y in (k, v))
+    return layer.output(ops.attention_varlen(q, k, v, cu, max(LENGTHS), scale=layer.scale).flatten(1))
+
+
+def norm_of(module, branch: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    if isinstance(module, nn.LayerNorm):
+        return ops.add_layer_norm(branch, residual, module.weight, module.bias, module.eps)
+    return ops.add_rms_norm(branch, residual, module.weight, module.variance_epsilon)
+
+
+def by_operators(encoder, config: str) -> Tensor:
+    """The layers of an encoder, one operator after the other."""
+    model, kind = encoder.model, encoder.model_type.replace("-", "_")
+    file = importlib.import_module(f"glimodern.encoder.{kind}")
+    family = ChainedFamily(lambda *arguments: None, ()) if kind == "bert" else getattr(file, kind.upper())
+    ids, cu, _ = batch()
+    positions = Packing.of(cu, max(LENGTHS), len(ids)).position_ids + first_position(encoder.config)
+    x = family.embed(model, ids, positions)
+    table = rotary_angles(model, positions) if family.rotary else None
+    layers = [file._layer(layer) for layer in layers_of(encoder, config)]
+    if kind not in ("eurobert", "xlm_roberta_xl"):
+        if kind == "albert":  # one layer, all along
+            x, layers = model.encoder.embedding_hidden_mapping_in(x), layers * 3
+        for layer in layers:
+            x, _ = norm_of(layer.attention_norm, attention_of(x, layer, cu, table), x)
+            x, _ = norm_of(layer.feed_forward_norm, layer.down(layer.up(x)), x)
+        return x
+    branch, residual = x, None
+    for layer in layers:
+        normed, residual = norm_of(layer.attention_norm, branch, residual)
+        normed, residual = norm_of(layer.feed_forward_norm, attention_of(normed, layer, cu, table), residual)
+        branch = layer.down(layer.up(normed))
+    return norm_of(model.norm if kind == "eurobert" else model.encoder.LayerNorm, branch, residual)[0]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("config", FAMILIES)
+def test_a_familys_chain_is_its_operators_one_by_one(config, dtype, isa):
+    encoder = packed_encoder(CONFIGS[config], dtype)
+    with running(f"cpp-{isa}"), torch.inference_mode():
+        assert torch.equal(hidden(encoder, rows=False), by_operators(encoder, config))
 
 
 LAYERS = {  # where each family's layers are, by their names in the model
