@@ -7,10 +7,10 @@ Inputs: x, residual [n, d] (fp32, fp16 or bf16), weight, bias fp32 [d]. Outputs:
 mean, rstd fp32 [n]; computed in fp32, from the sum as rounded to its dtype.
 
 Backward, with g = dnormed * weight:
-    dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum          (= dresidual; no mean(g) for RMS norm)
+    dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum          (= dresidual; no mean(g) in RMS norm)
     dweight = sum over rows of dnormed * xhat;  dbias = sum over rows of dnormed
-Saved: the sum, rstd and, but for RMS norm, mean. Every program sums the gradients of weight and bias over its rows in order, and the
-programs' sums are added in order, so two runs agree bit for bit.
+Saved: the sum, rstd and, but for RMS norm, mean. Every program sums the gradients of weight and bias over its rows in
+order, and the programs' sums are added in order, so two runs agree bit for bit.
 
 Sources: https://arxiv.org/abs/1607.06450, https://arxiv.org/abs/1910.07467.
 """

@@ -189,7 +189,7 @@ class TransformersEncoder(Encoder):
             return next(self.model.parameters()).new_empty(0, self.hidden_size)
         if self._pass is not None:
             return self._pass(self.model, input_ids, self._positions(packing), packing, rows)
-        if self._chained is not None:
+        if self._chained is not None:  # where the chain cannot run, transformers' pass computes the embeddings again
             family, positions = _BY_INTERFACE[self.config.model_type], self._positions(packing)
             chained = family.run(self._chained, self.model, input_ids, positions, packing, rows)
             if chained is not None:
