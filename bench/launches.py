@@ -127,10 +127,11 @@ def launch_add_layer_norm(case: Case) -> None:
     tokens, width = TOKEN_SIZES[case.size]
     x, vector, column = torch.zeros(tokens, width, dtype=DTYPES[case.dtype]), torch.zeros(width), torch.zeros(tokens)
     none = vector[:0]
-    add_layer_norm.add_layer_norm_forward(x, None, vector, None, 1e-5, x, None, none, none)
-    add_layer_norm.add_layer_norm_forward(x, x, vector, vector, 1e-5, x, x, column, column)
-    add_layer_norm.add_layer_norm_backward(x, x, x, vector, column, column, x, vector, vector)
-    add_layer_norm.add_layer_norm_backward(x, None, x, vector, column, column, x, none, none)
+    for rms in (False, True):
+        add_layer_norm.add_layer_norm_forward(x, None, vector, None, 1e-5, x, None, none, none, rms)
+        add_layer_norm.add_layer_norm_forward(x, x, vector, None if rms else vector, 1e-5, x, x, column, column, rms)
+        add_layer_norm.add_layer_norm_backward(x, x, x, vector, column, column, x, vector, vector, rms)
+        add_layer_norm.add_layer_norm_backward(x, None, x, vector, column, column, x, none, none, rms)
 
 
 LAUNCHES = {

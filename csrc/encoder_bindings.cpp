@@ -26,23 +26,23 @@ void bind_encoder(nb::module_& m) {
   });
   m.def("add_layer_norm_forward", [](Dtype dtype, uintptr_t x, uintptr_t residual, uintptr_t weight, uintptr_t bias,
                                      double eps, uintptr_t normed, uintptr_t sum, uintptr_t mean, uintptr_t rstd,
-                                     int64_t rows, int64_t width, int threads) {
+                                     int64_t rows, int64_t width, bool rms, int threads) {
     nb::gil_scoped_release release;
     add_layer_norm_forward(dtype,
                            {at<const void>(x), at<const void>(residual), dtype == Dtype::fp64 ? dtype : Dtype::fp32,
                             at<const void>(weight), at<const void>(bias), eps, at<void>(normed), at<void>(sum),
-                            at<void>(mean), at<void>(rstd), rows, width},
+                            at<void>(mean), at<void>(rstd), rows, width, rms},
                            checked_threads(threads));
   });
   m.def("add_layer_norm_backward",
         [](Dtype dtype, uintptr_t grad_normed, uintptr_t grad_sum, uintptr_t sum, uintptr_t weight, uintptr_t mean,
            uintptr_t rstd, uintptr_t grad_x, uintptr_t grad_weight, uintptr_t grad_bias, int64_t rows, int64_t width,
-           int threads) {
+           bool rms, int threads) {
           nb::gil_scoped_release release;
           add_layer_norm_backward(dtype,
                                   {at<const void>(grad_normed), at<const void>(grad_sum), at<const void>(sum),
                                    at<const void>(weight), at<const void>(mean), at<const void>(rstd), at<void>(grad_x),
-                                   at<void>(grad_weight), at<void>(grad_bias), rows, width},
+                                   at<void>(grad_weight), at<void>(grad_bias), rows, width, rms},
                                   checked_threads(threads));
         });
 }

@@ -1,16 +1,18 @@
 # mypy: allow-untyped-defs
-"""Residual addition and layer norm: sum = x + residual, normed = xhat * weight + bias, xhat = (sum - mean) * rstd.
+"""Residual addition and norm: sum = x + residual, normed = xhat * weight + bias, xhat = (sum - mean) * rstd.
+
+RMS norm is the same with a mean of 0.
 
 Inputs: x, residual [n, d] (fp32, fp16 or bf16), weight, bias fp32 [d]. Outputs: normed, sum [n, d] in the dtype of x,
 mean, rstd fp32 [n]; computed in fp32, from the sum as rounded to its dtype.
 
 Backward, with g = dnormed * weight:
-    dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum          (= dresidual)
+    dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum          (= dresidual; no mean(g) in RMS norm)
     dweight = sum over rows of dnormed * xhat;  dbias = sum over rows of dnormed
-Saved: the sum, mean and rstd. Every program sums the gradients of weight and bias over its rows in order, and the
-programs' sums are added in order, so two runs agree bit for bit.
+Saved: the sum, rstd and, but for RMS norm, mean. Every program sums the gradients of weight and bias over its rows in
+order, and the programs' sums are added in order, so two runs agree bit for bit.
 
-Source: https://arxiv.org/abs/1607.06450.
+Sources: https://arxiv.org/abs/1607.06450, https://arxiv.org/abs/1910.07467.
 """
 
 from dataclasses import dataclass
@@ -47,7 +49,7 @@ def add_layer_norm_kernel(
     bias_ptr,  # fp32 [width] if BIAS
     normed_ptr,  # [n, width]
     sum_ptr,  # [n, width] if SUM
-    mean_ptr,  # fp32 [n] if STATISTICS
+    mean_ptr,  # fp32 [n] if STATISTICS and not RMS
     rstd_ptr,  # fp32 [n] if STATISTICS
     width,
     eps,
@@ -55,6 +57,7 @@ def add_layer_norm_kernel(
     BIAS: tl.constexpr,
     SUM: tl.constexpr,
     STATISTICS: tl.constexpr,
+    RMS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """Norm one row. Grid (n,)."""
@@ -68,15 +71,19 @@ def add_layer_norm_kernel(
         total = total.to(x_ptr.dtype.element_ty).to(tl.float32)
     if SUM:
         tl.store(sum_ptr + offset, total, mask=mask)
-    mean = tl.sum(total) / width
-    centered = tl.where(mask, total - mean, 0.0)
+    if RMS:
+        centered = total
+    else:
+        mean = tl.sum(total) / width
+        centered = tl.where(mask, total - mean, 0.0)
+        if STATISTICS:
+            tl.store(mean_ptr + row, mean)
     rstd = 1.0 / tl.sqrt(tl.sum(centered * centered) / width + eps)
     normed = centered * rstd * tl.load(weight_ptr + column, mask=mask, other=0.0)
     if BIAS:
         normed += tl.load(bias_ptr + column, mask=mask, other=0.0)
     tl.store(normed_ptr + offset, normed, mask=mask)
     if STATISTICS:
-        tl.store(mean_ptr + row, mean)
         tl.store(rstd_ptr + row, rstd)
 
 
@@ -86,7 +93,7 @@ def add_layer_norm_grad_kernel(
     grad_sum_ptr,  # [n, width] if GRAD_SUM
     sum_ptr,  # [n, width]
     weight_ptr,  # fp32 [width]
-    mean_ptr,  # fp32 [n]
+    mean_ptr,  # fp32 [n] if not RMS
     rstd_ptr,  # fp32 [n]
     grad_x_ptr,  # [n, width] if GRAD_X
     grad_weight_ptr,  # fp32 [programs, width] if GRAD_WEIGHTS
@@ -97,6 +104,7 @@ def add_layer_norm_grad_kernel(
     GRAD_SUM: tl.constexpr,
     GRAD_X: tl.constexpr,
     GRAD_WEIGHTS: tl.constexpr,
+    RMS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """Gradients of rows [program * share, (program + 1) * share). Grid (programs,)."""
@@ -111,10 +119,16 @@ def add_layer_norm_grad_kernel(
         grad = tl.load(grad_normed_ptr + offset, mask=mask, other=0.0).to(tl.float32)
         total = tl.load(sum_ptr + offset, mask=mask, other=0.0).to(tl.float32)
         rstd = tl.load(rstd_ptr + row)
-        xhat = tl.where(mask, (total - tl.load(mean_ptr + row)) * rstd, 0.0)
+        if RMS:
+            xhat = total * rstd
+        else:
+            xhat = tl.where(mask, (total - tl.load(mean_ptr + row)) * rstd, 0.0)
         if GRAD_X:
             g = grad * weight
-            grad_x = rstd * (g - tl.sum(g) / width - xhat * (tl.sum(g * xhat) / width))
+            inner = g - xhat * (tl.sum(g * xhat) / width)
+            if not RMS:
+                inner -= tl.sum(g) / width
+            grad_x = rstd * inner
             if GRAD_SUM:
                 grad_x += tl.load(grad_sum_ptr + offset, mask=mask, other=0.0).to(tl.float32)
             tl.store(grad_x_ptr + offset, grad_x, mask=mask)
@@ -137,6 +151,7 @@ def add_layer_norm_forward(
     total: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
+    rms: bool,
 ) -> None:
     """Fill normed and, where given and not empty, total (the sum), mean and rstd; all contiguous, x not empty."""
     width = x.shape[-1]
@@ -145,8 +160,8 @@ def add_layer_norm_forward(
         add_layer_norm_kernel[(x.numel() // width,)](
             x, x if residual is None else residual, weight, weight if bias is None else bias, normed,
             normed if total is None else total, mean, rstd, width, eps,
-            RESIDUAL=residual is not None, BIAS=bias is not None, SUM=total is not None, STATISTICS=mean.numel() > 0,
-            COLUMNS=columns, num_warps=CONFIG.warps(columns),
+            RESIDUAL=residual is not None, BIAS=bias is not None, SUM=total is not None, STATISTICS=rstd.numel() > 0,
+            RMS=rms, COLUMNS=columns, num_warps=CONFIG.warps(columns),
         )  # fmt: skip
 
 
@@ -160,6 +175,7 @@ def add_layer_norm_backward(
     grad_x: Tensor,
     grad_weight: Tensor,
     grad_bias: Tensor,
+    rms: bool,
 ) -> None:
     """Fill those of grad_x, grad_weight and grad_bias that are not empty; all contiguous, total not empty."""
     width = total.shape[-1]
@@ -172,7 +188,7 @@ def add_layer_norm_backward(
         add_layer_norm_grad_kernel[(programs,)](
             grad_normed, grad_normed if grad_sum is None else grad_sum, total, weight, mean, rstd, grad_x, *partial,
             rows, share, width,
-            GRAD_SUM=grad_sum is not None, GRAD_X=grad_x.numel() > 0, GRAD_WEIGHTS=weights, COLUMNS=columns,
+            GRAD_SUM=grad_sum is not None, GRAD_X=grad_x.numel() > 0, GRAD_WEIGHTS=weights, RMS=rms, COLUMNS=columns,
             num_warps=CONFIG.warps(columns),
         )  # fmt: skip
     for out, sums in zip((grad_weight, grad_bias), partial, strict=True):

@@ -196,9 +196,21 @@ def gelu(x: Tensor) -> Tensor:
     return x * 0.5 * torch.special.erfc(-x * 0.5**0.5)
 
 
-def geglu(x: Tensor) -> Tensor:
+def gelu_tanh(x: Tensor) -> Tensor:
+    return x * 0.5 * (1.0 + torch.tanh((2.0 / math.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+def silu(x: Tensor) -> Tensor:
+    return x / (1.0 + torch.exp(-x))
+
+
+def gated(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
-    return gelu(x[..., :half]) * x[..., half:]
+    return activation(x[..., :half]) * x[..., half:]
+
+
+def geglu(x: Tensor) -> Tensor:
+    return gated(gelu, x)
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -219,6 +231,12 @@ def add_layer_norm(
     centred = total - total.sum(-1, keepdim=True) / width
     normed = centred / (centred.square().sum(-1, keepdim=True) / width + eps).sqrt() * weight
     return normed if bias is None else normed + bias, total
+
+
+def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    total = x if residual is None else x + residual
+    squares = total.square().sum(-1, keepdim=True) / total.shape[-1]
+    return total / (squares + eps).sqrt() * weight, total
 
 
 def quantise_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

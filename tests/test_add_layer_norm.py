@@ -196,9 +196,9 @@ def test_opcheck(backend, options, needs_grad):
     if needs_grad and (store_sum or not residual):
         floats = [None if x is None else x.requires_grad_() for x in floats]
     with running(backend):
-        torch.library.opcheck(torch.ops.glimodern.add_layer_norm.default, (*floats, EPS, store_sum))
+        torch.library.opcheck(torch.ops.glimodern.add_layer_norm.default, (*floats, EPS, store_sum, False))
         x, grad, total, mean, rstd = *draw((5, 12), (5, 12), (5, 12), (5,)), torch.rand(5) + 0.5
-        needed = (x, grad, total, inputs((5, 12))[2], mean, rstd, True, needs_grad, needs_grad)
+        needed = (x, grad, total, inputs((5, 12))[2], mean, rstd, True, needs_grad, needs_grad, False)
         torch.library.opcheck(torch.ops.glimodern.add_layer_norm_backward.default, needed)
 
 
@@ -257,7 +257,7 @@ def test_without_a_residual_the_sum_is_x():
 
 def test_the_registered_op_without_a_sum_says_why_it_has_no_gradient():
     floats = [x.requires_grad_() for x in inputs((6, 40))]
-    normed, *_ = torch.ops.glimodern.add_layer_norm(*floats, EPS, False)
+    normed, *_ = torch.ops.glimodern.add_layer_norm(*floats, EPS, False, False)
     with pytest.raises(RuntimeError, match="ran without store_sum"):
         normed.sum().backward()
 

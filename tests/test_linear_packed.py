@@ -22,6 +22,7 @@ from glimodern.layers.packed_linear import PackedLinear, pack_linears
 from glimodern.ops import PackedWeight, QuantisedWeight, linear_packed
 from glimodern.reference.linear_packed import (
     ACTIVATIONS,
+    GATED,
     quantise_rows,
     quantise_weight,
     scale_inputs,
@@ -68,7 +69,15 @@ def draw(n: int, i: int, o: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]
     return x * spread[0], weight * spread[1], bias
 
 
-DEFINITIONS = {"none": lambda x: x, "relu": lambda x: x.clamp(min=0.0), "gelu": naive.gelu, "geglu": naive.geglu}
+DEFINITIONS = {
+    "none": lambda x: x,
+    "relu": lambda x: x.clamp(min=0.0),
+    "gelu": naive.gelu,
+    "gelu_tanh": naive.gelu_tanh,
+    "geglu": naive.geglu,
+    "geglu_tanh": functools.partial(naive.gated, naive.gelu_tanh),
+    "swiglu": functools.partial(naive.gated, naive.silu),
+}
 
 
 def expected_int8(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
@@ -101,24 +110,26 @@ def test_int8_is_the_naive_product_bit_by_bit(kind, shape, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_int8_gelu(kind, dtype):
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+def test_int8_gelu(activation, kind, dtype):
     x, weight, bias = draw(45, 200, 37)
     sums = expected_int8(x.to(dtype), weight, bias)
     with kernels(kind):
-        y = linear_packed(x.to(dtype), PackedWeight.pack(weight, bias), "gelu")
-    assert_accurate(y, F.gelu(sums.double()), F.gelu(sums).to(dtype))
+        y = linear_packed(x.to(dtype), PackedWeight.pack(weight, bias), activation)
+    assert_accurate(y, DEFINITIONS[activation](sums.double()), ACTIVATIONS[activation](sums).to(dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", ("reference", *KINDS))
 @pytest.mark.parametrize("h", [1, 8, 19, 32, 57])
-def test_int8_geglu(kind, h, dtype):
+@pytest.mark.parametrize("activation", GATED)
+def test_int8_gates(activation, h, kind, dtype):
     x, weight, bias = draw(45, 200, 2 * h)
     sums = expected_int8(x.to(dtype), weight, bias)
     with running("reference") if kind == "reference" else kernels(kind), poisoned():
         packed = PackedWeight.pack(weight, bias, gated=True)
-        y = linear_packed(x.to(dtype), packed, "geglu")
-    assert_accurate(y, naive.geglu(sums.double()), ACTIVATIONS["geglu"](sums).to(dtype))
+        y = linear_packed(x.to(dtype), packed, activation)
+    assert_accurate(y, DEFINITIONS[activation](sums.double()), ACTIVATIONS[activation](sums).to(dtype))
     assert (packed.unpack() - weight).abs().max() <= 0.03 * weight.abs().max()
 
 
@@ -130,7 +141,7 @@ def test_int8_geglu(kind, h, dtype):
     [*((name, "fp32") for name in ("reference", *CPP)), *((name, "bf16") for name in ("reference", *BF16_BACKENDS))],
 )
 def test_floats_are_as_accurate_as_eager(backend, weights, shape, dtype, activation):
-    gated = activation == "geglu"
+    gated = activation in GATED
     n, i, o = shape
     x, weight, bias = draw(n, i, 2 * o if gated else o)
     x = x.to(dtype)
@@ -149,6 +160,31 @@ def test_floats_are_as_accurate_as_eager(backend, weights, shape, dtype, activat
         assert y.dtype == dtype
         assert_accurate(y, truth, eager)
     assert torch.equal(x, before)
+
+
+SIGMOIDS = {  # activation: what x is multiplied by the sigmoid of
+    "gelu_tanh": lambda x: 2.0 * (2.0 / math.pi) ** 0.5 * (x + 0.044715 * x**3),
+    "geglu_tanh": lambda x: 2.0 * (2.0 / math.pi) ** 0.5 * (x + 0.044715 * x**3),
+    "swiglu": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("backend", CPP)
+@pytest.mark.parametrize("activation", SIGMOIDS)
+def test_sigmoids_of_every_size(activation, backend):
+    """Relatively accurate down to where the sigmoid is smaller than fp32's numbers; infinity and NaN are eager's."""
+    gated, sizes = activation in GATED, torch.logspace(-30, 18, 97)
+    x = torch.cat([-sizes, torch.zeros(1), sizes, torch.linspace(-100.0, 100.0, 401)])
+    x = torch.cat([x, torch.tensor([math.inf, -math.inf, math.nan])])[:, None]
+    packed = PackedWeight.pack(torch.ones(2 if gated else 1, 1), None, "fp32", gated=gated)
+    with running(backend), poisoned():
+        y = linear_packed(x, packed, activation)
+    eager = ACTIVATIONS[activation](x.repeat(1, 2) if gated else x)
+    torch.testing.assert_close(y[-3:], eager[-3:], rtol=0.0, atol=0.0, equal_nan=True)
+    doubles = x[:-3].double()
+    truth = doubles * SIGMOIDS[activation](doubles).sigmoid() * (doubles if gated else 1.0)
+    bound = 4e-5 * truth.abs() + 1e-35 * doubles.abs().clamp(min=1.0) ** 2
+    assert bool(((y[:-3].double() - truth).abs() <= bound).all())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -441,7 +477,8 @@ WEIGHT = PackedWeight.pack(torch.zeros(3, 5))
         ((torch.zeros(2, 5, dtype=torch.int32), WEIGHT), TypeError, "x: expected a float tensor"),
         (([1.0], WEIGHT), TypeError, "x: expected a float tensor, got list"),
         ((torch.zeros(2, 5), WEIGHT, "geglu"), ValueError, "pack it with gated=True"),
-        ((torch.zeros(2, 5), PackedWeight.pack(torch.zeros(4, 5), gated=True)), ValueError, "expected 'geglu'"),
+        ((torch.zeros(2, 5), WEIGHT, "swiglu"), ValueError, "expected any but geglu, geglu_tanh, swiglu for a weight"),
+        ((torch.zeros(2, 5), PackedWeight.pack(torch.zeros(4, 5), gated=True)), ValueError, "expected one of geglu"),
         ((torch.zeros(2, 5), WEIGHT, "tanh"), ValueError, "activation: expected one of none, relu, gelu"),
         ((torch.zeros(2, 5), WEIGHT, "none", torch.int8), TypeError, "dtype: expected a float dtype"),
         ((torch.zeros(2, 5, device="meta"), WEIGHT), ValueError, "x: expected device cpu"),

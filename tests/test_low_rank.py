@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from accuracy import assert_accurate
 from backends import assert_same_bits, outputs_by_threads, poisoned, running
-from test_chain import CONFIGS, hidden, packed_encoder, plainly, runs_of
+from test_chain import CONFIGS, FAMILIES, assert_near, hidden, packed_encoder, plainly, runs_of
 from test_linear_packed import BF16_BACKENDS, DEFINITIONS, DTYPES, KINDS, draw, kernels
 from torch import Tensor, nn
 
 from glimodern.layers.packed_linear import PackedLinear, can_pack
 from glimodern.layers.snapshot import Snapshot
 from glimodern.ops import Chain, LowRank, PackedWeight, linear_packed
-from glimodern.reference.linear_packed import ACTIVATIONS
+from glimodern.reference.linear_packed import ACTIVATIONS, GATED
 
 SHAPES = [(0, 5, 3, 2), (1, 1, 1, 1), (7, 37, 19, 3), (45, 96, 50, 8), (401, 40, 17, 5)]  # n, i, o, rank
 
@@ -37,7 +37,7 @@ def factors(i: int, o: int, rank: int) -> tuple[Tensor, Tensor]:
 )
 def test_updates_are_as_accurate_as_eager(backend, weights, shape, dtype, activation):
     """The products of the packed weight are taken as known: the update is added to them, before the activation."""
-    gated = activation == "geglu"
+    gated = activation in GATED
     n, i, o, rank = shape
     rows = 2 * o if gated else o
     x, weight, bias = draw(n, i, rows)
@@ -121,15 +121,15 @@ def updated(encoder: nn.Module) -> nn.Module:
     dtype = "fp32" if next(encoder.parameters()).dtype == torch.float32 else "bf16"
     for layer in encoder.modules():
         if isinstance(layer, PackedLinear):
-            rows = layer.out_features * (2 if layer.packed.gated else 1)
-            a, b = factors(layer.in_features, rows, 4)
+            rows, inputs = layer.weight_shape
+            a, b = factors(inputs, rows, 4)
             layer.update(0.1 * a, 0.1 * b, dtype)
     return encoder
 
 
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16", "amx"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("config", ["modernbert", "bert"])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
 def test_chains_run_updates(config, dtype, isa, monkeypatch):
     with running(f"cpp-{isa}"):
         if not can_pack():
@@ -142,11 +142,10 @@ def test_chains_run_updates(config, dtype, isa, monkeypatch):
             found = hidden(encoder)
         assert len(runs) == 1
         wanted = plainly(encoder, monkeypatch)
-        if config == "bert":  # transformers' own layer norm
-            close = dict(rtol=0.05, atol=0.1) if dtype != "fp32" else dict(rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(found, wanted, **close)
-        else:
+        if config == "modernbert":
             assert torch.equal(found, wanted)
+        else:  # transformers' own norms, and angles in the model's dtype
+            assert_near(found, wanted, dtype)
         assert not torch.allclose(found, before, atol=0.05)
         assert torch.equal(hidden(base), before)
 

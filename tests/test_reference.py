@@ -212,6 +212,17 @@ def test_layer_norm_is_that_of_the_sum_by_mean_and_variance(residual, bias, whic
     assert_same(one(reference.add_layer_norm), one(naive.add_layer_norm), leaves)
 
 
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("which", [0, 1], ids=["normed", "sum"])
+def test_rms_norm_is_that_of_the_sum_by_the_mean_square(residual, which):
+    leaves = [normal(5, 9) + 3.0, *([normal(5, 9, seed=1)] if residual else []), normal(9, seed=2)]
+
+    def one(function):
+        return lambda x, *rest: function(x, rest[0] if residual else None, rest[-1], 0.1)[which]
+
+    assert_same(one(reference.add_rms_norm), one(naive.add_rms_norm), leaves)
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 3), (1, 1, 1), (3, 0, 5), (2, 4, 0), (7, 37, 19), (30, 200, 33)], ids=str)
 def test_int8_products_are_those_of_whole_numbers(shape):
     n, i, o = shape

@@ -48,7 +48,8 @@ void add_layer_norm_forward(Dtype dtype, const AddLayerNormForward& args, int th
                             static_cast<T*>(args.sum),
                             static_cast<Acc*>(args.mean),
                             static_cast<Acc*>(args.rstd),
-                            args.width};
+                            args.width,
+                            args.rms};
     const int64_t stride = padded(args.width);
     const Scratch scratch = make_accumulators<Acc>(3 * stride * threads);
     parallel_rows(args.rows, args.width, threads, [&](int64_t begin, int64_t end) {
@@ -71,7 +72,8 @@ void add_layer_norm_backward(Dtype dtype, const AddLayerNormBackward& args, int 
                              static_cast<const Acc*>(args.mean),
                              static_cast<const Acc*>(args.rstd),
                              static_cast<T*>(args.grad_x),
-                             args.width};
+                             args.width,
+                             args.rms};
     const int64_t stride = padded(args.width);
     const Scratch scratch = make_accumulators<Acc>((2 * blocks + threads) * stride);
     Acc* const partial = reinterpret_cast<Acc*>(scratch.get());

@@ -15,6 +15,7 @@ struct NormForward {  // see AddLayerNormForward
   T *normed, *sum;
   Accumulator<T>*mean, *rstd;
   int64_t width;
+  bool rms;
 };
 
 template <class T>
@@ -23,6 +24,7 @@ struct NormBackward {  // see AddLayerNormBackward
   const Accumulator<T>*weight, *mean, *rstd;
   T* grad_x;
   int64_t width;
+  bool rms;
 };
 
 // scratch: rows of `stride` elements, `width` rounded up to a multiple of 32; 3 forward, 1 backward. grad_weight and

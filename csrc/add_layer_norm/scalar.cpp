@@ -31,17 +31,15 @@ void forward(const NormForward<T>& in, int64_t begin, int64_t end, Accumulator<T
       row[j] = widen(sum);
       total += row[j];
     }
-    const double mean = total / static_cast<double>(in.width);
+    const double mean = in.rms ? 0.0 : total / static_cast<double>(in.width);
     for (int64_t j = 0; j < in.width; ++j) squares += (row[j] - mean) * (row[j] - mean);
     const double rstd = 1.0 / std::sqrt(squares / static_cast<double>(in.width) + in.eps);
     for (int64_t j = 0; j < in.width; ++j) {
       const Acc xhat = static_cast<Acc>((row[j] - mean) * rstd);
       narrow(xhat * weight[j] + (in.bias != nullptr ? bias[j] : Acc(0)), in.normed + first + j);
     }
-    if (in.mean != nullptr) {
-      in.mean[i] = static_cast<Acc>(mean);
-      in.rstd[i] = static_cast<Acc>(rstd);
-    }
+    if (in.mean != nullptr) in.mean[i] = static_cast<Acc>(mean);
+    if (in.rstd != nullptr) in.rstd[i] = static_cast<Acc>(rstd);
   }
 }
 
@@ -51,11 +49,11 @@ void backward(const NormBackward<T>& in, int64_t begin, int64_t end, Accumulator
   using Acc = Accumulator<T>;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t first = i * in.width;
-    const Acc rstd = in.rstd[i];
+    const Acc mean = in.rms ? Acc(0) : in.mean[i], rstd = in.rstd[i];
     double mean_g = 0.0, mean_gx = 0.0;
     for (int64_t j = 0; j < in.width; ++j) {
-      const Acc dy = widen(in.grad_normed[first + j]), xhat = (widen(in.sum[first + j]) - in.mean[i]) * rstd;
-      mean_g += static_cast<double>(dy * in.weight[j]) / static_cast<double>(in.width);
+      const Acc dy = widen(in.grad_normed[first + j]), xhat = (widen(in.sum[first + j]) - mean) * rstd;
+      if (!in.rms) mean_g += static_cast<double>(dy * in.weight[j]) / static_cast<double>(in.width);
       mean_gx += static_cast<double>(dy * in.weight[j] * xhat) / static_cast<double>(in.width);
       if (grad_weight != nullptr) grad_weight[j] += dy * xhat;
       if (grad_bias != nullptr) grad_bias[j] += dy;
@@ -63,7 +61,7 @@ void backward(const NormBackward<T>& in, int64_t begin, int64_t end, Accumulator
     if (in.grad_x == nullptr) continue;
     for (int64_t j = 0; j < in.width; ++j) {
       const Acc g = widen(in.grad_normed[first + j]) * in.weight[j];
-      const Acc xhat = (widen(in.sum[first + j]) - in.mean[i]) * rstd;
+      const Acc xhat = (widen(in.sum[first + j]) - mean) * rstd;
       const Acc dx = rstd * (g - static_cast<Acc>(mean_g) - xhat * static_cast<Acc>(mean_gx));
       narrow(dx + (in.grad_sum != nullptr ? widen(in.grad_sum[first + j]) : Acc(0)), in.grad_x + first + j);
     }

@@ -27,10 +27,13 @@ void bind_chain(nb::module_& m) {
            })
       .def("add_layer_norm",
            [](Chain& chain, int x, int residual, int dst, int sum, Dtype dtype, uintptr_t weight, uintptr_t bias,
-              double eps) {
-             chain.add_layer_norm(x, residual, dst, sum, {dtype, at<const void>(weight), at<const void>(bias), eps});
+              double eps, bool rms) {
+             chain.add_layer_norm(x, residual, dst, sum,
+                                  {dtype, at<const void>(weight), at<const void>(bias), eps, rms});
            })
-      .def("rotary", &Chain::rotary)
+      .def("rotary", [](Chain& chain, int src, int64_t first, int dst, int table, int64_t heads,
+                        int64_t half) { chain.rotary({src, first}, dst, table, heads, half); })
+      .def("repeat_heads", &Chain::repeat_heads)
       .def("attention",
            [](Chain& chain, int q, int64_t q_first, int k, int64_t k_first, int v, int64_t v_first, int dst,
               int64_t heads, int64_t head_dim, int64_t window, double scale, uintptr_t position_rows, int64_t reach,

@@ -57,19 +57,34 @@ void Chain::add_layer_norm(int x, int residual, int dst, int sum, NormWeights no
     add_layer_norm_forward(
         dtype,
         {buffers.at(x), residual < 0 ? nullptr : buffers.at(residual), norm.dtype, norm.weight, norm.bias, norm.eps,
-         buffers.at(dst), sum < 0 ? nullptr : buffers.at(sum), nullptr, nullptr, rows, width},
+         buffers.at(dst), sum < 0 ? nullptr : buffers.at(sum), nullptr, nullptr, rows, width, norm.rms},
         call.threads);
   });
 }
 
-void Chain::rotary(int src, int dst, int table, int64_t heads, int64_t half) {
-  const int64_t width = 2 * heads * half;
+void Chain::rotary(Columns src, int dst, int table, int64_t heads, int64_t half) {
+  const int64_t row = widths_[static_cast<size_t>(src.buffer)];
   if (table_widths_.size() <= static_cast<size_t>(table)) table_widths_.resize(static_cast<size_t>(table) + 1);
   table_widths_[static_cast<size_t>(table)] = half;
   add(dst, [=, dtype = dtype_](const Buffers& buffers, const ChainCall& call, int64_t rows) {
     const size_t cos = 2 * static_cast<size_t>(table);
-    glimodern::rotary(dtype, buffers.at(src), call.tables[cos], call.tables[cos + 1], buffers.at(dst),
-                      {rows, 2, heads, half, 3 * width, width, 2 * half, false}, call.threads);
+    glimodern::rotary(dtype, buffers.at(src.buffer) + src.first * itemsize(dtype), call.tables[cos],
+                      call.tables[cos + 1], buffers.at(dst), {rows, 1, heads, half, row, row, 2 * half, false},
+                      call.threads);
+  });
+}
+
+void Chain::repeat_heads(int src, int dst, int64_t heads, int64_t repeats) {
+  const int64_t width = widths_[static_cast<size_t>(src)];
+  const size_t bytes = static_cast<size_t>(width / heads * itemsize(dtype_));
+  add(dst, [=](const Buffers& buffers, const ChainCall& call, int64_t rows) {
+    const char* const from = buffers.at(src);
+    char* const to = buffers.at(dst);
+    parallel_rows(rows * heads, width / heads * repeats, call.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin * repeats; n < end * repeats; ++n) {
+        std::memcpy(to + static_cast<size_t>(n) * bytes, from + static_cast<size_t>(n / repeats) * bytes, bytes);
+      }
+    });
   });
 }
 

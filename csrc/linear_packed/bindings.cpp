@@ -10,7 +10,10 @@ void bind_linear_packed(nb::module_& m) {
       .value("none", Activation::none)
       .value("relu", Activation::relu)
       .value("gelu", Activation::gelu)
-      .value("geglu", Activation::geglu);
+      .value("gelu_tanh", Activation::gelu_tanh)
+      .value("geglu", Activation::geglu)
+      .value("geglu_tanh", Activation::geglu_tanh)
+      .value("swiglu", Activation::swiglu);
   nb::enum_<WeightDtype>(m, "WeightDtype")
       .value("fp32", WeightDtype::fp32)
       .value("bf16", WeightDtype::bf16)

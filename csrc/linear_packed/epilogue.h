@@ -8,21 +8,29 @@
 #include "linear_packed/kernels.h"
 #include "simd/normal_cdf.h"
 #include "simd/rows.h"
+#include "simd/sigmoid.h"
 
 namespace {
 
 using glimodern::Activation;
 using glimodern::Dtype;
+using glimodern::is_gated;
 using glimodern::kPanelColumns;
 using glimodern::LinearPacked;
 
+// A gated activation's factor is that of its first half.
 template <class V, Activation activation>
 inline __attribute__((always_inline)) typename V::F activate(typename V::F x) {
   if constexpr (activation == Activation::relu) return V::max(V::zero(), x);
-  if constexpr (activation == Activation::gelu) {
+  if constexpr (activation == Activation::gelu || activation == Activation::geglu) {
     typename V::F density;
     return V::mul(x, normal_cdf<V>(x, &density));
   }
+  if constexpr (activation == Activation::gelu_tanh || activation == Activation::geglu_tanh) {
+    const auto cubic = V::fma(V::mul(x, x), V::set1(0.0713548163f), V::set1(1.59576912f));  // 2 sqrt(2 / pi)
+    return V::mul(x, sigmoid<V>(V::mul(x, cubic)));
+  }
+  if constexpr (activation == Activation::swiglu) return V::mul(x, sigmoid<V>(x));
   return x;
 }
 
@@ -64,7 +72,7 @@ template <class D, class V, int N, Activation activation, class T>
 inline __attribute__((always_inline)) void epilogue_row(const LinearPacked& in, const float* sums,
                                                         const float* row_scale, const int32_t* zero_point, int r,
                                                         int64_t column, int64_t count, const T* z, T* y) {
-  constexpr bool gated = activation == Activation::geglu;
+  constexpr bool gated = is_gated(activation);
   constexpr int vectors = gated ? (N + 1) / 2 : N;  // of y
   typename V::F products[N + 1], out[vectors];
 #pragma GCC unroll 4
@@ -77,7 +85,7 @@ inline __attribute__((always_inline)) void epilogue_row(const LinearPacked& in, 
     if constexpr (gated) {
       typename V::F gate, value;
       V::split8(products[2 * n], products[2 * n + 1], &gate, &value);
-      out[n] = V::mul(activate<V, Activation::gelu>(gate), value);
+      out[n] = V::mul(activate<V, activation>(gate), value);
     } else {
       out[n] = activate<V, activation>(products[n]);
     }
@@ -104,7 +112,7 @@ inline __attribute__((always_inline)) void epilogue_row(const LinearPacked& in, 
 template <class D, class V, int N, Activation activation, class T>
 void epilogue(const LinearPacked& in, const float* sums, int rows, const float* row_scale, const int32_t* zero_point,
               int64_t row, int64_t column) {
-  constexpr int64_t products = kPanelColumns / (activation == Activation::geglu ? 8 : 16);  // per output
+  constexpr int64_t products = kPanelColumns / (is_gated(activation) ? 8 : 16);  // per output
   const int64_t first = column / products, count = min(in.outputs - first, N * V::width / products);
   T* y = static_cast<T*>(in.y) + row * in.outputs + first;
   const int64_t rank = in.low_rank.rank;
@@ -120,7 +128,10 @@ template <class D, class V, int N, class T>
 Epilogue choose_epilogue(Activation activation) {
   if (activation == Activation::relu) return epilogue<D, V, N, Activation::relu, T>;
   if (activation == Activation::gelu) return epilogue<D, V, N, Activation::gelu, T>;
+  if (activation == Activation::gelu_tanh) return epilogue<D, V, N, Activation::gelu_tanh, T>;
   if (activation == Activation::geglu) return epilogue<D, V, N, Activation::geglu, T>;
+  if (activation == Activation::geglu_tanh) return epilogue<D, V, N, Activation::geglu_tanh, T>;
+  if (activation == Activation::swiglu) return epilogue<D, V, N, Activation::swiglu, T>;
   return epilogue<D, V, N, Activation::none, T>;
 }
 

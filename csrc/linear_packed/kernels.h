@@ -27,7 +27,7 @@ static inline int64_t packed_groups(const LinearPacked& in) {
 }
 
 static inline int64_t panel_outputs(Activation activation) {
-  return activation == Activation::geglu ? kPanelColumns / 2 : kPanelColumns;
+  return is_gated(activation) ? kPanelColumns / 2 : kPanelColumns;
 }
 
 static inline int64_t panel_count(const LinearPacked& in) { return ceil_div(in.outputs, panel_outputs(in.activation)); }

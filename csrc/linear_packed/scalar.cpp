@@ -91,9 +91,23 @@ float sum_of(const LinearPacked& in, const PreparedRows& prepared, int64_t row, 
   return static_cast<float>(sum);
 }
 
+double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+
 float activate(float x, Activation activation) {
-  if (activation == Activation::relu) return x < 0.0f ? 0.0f : x;
-  if (activation != Activation::none) return static_cast<float>(x * normal_cdf(x));
+  switch (activation) {
+    case Activation::none:
+      return x;
+    case Activation::relu:
+      return x < 0.0f ? 0.0f : x;
+    case Activation::gelu:
+    case Activation::geglu:
+      return static_cast<float>(x * normal_cdf(x));
+    case Activation::gelu_tanh:
+    case Activation::geglu_tanh:
+      return static_cast<float>(x * sigmoid(1.5957691216057308 * (x + 0.044715 * double{x} * x * x)));
+    case Activation::swiglu:
+      return static_cast<float>(x * sigmoid(x));
+  }
   return x;
 }
 
@@ -105,7 +119,7 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
     for (int64_t output = panel * per_panel; output < outputs; ++output) {
       const int64_t n = output / per_panel * kPanelColumns + output % per_panel;
       float y = activate(sum_of(in, prepared, row, from, n), in.activation);
-      if (in.activation == Activation::geglu) y *= sum_of(in, prepared, row, from, n + 8);
+      if (is_gated(in.activation)) y *= sum_of(in, prepared, row, from, n + 8);
       const int64_t at = row * in.outputs + output;
       if (in.y_dtype == Dtype::fp32) {
         narrow(y, static_cast<float*>(in.y) + at);

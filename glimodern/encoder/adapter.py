@@ -3,8 +3,9 @@
 A model runs packed if attention is its only exchange between tokens and if it accepts position ids: one row of N
 tokens, with each text's positions counted from 0. `_PASSES` lists the architectures that run a forward pass of this
 package. `_BY_INTERFACE` lists those that run transformers' forward pass, with an attention function registered under
-`PACKED` that keeps every query inside its text. Tests compare each of them with its own padded run. All other
-architectures are padded, in groups of texts of similar length, or of equal length where the model takes no mask (FNet).
+`PACKED` that keeps every query inside its text; once packed for inference, their layers run as a chain of operators.
+Tests compare each of them with its own padded run. All other architectures are padded, in groups of texts of similar
+length, or of equal length where the model takes no mask (FNet).
 """
 
 from __future__ import annotations
@@ -21,14 +22,21 @@ from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.chained import Build, Chained
 from glimodern.layers.dropout import Dropout
 from glimodern.layers.packed_embedding import packed_embedding
-from glimodern.layers.packed_linear import pack_layers, packed_linear
+from glimodern.layers.packed_layers import pack_layers
+from glimodern.layers.packed_linear import packed_linear
 from glimodern.layers.relative_attention import group_texts
 
+from .albert import ALBERT
 from .base import Encoder
 from .bert import BERT_MODELS, bert_chain, bert_forward
 from .deberta import DEBERTA_MODELS, deberta_chain, deberta_forward
+from .distilbert import DISTILBERT
+from .eurobert import EUROBERT
+from .layer_chain import ChainedFamily
 from .mpnet import mpnet_chain, mpnet_forward
-from .t5 import T5_MODELS, t5_forward
+from .nomic_bert import NOMIC_BERT
+from .t5 import T5_MODELS, t5_chain, t5_forward
+from .xlm_roberta_xl import XLM_ROBERTA_XL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -49,9 +57,16 @@ _PASSES: dict[str, Forward] = {
 _CHAINS: dict[str, Build] = {
     **dict.fromkeys(BERT_MODELS, bert_chain),
     **dict.fromkeys(DEBERTA_MODELS, deberta_chain),
+    **dict.fromkeys(T5_MODELS, t5_chain),
     "mpnet": mpnet_chain,
 }
-_BY_INTERFACE = ("albert", "distilbert", "eurobert", "nomic_bert", "xlm-roberta-xl")
+_BY_INTERFACE: dict[str, ChainedFamily] = {
+    "albert": ALBERT,
+    "distilbert": DISTILBERT,
+    "eurobert": EUROBERT,
+    "nomic_bert": NOMIC_BERT,
+    "xlm-roberta-xl": XLM_ROBERTA_XL,
+}
 PACKED_MODELS = (*_PASSES, *_BY_INTERFACE)
 """model_type of every architecture that runs packed."""
 _PADDED_THAT_PACK = ("deberta",)  # texts are padded, but linear layers can be packed for inference
@@ -156,6 +171,7 @@ class TransformersEncoder(Encoder):
         self._pass = _PASSES.get(config.model_type) if self.packed else None
         if self._pass is not None and config.model_type in _CHAINS:
             self._pass = functools.partial(self._pass, chained=Chained(_CHAINS[config.model_type]))
+        self._chained: Chained | None = None  # of a family in `_BY_INTERFACE`, once its layers are packed
         if self.packed and self._pass is None:
             from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -175,6 +191,11 @@ class TransformersEncoder(Encoder):
             return next(self.model.parameters()).new_empty(0, self.hidden_size)
         if self._pass is not None:
             return self._pass(self.model, input_ids, self._positions(packing), packing, rows)
+        if self._chained is not None:  # where the chain cannot run, transformers' pass computes the embeddings again
+            family, positions = _BY_INTERFACE[self.config.model_type], self._positions(packing)
+            chained = family.run(self._chained, self.model, input_ids, positions, packing, rows)
+            if chained is not None:
+                return chained
         hidden = self._packed(input_ids, packing) if self.packed else self._padded(input_ids, packing)
         return hidden if rows is None else hidden.index_select(0, rows)
 
@@ -221,6 +242,8 @@ class TransformersEncoder(Encoder):
             exact = "fp32" if dtype == "int8" else dtype
             self.model.embeddings_project = packed_linear(project, exact)
         self.model.set_input_embeddings(packed_embedding(self.model.get_input_embeddings(), dtype))
+        if self.config.model_type in _BY_INTERFACE:
+            self._chained = Chained(_BY_INTERFACE[self.config.model_type].build)
         return True
 
     def resize_token_embeddings(self, size: int) -> None:

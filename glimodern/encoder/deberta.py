@@ -23,7 +23,7 @@ from glimodern.layers.packed_linear import all_packed
 from glimodern.layers.relative_attention import Groups
 from glimodern.runtime.ambient import lasting
 
-from .bert import ChainLayer, chain_of_layers, layers_can_chain, run_chain
+from .layer_chain import Layer, as_published, post_norm_chain, run_chain
 from .relative_rows import deberta_rows
 
 DEBERTA_MODELS = ("deberta-v2",)  # transformers' model_type for v2 and v3
@@ -141,22 +141,26 @@ def deberta_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
 
     The tables of all distances are projected once, by the layers' own modules.
     """
-    encoder, layers = model.encoder, []
-    for layer in encoder.layer:
-        own, output = layer.attention.self, layer.attention.output
-        linears = (own.query_proj, own.key_proj, own.value_proj, output.dense)
-        rest = (layer.intermediate, layer.output, own.num_attention_heads, _scale(own))
-        layers.append(ChainLayer(*linears, output.LayerNorm, *rest))
-    if encoder.conv is not None or not layers_can_chain(encoder, layers):
+    encoder = model.encoder
+    if encoder.conv is not None or not as_published(encoder):
         return None
+    layers = []
     with lasting():
         table = encoder.get_rel_embedding()
-        for number, layer in enumerate(encoder.layer):
-            own = layer.attention.self
-            if table is None or not _terms(own):
-                continue
-            if not all_packed(_projections(own).values()):
-                return None
-            positions = _positions(own, table.to(dtype), _rows(own))
-            layers[number] = layers[number]._replace(positions=positions)
-    return chain_of_layers(layers, dtype)
+        for layer in encoder.layer:
+            own, positions = layer.attention.self, None
+            if table is not None and _terms(own):
+                if not all_packed(_projections(own).values()):
+                    return None
+                positions = _positions(own, table.to(dtype), _rows(own))
+            layers.append(_layer(layer, positions))
+    return post_norm_chain(dtype, layers)
+
+
+def _layer(layer: Any, positions: ops.RelativePositions | None) -> Layer:
+    own, output, up, last = layer.attention.self, layer.attention.output, layer.intermediate, layer.output
+    heads = own.num_attention_heads
+    return Layer(
+        own.query_proj, own.key_proj, own.value_proj, output.dense, heads, heads, _scale(own), output.LayerNorm,
+        up.dense, up.intermediate_act_fn, last.dense, last.LayerNorm, positions,
+    )  # fmt: skip

@@ -284,9 +284,10 @@ def _chain(model: ModernBert, dtype: torch.dtype) -> ops.Chain | None:
         if number > 0:
             add_norm(layer.attn_norm, normed)
         linear(normed if number > 0 else residual, layer.attn.Wqkv, qkv)
-        chain.rotary(qkv, rotated, list(model.rotary_base).index(layer.layer_type), layer.attn.heads)
+        table, heads = list(model.rotary_base).index(layer.layer_type), layer.attn.heads
+        chain.rotary(ops.Columns(qkv), rotated, table, 2 * heads)
         q, k, v = ops.Columns(rotated), ops.Columns(rotated, d), ops.Columns(qkv, 2 * d)
-        chain.attention(q, k, v, context, layer.attn.heads, layer.attn.window)
+        chain.attention(q, k, v, context, heads, layer.attn.window)
         if number + 1 == len(layers):
             context, residual = chain.keep(context, residual)
         linear(context, layer.attn.Wo, branch)

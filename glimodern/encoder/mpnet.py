@@ -15,7 +15,7 @@ from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.chained import Chained
 from glimodern.runtime.ambient import lasting
 
-from .bert import ChainLayer, chain_of_layers, layers_can_chain, run_chain
+from .layer_chain import Layer, as_published, post_norm_chain, run_chain
 from .relative_rows import t5_rows
 
 _BUCKETS, _MAX_DISTANCE = 32, 128  # of every MPNet: transformers does not read them from the config
@@ -59,15 +59,17 @@ def _positions(model: Any, device: torch.device) -> ops.RelativePositions:
 
 def mpnet_chain(model: Any, dtype: torch.dtype) -> ops.Chain | None:
     """Build the layers as one chain of operators; None if they cannot be one."""
-    layers = []
-    for layer in model.encoder.layer:
-        own, attention = layer.attention.attn, layer.attention
-        linears = (own.q, own.k, own.v, own.o)
-        layers.append(
-            ChainLayer(*linears, attention.LayerNorm, layer.intermediate, layer.output, own.num_attention_heads)
-        )
-    if not layers_can_chain(model.encoder, layers):
+    if not as_published(model.encoder):
         return None
     with lasting():
         positions = _positions(model, torch.device("cpu"))
-    return chain_of_layers([layer._replace(positions=positions) for layer in layers], dtype)
+    return post_norm_chain(dtype, [_layer(layer, positions) for layer in model.encoder.layer])
+
+
+def _layer(layer: Any, positions: ops.RelativePositions) -> Layer:
+    own, norm, up, last = layer.attention.attn, layer.attention.LayerNorm, layer.intermediate, layer.output
+    heads = own.num_attention_heads
+    return Layer(
+        own.q, own.k, own.v, own.o, heads, heads, None, norm, up.dense, up.intermediate_act_fn, last.dense,
+        last.LayerNorm, positions,
+    )  # fmt: skip

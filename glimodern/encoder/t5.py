@@ -10,26 +10,40 @@ All layers use the first layer's bias, but each layer of UMT5 has its own: https
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from glimodern.layers.attention import Packing, packed_attention
-from glimodern.ops import RelativePositions
+from glimodern.layers.chained import Chained
+from glimodern.ops import Chain, RelativePositions
+from glimodern.runtime.ambient import lasting
 
+from .layer_chain import Layer, as_published, gate_of, pre_norm_chain, run_chain
 from .relative_rows import t5_rows
 
 T5_MODELS = ("t5", "mt5", "umt5")
+_CHAINED = ("encoder.block", "encoder.final_layer_norm")  # what the chain replaces
 
 
-def t5_forward(model: Any, input_ids: Tensor, position_ids: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
+def t5_forward(
+    model: Any,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    packing: Packing,
+    rows: Tensor | None,
+    chained: Chained | None = None,
+) -> Tensor:
     """Encode packed tokens: input_ids int64 [N], rows int64 [r] or None for all -> hidden [r or N, hidden_size].
 
-    position_ids: not used.
+    position_ids: not used. chained: the cache of the model's operator chain, if it may run as one.
     """
     stack = model.encoder
     x: Tensor = stack.dropout(stack.embed_tokens(input_ids))
+    done = run_chain(chained, model, x, packing, rows, _CHAINED)
+    if done is not None:
+        return done
     positions = None
     for number, block in enumerate(stack.block):
         first = block.layer[0]
@@ -74,3 +88,29 @@ def _clamp_fp16(x: Tensor) -> Tensor:
         return x
     limit = torch.finfo(x.dtype).max - 1000
     return x.clamp(-limit, limit)
+
+
+def t5_chain(model: Any, dtype: torch.dtype) -> Chain | None:
+    """Build the layers and the final norm as one chain of operators; None if they cannot be one."""
+    stack = model.encoder
+    if not as_published(stack.block, stack.final_layer_norm):
+        return None
+    layers, positions = [], None
+    for block in stack.block:
+        attention = block.layer[0].SelfAttention
+        if attention.has_relative_attention_bias:
+            with lasting():
+                positions = _positions(attention, torch.device("cpu"))
+                positions = positions._replace(bias=cast(Tensor, positions.bias).float())
+        layers.append(_layer(block, positions))
+    return pre_norm_chain(dtype, layers, stack.final_layer_norm)
+
+
+def _layer(block: Any, positions: RelativePositions | None) -> Layer:
+    first, last = block.layer[0], block.layer[-1]
+    attention, mlp = first.SelfAttention, last.DenseReluDense
+    up = gate_of(mlp.wi_0, mlp.wi_1) if hasattr(mlp, "wi_0") else mlp.wi
+    return Layer(
+        attention.q, attention.k, attention.v, attention.o, attention.n_heads, attention.n_heads, 1.0,
+        first.layer_norm, up, mlp.act, mlp.wo, last.layer_norm, positions,
+    )  # fmt: skip

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glimodern.ops import LowRank, PackedWeight, backend_info, linear_packed
+from glimodern.ops import LowRank, PackedWeight, QuantisedWeight, backend_info, linear_packed
+from glimodern.reference.linear_packed import GATED
 
 from .quantised import quantised_weight, save_quantised
 
@@ -74,7 +75,7 @@ def input_sizes(linear: nn.Module) -> Tensor | None:
 class PackedLinear(nn.Module):
     """A linear layer for inference by `ops.linear_packed`, without parameters.
 
-    dtype: of the packed weight: "int8", "bf16" or "fp32". activation: "none", "relu", "gelu" or "geglu", applied to the
+    dtype: of the packed weight: "int8", "bf16" or "fp32". activation: one of `ops.linear_packed`'s, applied to the
     result in the epilogue. sizes: fp32 [in_features], the largest |x| of each input, by which int8 scales its inputs;
     None: the layer's `input_sizes`. A layer that `hold_quantised` prepared is packed as it was stored.
 
@@ -89,7 +90,7 @@ class PackedLinear(nn.Module):
         self, linear: nn.Linear, dtype: str = "int8", activation: str = "none", sizes: Tensor | None = None
     ) -> None:
         super().__init__()
-        gated = activation == "geglu"
+        gated = activation in GATED
         stored = quantised_weight(linear)
         if stored is None:
             sizes = input_sizes(linear) if sizes is None else sizes
@@ -139,13 +140,18 @@ class PackedLinear(nn.Module):
                 f"{prefix.removesuffix('.') or 'weight'}: expected a weight to save, got one with an adapter; load the "
                 "model with trainable=True, which merges it"
             )
+        self._save_rows(destination, prefix, slice(None))
+
+    def _save_rows(self, destination: dict[str, Any], prefix: str, rows: slice) -> None:
+        """Save some rows of the weight and the bias as those of a layer."""
         if self.packed.dtype == "int8":
-            save_quantised(destination, prefix, self.packed.quantised())
+            weight, scale, input_scale = self.packed.quantised()
+            save_quantised(destination, prefix, QuantisedWeight(weight[rows], scale[rows], input_scale))
         else:
-            destination[prefix + "weight"] = self.packed.unpack()
+            destination[prefix + "weight"] = self.packed.unpack()[rows]
         bias = self.packed.unpack_bias()
         if bias is not None:
-            destination[prefix + "bias"] = bias
+            destination[prefix + "bias"] = bias[rows]
 
 
 def packs(linear: nn.Module) -> bool:
@@ -153,10 +159,14 @@ def packs(linear: nn.Module) -> bool:
     return type(linear) is nn.Linear
 
 
+def small_dtype(linear: nn.Linear, dtype: str) -> str:
+    """The dtype to pack a layer in: in int8, a layer with fewer than 64 inputs or outputs is packed in fp32."""
+    return "fp32" if dtype == "int8" and min(linear.weight.shape) < 64 else dtype
+
+
 def packed_linear(linear: nn.Linear, dtype: str, activation: str = "none") -> PackedLinear:
-    """Pack a layer in dtype. In int8, a layer with fewer than 64 inputs or outputs is packed in fp32."""
-    small = min(linear.weight.shape) < 64
-    return PackedLinear(linear, "fp32" if small and dtype == "int8" else dtype, activation).train(linear.training)
+    """Pack a layer in dtype, or in its `small_dtype`."""
+    return PackedLinear(linear, small_dtype(linear, dtype), activation).train(linear.training)
 
 
 def all_packed(layers: Iterable[Any]) -> bool:
@@ -180,23 +190,3 @@ def pack_linears(module: nn.Module, dtype: str = "int8") -> int:
                 packed[child] = packed_linear(child, dtype)
             setattr(parent, name, packed[child])
     return len(packed)
-
-
-# transformers' attribute names of a linear layer and of the activation applied to its result: BERT and related models,
-# DistilBERT, ALBERT, T5.
-_ACTIVATED = (("dense", "intermediate_act_fn"), ("lin1", "activation"), ("ffn", "activation"), ("wi", "act"))
-
-
-def pack_layers(module: nn.Module, dtype: str = "int8") -> int:
-    """`pack_linears` for transformers' layers, with exact GELUs and ReLUs fused into the preceding linear layer."""
-    fused = 0
-    for parent in list(module.modules()):
-        for linear_name, activation_name in _ACTIVATED:
-            linear, activation = getattr(parent, linear_name, None), getattr(parent, activation_name, None)
-            epilogue = {"GELUActivation": "gelu", "ReLU": "relu"}.get(type(activation).__name__)
-            if epilogue is None or not isinstance(linear, nn.Linear) or not packs(linear):
-                continue
-            setattr(parent, linear_name, packed_linear(linear, dtype, epilogue))
-            setattr(parent, activation_name, nn.Identity())
-            fused += 1
-    return fused + pack_linears(module, dtype)

@@ -6,9 +6,9 @@ and plain PyTorch (`glimodern.reference`) elsewhere; `backend_info` reports whic
 forces one. Where neither gradients nor a compiler need the registered op, the public functions call the backend
 directly.
 
-Operators: `attention_varlen`, with or without `RelativePositions`, `rotary`, `geglu`, `add_layer_norm`, `dropout`;
-`linear_packed` on a `PackedWeight`, with or without a `LowRank` update, and `Chain`, steps of these without Python in
-between. Span models: `span_scores` with `split_scores`, `span_loss`, `span_entities` with `probabilities` and
+Operators: `attention_varlen`, with or without `RelativePositions`, `rotary`, `geglu`, `add_layer_norm`, `add_rms_norm`,
+`dropout`; `linear_packed` on a `PackedWeight`, with or without a `LowRank` update, and `Chain`, steps of these without
+Python in between. Span models: `span_scores` with `split_scores`, `span_loss`, `span_entities` with `probabilities` and
 `select_spans`, `span_vectors`. A span head with a last Linear: `head_scores` and `head_entities`, which fold the types
 (`fold_types`) or make span vectors, whichever is cheaper (`vectors_are_cheaper`). Token-level models: `token_scores`
 with `split_token_scores`, and `token_entities`. Examples: docs/operators.md.
@@ -16,7 +16,7 @@ with `split_token_scores`, and `token_entities`. Examples: docs/operators.md.
 
 from glimodern.reference import RelativePositions
 
-from ._add_layer_norm import add_layer_norm
+from ._add_layer_norm import add_layer_norm, add_rms_norm
 from ._attention_varlen import attention_varlen
 from ._chain import Chain, Columns
 from ._dropout import dropout
@@ -37,6 +37,7 @@ from .dispatch import backend_info, use_backend
 
 __all__ = [
     "add_layer_norm",
+    "add_rms_norm",
     "attention_varlen",
     "backend_info",
     "Chain",

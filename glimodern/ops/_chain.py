@@ -113,6 +113,25 @@ class Chain:
         store_sum: bool = False,
     ) -> None:
         """Append `add_layer_norm`; store_sum: the sum overwrites the residual, even if that is the input."""
+        self._add_norm(x, residual, dst, weight, bias, eps, store_sum, rms=False)
+
+    def add_rms_norm(
+        self, x: int, residual: int | None, dst: int, weight: Tensor, eps: float, store_sum: bool = False
+    ) -> None:
+        """Append `add_rms_norm`; store_sum as in `add_layer_norm`."""
+        self._add_norm(x, residual, dst, weight, None, eps, store_sum, rms=True)
+
+    def _add_norm(
+        self,
+        x: int,
+        residual: int | None,
+        dst: int,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        store_sum: bool,
+        rms: bool,
+    ) -> None:
         width = self._widths[x]
         self._check_width("dst", dst, width)
         if residual is not None:
@@ -126,18 +145,38 @@ class Chain:
         total = residual if store_sum else None
         buffers = (-1 if n is None else n for n in (residual, dst, total))
         address = 0 if bias is None else bias.data_ptr()
-        self._steps.add_layer_norm(x, *buffers, storage(weight.dtype), weight.data_ptr(), address, eps)
+        self._steps.add_layer_norm(x, *buffers, storage(weight.dtype), weight.data_ptr(), address, eps, rms)
         self._alive += [weight, bias]
         self._last = dst
 
-    def rotary(self, qkv: int, dst: int, table: int, heads: int) -> None:
-        """Append `rotary` of the queries and keys of a fused qkv [rows, 3, heads, head_dim], by this table of `run`."""
-        half = self._widths[qkv] // (6 * heads)
-        self._check_width("qkv", qkv, 6 * heads * half)
-        self._check_width("dst", dst, 4 * heads * half)
+    def _check_columns(self, argument: str, columns: Columns, width: int) -> None:
+        actual = self._widths[columns.buffer]
+        if columns.first + width > actual:
+            raise ValueError(
+                f"{argument}: expected {width} columns from {columns.first} on, got buffer {columns.buffer} of {actual}"
+            )
+
+    def rotary(self, x: Columns, dst: int, table: int, heads: int) -> None:
+        """Append `rotary` of these heads, columns of a buffer, to dst [rows, heads, head_dim], by this table of `run`.
+
+        Queries and keys that lie side by side are rotated as one, with the heads of both.
+        """
+        half = self._widths[dst] // (2 * heads)
+        self._check_width("dst", dst, 2 * heads * half)
+        self._check_columns("x", x, 2 * heads * half)
         self._table_widths += [half] * (table + 1 - len(self._table_widths))
         self._table_widths[table] = half
-        self._steps.rotary(qkv, dst, table, heads, half)
+        self._steps.rotary(*x, dst, table, heads, half)
+        self._last = dst
+
+    def repeat_heads(self, src: int, dst: int, heads: int, repeats: int) -> None:
+        """Append dst [rows, heads * repeats, head_dim], each head of src [rows, heads, head_dim] several times.
+
+        So the queries of a group find their shared keys and values.
+        """
+        self._check_width("src", src, self._widths[src] // heads * heads)
+        self._check_width("dst", dst, repeats * self._widths[src])
+        self._steps.repeat_heads(src, dst, heads, repeats)
         self._last = dst
 
     def attention(
@@ -158,12 +197,7 @@ class Chain:
         """
         dim = self._widths[dst] // heads
         for name, columns in (("q", q), ("k", k), ("v", v)):
-            actual = self._widths[columns.buffer]
-            if columns.first + heads * dim > actual:
-                raise ValueError(
-                    f"{name}: expected {heads * dim} columns from {columns.first} on, got buffer {columns.buffer} of "
-                    f"{actual}"
-                )
+            self._check_columns(name, columns, heads * dim)
         side = -1 if window is None else window
         scale = 1.0 / math.sqrt(max(dim, 1)) if scale is None else scale
         terms = (0, 0, 0, 0, 0, 0) if positions is None else self._position_arguments(positions, heads, dim)

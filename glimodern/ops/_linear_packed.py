@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glimodern.reference.linear_packed import ACTIVATIONS, linear_int8, quantise_weight, scale_inputs
+from glimodern.reference.linear_packed import ACTIVATIONS, GATED, linear_int8, quantise_weight, scale_inputs
 from glimodern.runtime.ambient import lasting
 
 from . import dispatch
@@ -137,7 +137,7 @@ class PackedWeight:
     inputs: int
     has_bias: bool
     gated: bool
-    """Packed for the activation "geglu": rows of the two halves alternate 8 by 8."""
+    """Packed for a gated activation: rows of the two halves alternate 8 by 8."""
 
     @classmethod
     @lasting()
@@ -155,7 +155,7 @@ class PackedWeight:
         dtype: "int8" (`quantise_weight`), "bf16" (rounded) or "fp32" (exact).
         input_sizes: [i], the largest |x| of each input, as measured, for smaller errors in int8 (`scale_inputs`); the
             other dtypes ignore it.
-        gated: for the activation "geglu", and for no other.
+        gated: for a gated activation ("geglu", "geglu_tanh", "swiglu"), and for no other.
 
         Raises ValueError for other shapes and dtypes, and in int8 for weights that are not finite.
         """
@@ -320,7 +320,7 @@ def _forward(inputs: LinearInputs) -> Tensor:
             *cpp_update(z.shape[1], z, up), torch.get_num_threads(),
         )  # fmt: skip
         return y
-    gated = activation == "geglu"
+    gated = activation in GATED
     weight = _plain_rows(_unpack_panels(panels, len(bias), width), outputs, gated)
     columns, bias = len(bias), _plain_rows(bias, outputs, gated)
     if z.shape[1]:
@@ -343,10 +343,10 @@ _linear_packed = Operator("linear_packed", _forward, _fake)
 
 def check_gate(activation: str, packed: PackedWeight) -> None:
     """ValueError unless the weight was packed for the activation."""
-    if (activation == "geglu") != packed.gated:
+    if (activation in GATED) != packed.gated:
         raise ValueError(
-            f"activation: expected {'' if packed.gated else 'any but '}'geglu' for a weight packed with "
-            f"gated={packed.gated}, got {activation!r}; pack it with gated={not packed.gated}"
+            f"activation: expected {'one of' if packed.gated else 'any but'} {', '.join(GATED)} for a weight packed "
+            f"with gated={packed.gated}, got {activation!r}; pack it with gated={not packed.gated}"
         )
 
 
@@ -360,16 +360,18 @@ def linear_packed(
     """y = act(x W^T + bias) with a packed W, for inference only.
 
     x: [..., i], any float dtype.
-    activation: "none", "relu", "gelu" (exact), or, for a weight packed with gated=True, "geglu": the gelu of the first
-        half of W's rows times the second half.
+    activation: "none", "relu", "gelu" (exact), "gelu_tanh" (its tanh approximation), or, for a weight packed with
+        gated=True, an activation of the first half of W's rows times the second half: "geglu" (by gelu), "geglu_tanh"
+        (by gelu_tanh), "swiglu" (by silu).
     dtype: of the result; None: that of x.
     low_rank: an update of W, of its packed layout: y = act(x W^T + bias + (x A^T) B^T).
 
-    Returns [..., o], o being half of W's rows for "geglu". A weight packed in fp32 gives sums in fp32, as
+    Returns [..., o], o being half of W's rows if gated. A weight packed in fp32 gives sums in fp32, as
     `nn.functional.linear`; in bf16, x is rounded to bf16 too, and sums are fp32. In int8, every row of x is quantised
-    between its minimum and its maximum. Sums are then exact, and the bits depend neither on threads nor (gelu aside) on
-    the CPU; a row with a NaN or an infinity comes out as NaN, and a row whose range is below 1e-30 as act(bias). CPUs
-    have C++ kernels for x in fp32 and bf16; elsewhere plain PyTorch unpacks the weight at every call.
+    between its minimum and its maximum. Sums are then exact, and the bits depend neither on threads nor (but for the
+    smooth activations) on the CPU; a row with a NaN or an infinity comes out as NaN, and a row whose range is below
+    1e-30 as act(bias). CPUs have C++ kernels for x in fp32 and bf16; elsewhere plain PyTorch unpacks the weight at
+    every call.
 
     Raises ValueError or TypeError for other shapes, dtypes and devices, and where x requires gradients.
     """

@@ -5,7 +5,7 @@ fp64 in, fp64 out. Nothing here is fast; the kernels are tested against it. This
 
 from .attention_varlen import RelativePositions, attention_keep, attention_varlen
 from .dropout import dropout, dropout_keep, dropout_threshold, mix32
-from .encoder import add_layer_norm, geglu, rotary
+from .encoder import add_layer_norm, add_rms_norm, geglu, rotary
 from .select_spans import select_spans
 from .span import (
     focal_bce,
@@ -35,6 +35,7 @@ from .token_scores import (
 __all__ = [
     "RelativePositions",
     "add_layer_norm",
+    "add_rms_norm",
     "attention_keep",
     "attention_varlen",
     "dropout",

@@ -1,4 +1,4 @@
-"""Oracles of the encoder's elementwise operators: geglu, rotary, add_layer_norm."""
+"""Oracles of the encoder's elementwise operators: geglu, rotary, add_layer_norm, add_rms_norm."""
 
 import torch
 from torch import Tensor
@@ -27,3 +27,9 @@ def add_layer_norm(
     """(normed, sum): sum = x + residual, normed = (sum - mean) / sqrt(variance + eps) * weight + bias by row."""
     total = x if residual is None else x + residual
     return torch.nn.functional.layer_norm(total, tuple(weight.shape), weight, bias, eps), total
+
+
+def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(normed, sum): sum = x + residual, normed = sum / sqrt(mean(sum^2) + eps) * weight by row."""
+    total = x if residual is None else x + residual
+    return total * (total.square().mean(-1, keepdim=True) + eps).rsqrt() * weight, total

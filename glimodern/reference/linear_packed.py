@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,27 @@ from torch import Tensor
 
 from .encoder import geglu
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x, "relu": torch.relu, "gelu": F.gelu, "geglu": geglu
-}  # fmt: skip
+Activation = Callable[[Tensor], Tensor]
+_gelu_tanh: Activation = partial(F.gelu, approximate="tanh")
+
+
+def _gated(activation: Activation) -> Activation:
+    def gated(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return activation(first) * second
+
+    return gated
+
+
+GATED: dict[str, Activation] = {"geglu": geglu, "geglu_tanh": _gated(_gelu_tanh), "swiglu": _gated(F.silu)}
+"""Activations [..., 2h] -> [..., h]: an activation of the first half, times the second half."""
+ACTIVATIONS: dict[str, Activation] = {
+    "none": lambda x: x,
+    "relu": torch.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    **GATED,
+}
 STEPS = 255
 """Steps of a quantised row between min(its minimum, 0) and max(its maximum, 0)."""
 LEAST_ROW_RANGE = 1e-30

@@ -42,16 +42,20 @@ class Chain {
     Dtype dtype;                // fp32 or bf16
     const void *weight, *bias;  // [width]; bias may be null
     double eps;
+    bool rms;
   };
   // dst <- norm(x + residual); sum <- x + residual. sum may be the residual's buffer; -1 for residual or sum: none.
   void add_layer_norm(int x, int residual, int dst, int sum, NormWeights);
-  // dst [rows, 2, heads, 2 half] <- the first two thirds of src [rows, 3, heads, 2 half], rotated by a table's angles.
-  void rotary(int src, int dst, int table, int64_t heads, int64_t half);
   // Columns of a buffer from `first` on.
   struct Columns {
     int buffer;
     int64_t first;
   };
+  // dst [rows, heads, 2 half] <- as many columns of src, rotated by a table's angles.
+  void rotary(Columns src, int dst, int table, int64_t heads, int64_t half);
+  // dst [rows, heads, repeats, head_dim] <- each head of src [rows, heads, head_dim] `repeats` times: the keys or
+  // values of grouped queries.
+  void repeat_heads(int src, int dst, int64_t heads, int64_t repeats);
   // dst <- attention of q, k and v, each `heads * head_dim` columns. window < 0: none. positions.rows null: no terms.
   void attention(Columns q, Columns k, Columns v, int dst, int64_t heads, int64_t head_dim, int64_t window,
                  double scale, Positions positions);

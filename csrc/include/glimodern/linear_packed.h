@@ -23,9 +23,12 @@ namespace glimodern {
 
 constexpr int64_t kPanelColumns = 16;
 
-// geglu: gelu(first half) * second half of the products. A panel holds 8 outputs of the first half and the 8 of the
-// second half that they are multiplied with.
-enum class Activation { none, relu, gelu, geglu };
+// gelu_tanh: x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), the tanh approximation of gelu. The gated ones multiply an
+// activation of the first half of the products with the second half: geglu by gelu, geglu_tanh by gelu_tanh, swiglu by
+// silu(x) = x * sigmoid(x). A panel then holds 8 outputs of the first half and the 8 of the second half that they are
+// multiplied with.
+enum class Activation { none, relu, gelu, gelu_tanh, geglu, geglu_tanh, swiglu };
+static constexpr bool is_gated(Activation activation) { return activation >= Activation::geglu; }
 enum class WeightDtype { fp32, bf16, int8 };
 
 struct LowRank {
@@ -38,7 +41,7 @@ struct LinearPacked {
   Dtype x_dtype, y_dtype;         // fp32 or bf16
   const void* x;                  // [rows, inputs], contiguous
   void* y;                        // [rows, outputs], contiguous
-  int64_t rows, inputs, outputs;  // outputs: columns of y; geglu computes two products for each
+  int64_t rows, inputs, outputs;  // outputs: columns of y; gated: of two products each
   WeightDtype weight_dtype;
   const void* weight;         // panels
   const float* input_scale;   // int8 only: [inputs], multiplies x before quantisation; or null
@@ -50,8 +53,8 @@ struct LinearPacked {
 };
 
 // In int8, a row with a NaN or an infinity gives NaN in all outputs. The result has the same bits for every number of
-// threads, and in int8, except with gelu, geglu and an update, for every instruction set. AVX-512 BF16 and AMX treat
-// values of magnitude below 2^-126 as 0 where x or y is bf16.
+// threads, and in int8, without an update and with no activation or relu, for every instruction set. AVX-512 BF16 and
+// AMX treat values of magnitude below 2^-126 as 0 where x or y is bf16.
 void linear_packed(const LinearPacked&, int threads);
 
 // Whether VNNI may be used if the machine has it; true by default. Results are the same.
