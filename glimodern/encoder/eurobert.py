@@ -31,7 +31,8 @@ def _layer(layer: Any) -> Layer:
     heads, key_heads = (x.out_features // attention.head_dim for x in (attention.q_proj, attention.k_proj))
     return Layer(
         attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, heads, key_heads, attention.scaling,
-        layer.input_layernorm, gate_of(mlp.gate_proj, mlp.up_proj), mlp.act_fn, mlp.down_proj, layer.post_attention_layernorm,
+        layer.input_layernorm, gate_of(mlp.gate_proj, mlp.up_proj), mlp.act_fn, mlp.down_proj,
+        layer.post_attention_layernorm,
     )  # fmt: skip
 
 

@@ -29,7 +29,8 @@ def _layer(layer: Any) -> Layer:
     heads = attention.q_proj.out_features // attention.head_dim
     return Layer(
         attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, heads, heads, attention.scaling,
-        layer.post_attention_layernorm, gate_of(mlp.gate_proj, mlp.up_proj), mlp.act_fn, mlp.down_proj, layer.post_mlp_layernorm,
+        layer.post_attention_layernorm, gate_of(mlp.gate_proj, mlp.up_proj), mlp.act_fn, mlp.down_proj,
+        layer.post_mlp_layernorm,
     )  # fmt: skip
 
 
