@@ -53,10 +53,11 @@ struct LinearKernels {
   std::optional<Dtype> in_place_dtype;
   // Prepares row `row` of x as row `to`.
   void (*prepare)(const LinearPacked&, int64_t row, const PreparedRows&, int64_t to);
-  // y of rows [begin, end) and panels [panel, last). Prepared rows start at row `from` of x. scratch: accumulators of
-  // block_rows rows and tile_panels panels; if row_unit > 1, also tile_rows rows of x.
+  // y of rows [begin, end) and panels [panel, last). Prepared rows start at row `from` of x.
   void (*multiply)(const LinearPacked&, const PreparedRows&, int64_t from, int64_t begin, int64_t end, int64_t panel,
                    int64_t last, float* scratch);
+  // Floats of multiply's scratch memory. stride: of a prepared row.
+  int64_t (*scratch_floats)(const LinearPacked&, int64_t stride);
 };
 
 struct RowQuantisation {

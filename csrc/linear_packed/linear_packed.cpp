@@ -38,14 +38,15 @@ struct Grid {  // ranges of rows, ranges of panels
 };
 
 // The split among threads whose longest part is shortest. The cost of a part is 2 per register tile, and 1 per panel
-// that it fetches.
+// that it fetches. Panels are split only if that saves 1/16: threads that write the same rows of y fetch lines and
+// pages from each other's caches, and the next operator splits rows.
 Grid choose_grid(int64_t tiles, int64_t panels, int64_t threads) {
   Grid best{1, 1};
   int64_t min_cost = 0;
   for (int64_t columns = 1; columns <= threads; ++columns) {
     const Grid grid{std::min(std::max<int64_t>(tiles, 1), threads / columns), std::min(panels, columns)};
     const int64_t cost = ceil_div(panels, grid.columns) * (2 * ceil_div(tiles, grid.rows) + 1);
-    if (min_cost == 0 || cost < min_cost) min_cost = cost, best = grid;
+    if (min_cost == 0 || 16 * cost < 15 * min_cost) min_cost = cost, best = grid;
   }
   return best;
 }
@@ -79,8 +80,7 @@ void linear_packed(const LinearPacked& in, int threads) {
     prepared.zero_point = reinterpret_cast<int32_t*>(zero_points.get());
   }
   const int64_t panels = panel_count(in), tile_columns = ceil_div(panels, run.tile_panels);
-  const int64_t row_copies = in_place && run.row_unit > 1 ? run.tile_rows * stride / 4 : 0;
-  const size_t thread_scratch = whole_lines(static_cast<size_t>(block * run.tile_panels * kPanelColumns + row_copies));
+  const size_t thread_scratch = whole_lines(static_cast<size_t>(run.scratch_floats(in, stride)));
   const Scratch scratch = make_scratch(thread_scratch * static_cast<size_t>(threads));
 
   for (int64_t first = 0; first < in.rows; first += max_rows) {
@@ -90,7 +90,7 @@ void linear_packed(const LinearPacked& in, int threads) {
     const Grid grid = choose_grid(tiles, tile_columns, short_waits() ? 4 * threads : threads);
 #pragma omp parallel num_threads(threads)
     {
-      if (!in_place) {
+      if (!in_place && grid.columns > 1) {
 #pragma omp for schedule(dynamic, 16)
         for (int64_t row = 0; row < count; ++row) run.prepare(in, first + row, prepared, row);
       }
@@ -101,6 +101,9 @@ void linear_packed(const LinearPacked& in, int threads) {
         const auto panel = [&](int64_t n) {
           return std::min(panels, tile_columns * n / grid.columns * run.tile_panels);
         };
+        if (!in_place && grid.columns == 1) {  // a thread's rows stay in its caches
+          for (int64_t n = row(r) - first; n < row(r + 1) - first; ++n) run.prepare(in, first + n, prepared, n);
+        }
         run.multiply(in, prepared, from, row(r), row(r + 1), panel(c), panel(c + 1),
                      scratch.get() + thread_scratch * static_cast<size_t>(thread_index()));
       }

@@ -64,12 +64,25 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
   }
 }
 
+template <class D, class V>
+int64_t scratch_floats(const LinearPacked&, int64_t stride) {
+  return glimodern::block_rows(stride, D::rows) * D::vectors * V::width;
+}
+
 // X: the type of a prepared row's elements.
 template <class D, class V, class X>
 constexpr glimodern::LinearKernels linear_kernels(std::optional<Dtype> in_place_dtype,
                                                   decltype(glimodern::LinearKernels::prepare) prepare) {
-  return {D::rows,       D::vectors * V::width / kPanelColumns, 2, 1, D::x_bytes, sizeof(X), in_place_dtype, prepare,
-          multiply<D, V>};
+  return {D::rows,
+          D::vectors * V::width / kPanelColumns,
+          2,
+          1,
+          D::x_bytes,
+          sizeof(X),
+          in_place_dtype,
+          prepare,
+          multiply<D, V>,
+          scratch_floats<D, V>};
 }
 
 template <class V>
