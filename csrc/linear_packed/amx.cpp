@@ -16,6 +16,8 @@ constexpr int64_t kRows = 2 * kTileRows, kPanels = 2;  // of a block: 2 x 2 tile
 constexpr int64_t kTileGroups = 16;                    // groups of inputs in a tile
 constexpr int64_t kChunkTiles = 12;                    // of inputs: kRows rows of a chunk stay in L1
 constexpr int64_t kMaxGroupPanels = 256;               // bounds the scratch memory
+constexpr int64_t kAliasBytes = 2048;                  // 16 of kRows rows would map to one set of L1
+constexpr int64_t kMaxNextBytes = 128 << 10;           // longer blocks of rows would push panels out of L2
 
 struct Bf16Product : Fp32<Avx512Bf16Pairs>, Bf16Tiles {};
 struct Int8Product : Int8Avx512, Int8Tiles {};
@@ -82,6 +84,9 @@ void multiply_block(const char* x, int64_t stride, const char* w, int64_t panel,
   pending.run(kRows);
 }
 
+// Rows need not stay in L2, since each passes by a whole group of panels; up to 8 MB.
+int64_t prepared_rows(int64_t stride) { return min(max((8 << 20) / stride, 2 * kRows), 1024); }
+
 // Panels whose weights stay in L2 while rows of x pass through them.
 int64_t group_panels(const LinearPacked& in) {
   const int64_t bytes = packed_groups(in) * kLineBytes;
@@ -127,7 +132,8 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
     }
     for (int64_t done = 0; done < rows; done += kRows) {
       const int64_t tile = min(rows - done, kRows);
-      NextRows next{x.data + (done + kRows) * stride, stride, depth * 64, min(x.tail - done - kRows, kRows)};
+      NextRows next{x.data + (done + kRows) * stride, stride, depth * 64,
+                    kRows * stride > kMaxNextBytes ? 0 : min(x.tail - done - kRows, kRows)};
       const int64_t lines = ceil_div(kRows, ceil_div(panels, kPanels));
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         const int64_t start = depth * chunk / chunks, stop = depth * (chunk + 1) / chunks;
@@ -160,7 +166,8 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
 template <class D>
 constexpr LinearKernels amx_kernels(int64_t x_itemsize, std::optional<Dtype> in_place_dtype,
                                     decltype(LinearKernels::prepare) prepare) {
-  return {kRows, kPanels, kTileGroups, kTileRows, 4, x_itemsize, in_place_dtype, prepare, multiply<D>, scratch_floats};
+  return {kTileRows,      kPanels,     kTileGroups,   kTileRows, 4,           x_itemsize,
+          in_place_dtype, kAliasBytes, prepared_rows, prepare,   multiply<D>, scratch_floats};
 }
 
 }  // namespace

@@ -44,13 +44,15 @@ struct PreparedRows {
 };
 
 struct LinearKernels {
-  int64_t tile_rows, tile_panels;  // of a register tile
-  int64_t group_unit;              // groups of inputs read at a time
-  int64_t row_unit;                // rows read at a time
-  int64_t x_bytes;                 // of a group in a prepared row
-  int64_t x_itemsize;              // of an input in a prepared row
+  int64_t split_rows, tile_panels;  // threads split rows and panels by multiples of these
+  int64_t group_unit;               // groups of inputs read at a time
+  int64_t row_unit;                 // rows read at a time
+  int64_t x_bytes;                  // of a group in a prepared row
+  int64_t x_itemsize;               // of an input in a prepared row
   // The kernel reads rows of x of this dtype in place if they need no padding; none: it always prepares them.
   std::optional<Dtype> in_place_dtype;
+  int64_t alias_bytes;  // rows a multiple of this apart are not read in place: they map to too few sets of L1; 0: none
+  int64_t (*prepared_rows)(int64_t stride);  // as many as a thread prepares at once
   // Prepares row `row` of x as row `to`.
   void (*prepare)(const LinearPacked&, int64_t row, const PreparedRows&, int64_t to);
   // y of rows [begin, end) and panels [panel, last). Prepared rows start at row `from` of x.

@@ -64,6 +64,12 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
   }
 }
 
+// So many that they stay in L2.
+template <class D>
+int64_t prepared_rows(int64_t stride) {
+  return 2 * glimodern::block_rows(stride, D::rows);
+}
+
 template <class D, class V>
 int64_t scratch_floats(const LinearPacked&, int64_t stride) {
   return glimodern::block_rows(stride, D::rows) * D::vectors * V::width;
@@ -80,6 +86,8 @@ constexpr glimodern::LinearKernels linear_kernels(std::optional<Dtype> in_place_
           D::x_bytes,
           sizeof(X),
           in_place_dtype,
+          0,
+          prepared_rows<D>,
           prepare,
           multiply<D, V>,
           scratch_floats<D, V>};
