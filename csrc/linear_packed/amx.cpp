@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kRows = 2 * kTileRows, kPanels = 2;  // of a block: 2 x 2 tiles of accumulators
 constexpr int64_t kTileGroups = 16;                    // groups of inputs in a tile
 constexpr int64_t kChunkTiles = 12;                    // of inputs: kRows rows of a chunk stay in L1
+constexpr int64_t kMinEpilogueRows = 8;                // at a time: a call costs as much as some rows
 constexpr int64_t kMaxGroupPanels = 256;               // bounds the scratch memory
 constexpr int64_t kAliasBytes = 2048;                  // 16 of kRows rows would map to one set of L1
 constexpr int64_t kMaxNextBytes = 128 << 10;           // longer blocks of rows would push panels out of L2
@@ -72,7 +73,7 @@ template <class D, int M, int N>
 void multiply_block(const char* x, int64_t stride, const char* w, int64_t panel, int64_t depth, const char* tail,
                     float* sums, bool accumulate, PendingEpilogue& pending, NextRows& next, int64_t lines) {
   constexpr int64_t row_bytes = N * 64;
-  const int share = static_cast<int>((pending.rows + depth) / (depth + 1));
+  const int share = static_cast<int>(max((pending.rows + depth) / (depth + 1), kMinEpilogueRows));
   const auto overlap = [&] { pending.run(share), next.prefetch(lines); };
   if (depth > 0 || tail == nullptr) {
     multiply_tiles<D, M, N>(x, stride, w, panel, depth, sums, row_bytes, accumulate, overlap);
