@@ -74,12 +74,6 @@ static inline RowQuantisation row_quantisation(float low, float high) {
   return {scale, inverse_scale, static_cast<int32_t>(__builtin_nearbyintf(low * inverse_scale))};
 }
 
-// Rows of x that pass through one panel after another: whole register tiles that stay in L2.
-static inline int64_t block_rows(int64_t stride, int64_t tile_rows) {
-  const int64_t rows = min(max(half_l2_bytes() / stride, 2 * tile_rows), 384);
-  return rows / tile_rows * tile_rows;
-}
-
 const LinearKernels& linear_kernels_scalar(WeightDtype);
 const LinearKernels& linear_kernels_avx2(WeightDtype);
 const LinearKernels& linear_kernels_avx512(WeightDtype);
