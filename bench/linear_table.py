@@ -14,6 +14,7 @@ import argparse
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
@@ -59,12 +60,13 @@ def _int8_sides(x: Tensor, weight: Tensor, bias: Tensor, packed: PackedWeight) -
     codes = (weight / scale[:, None]).round().to(torch.int8)
     onednn = torch.ops.onednn.qlinear_prepack(codes, list(x.shape))
     sides: dict[str, Call] = {OURS: lambda: linear_packed(x, packed)}
+    quantised = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
     for engine in {"fbgemm", "onednn"}.intersection(torch.backends.quantized.supported_engines):
-        quantised = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
         torch.backends.quantized.engine = engine
-        dynamic = torch.ops.quantized.linear_prepack(quantised, bias)
-        # The weight's packed form decides which engine computes.
-        sides[f"{engine} dynamic"] = lambda dynamic=dynamic: torch.ops.quantized.linear_dynamic(x, dynamic, False)
+        # The packed weight decides which engine computes.
+        sides[f"{engine} dynamic"] = partial(
+            torch.ops.quantized.linear_dynamic, x, torch.ops.quantized.linear_prepack(quantised, bias), False
+        )
 
     low, high = (value.item() for value in x.aminmax())
     x_scale = (high - low) / 255.0
