@@ -117,8 +117,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     facts = session_info()
-    isa = ops.backend_info("cpu")["linear_packed"]["isa"]
-    print(f"{facts['machine']}, {isa}, threads {arguments.threads}, torch {torch.__version__}, {facts['commit']}")
+    isas = [ops.backend_info("cpu", dtype)["linear_packed"]["isa"] for dtype in (torch.float32, torch.bfloat16)]
+    print(
+        f"{facts['machine']}, fp32 by {isas[0]}, bf16 and int8 by {isas[1]}, "
+        f"threads {arguments.threads}, torch {torch.__version__}, {facts['commit']}"
+    )
     print(f"{'':4}  {'layer':>9}  {'rows':>5}  {'ours ms':>8}  {'GFLOP/s':>7}  {'rival ms':>8}  ratio  rival")
     for dtype in arguments.dtypes:
         ratios = []
