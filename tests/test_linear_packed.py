@@ -523,3 +523,22 @@ def test_two_halves_are_needed_to_be_gated():
 
 def test_backend_info_names_it():
     assert ops.backend_info("cpu")["linear_packed"]["backend"] in ("cpp", "reference")
+
+
+@pytest.mark.parametrize("shape", [(37, 4100, 200), (45, 17_000, 70), (70, 384, 1500)], ids=str)
+@pytest.mark.parametrize("kind", (*KINDS, "cpp-avx512_bf16"))
+def test_weights_of_many_panels_or_many_chunks(kind, shape):
+    """Weights that csrc/linear_packed/amx.cpp cuts into groups of panels and chunks of inputs, both with a rest."""
+    x, weight, bias = draw(*shape)
+    packed = PackedWeight.pack(weight, bias)
+    with running("reference"):
+        expected = linear_packed(x, packed)
+    with kernels(kind), poisoned():
+        assert torch.equal(linear_packed(x, packed), expected)
+    known = x.bfloat16(), weight.bfloat16(), bias
+    truth = F.linear(*(tensor.double() for tensor in known))
+    packed = PackedWeight.pack(weight, bias, "bf16")
+    with kernels(kind), poisoned():
+        y = linear_packed(x, packed)
+        assert_accurate(y, truth, F.linear(*(tensor.float() for tensor in known)))
+        assert torch.equal(y, torch.cat([linear_packed(rows, packed) for rows in x.split(9)]))

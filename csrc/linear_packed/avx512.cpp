@@ -4,6 +4,8 @@ namespace glimodern {
 namespace {
 
 struct Int8 : Int8Avx512 {
+  static constexpr int rows = 6;  // from 7 rows on, GCC 12 spills accumulators
+
   static W products(W x, W w) { return _mm512_maddubs_epi16(x, w); }
   static W plus16(W x, W y) { return _mm512_add_epi16(x, y); }
   static A widen(W x) { return _mm512_madd_epi16(x, _mm512_set1_epi16(1)); }

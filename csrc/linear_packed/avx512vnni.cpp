@@ -4,7 +4,11 @@ namespace glimodern {
 namespace {
 
 struct Int8 : Int8Avx512 {
-  static A add(W x, W w, A sum) { return _mm512_dpbusd_epi32(sum, x, w); }
+  // Assembler, because GCC 12 copies and spills the accumulators of the intrinsic: a third of the speed.
+  static A add(W x, W w, A sum) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+  }
   template <int R, int N>
   static void step(const char* x, int64_t stride, const char* w, int64_t panel, A* sum) {
     step_by_groups<Int8, Avx512, R, N>(x, stride, w, panel, sum);

@@ -44,19 +44,22 @@ struct PreparedRows {
 };
 
 struct LinearKernels {
-  int64_t tile_rows, tile_panels;  // of a register tile
-  int64_t group_unit;              // groups of inputs read at a time
-  int64_t row_unit;                // rows read at a time
-  int64_t x_bytes;                 // of a group in a prepared row
-  int64_t x_itemsize;              // of an input in a prepared row
+  int64_t split_rows, tile_panels;  // threads split rows and panels by multiples of these
+  int64_t group_unit;               // groups of inputs read at a time
+  int64_t row_unit;                 // rows read at a time
+  int64_t x_bytes;                  // of a group in a prepared row
+  int64_t x_itemsize;               // of an input in a prepared row
   // The kernel reads rows of x of this dtype in place if they need no padding; none: it always prepares them.
   std::optional<Dtype> in_place_dtype;
+  int64_t alias_bytes;  // rows a multiple of this apart are not read in place: they map to too few sets of L1; 0: none
+  int64_t (*prepared_rows)(int64_t stride);  // as many as a thread prepares at once
   // Prepares row `row` of x as row `to`.
   void (*prepare)(const LinearPacked&, int64_t row, const PreparedRows&, int64_t to);
-  // y of rows [begin, end) and panels [panel, last). Prepared rows start at row `from` of x. scratch: accumulators of
-  // block_rows rows and tile_panels panels; if row_unit > 1, also tile_rows rows of x.
+  // y of rows [begin, end) and panels [panel, last). Prepared rows start at row `from` of x.
   void (*multiply)(const LinearPacked&, const PreparedRows&, int64_t from, int64_t begin, int64_t end, int64_t panel,
                    int64_t last, float* scratch);
+  // Floats of multiply's scratch memory. stride: of a prepared row.
+  int64_t (*scratch_floats)(const LinearPacked&, int64_t stride);
 };
 
 struct RowQuantisation {
@@ -69,12 +72,6 @@ static inline RowQuantisation row_quantisation(float low, float high) {
   const float step = low / kQuantSteps + high / kQuantSteps, min_step = kMinRowRange / kQuantSteps;  // no overflow
   const float scale = step < min_step ? min_step : step, inverse_scale = 1.0f / scale;
   return {scale, inverse_scale, static_cast<int32_t>(__builtin_nearbyintf(low * inverse_scale))};
-}
-
-// Rows of x that pass through one panel after another: whole register tiles that stay in L2.
-static inline int64_t block_rows(int64_t stride, int64_t tile_rows) {
-  const int64_t rows = min(max(half_l2_bytes() / stride, 2 * tile_rows), 384);
-  return rows / tile_rows * tile_rows;
 }
 
 const LinearKernels& linear_kernels_scalar(WeightDtype);

@@ -130,11 +130,16 @@ void multiply(const LinearPacked& in, const PreparedRows& prepared, int64_t from
   }
 }
 
+int64_t no_scratch(const LinearPacked&, int64_t) { return 0; }
+
+int64_t prepared_rows(int64_t) { return 64; }
+
 }  // namespace
 
 const LinearKernels& linear_kernels_scalar(WeightDtype dtype) {
-  static constexpr LinearKernels fp32{1, 1, 2, 1, 4, 4, Dtype::fp32, prepare, multiply},
-      bf16{1, 1, 2, 1, 8, 4, std::nullopt, prepare, multiply}, int8{1, 1, 2, 1, 4, 1, std::nullopt, prepare, multiply};
+  static constexpr LinearKernels fp32{1, 1, 2, 1, 4, 4, Dtype::fp32, 0, prepared_rows, prepare, multiply, no_scratch},
+      bf16{1, 1, 2, 1, 8, 4, std::nullopt, 0, prepared_rows, prepare, multiply, no_scratch},
+      int8{1, 1, 2, 1, 4, 1, std::nullopt, 0, prepared_rows, prepare, multiply, no_scratch};
   return dtype == WeightDtype::int8 ? int8 : dtype == WeightDtype::bf16 ? bf16 : fp32;
 }
 

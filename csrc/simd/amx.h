@@ -44,8 +44,9 @@ struct Int8Tiles {  // uint8 in A, int8 in B
 };
 
 // c [16 M rows, 16 N columns] <- A B, or += if accumulate; M and N are 1 or 2; strides in bytes. The next of a's
-// `depth` tiles lies 64 bytes on, the next of b's one tile on; b's second column of tiles lies b_panel on. overlap() is
-// called once per depth step, for other work in the shadow of the products.
+// `depth` tiles lies 64 bytes on, the next of b's one tile on; b's second column of tiles lies b_panel on. a should lie
+// in L1. b is loaded past it, so that a stays there. overlap() is called once per depth step, for other work in the
+// shadow of the products.
 template <class T, int M, int N, class Overlap>
 inline __attribute__((always_inline)) void multiply_tiles(const char* a, int64_t a_stride, const char* b,
                                                           int64_t b_panel, int64_t depth, float* c, int64_t c_stride,
@@ -65,13 +66,11 @@ inline __attribute__((always_inline)) void multiply_tiles(const char* a, int64_t
     if constexpr (M == 2 && N == 2) _tile_zero(3);
   }
   for (int64_t k = 0; k < depth; ++k, a += 64, b += kTileBytes) {
-    _tile_loadd(6, b, 64);
+    _tile_stream_loadd(6, b, 64);
+    if constexpr (N == 2) _tile_stream_loadd(7, b + b_panel, 64);
     _tile_loadd(4, a, a_stride);
     T::multiply_00();
-    if constexpr (N == 2) {
-      _tile_loadd(7, b + b_panel, 64);
-      T::multiply_01();
-    }
+    if constexpr (N == 2) T::multiply_01();
     if constexpr (M == 2) {
       _tile_loadd(5, a + kTileRows * a_stride, a_stride);
       T::multiply_10();
