@@ -115,13 +115,16 @@ def compute_loss(trainer: Trainer, batch: PackedBatch, position: int) -> Tensor:
     """Compute the loss of a batch. Its dropout is a function of the seed, the position and the rank."""
     run, optim, accelerator = trainer.config.run, trainer.config.optim, trainer.accelerator
     torch.manual_seed(run.seed * 1_000_003 + position * accelerator.num_processes + trainer.batches.rank)
+    device = accelerator.device
+    outputs = None if trainer.cache is None else trainer.cache.outputs(batch).to(device)
     loss: Tensor = trainer.prepared(
-        batch.to(accelerator.device),
+        batch.to(device),
         focal_gamma=optim.focal_gamma,
         focal_scale=optim.focal_scale,
         class_balance=optim.class_balance,
         reduction=optim.loss_reduction,
         fused=run.fused,
+        outputs=outputs,
     )
     return loss
 

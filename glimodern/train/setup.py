@@ -38,6 +38,8 @@ _OF_MODEL = (*_FIXED_BY_CHECKPOINT, "dropout", "words_splitter_type")
 def check_paths(config: TrainConfig) -> Path:
     """Return the output folder. Raises ValueError if it cannot be written, or if the run would replace its inputs."""
     output = check_output_folder("output_dir", config.run.output_dir)
+    if config.model.cache_dir is not None:
+        check_output_folder("cache_dir", config.model.cache_dir)
     sources = {name: getattr(config.data, name) for name in ("train_data", "dev_data", "eval_data")}
     sources |= {name: getattr(config.tuning, name) for name in ("canary_data", "replay_data")}
     models = {name: getattr(config.model, name) for name in ("init_from", "encoder", "labels_encoder")}

@@ -13,11 +13,13 @@ from glimodern.checkpoint.adapter import remove_adapter
 from glimodern.data import Dataset, asked_types, validate
 from glimodern.display import console
 from glimodern.evaluate import check_evaluation
+from glimodern.files.atomic import user_path
 from glimodern.inputs.batch import PackedBatch
 from glimodern.model.glimodern import GLiModern
 
 from .batches import TrainingBatches
 from .config import DataConfig, TrainConfig
+from .encoder_cache import EncoderCache, check_room
 from .interrupts import Interrupts
 from .limits import Budget, LongTexts, count_cut, group_budgets, own_types, prompt_budgets
 from .log import RunLog, git_commit
@@ -25,6 +27,7 @@ from .lora import Lora
 from .ranks import evaluate_together, this_device, together
 from .replay import replayed
 from .resume import (
+    CACHE_FOLDER,
     FINE_TUNED,
     PER_LAUNCH,
     Progress,
@@ -48,7 +51,8 @@ class Trainer:
 
     config: with all settings resolved. done: the progress so far. saved: the step of the newest checkpoint. durations:
     seconds of each step of this launch. first_word, seconds_before: words and seconds of earlier launches. words_cut,
-    entities_lost: words and gold entities of training batches that the model could not read.
+    entities_lost: words and gold entities of training batches that the model could not read. cache: of the frozen
+    encoder's outputs; None: there is none.
 
     Raises ValueError, before any file is replaced, if data, settings and output folder do not fit together.
     """
@@ -82,6 +86,7 @@ class Trainer:
             rank, world = accelerator.process_index, accelerator.num_processes
             self.batches = TrainingBatches(self.train_set, self.model.packer, self.config, rank, world)
             self.total = self.batches.steps()
+            self.cache = self._encoder_cache()
         groups = optimizer_groups(self.model, config.optim, config.tuning.lora_lr)
         optimizer = torch.optim.AdamW(groups, fused=True)
         self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
@@ -95,10 +100,28 @@ class Trainer:
         with together(accelerator, "making room in output_dir"), interrupts.held():
             if accelerator.is_main_process:
                 self.output.mkdir(parents=True, exist_ok=True)
-                clear_output(self.output, overwrite=run.overwrite)
+                cache = None if self.cache is None else self.cache.folder
+                clear_output(self.output, overwrite=run.overwrite, cache=cache)
         accelerator.init_trackers("tensorboard")
         self.log = RunLog(accelerator, self.output, self.total, self.done, run.progress)
         self.started = time.perf_counter()
+
+    def _encoder_cache(self) -> EncoderCache | None:
+        """Return the cache of a frozen encoder's outputs, if there is to be one, and print how much it takes."""
+        config = self.config.model
+        if not config.cache_encoder:
+            return None
+        if config.cache_variants > 1 and not self.batches.fixed_types:
+            raise ValueError(
+                f"cache_variants: expected 1 with a bi-encoder, got {config.cache_variants}; its text encoder reads no "
+                "types, which vary freely"
+            )
+        folder = self.output / CACHE_FOLDER if config.cache_dir is None else user_path(config.cache_dir, "cache_dir")
+        cache = EncoderCache(self.model, folder, self.config.run.dtype)
+        rows = self.batches.rows() * config.cache_variants
+        room = check_room(cache.folder, rows * self.model.encoder.hidden_size * cache.dtype.itemsize)
+        self.console.print(room)
+        return cache
 
     def _prepare_tuning(self) -> None:
         """Load the sets of zero-shot F1, annotate the sentences of replay_data, and add the adapters."""
