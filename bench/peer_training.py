@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -147,10 +148,11 @@ def gliner_trainer(folder: Path, frozen: bool):  # type: ignore[no-untyped-def]
 
 def our_trainer(folder: Path, frozen: bool, dtype: str, fused: bool = True, asked: str = "ner_labels"):  # type: ignore[no-untyped-def]
     """Return a training step of this package with an encoder; if it is frozen, with a cache in a temporary folder."""
+    from glimodern.layers.padded_linear import PaddedLinears
     from glimodern.model.glimodern import GLiModern
     from glimodern.train.config import OptimConfig
     from glimodern.train.encoder_cache import EncoderCache
-    from glimodern.train.setup import optimizer_groups
+    from glimodern.train.setup import optimizer_groups, total_norm
 
     model = GLiModern.from_encoder(folder, max_width=WIDTH, dropout=DROPOUT, max_len=512)
     cache = None
@@ -167,10 +169,11 @@ def our_trainer(folder: Path, frozen: bool, dtype: str, fused: bool = True, aske
             [row["tokenized_text"] for row in rows], [row[asked] for row in rows], [row["ner"] for row in rows]
         )
         outputs = None if cache is None else cache.outputs(batch)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16"):
+        low = dtype == "bf16"
+        with PaddedLinears() if low else nullcontext(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
             loss = model(batch, class_balance=BALANCE, reduction="sum", fused=fused, outputs=outputs)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.grad_scale = (total_norm(model.parameters()) + 1e-6).clamp(min=1.0)  # as `Trainer.clip_gradient`
         optimizer.step()
         optimizer.zero_grad()
         return loss.item()

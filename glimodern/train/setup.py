@@ -2,12 +2,13 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from glimodern.checkpoint.config import HeadOptions
 from glimodern.cli.outputs import check_not_read, check_output_folder
@@ -233,3 +234,11 @@ def optimizer_groups(model: GLiModern, config: OptimConfig, lora_lr: float = 0.0
         }
         for (kind, decay), parameters in groups.items()
     ]
+
+
+def total_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Return the norm of the gradients of all parameters that have one, as one vector."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

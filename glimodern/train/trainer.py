@@ -1,6 +1,7 @@
 """The state of a training run: data, model, optimizer, progress, and the files that it writes."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
+from torch import Tensor
 
 from glimodern.checkpoint.adapter import remove_adapter
 from glimodern.data import Dataset, asked_types, validate
@@ -39,7 +41,17 @@ from .resume import (
     save_progress,
 )
 from .schedule import rate
-from .setup import build_model, check_gold, check_paths, join, load_data, optimizer_groups, resolved, training_dtype
+from .setup import (
+    build_model,
+    check_gold,
+    check_paths,
+    join,
+    load_data,
+    optimizer_groups,
+    resolved,
+    total_norm,
+    training_dtype,
+)
 from .windows import training_budgets
 from .zero_shot import zero_shot_sets
 
@@ -197,6 +209,21 @@ class Trainer:
         now = "training is done" if done.step == self.total else f"learning rate {factor:.2f} of its peak"
         self.console.print(f"resumed from {saved} at step {done.step} of {self.total}, {now}")
         return done
+
+    def clip_gradient(self) -> Tensor:
+        """Return the gradient's norm, and clip the gradient if it is larger than max_grad_norm.
+
+        On a CPU, AdamW's kernel divides the gradient by the factor as it reads it, which saves a pass over the weights.
+        fp16's gradient scaler uses that divisor itself.
+        """
+        limit, parameters = self.config.optim.max_grad_norm, list(self.model.parameters())
+        if self.accelerator.device.type != "cpu" or self.config.run.dtype == "fp16":
+            norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)
+            return norm
+        norm = total_norm(parameters)
+        if limit:
+            self.optimizer.optimizer.grad_scale = ((norm + 1e-6) / limit).clamp(min=1.0)  # as clip_grad_norm_ does
+        return norm
 
     def where(self) -> str:
         """Describe where a stopped run stands and how to continue it."""
