@@ -29,13 +29,13 @@ SIDES = ("train ours", "train gliner", "predict ours", "predict gliner")
 
 def training_step(name: str, data: Path) -> Callable[[], object]:
     """Return a MiniLM training step of 8 sentences. Both sides get the same sentences and types."""
-    from peer_training import RUNNERS, step_rows
+    from peer_training import RUNNERS, minilm_folder, step_rows
 
     if name == "ours":
         from glimodern.train.memory import keep_freed_memory
 
         keep_freed_memory()  # as `python -m glimodern.train` does
-    step = RUNNERS["ours fp32" if name == "ours" else name]()
+    step = RUNNERS["ours fp32" if name == "ours" else name](minilm_folder(), False)
     rows = step_rows(data, random.Random(0))
     return lambda: step(next(rows))
 

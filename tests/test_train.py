@@ -10,7 +10,6 @@ import sys
 
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
@@ -209,7 +208,7 @@ def test_non_finite_loss_names_the_sentences(setup, tmp_path):
 
 
 def test_non_finite_gradient_stops_before_the_weights_change(setup, tmp_path, monkeypatch):
-    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    monkeypatch.setattr(trainer_module, "total_norm", lambda *_: torch.tensor(float("inf")))
     with pytest.raises(FloatingPointError, match=r"the gradient's norm: .* at step 1, got inf .*data\.jsonl:\d+"):
         train(parse_train_config(arguments(setup, tmp_path / "run")))
 
@@ -276,6 +275,26 @@ def test_dropout_of_a_checkpoint_can_be_changed(setup):
     model = build_model(config.model, Dataset("", []), max_types=25, seed=0)
     assert model.config.dropout == 0.25
     assert {module.p for module in model.head.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
+
+
+@pytest.mark.parametrize("limit", [1.0, 1e6, 0.0])
+def test_the_gradient_is_clipped_in_the_optimizer_step(setup, tmp_path, monkeypatch, limit):
+    """The weights after a few steps are those of clip_grad_norm_ and AdamW, whatever was accumulated."""
+    more = ["--max-steps", "3", "--accumulation", "2", "--max-grad-norm", str(limit)]
+    train(parse_train_config(arguments(setup, tmp_path / "run", *more)))
+    norms = []
+
+    def plain(trainer):
+        norms.append(trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), limit or float("inf")))
+        return norms[-1]
+
+    monkeypatch.setattr(trainer_module.Trainer, "clip_gradient", plain)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(parse_train_config(arguments(setup, tmp_path / "plain", *more)))
+    assert all(1.0 < norm < 1e6 for norm in norms)  # clipped to 1, not to 1e6
+    one, other = (load_file(tmp_path / run / "model" / SAFE) for run in ("run", "plain"))
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], rtol=1e-4, atol=1e-5)
 
 
 def test_report_knows_the_width_of_the_checkpoint(finished, setup, tmp_path, capsys):
@@ -364,9 +383,9 @@ def test_what_fails_or_stops_on_one_rank_does_on_all(setup, tmp_path):
         "attempt(lambda: part(1, ValueError('one')))\n"
         "attempt(lambda: part(0, Stopped(2)))\n"
         "pack = TrainingBatches.pack\n"
-        "def broken(self, group, position):\n"
+        "def broken(self, group, position, epoch):\n"
         "    if rank == 1 and position == 2: raise ValueError('bad row')\n"
-        "    return pack(self, group, position)\n"
+        "    return pack(self, group, position, epoch)\n"
         "TrainingBatches.pack = broken\n"
         "attempt(lambda: train(parse_train_config(sys.argv[2:])))\n"
         "open(f'{sys.argv[1]}.{rank}', 'w').write(json.dumps(told))\n"

@@ -45,9 +45,12 @@ def sample_types(
     negative_ratio: float,
     shuffle: bool = True,
     drop: float = 0.0,
+    count: int | None = None,
     rng: random.Random,
 ) -> list[list[str]]:
     """Sample the types of each example of a batch; all randomness comes from `rng`.
+
+    count: sample for the first `count` examples only; None: for all.
 
     The list of an example holds, in this order, its gold labels, its own `types` and its negatives. The negatives are
     sampled for each example from the gold labels and `types` of the other examples. Their number is
@@ -72,14 +75,14 @@ def sample_types(
             pool.setdefault(_key(label), label)
     candidates = list(pool.items())
     sampled = []
-    for positives, extra in zip(gold, own, strict=True):
+    for positives, extra in zip(gold[:count], own[:count], strict=True):
         known = set(positives)
         extra = [label for label in extra if label not in known]
         excluded = {_key(label) for label in (*positives, *extra)}
-        count = int(negative_ratio * max(1, len(positives)) + 0.5)
-        # larger by the number of excluded types: removing those leaves an unbiased sample of `count` others
-        drawn = rng.sample(candidates, min(len(candidates), count + len(excluded)))
-        negatives = [label for key, label in drawn if key not in excluded][:count]
+        others = int(negative_ratio * max(1, len(positives)) + 0.5)
+        # larger by the number of excluded types: removing those leaves an unbiased sample of `others` of the rest
+        drawn = rng.sample(candidates, min(len(candidates), others + len(excluded)))
+        negatives = [label for key, label in drawn if key not in excluded][:others]
         types = _cap(positives, max_types, rng)
         types += _cap(extra, max_types - len(types), rng)
         types += negatives[: max_types - len(types)]

@@ -17,19 +17,21 @@ from glimodern.ops.dispatch import choose
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """Zero elements of x with probability p and scale the rest by 1 / (1 - p).
 
-    Returns x itself outside training and for p = 0. An fp32 tensor on the CPU uses `ops.dropout`, with a seed from
-    PyTorch's generator, if the C++ kernel is available. All other tensors use `nn.functional.dropout`.
+    Returns x itself outside training and for p = 0. On the CPU, `ops.dropout` computes it in fp32, with a seed from
+    PyTorch's generator, if the C++ kernel is available, for tensors in fp32, bf16 and fp16. All other tensors use
+    `nn.functional.dropout`.
     """
     if not training or p == 0.0:
         return x
+    computed = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
     if (
         x.device.type != "cpu"
         or p >= 1.0
         or torch.compiler.is_compiling()
-        or choose("dropout", "cpu", x.dtype)[0] != "cpp"
+        or choose("dropout", "cpu", computed)[0] != "cpp"
     ):
         return nn.functional.dropout(x, p, training)
-    return ops.dropout(x, p, int(torch.randint(2**31, ())))
+    return ops.dropout(x.to(computed), p, int(torch.randint(2**31, ()))).to(x.dtype)
 
 
 class Dropout(nn.Dropout):

@@ -55,10 +55,13 @@ class LabelEncoder(nn.Module):
 
         Warns if labels are truncated to `tokens.max_tokens`.
         """
-        keep_to_own_threads()
-        chunks = [self._pooled(chunk) for chunk in in_chunks(self.tokens.ids(labels), _CHUNK_TOKENS)]
-        vectors: Tensor = self.projection(torch.cat(chunks))
+        vectors: Tensor = self.projection(self.pooled(labels))
         return vectors
+
+    def pooled(self, labels: Sequence[str]) -> Tensor:
+        """Compute what `forward` projects: the mean hidden state of each label, [m, encoder width]."""
+        keep_to_own_threads()
+        return torch.cat([self._pooled(chunk) for chunk in in_chunks(self.tokens.ids(labels), _CHUNK_TOKENS)])
 
     def _pooled(self, labels: Sequence[Sequence[int]]) -> Tensor:
         """Compute the mean hidden state of each label, [m, encoder width], from the labels' token ids."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,22 @@ from .type_cache import TypeCache, label_entities
 from .word_lstm import WordLstm
 
 T = TypeVar("T")
+
+
+class EncoderOutputs(NamedTuple):
+    """What the encoders compute of a batch, before the layers that follow them.
+
+    words: hidden states [s, encoder width] of the tokens that words are made of, in the batch's order: one of each word
+    (`word_index`; any value for -1), or all (`subtoken_index`).
+    types: hidden states [m, encoder width] at `type_index`; for a LabelBatch the means of its labels' hidden states
+    [labels, label encoder width].
+    """
+
+    words: Tensor
+    types: Tensor
+
+    def to(self, device: torch.device) -> "EncoderOutputs":
+        return EncoderOutputs(self.words.to(device), self.types.to(device))
 
 
 def build_head(config: ModelConfig) -> Head:
@@ -150,15 +166,25 @@ class SpanNetwork(nn.Module):
 
     # computing
 
-    def encode(self, batch: PackedBatch, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, batch: PackedBatch, packing: Packing | None = None, outputs: EncoderOutputs | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compute the word vectors [n, d] and type prompts [m, d] of a packed batch on the model's device.
 
         packing: the batch's checked Packing (`glimodern.network.cuda_graphs` passes one); None: built and checked here.
+        outputs: what the encoders compute of this batch; None: they run.
         """
         if self.label_encoder is None or not isinstance(batch, LabelBatch):
-            return self._encode_texts(batch, batch.type_index, packing)
-        words, _ = self._encode_texts(batch, batch.type_index[:0], packing)
-        return words, self.label_encoder(batch.labels)[batch.type_index]
+            if outputs is None:
+                return self._encode_texts(batch, batch.type_index, packing)
+            return self._vectors(batch, *outputs)
+        if outputs is None:
+            words, _ = self._encode_texts(batch, batch.type_index[:0], packing)
+            labels = self.label_encoder(batch.labels)
+        else:
+            words, _ = self._vectors(batch, outputs.words, outputs.words[:0])
+            labels = self.label_encoder.projection(outputs.types)
+        return words, labels[batch.type_index]
 
     def _encode_texts(self, batch: PackedBatch, types: Tensor, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
         """Compute word vectors [n, d], and the vectors [m, d] of the tokens `types`, int64 [m]."""
@@ -171,6 +197,10 @@ class SpanNetwork(nn.Module):
             else:
                 hidden = self.encoder.encode(batch.input_ids, packing, rows)
         words, prompts = hidden.split([len(tokens), len(types)])
+        return self._vectors(batch, words, prompts)
+
+    def _vectors(self, batch: PackedBatch, words: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute word vectors [n, d] and type prompts [m, d] from the encoder's hidden states of their tokens."""
         words, prompts = self.projection(words), self.projection(prompts)
         if batch.subtoken_counts is not None:
             words = pool_subtokens(words, batch.subtoken_counts, self.config.subtoken_pooling)
@@ -189,18 +219,19 @@ class SpanNetwork(nn.Module):
         class_balance: float | None = None,
         reduction: str = "sum",
         fused: bool = True,
+        outputs: EncoderOutputs | None = None,
     ) -> Tensor:
         """Compute the loss of a batch with positives, a scalar (see `ops.span_loss` for the options).
 
-        fused: if False, compute it by the textbook form in plain PyTorch. Raises ValueError for a model whose layers
-        are packed for inference.
+        fused: if False, compute it by the textbook form in plain PyTorch. outputs: what the encoders compute of this
+        batch; None: they run. Raises ValueError for a model whose layers are packed for inference.
         """
         if self.packed_dtype is not None:
             raise ValueError(
                 "model: expected a trainable model, got one that was loaded for inference and has no gradients; load "
                 "it with GLiModern.from_pretrained(..., trainable=True)"
             )
-        words, prompts = self.encode(batch)
+        words, prompts = self.encode(batch, outputs=outputs)
         dropout_p = self.config.dropout if self.training and self.head.drops_hidden else 0.0
         seed = int(torch.randint(2**31, (1,))) if dropout_p else 0
         options = LossOptions(focal_gamma, focal_scale, class_balance, reduction, fused, dropout_p, seed)

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
+from functools import cached_property
 
 from glimodern.data import Dataset, Example, sample_types, token_batches
 from glimodern.inputs.batch import PackedBatch
@@ -18,7 +19,9 @@ class TrainingBatches:
 
     dataset: the sentences; with long_texts "windows", long ones are replaced by their windows (`train.windows`).
     lengths: estimated tokens of each sentence with its prompt. types_left_out: number of negative types (types of other
-    sentences) that were dropped because the prompt had no room for them.
+    sentences) that were dropped because the prompt had no room for them. fixed_types: whether a sentence is asked the
+    same types in every epoch (or every `cache_variants` epochs), so that its encoder's input repeats: with
+    cache_encoder, if the types stand in the text.
 
     Raises ValueError for a sentence whose own types may not fit the prompt.
     """
@@ -29,6 +32,8 @@ class TrainingBatches:
         self.rank = rank
         self.world = world
         self.types_left_out = 0
+        self.fixed_types = config.model.cache_encoder and packer.asks_in_text
+        self._drawn: dict[tuple[int, int], list[str]] = {}
         self._sizes = dict(zip(dataset.types, packer.label_lengths(dataset.types).tolist(), strict=True))
         room = self._prompt_room(dataset)
         if config.data.long_texts == "windows":
@@ -120,22 +125,59 @@ class TrainingBatches:
             groups = self.epoch(number)[self.rank :: self.world]
             for current, group in enumerate(groups, start=position):
                 if current >= first:
-                    yield current, group, self.pack(group, current)
+                    yield current, group, self.pack(group, current, number)
             position += len(groups)
             number += 1
 
-    def pack(self, group: list[int], position: int) -> PackedBatch:
-        """Pack the sentences of a group, with types sampled by the seed, the position and the rank."""
-        data = self.config.data
-        rng = random.Random(f"{self.config.run.seed} batch {position} of {self.rank}")
+    def pack(self, group: list[int], position: int, epoch: int) -> PackedBatch:
+        """Pack the sentences of a group, with types sampled by the seed, the position and the rank.
+
+        With `fixed_types` they are sampled by the seed, the sentence and the epoch's variant.
+        """
         examples = [self.dataset[i] for i in group]
-        types = sample_types(
+        if self.fixed_types:
+            variant = epoch % self.config.model.cache_variants
+            types = [self._types_of(number, variant) for number in group]
+        else:
+            rng = random.Random(f"{self.config.run.seed} batch {position} of {self.rank}")
+            types = self._sampled(examples, len(examples), rng)
+        types = [self._fitted(number, sampled) for number, sampled in zip(group, types, strict=True)]
+        return self.packer.pack([e.words for e in examples], types, [e.entities for e in examples])
+
+    def _types_of(self, number: int, variant: int) -> list[str]:
+        """Draw a sentence's types beside as many random sentences as a batch has on average."""
+        drawn = self._drawn.get((number, variant))
+        if drawn is None:
+            rng = random.Random(f"{self.config.run.seed} types of {number}, variant {variant}")
+            others = rng.sample(range(len(self.dataset)), min(self._sentences_per_batch, len(self.dataset)))
+            beside = [self.dataset[i] for i in others if i != number][: self._sentences_per_batch - 1]
+            (drawn,) = self._sampled([self.dataset[number], *beside], 1, rng)
+            self._drawn[number, variant] = drawn
+        return drawn
+
+    @cached_property
+    def _sentences_per_batch(self) -> int:
+        """Sentences of a batch, the mean of the first epoch, rounded."""
+        return round(len(self.dataset) / len(self.epoch(0)))
+
+    def _sampled(self, examples: list[Example], count: int, rng: random.Random) -> list[list[str]]:
+        """Sample the types of the first `count` of some sentences."""
+        data = self.config.data
+        return sample_types(
             examples,
             max_types=data.max_types,
             negative_ratio=data.negative_ratio,
             shuffle=data.shuffle_types,
             drop=data.type_drop,
+            count=count,
             rng=rng,
         )
-        types = [self._fitted(number, sampled) for number, sampled in zip(group, types, strict=True)]
-        return self.packer.pack([e.words for e in examples], types, [e.entities for e in examples])
+
+    def rows(self) -> int:
+        """Number of tokens of an epoch whose hidden states the head reads, about: those of words and of types."""
+        packer, examples = self.packer, self.dataset.examples
+        if packer.subtoken_pooling in ("mean", "max"):
+            words = sum(len(text.ids) for text in packer.tokenize([example.words for example in examples]))
+        else:
+            words = sum(min(len(example.words), packer.max_words) for example in examples)
+        return words + round(sum(self._types_asked(example) for example in examples) if packer.asks_in_text else 0)

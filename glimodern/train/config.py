@@ -117,9 +117,26 @@ class EncoderConfig:
     whitespace, or that of the checkpoint in init_from."""
     freeze_encoder: bool = False
     """Run the encoder without gradients and without dropout."""
+    cache_encoder: bool = False
+    """With freeze_encoder: keep what the encoder computes on disk, and read it from there in later epochs. A sentence
+    is then asked the same types in every epoch, unless a labels_encoder reads them."""
+    cache_variants: Annotated[int, AT_LEAST_ONE] = 1
+    """Different draws of a sentence's types, taken in turns from epoch to epoch, each with outputs of its own in the
+    cache."""
+    cache_dir: str | None = None
+    """Folder of the cache, which several runs may share. Default: encoder_cache in output_dir."""
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.cache_encoder and not self.freeze_encoder:
+            raise SettingError(
+                "cache_encoder: expected freeze_encoder with it, got none; an encoder that is trained computes other "
+                "outputs at every step"
+            )
+        names = ("cache_variants", "cache_dir")
+        given = [name for name in names if getattr(self, name) != default_of(EncoderConfig, name)]
+        if given and not self.cache_encoder:
+            raise SettingError(f"{', '.join(given)}: expected cache_encoder with it, got none; give cache_encoder")
 
     def splitter(self) -> str:
         """Return the splitter of the model to be built, by which its data are read."""

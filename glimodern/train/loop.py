@@ -16,6 +16,7 @@ from torch import Tensor
 
 from glimodern.data import Dataset
 from glimodern.inputs.batch import PackedBatch
+from glimodern.layers.padded_linear import PaddedLinears
 
 from .config import TrainConfig
 from .final import finish
@@ -102,7 +103,7 @@ def run_step(trainer: Trainer, batches: Batches) -> int:
             trainer.record_left_out(batch)
             words += batch.word_index.numel() * accelerator.num_processes  # as many on each rank, about
             if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(trainer.model.parameters(), optim.max_grad_norm or math.inf)
+                norm = trainer.clip_gradient()
                 with together(accelerator, f"training step {number}"):
                     mean_loss = checked_mean_loss(trainer, losses, norm, sentences_of_batches)
             optimizer.step()
@@ -115,14 +116,19 @@ def compute_loss(trainer: Trainer, batch: PackedBatch, position: int) -> Tensor:
     """Compute the loss of a batch. Its dropout is a function of the seed, the position and the rank."""
     run, optim, accelerator = trainer.config.run, trainer.config.optim, trainer.accelerator
     torch.manual_seed(run.seed * 1_000_003 + position * accelerator.num_processes + trainer.batches.rank)
-    loss: Tensor = trainer.prepared(
-        batch.to(accelerator.device),
-        focal_gamma=optim.focal_gamma,
-        focal_scale=optim.focal_scale,
-        class_balance=optim.class_balance,
-        reduction=optim.loss_reduction,
-        fused=run.fused,
-    )
+    device = accelerator.device
+    outputs = None if trainer.cache is None else trainer.cache.outputs(batch).to(device)
+    padded = device.type == "cpu" and run.dtype == "bf16"
+    with PaddedLinears() if padded else nullcontext():
+        loss: Tensor = trainer.prepared(
+            batch.to(device),
+            focal_gamma=optim.focal_gamma,
+            focal_scale=optim.focal_scale,
+            class_balance=optim.class_balance,
+            reduction=optim.loss_reduction,
+            fused=run.fused,
+            outputs=outputs,
+        )
     return loss
 
 

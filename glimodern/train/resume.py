@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 STATE_FILE = "trainer.json"
 FINE_TUNED = "fine_tuned"
 """Folder of the fine-tuned model and adapter of a run with keep_zero_shot, before the interpolation."""
-PER_LAUNCH = ("resume", "overwrite", "progress", "output_dir", "config", "checkpoint_steps", "max_steps", "epochs")
+CACHE_FOLDER = "encoder_cache"
+"""Folder of the outputs of a frozen encoder, by their fingerprint (`glimodern.train.encoder_cache`)."""
+PER_LAUNCH = (
+    *("resume", "overwrite", "progress", "output_dir", "config", "checkpoint_steps", "max_steps", "epochs"),
+    "cache_dir",
+)
 """Settings that may differ when a run is resumed. max_steps and epochs extend the run."""
 _PATHS = ("train_data", "dev_data", "eval_data", "canary_data", "replay_data", "init_from", "encoder", "labels_encoder")
 
 _LEFTOVER = re.compile(r"\.(model|step-\d+)\.(old\.)?\w{8}")  # temporary folders of atomic_folder after a crash
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")  # folders and files of the cache of a frozen encoder's outputs
+_PARTIAL_OUTPUTS = re.compile(r"\.[0-9a-f]{32}\.\w{8}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def run_files(output: Path) -> list[Path]:
     """List the files and folders that a run writes in its output folder, whether they exist or not."""
-    folders = ("checkpoints", "model", "adapter", FINE_TUNED, "tensorboard")
+    folders = ("checkpoints", "model", "adapter", FINE_TUNED, "tensorboard", CACHE_FOLDER)
     return [output / name for name in (*folders, "metrics.jsonl", "report.json")]
 
 
@@ -130,7 +138,8 @@ def check_earlier_run(output: Path, *, resume: bool, overwrite: bool) -> None:
 
     Also if it should be resumed, but is finished and has no checkpoint.
     """
-    earlier = [path.name for path in run_files(output) if path.exists() and path.name != "tensorboard"]
+    no_run = ("tensorboard", CACHE_FOLDER)  # which a run may leave that ended before its first step
+    earlier = [path.name for path in run_files(output) if path.exists() and path.name not in no_run]
     if overwrite or not earlier:
         return
     if not resume:
@@ -153,16 +162,23 @@ def remove_fine_tuned(output: Path) -> None:
     remove_if_empty(output / FINE_TUNED)
 
 
-def clear_output(output: Path, *, overwrite: bool) -> None:
+def clear_output(output: Path, *, overwrite: bool, cache: Path | None = None) -> None:
     """Remove half-written files of a crashed run and, with `overwrite`, an earlier run's checkpoints, logs and report.
 
     An earlier model, its adapter and FINE_TUNED stay until a new model replaces it. Files that no run wrote stay.
+    cache: the folder of this run's outputs of a frozen encoder, which stays; those of other encoders are removed.
     """
+    for partial in (output / CACHE_FOLDER).glob("*/*/.*"):
+        if _PARTIAL_OUTPUTS.fullmatch(partial.name):
+            partial.unlink()
     for partial in [*output.glob(".*"), *output.glob("checkpoints/.*")]:
         if _LEFTOVER.fullmatch(partial.name) and partial.is_dir() and not partial.is_symlink():
             shutil.rmtree(partial)
     if not overwrite:
         return
+    for folder in (output / CACHE_FOLDER).glob("*"):
+        if _FINGERPRINT.fullmatch(folder.name) and folder != cache:
+            shutil.rmtree(folder)
     for path in _saved(output / "checkpoints"):
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     for path in [output / "metrics.jsonl", output / "report.json", *output.glob("tensorboard/events.out.tfevents.*")]:

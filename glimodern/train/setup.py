@@ -2,12 +2,13 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from glimodern.checkpoint.config import HeadOptions
 from glimodern.cli.outputs import check_not_read, check_output_folder
@@ -38,6 +39,8 @@ _OF_MODEL = (*_FIXED_BY_CHECKPOINT, "dropout", "words_splitter_type")
 def check_paths(config: TrainConfig) -> Path:
     """Return the output folder. Raises ValueError if it cannot be written, or if the run would replace its inputs."""
     output = check_output_folder("output_dir", config.run.output_dir)
+    if config.model.cache_dir is not None:
+        check_output_folder("cache_dir", config.model.cache_dir)
     sources = {name: getattr(config.data, name) for name in ("train_data", "dev_data", "eval_data")}
     sources |= {name: getattr(config.tuning, name) for name in ("canary_data", "replay_data")}
     models = {name: getattr(config.model, name) for name in ("init_from", "encoder", "labels_encoder")}
@@ -231,3 +234,11 @@ def optimizer_groups(model: GLiModern, config: OptimConfig, lora_lr: float = 0.0
         }
         for (kind, decay), parameters in groups.items()
     ]
+
+
+def total_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Return the norm of the gradients of all parameters that have one, as one vector."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

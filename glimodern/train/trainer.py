@@ -1,6 +1,7 @@
 """The state of a training run: data, model, optimizer, progress, and the files that it writes."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,16 +9,19 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
+from torch import Tensor
 
 from glimodern.checkpoint.adapter import remove_adapter
 from glimodern.data import Dataset, asked_types, validate
 from glimodern.display import console
 from glimodern.evaluate import check_evaluation
+from glimodern.files.atomic import user_path
 from glimodern.inputs.batch import PackedBatch
 from glimodern.model.glimodern import GLiModern
 
 from .batches import TrainingBatches
 from .config import DataConfig, TrainConfig
+from .encoder_cache import EncoderCache, check_room
 from .interrupts import Interrupts
 from .limits import Budget, LongTexts, count_cut, group_budgets, own_types, prompt_budgets
 from .log import RunLog, git_commit
@@ -25,6 +29,7 @@ from .lora import Lora
 from .ranks import evaluate_together, this_device, together
 from .replay import replayed
 from .resume import (
+    CACHE_FOLDER,
     FINE_TUNED,
     PER_LAUNCH,
     Progress,
@@ -36,7 +41,17 @@ from .resume import (
     save_progress,
 )
 from .schedule import rate
-from .setup import build_model, check_gold, check_paths, join, load_data, optimizer_groups, resolved, training_dtype
+from .setup import (
+    build_model,
+    check_gold,
+    check_paths,
+    join,
+    load_data,
+    optimizer_groups,
+    resolved,
+    total_norm,
+    training_dtype,
+)
 from .windows import training_budgets
 from .zero_shot import zero_shot_sets
 
@@ -48,7 +63,8 @@ class Trainer:
 
     config: with all settings resolved. done: the progress so far. saved: the step of the newest checkpoint. durations:
     seconds of each step of this launch. first_word, seconds_before: words and seconds of earlier launches. words_cut,
-    entities_lost: words and gold entities of training batches that the model could not read.
+    entities_lost: words and gold entities of training batches that the model could not read. cache: of the frozen
+    encoder's outputs; None: there is none.
 
     Raises ValueError, before any file is replaced, if data, settings and output folder do not fit together.
     """
@@ -82,6 +98,7 @@ class Trainer:
             rank, world = accelerator.process_index, accelerator.num_processes
             self.batches = TrainingBatches(self.train_set, self.model.packer, self.config, rank, world)
             self.total = self.batches.steps()
+            self.cache = self._encoder_cache()
         groups = optimizer_groups(self.model, config.optim, config.tuning.lora_lr)
         optimizer = torch.optim.AdamW(groups, fused=True)
         self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
@@ -95,10 +112,28 @@ class Trainer:
         with together(accelerator, "making room in output_dir"), interrupts.held():
             if accelerator.is_main_process:
                 self.output.mkdir(parents=True, exist_ok=True)
-                clear_output(self.output, overwrite=run.overwrite)
+                cache = None if self.cache is None else self.cache.folder
+                clear_output(self.output, overwrite=run.overwrite, cache=cache)
         accelerator.init_trackers("tensorboard")
         self.log = RunLog(accelerator, self.output, self.total, self.done, run.progress)
         self.started = time.perf_counter()
+
+    def _encoder_cache(self) -> EncoderCache | None:
+        """Return the cache of a frozen encoder's outputs, if there is to be one, and print how much it takes."""
+        config = self.config.model
+        if not config.cache_encoder:
+            return None
+        if config.cache_variants > 1 and not self.batches.fixed_types:
+            raise ValueError(
+                f"cache_variants: expected 1 with a bi-encoder, got {config.cache_variants}; its text encoder reads no "
+                "types, which vary freely"
+            )
+        folder = self.output / CACHE_FOLDER if config.cache_dir is None else user_path(config.cache_dir, "cache_dir")
+        cache = EncoderCache(self.model, folder, self.config.run.dtype)
+        rows = self.batches.rows() * config.cache_variants
+        room = check_room(cache.folder, rows * self.model.encoder.hidden_size * cache.dtype.itemsize)
+        self.console.print(room)
+        return cache
 
     def _prepare_tuning(self) -> None:
         """Load the sets of zero-shot F1, annotate the sentences of replay_data, and add the adapters."""
@@ -174,6 +209,21 @@ class Trainer:
         now = "training is done" if done.step == self.total else f"learning rate {factor:.2f} of its peak"
         self.console.print(f"resumed from {saved} at step {done.step} of {self.total}, {now}")
         return done
+
+    def clip_gradient(self) -> Tensor:
+        """Return the gradient's norm, and clip the gradient if it is larger than max_grad_norm.
+
+        On a CPU, AdamW's kernel divides the gradient by the factor as it reads it, which saves a pass over the weights.
+        fp16's gradient scaler uses that divisor itself.
+        """
+        limit, parameters = self.config.optim.max_grad_norm, list(self.model.parameters())
+        if self.accelerator.device.type != "cpu" or self.config.run.dtype == "fp16":
+            norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)
+            return norm
+        norm = total_norm(parameters)
+        if limit:
+            self.optimizer.optimizer.grad_scale = ((norm + 1e-6) / limit).clamp(min=1.0)  # as clip_grad_norm_ does
+        return norm
 
     def where(self) -> str:
         """Describe where a stopped run stands and how to continue it."""
