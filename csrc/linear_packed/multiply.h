@@ -56,9 +56,9 @@ void multiply_panels(const LinearPacked& in, const char* x, int64_t stride, cons
   }
 }
 
-// Rows that pass by one panel after another. They stay in a quarter of L2. In int8, which takes the least time for a row,
-// the pages of y that they are written to also stay in the first-level TLB: more than 48 rows cost up to half of the
-// speed where rows of y are 6 KB. Floats are up to 10 % faster with more rows, since a panel is read less often.
+// Rows that pass by one panel after another. They stay in a quarter of L2. In int8, which takes the least time for a
+// row, the pages of y that they are written to also stay in the first-level TLB: more than 48 rows cost up to half of
+// the speed where rows of y are 6 KB. Floats are up to 10 % faster with more rows, since a panel is read less often.
 template <class D>
 int64_t block_rows(int64_t stride) {
   return min(max(glimodern::half_l2_bytes() / 2 / stride, 2 * D::rows), D::int8 ? 48 : 192) / D::rows * D::rows;
