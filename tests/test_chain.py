@@ -24,12 +24,24 @@ TINY = dict(vocab_size=100, hidden_size=64, num_hidden_layers=3, num_attention_h
 MODERNBERT = dict(
     model_type="modernbert", pad_token_id=1, cls_token_id=0, sep_token_id=2, initializer_range=0.3, local_attention=16
 )
+DEBERTA = dict(
+    model_type="deberta-v2", relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False,
+    type_vocab_size=0, max_relative_positions=20, initializer_range=0.3,
+)  # fmt: skip
 CONFIGS = {
     "modernbert": {**TINY, **MODERNBERT},
     "biases": {**TINY, **MODERNBERT, "mlp_bias": True, "attention_bias": True, "norm_bias": True},
     "bert": {**TINY, "model_type": "bert", "initializer_range": 0.3},
     "roberta": {**TINY, "model_type": "roberta", "pad_token_id": 1, "initializer_range": 0.3},
+    # Most distances of LENGTHS lie beyond the buckets.
+    "deberta-v3": {**TINY, **DEBERTA, "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
+    "deberta-v2": {**TINY, **DEBERTA, "type_vocab_size": 2, "position_biased_input": True},
+    "deberta, c2p alone": {**TINY, **DEBERTA, "pos_att_type": ["c2p"]},
+    "deberta without positions": {**TINY, **DEBERTA, "relative_attention": False},
+    "mpnet": {**TINY, "model_type": "mpnet", "pad_token_id": 1, "initializer_range": 0.3},
 }
+MODERNBERTS = ("modernbert", "biases")
+RELATIVE = ("deberta-v3", "mpnet")
 LENGTHS = [1, 40, 17, 64]
 ISAS = ("scalar", "avx2", "avx512", "avx512_bf16", "amx")
 
@@ -94,11 +106,45 @@ def test_encoders_are_their_modules_one_by_one(config, dtype, isa, monkeypatch):
             with poisoned():
                 found = hidden(encoder, rows)
             assert len(runs) == before + 1 and found.shape == wanted.shape and found.dtype == wanted.dtype
-            if "bert" in config and config != "modernbert":  # transformers' own layer norm
+            if config not in MODERNBERTS:  # transformers' own layer norm
                 close = dict(rtol=0.05, atol=0.1) if dtype != "fp32" else dict(rtol=1e-4, atol=1e-4)
                 torch.testing.assert_close(found, wanted, **close)
             else:
                 assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("config", [config for config in CONFIGS if config not in MODERNBERTS])
+def test_encoders_are_their_operators_in_bits(config, dtype, isa, monkeypatch):
+    """With the operator's layer norm in place of PyTorch's, the modules give the same bits."""
+
+    def norm(self, x):
+        return ops.add_layer_norm(x, None, self.weight, self.bias, self.eps, return_sum=False)
+
+    monkeypatch.setattr(nn.LayerNorm, "forward", norm)
+    encoder = packed_encoder(CONFIGS[config], dtype)
+    with running(f"cpp-{isa}"):
+        assert torch.equal(hidden(encoder), plainly(encoder, monkeypatch))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("config", RELATIVE)
+def test_a_text_has_the_same_bits_in_any_batch(config, dtype, monkeypatch):
+    """By a chain and by the modules."""
+    encoder = packed_encoder(CONFIGS[config], dtype)
+    ids, cu, _ = batch()
+
+    def run(ids, lengths):
+        return encoder(ids, F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).int(), max(lengths))
+
+    for chained in (True, False):
+        with torch.inference_mode(), monkeypatch.context() as patch:
+            if not chained:
+                patch.setattr(Chained, "of", lambda *arguments: None)
+            together = run(ids, LENGTHS).split(LENGTHS)
+            for text, found in zip(ids.split(LENGTHS), together, strict=True):
+                assert torch.equal(run(text, [len(text)]), found)
 
 
 def test_texts_do_not_see_each_other():
@@ -110,7 +156,7 @@ def test_texts_do_not_see_each_other():
     torch.testing.assert_close(together, torch.cat(alone), rtol=0.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", ["modernbert", "bert"])
+@pytest.mark.parametrize("config", ["modernbert", "bert", *RELATIVE])
 def test_modules_run_themselves_where_a_chain_cannot(config, monkeypatch):
     encoder = packed_encoder(CONFIGS[config], "fp32")
     runs = runs_of(monkeypatch)
@@ -126,14 +172,14 @@ def test_modules_run_themselves_where_a_chain_cannot(config, monkeypatch):
     handle.remove()
     hidden(encoder)
     assert len(runs) == 2
-    assert hidden(encoder, lengths=[0, 0]).shape == (0, 64) if config == "bert" else True
+    assert hidden(encoder, lengths=[0, 0]).shape == (0, 64) if config != "modernbert" else True
     assert len(runs) == 2
     encoder.train()
     hidden(encoder)
     assert len(runs) == 2
 
 
-@pytest.mark.parametrize("config", ["modernbert", "bert"])
+@pytest.mark.parametrize("config", ["modernbert", "bert", *RELATIVE])
 def test_a_chain_follows_its_weights(config, monkeypatch):
     encoder = packed_encoder(CONFIGS[config], "bf16")
     runs = runs_of(monkeypatch)
@@ -151,6 +197,34 @@ def test_a_chain_follows_its_weights(config, monkeypatch):
         assert torch.equal(hidden(other), replaced)
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("config", RELATIVE)
+def test_a_chain_follows_its_tables_of_positions(config, dtype, monkeypatch):
+    """Written in place, and replaced."""
+    encoder = packed_encoder(CONFIGS[config], dtype)
+    runs, name = runs_of(monkeypatch), "rel_embeddings" if config != "mpnet" else "relative_attention_bias"
+    table = encoder.model.encoder.get_submodule(name)
+    close = dict(rtol=0.05, atol=0.1) if dtype != "fp32" else dict(rtol=1e-4, atol=1e-4)
+    found = [hidden(encoder)]
+    for change in (lambda: table.weight.mul_(3.0).add_(torch.randn_like(table.weight)), lambda: exchange(table)):
+        with torch.no_grad():
+            change()
+        found.append(hidden(encoder))
+        torch.testing.assert_close(found[-1], plainly(encoder, monkeypatch), **close)
+        assert not torch.allclose(found[-1], found[-2], atol=0.2)
+    assert len(runs) == 3
+
+
+def exchange(table: nn.Embedding) -> None:
+    table.weight = nn.Parameter(torch.randn_like(table.weight), requires_grad=False)
+
+
+def test_a_convolution_makes_no_chain(monkeypatch):
+    encoder = packed_encoder({**CONFIGS["deberta-v2"], "conv_kernel_size": 3, "conv_act": "gelu"}, "fp32")
+    runs = runs_of(monkeypatch)
+    assert hidden(encoder).isfinite().all() and not runs
+
+
 def test_plain_linears_make_no_chain(monkeypatch):
     torch.manual_seed(0)
     encoder = build_encoder(CONFIGS["bert"]).eval()
@@ -166,20 +240,20 @@ def small_chain() -> Chain:
     return chain
 
 
-@pytest.mark.parametrize("config", ["modernbert", "bert"])
+@pytest.mark.parametrize("config", ["modernbert", "bert", *RELATIVE])
 def test_modules_that_are_not_the_published_ones_make_no_chain(config, monkeypatch):
     """An adapter inside a layer is run, and layers that are taken away are."""
     encoder = packed_encoder(CONFIGS[config], "fp32")
     runs = runs_of(monkeypatch)
     before = hidden(encoder)
     layers = encoder.model.layers if config == "modernbert" else encoder.model.encoder.layer
-    if config == "bert":
+    if config != "modernbert":
         layers[0].output.adapter = nn.Linear(64, 64)
     else:
         layers[0].mlp = nn.Sequential(layers[0].mlp)
     torch.testing.assert_close(hidden(encoder), before, rtol=0.0, atol=1e-4)
     assert len(runs) == 1
-    if config == "bert":
+    if config != "modernbert":
         del layers[0].output.adapter
     else:
         layers[0].mlp = layers[0].mlp[0]
@@ -316,6 +390,56 @@ def test_steps_by_hand():
     assert torch.equal(y, ops.add_layer_norm(mixed[kept], x[kept], norm, None, 1e-5, return_sum=False))
 
 
+def positions_for(dtype, terms, heads=3, dim=8, reach=4):
+    torch.manual_seed(1)
+    count = 2 * reach + 1
+    tables = dict(c2p=torch.randn(count, heads, dim).to(dtype), p2c=torch.randn(count, heads, dim).to(dtype))
+    tables["bias"] = torch.randn(count, heads)
+    return ops.RelativePositions(torch.randperm(count).int(), **{name: tables[name] for name in terms})
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("terms", [["c2p"], ["p2c"], ["bias"], ["c2p", "p2c", "bias"]], ids="-".join)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_attention_with_positions_is_the_operator(dtype, terms, isa):
+    """In bits; each run reads the tables."""
+    torch.manual_seed(0)
+    x, cu = torch.randn(60, 72).to(dtype), torch.tensor([0, 4, 4, 45, 60], dtype=torch.int32)
+    positions = positions_for(dtype, terms)
+    with running(f"cpp-{isa}"):
+        for window in (None, 5):
+            chain = Chain(dtype, 72)
+            columns = (Columns(0), Columns(0, 24), Columns(0, 48))
+            chain.attention(*columns, chain.buffer(24), 3, window, 0.3, positions)
+            for _ in range(2):
+                q, k, v = x.view(60, 3, 3, 8).unbind(1)
+                wanted = ops.attention_varlen(q, k, v, cu, 41, window=window, scale=0.3, positions=positions)
+                with poisoned():
+                    assert torch.equal(chain.run(x.clone(), cu, None), wanted.flatten(1))
+                for table in positions[1:]:
+                    if table is not None:
+                        table.mul_(2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(rows=torch.tensor([0, 9, 1], dtype=torch.int32)), "positions.rows: expected rows of tables of 9 rows"),
+        (dict(rows=torch.tensor([0, 1], dtype=torch.int32)), r"positions.rows: expected \[2 reach \+ 1\]"),
+        (dict(rows=torch.tensor([0, 1, 2])), "positions.rows: expected a contiguous tensor in torch.int32"),
+        (dict(c2p=torch.zeros(9, 3, 8).bfloat16()), "positions.c2p: expected a contiguous tensor in torch.float32"),
+        (dict(p2c=torch.zeros(9, 3, 9)), r"positions.p2c: expected \(9, 3, 8\)"),
+        (dict(bias=torch.zeros(3, 9).t()), "positions.bias: expected a contiguous tensor .* with strides"),
+        (dict(c2p=None, p2c=None, bias=None), "positions: expected c2p, p2c or bias, got none"),
+    ],
+)
+def test_positions_must_fit(change, message):
+    positions = positions_for(torch.float32, ["c2p", "p2c", "bias"])._replace(**change)
+    chain = Chain(torch.float32, 24)
+    with pytest.raises(ValueError, match=message):
+        chain.attention(Columns(0), Columns(0), Columns(0), chain.buffer(24), 3, positions=positions)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -394,8 +518,10 @@ def test_weights_stay_alive():
     chain = Chain(torch.float32, 24)
     packed, norm, bias = PackedWeight.pack(torch.ones(24, 24), None, "fp32"), torch.ones(24), torch.ones(24)
     chain.add_layer_norm(chain.linear(0, packed), None, chain.buffer(24), norm, bias, 1e-5)
-    kept = [weakref.ref(tensor) for tensor in (*packed.tensors, norm, bias) if tensor is not None]
-    del packed, norm, bias
+    positions = positions_for(torch.float32, ["c2p", "p2c", "bias"])
+    chain.attention(Columns(0), Columns(0), Columns(0), chain.buffer(24), 3, positions=positions)
+    kept = [weakref.ref(tensor) for tensor in (*packed.tensors, norm, bias, *positions) if tensor is not None]
+    del packed, norm, bias, positions
     gc.collect()
     assert all(tensor() is not None for tensor in kept)
     del chain
