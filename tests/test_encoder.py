@@ -19,6 +19,7 @@ from glimodern.encoder.relative_rows import deberta_rows, t5_rows
 from glimodern.encoder.t5 import T5_MODELS
 from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.dropout import Dropout, dropout
+from glimodern.layers.packed_linear import can_pack
 from glimodern.layers.relative_attention import group_texts
 
 transformers = pytest.importorskip("transformers")
@@ -221,6 +222,24 @@ def test_rows_of_distances_are_those_of_transformers() -> None:
             wanted = make_log_bucket_position(distances, buckets, farthest).long() + buckets
             assert torch.equal(all_rows(deberta_rows(buckets, farthest, buckets)), wanted.clamp(0, 2 * buckets - 1))
         assert torch.equal(all_rows(deberta_rows(-1, 20, 20)), (distances + 20).clamp(0, 39))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("kind", sorted(PACKED_MODELS))
+def test_a_text_has_the_same_bits_in_any_batch(kind: str, dtype: str) -> None:
+    """With packed linear layers."""
+    if not can_pack():
+        pytest.skip("nothing packs on this CPU")
+    torch.manual_seed(0)
+    encoder = build_encoder(tiny_config(kind, max_position_embeddings=400)).eval().requires_grad_(False)
+    assert encoder.pack(dtype)
+    encoder.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+    lengths = [1, 2, 40, 300, 17, 64]
+    ids, cu_seqlens, longest = packed_ids(lengths)
+    with torch.inference_mode():
+        together = encoder(ids, cu_seqlens, longest).split(lengths)
+        for text, found in zip(ids.split(lengths), together, strict=True):
+            assert torch.equal(encoder(text, torch.tensor([0, len(text)], dtype=torch.int32), len(text)), found)
 
 
 def test_no_bias_of_all_pairs_is_made() -> None:
