@@ -1,4 +1,5 @@
-"""Naive definitions of the operators: one span, row or query at a time, sharing no code with `glimodern.reference`.
+"""Naive definitions of the operators: one span, row or query at a time, sharing no code with `glimodern.reference`
+but the type of its inputs.
 
 They test the oracles, and the backend "reference", whose forward is the oracle itself. Signatures are the oracles'.
 Floats are computed in the dtype of the inputs, and gradients flow; int8 products and masks are NumPy's.
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
+
+from glimodern.reference import RelativePositions
 
 
 def mix32(x: np.ndarray) -> np.ndarray:
@@ -169,9 +172,23 @@ def span_entities(
     return found
 
 
+def position_term(positions: RelativePositions, q: Tensor, k: Tensor, distance: int, head: int, scale: float) -> Tensor:
+    """What the positions add to a head's score of one query and one key, [heads, head_dim] each."""
+    reach = len(positions.rows) // 2
+    row = int(positions.rows[max(-reach, min(distance, reach)) + reach])
+    term = q.new_zeros(())
+    if positions.c2p is not None:
+        term = term + scale * q[head] @ positions.c2p[row, head]
+    if positions.p2c is not None:
+        term = term + scale * k[head] @ positions.p2c[row, head]
+    if positions.bias is not None:
+        term = term + positions.bias[row, head]
+    return term
+
+
 def attention_varlen(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int | None = None, scale: float | None = None,
-    dropout_p: float = 0.0, seed: int = 0,
+    dropout_p: float = 0.0, seed: int = 0, positions: RelativePositions | None = None,
 ) -> Tensor:  # fmt: skip
     """One query and head at a time."""
     tokens, heads, dim = q.shape
@@ -182,7 +199,11 @@ def attention_varlen(
         for query in range(start, end):
             for head in range(heads):
                 seen = [key for key in range(start, end) if window is None or abs(query - key) <= window]
-                weights = torch.exp(scale * (k[seen, head] @ q[query, head]))
+                scores = scale * (k[seen, head] @ q[query, head])
+                if positions is not None:
+                    terms = [position_term(positions, q[query], k[key], query - key, head, scale) for key in seen]
+                    scores = scores + torch.stack(terms)
+                weights = torch.exp(scores)
                 p = weights / weights.sum()
                 if dropout_p:
                     kept = keep(query * heads + head, end - start, dropout_p, seed)[[key - start for key in seen]]

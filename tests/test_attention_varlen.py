@@ -262,7 +262,7 @@ def test_opcheck(backend, needs_grad):
     q, k, v = (x.clone().requires_grad_(needs_grad) for x in batch.qkv.unbind(1))
     with running(backend):
         torch.library.opcheck(
-            torch.ops.glimodern.attention_varlen.default, (q, k, v, batch.cu_seqlens, 6, 3, 0.3, 0.1, 3)
+            torch.ops.glimodern.attention_varlen.default, (q, k, v, *[None] * 4, batch.cu_seqlens, 6, 3, 0.3, 0.1, 3)
         )
 
 

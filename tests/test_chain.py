@@ -29,6 +29,10 @@ TINY = dict(vocab_size=100, hidden_size=64, num_hidden_layers=3, num_attention_h
 MODERNBERT = dict(
     model_type="modernbert", pad_token_id=1, cls_token_id=0, sep_token_id=2, initializer_range=0.3, local_attention=16
 )
+DEBERTA = dict(
+    model_type="deberta-v2", relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False,
+    type_vocab_size=0, max_relative_positions=20, initializer_range=0.3,
+)  # fmt: skip
 CONFIGS = {
     "modernbert": {**TINY, **MODERNBERT},
     "biases": {**TINY, **MODERNBERT, "mlp_bias": True, "attention_bias": True, "norm_bias": True},
@@ -55,9 +59,18 @@ CONFIGS = {
         "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0},
     },
     "xlm-roberta-xl": {**TINY, "model_type": "xlm-roberta-xl", "pad_token_id": 1, "initializer_range": 0.3},
+    # Most distances of LENGTHS lie beyond the buckets.
+    "deberta-v3": {**TINY, **DEBERTA, "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
+    "deberta-v2": {**TINY, **DEBERTA, "type_vocab_size": 2, "position_biased_input": True},
+    "deberta, c2p alone": {**TINY, **DEBERTA, "pos_att_type": ["c2p"]},
+    "deberta without positions": {**TINY, **DEBERTA, "relative_attention": False},
+    "mpnet": {**TINY, "model_type": "mpnet", "pad_token_id": 1, "initializer_range": 0.3},
 }  # fmt: skip
 OURS = ("modernbert", "biases")  # whose modules are this package's, with the same bits
 FAMILIES = ("bert", "distilbert", "albert", "nomic_bert", "eurobert", "xlm-roberta-xl")
+RELATIVE = ("deberta-v3", "mpnet")
+# With a layer norm that the operator's can replace.
+LAYER_NORMED = ("bert", "roberta", *(name for name in CONFIGS if name.startswith("deberta")), "mpnet")
 LENGTHS = [1, 40, 17, 64]
 ISAS = ("scalar", "avx2", "avx512", "avx512_bf16", "amx")
 
@@ -147,6 +160,40 @@ def test_chains_are_as_accurate_as_the_modules(config, dtype, monkeypatch):
     assert_accurate(hidden(encoder), hidden(exact), plainly(encoder, monkeypatch))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("config", LAYER_NORMED)
+def test_encoders_are_their_operators_in_bits(config, dtype, isa, monkeypatch):
+    """With the operator's layer norm in place of PyTorch's, the modules give the same bits."""
+
+    def norm(self, x):
+        return ops.add_layer_norm(x, None, self.weight, self.bias, self.eps, return_sum=False)
+
+    monkeypatch.setattr(nn.LayerNorm, "forward", norm)
+    encoder = packed_encoder(CONFIGS[config], dtype)
+    with running(f"cpp-{isa}"):
+        assert torch.equal(hidden(encoder), plainly(encoder, monkeypatch))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("config", RELATIVE)
+def test_a_text_has_the_same_bits_in_any_batch(config, dtype, monkeypatch):
+    """By a chain and by the modules."""
+    encoder = packed_encoder(CONFIGS[config], dtype)
+    ids, cu, _ = batch()
+
+    def run(ids, lengths):
+        return encoder(ids, F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).int(), max(lengths))
+
+    for chained in (True, False):
+        with torch.inference_mode(), monkeypatch.context() as patch:
+            if not chained:
+                patch.setattr(Chained, "of", lambda *arguments: None)
+            together = run(ids, LENGTHS).split(LENGTHS)
+            for text, found in zip(ids.split(LENGTHS), together, strict=True):
+                assert torch.equal(run(text, [len(text)]), found)
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
 def test_a_text_alone_has_the_bits_of_its_batch(config, dtype):
@@ -172,7 +219,7 @@ def test_threads_that_take_whole_texts_find_the_same_bits(config):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *RELATIVE])
 def test_modules_run_themselves_where_a_chain_cannot(config, monkeypatch):
     encoder = packed_encoder(CONFIGS[config], "fp32")
     runs = runs_of(monkeypatch)
@@ -195,7 +242,7 @@ def test_modules_run_themselves_where_a_chain_cannot(config, monkeypatch):
     assert len(runs) == 2
 
 
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *RELATIVE])
 def test_a_chain_follows_its_weights(config, monkeypatch):
     encoder = packed_encoder(CONFIGS[config], "bf16")
     runs = runs_of(monkeypatch)
@@ -214,7 +261,35 @@ def test_a_chain_follows_its_weights(config, monkeypatch):
         assert torch.equal(hidden(other), replaced)
 
 
-@pytest.mark.parametrize("config", FAMILIES)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("config", RELATIVE)
+def test_a_chain_follows_its_tables_of_positions(config, dtype, monkeypatch):
+    """Written in place, and replaced."""
+    encoder = packed_encoder(CONFIGS[config], dtype)
+    runs, name = runs_of(monkeypatch), "rel_embeddings" if config != "mpnet" else "relative_attention_bias"
+    table = encoder.model.encoder.get_submodule(name)
+    close = dict(rtol=0.05, atol=0.1) if dtype != "fp32" else dict(rtol=1e-4, atol=1e-4)
+    found = [hidden(encoder)]
+    for change in (lambda: table.weight.mul_(3.0).add_(torch.randn_like(table.weight)), lambda: exchange(table)):
+        with torch.no_grad():
+            change()
+        found.append(hidden(encoder))
+        torch.testing.assert_close(found[-1], plainly(encoder, monkeypatch), **close)
+        assert not torch.allclose(found[-1], found[-2], atol=0.2)
+    assert len(runs) == 3
+
+
+def exchange(table: nn.Embedding) -> None:
+    table.weight = nn.Parameter(torch.randn_like(table.weight), requires_grad=False)
+
+
+def test_a_convolution_makes_no_chain(monkeypatch):
+    encoder = packed_encoder({**CONFIGS["deberta-v2"], "conv_kernel_size": 3, "conv_act": "gelu"}, "fp32")
+    runs = runs_of(monkeypatch)
+    assert hidden(encoder).isfinite().all() and not runs
+
+
+@pytest.mark.parametrize("config", [*FAMILIES, *RELATIVE])
 def test_plain_linears_make_no_chain(config, monkeypatch):
     torch.manual_seed(0)
     encoder = build_encoder(CONFIGS[config]).eval()
@@ -281,7 +356,7 @@ def test_a_familys_chain_is_its_operators_one_by_one(config, dtype, isa):
 
 LAYERS = {  # where each family's layers are, by their names in the model
     "bert": "encoder.layer", "distilbert": "transformer.layer", "albert": "encoder.albert_layer_groups.0.albert_layers",
-    "xlm-roberta-xl": "encoder.layer",
+    "xlm-roberta-xl": "encoder.layer", "deberta-v3": "encoder.layer", "mpnet": "encoder.layer",
 }  # fmt: skip
 
 
@@ -289,7 +364,7 @@ def layers_of(encoder, config) -> nn.ModuleList:
     return encoder.model.get_submodule(LAYERS.get(config, "layers"))
 
 
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *RELATIVE])
 def test_modules_that_are_not_the_published_ones_make_no_chain(config, monkeypatch):
     """An adapter inside a layer is run, and layers that are taken away are not."""
     encoder = packed_encoder(CONFIGS[config], "fp32")
@@ -460,6 +535,56 @@ def test_steps_by_hand():
     assert torch.equal(y, ops.add_layer_norm(mixed[kept], x[kept], norm, None, 1e-5, return_sum=False))
 
 
+def positions_for(dtype, terms, heads=3, dim=8, reach=4):
+    torch.manual_seed(1)
+    count = 2 * reach + 1
+    tables = dict(c2p=torch.randn(count, heads, dim).to(dtype), p2c=torch.randn(count, heads, dim).to(dtype))
+    tables["bias"] = torch.randn(count, heads)
+    return ops.RelativePositions(torch.randperm(count).int(), **{name: tables[name] for name in terms})
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("terms", [["c2p"], ["p2c"], ["bias"], ["c2p", "p2c", "bias"]], ids="-".join)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_attention_with_positions_is_the_operator(dtype, terms, isa):
+    """In bits; each run reads the tables."""
+    torch.manual_seed(0)
+    x, cu = torch.randn(60, 72).to(dtype), torch.tensor([0, 4, 4, 45, 60], dtype=torch.int32)
+    positions = positions_for(dtype, terms)
+    with running(f"cpp-{isa}"):
+        for window in (None, 5):
+            chain = Chain(dtype, 72)
+            columns = (Columns(0), Columns(0, 24), Columns(0, 48))
+            chain.attention(*columns, chain.buffer(24), 3, window, 0.3, positions)
+            for _ in range(2):
+                q, k, v = x.view(60, 3, 3, 8).unbind(1)
+                wanted = ops.attention_varlen(q, k, v, cu, 41, window=window, scale=0.3, positions=positions)
+                with poisoned():
+                    assert torch.equal(chain.run(x.clone(), cu, None), wanted.flatten(1))
+                for table in positions[1:]:
+                    if table is not None:
+                        table.mul_(2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(rows=torch.tensor([0, 9, 1], dtype=torch.int32)), "positions.rows: expected rows of tables of 9 rows"),
+        (dict(rows=torch.tensor([0, 1], dtype=torch.int32)), r"positions.rows: expected \[2 reach \+ 1\]"),
+        (dict(rows=torch.tensor([0, 1, 2])), "positions.rows: expected a contiguous tensor in torch.int32"),
+        (dict(c2p=torch.zeros(9, 3, 8).bfloat16()), "positions.c2p: expected a contiguous tensor in torch.float32"),
+        (dict(p2c=torch.zeros(9, 3, 9)), r"positions.p2c: expected \(9, 3, 8\)"),
+        (dict(bias=torch.zeros(3, 9).t()), "positions.bias: expected a contiguous tensor .* with strides"),
+        (dict(c2p=None, p2c=None, bias=None), "positions: expected c2p, p2c or bias, got none"),
+    ],
+)
+def test_positions_must_fit(change, message):
+    positions = positions_for(torch.float32, ["c2p", "p2c", "bias"])._replace(**change)
+    chain = Chain(torch.float32, 24)
+    with pytest.raises(ValueError, match=message):
+        chain.attention(Columns(0), Columns(0), Columns(0), chain.buffer(24), 3, positions=positions)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -587,8 +712,10 @@ def test_weights_stay_alive():
     chain = Chain(torch.float32, 24)
     packed, norm, bias = PackedWeight.pack(torch.ones(24, 24), None, "fp32"), torch.ones(24), torch.ones(24)
     chain.add_layer_norm(chain.linear(0, packed), None, chain.buffer(24), norm, bias, 1e-5)
-    kept = [weakref.ref(tensor) for tensor in (*packed.tensors, norm, bias) if tensor is not None]
-    del packed, norm, bias
+    positions = positions_for(torch.float32, ["c2p", "p2c", "bias"])
+    chain.attention(Columns(0), Columns(0), Columns(0), chain.buffer(24), 3, positions=positions)
+    kept = [weakref.ref(tensor) for tensor in (*packed.tensors, norm, bias, *positions) if tensor is not None]
+    del packed, norm, bias, positions
     gc.collect()
     assert all(tensor() is not None for tensor in kept)
     del chain

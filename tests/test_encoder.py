@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from glimodern import ops
 from glimodern.encoder import Encoder, build_encoder, load_encoder
 from glimodern.encoder.adapter import PACKED_MODELS, first_position, max_length, packed_reason
+from glimodern.encoder.relative_rows import deberta_rows, t5_rows
 from glimodern.encoder.t5 import T5_MODELS
 from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.dropout import Dropout, dropout
+from glimodern.layers.packed_linear import can_pack
 from glimodern.layers.relative_attention import group_texts
 
 transformers = pytest.importorskip("transformers")
@@ -175,6 +177,78 @@ def test_deberta_options_equal_transformers(options: dict[str, Any]) -> None:
     encoder = build_encoder(config).eval()
     assert encoder.packed and (encoder.max_length is None) == (not options.get("position_biased_input"))
     same_as_transformers(encoder, reference_of(encoder, config), [33, 5, 1, 31, 150, 33], 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("deberta-v2", dict(position_buckets=16, max_relative_positions=64, max_position_embeddings=600)),
+        ("deberta-v2", dict(max_relative_positions=50, max_position_embeddings=600)),
+        ("mpnet", dict(max_position_embeddings=600)),
+        ("t5", {}),
+        ("t5", dict(relative_attention_num_buckets=8, relative_attention_max_distance=20)),
+        ("mt5", dict(relative_attention_max_distance=300)),
+        ("umt5", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_texts_longer_than_the_distances_that_differ(kind: str, options: dict[str, Any]) -> None:
+    """Alone and beside a short text."""
+    torch.manual_seed(0)
+    config = tiny_config(kind, num_hidden_layers=2, **options)
+    encoder = build_encoder(config).eval()
+    same_as_transformers(encoder, reference_of(encoder, config), [550, 3, 270], 2e-5)
+
+
+def test_rows_of_distances_are_those_of_transformers() -> None:
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distances = torch.arange(-5000, 5001)
+
+    def all_rows(rows: Tensor) -> Tensor:
+        assert rows.dtype == torch.int32 and not rows.is_inference()
+        reach = len(rows) // 2
+        assert not torch.equal(rows[[0, -1]], rows[[1, -2]]) or reach == 1  # no longer than need be
+        return rows.long()[distances.clamp(-reach, reach) + reach]
+
+    with torch.inference_mode():
+        for buckets, farthest in ((32, 128), (8, 20), (64, 500), (32, 4096)):
+            wanted = T5Attention._relative_position_bucket(-distances, True, buckets, farthest)
+            assert torch.equal(all_rows(t5_rows(buckets, farthest)), wanted)
+        assert torch.equal(all_rows(t5_rows(32, 128)), MPNetEncoder.relative_position_bucket(-distances))
+        for buckets, farthest in ((256, 512), (16, 64), (256, 200), (16, 8), (16, 4096)):
+            wanted = make_log_bucket_position(distances, buckets, farthest).long() + buckets
+            assert torch.equal(all_rows(deberta_rows(buckets, farthest, buckets)), wanted.clamp(0, 2 * buckets - 1))
+        assert torch.equal(all_rows(deberta_rows(-1, 20, 20)), (distances + 20).clamp(0, 39))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("kind", sorted(PACKED_MODELS))
+def test_a_text_has_the_same_bits_in_any_batch(kind: str, dtype: str) -> None:
+    """With packed linear layers."""
+    if not can_pack():
+        pytest.skip("nothing packs on this CPU")
+    torch.manual_seed(0)
+    encoder = build_encoder(tiny_config(kind, max_position_embeddings=400)).eval().requires_grad_(False)
+    assert encoder.pack(dtype)
+    encoder.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+    lengths = [1, 2, 40, 300, 17, 64]
+    ids, cu_seqlens, longest = packed_ids(lengths)
+    with torch.inference_mode():
+        together = encoder(ids, cu_seqlens, longest).split(lengths)
+        for text, found in zip(ids.split(lengths), together, strict=True):
+            assert torch.equal(encoder(text, torch.tensor([0, len(text)], dtype=torch.int32), len(text)), found)
+
+
+def test_no_bias_of_all_pairs_is_made() -> None:
+    """The memory of a long text's attention grows with its tokens."""
+    for kind in ("deberta-v2", "mpnet", "t5"):
+        encoder = build_encoder(tiny_config(kind, max_position_embeddings=2100, num_hidden_layers=1)).eval()
+        with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
+            encoder(*packed_ids([2000]))
+        assert max(event.cpu_memory_usage for event in profile.key_averages()) < 2000 * 2000 * 4
 
 
 def test_gated_t5_equals_transformers() -> None:

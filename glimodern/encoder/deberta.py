@@ -93,7 +93,8 @@ class _Distances(NamedTuple):
         if packing.offsets is None:
             return cls(0, 2 * module.pos_ebd_size, rows.to(packing.cu_seqlens.device))
         reach = len(rows) // 2
-        near = min(reach, max(max(packing.lengths, default=0) - 1, 0))
+        # Kernels add the terms in another order where all distances share a row, so at least two rows are kept.
+        near = min(reach, max(max(packing.lengths, default=0) - 1, 1))
         rows = rows[reach - near : reach + near + 1]
         low, high = (int(x) for x in torch.aminmax(rows))
         return cls(low, high + 1, (rows - low).to(packing.cu_seqlens.device))

@@ -73,9 +73,8 @@ class PaddedPacking(Packing):
 
     @property
     def lengths(self) -> list[int]:
-        raise RuntimeError(
-            "lengths: those of padded texts are not known on the host; expected an encoder that takes an attention mask"
-        )
+        # Asked only for an encoder whose texts must have equal lengths.
+        raise ValueError("encoder: expected one that takes an attention mask, to compute padded texts, got none")
 
     @cached_property
     def groups(self) -> Groups:
