@@ -299,6 +299,27 @@ def test_rows_that_no_distance_uses_reach_nothing(backend, dtype, table, bad):
         assert torch.equal(x, y), name
 
 
+@pytest.mark.parametrize("backend", BF16_BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("masked", [torch.finfo(torch.float32).min, -torch.inf])
+@pytest.mark.parametrize("scale", [1.0, 0.125, 1e-7])
+def test_a_bias_may_mask_keys(backend, dtype, masked, scale):
+    """All that lie before the query, or after it: whole blocks of keys, the first one too."""
+    skip_unless_runs(backend)
+    batch = Case("", (5, 40) if backend == "cpp-scalar" else (5, 40, 700), 1, 32, reach=50, terms="b").build(dtype)
+    for hidden in (slice(51, None), slice(None, 50)):
+        bias = batch.leaves["bias"].clone()
+        bias[hidden] = masked
+        leaves = {**batch.leaves, "bias": bias}
+        truth, plain = (
+            batch.attend(reference.attention_varlen, {name: x.to(d) for name, x in leaves.items()}, None, scale)
+            for d in (torch.float64, dtype)
+        )
+        with running(backend):
+            found = batch.attend(ops.attention_varlen, leaves, batch.longest, scale=scale)
+        assert_accurate(found, truth, plain)
+
+
 @pytest.mark.parametrize("table", TABLES.values())
 @pytest.mark.parametrize("backend", BF16_BACKENDS)
 def test_nan_is_not_hidden(backend, table):

@@ -223,8 +223,9 @@ struct AmxForward {
   }
 };
 
-// The softmax needs a positive scale: it takes the maximum of the unscaled scores.
+// The softmax needs a positive scale: it takes the maximum of the unscaled scores. A bias is divided by the scale.
 bool supported(const AttentionInputs& in) {
+  if (in.positions.bias != nullptr && in.scale < 0x1p-20) return false;
   return static_cast<float>(in.scale) > 0.0f && in.head_dim > 0 && in.head_dim <= kMaxHeadDim;
 }
 

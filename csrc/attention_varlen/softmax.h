@@ -60,6 +60,7 @@ struct ProbabilityDropout {
 // e^(x - m) = 2^(log2(e) x - to_log2(m)) e^log2_rounding(m): the maximum in powers of two, and the rounding error of
 // that, as an exponent of e.
 inline float to_log2(float x) { return kLog2E * x; }
+constexpr float kLeastScore = 2.3e38f;  // below minus this, to_log2() is -inf
 inline float log2_rounding(float x) { return kLn2 * __builtin_fmaf(-kLog2E, x, to_log2(x)); }
 
 // Online softmax of R queries' scores, rows `stride` apart, in columns [c0, c1). Raises running_max[r] to the row's
@@ -78,8 +79,8 @@ void softmax_rows(float* row, int64_t stride, int64_t c0, int64_t c1, float* run
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     running_max[r] = V::reduce_max(shift[r]);
-    // -inf: no key of this block is visible.
-    shift[r] = V::set1(running_max[r] == -__builtin_inff() ? 0.0f : to_log2(running_max[r]));
+    // -inf: no key of this block is visible. Or a bias masks them, with a value that is no finite power of two.
+    shift[r] = V::set1(running_max[r] < -kLeastScore ? 0.0f : to_log2(running_max[r]));
   }
   for (int64_t j = c0; j < c1; j += V::width) {
 #pragma GCC unroll 8
