@@ -29,6 +29,14 @@ TINY = dict(vocab_size=100, hidden_size=64, num_hidden_layers=3, num_attention_h
 MODERNBERT = dict(
     model_type="modernbert", pad_token_id=1, cls_token_id=0, sep_token_id=2, initializer_range=0.3, local_attention=16
 )
+T5 = dict(
+    model_type="t5", vocab_size=100, d_model=64, d_kv=16, d_ff=96, num_layers=3, num_heads=4, is_encoder_decoder=False
+)  # fmt: skip
+DEBERTA = dict(
+    TINY, model_type="deberta-v2", initializer_range=0.3, relative_attention=True, pos_att_type=["p2c", "c2p"],
+    position_buckets=8, max_position_embeddings=40, share_att_key=True, norm_rel_ebd="layer_norm",
+    position_biased_input=False, type_vocab_size=0,
+)  # fmt: skip
 CONFIGS = {
     "modernbert": {**TINY, **MODERNBERT},
     "biases": {**TINY, **MODERNBERT, "mlp_bias": True, "attention_bias": True, "norm_bias": True},
@@ -55,9 +63,17 @@ CONFIGS = {
         "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0},
     },
     "xlm-roberta-xl": {**TINY, "model_type": "xlm-roberta-xl", "pad_token_id": 1, "initializer_range": 0.3},
+    "t5": T5,
+    "t5 gated": {**T5, "feed_forward_proj": "gated-silu", "relative_attention_max_distance": 20},
+    "mt5": {**T5, "model_type": "mt5", "feed_forward_proj": "gated-gelu"},
+    "umt5": {**T5, "model_type": "umt5", "feed_forward_proj": "gated-gelu"},
+    "mpnet": {**TINY, "model_type": "mpnet", "initializer_range": 0.3},
+    "deberta-v2": DEBERTA,
+    "deberta-v2 of narrow embeddings": {**DEBERTA, "embedding_size": 32, "share_att_key": False},
 }  # fmt: skip
 OURS = ("modernbert", "biases")  # whose modules are this package's, with the same bits
 FAMILIES = ("bert", "distilbert", "albert", "nomic_bert", "eurobert", "xlm-roberta-xl")
+BY_DISTANCE = ("t5", "t5 gated", "umt5", "mpnet", "deberta-v2")  # whose scores have terms of relative distances
 LENGTHS = [1, 40, 17, 64]
 ISAS = ("scalar", "avx2", "avx512", "avx512_bf16", "amx")
 
@@ -148,7 +164,7 @@ def test_chains_are_as_accurate_as_the_modules(config, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *BY_DISTANCE, "deberta-v2 of narrow embeddings"])
 def test_a_text_alone_has_the_bits_of_its_batch(config, dtype):
     encoder = packed_encoder(CONFIGS[config], dtype)
     ids, cu, _ = batch()
@@ -172,7 +188,7 @@ def test_threads_that_take_whole_texts_find_the_same_bits(config):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *BY_DISTANCE])
 def test_modules_run_themselves_where_a_chain_cannot(config, monkeypatch):
     encoder = packed_encoder(CONFIGS[config], "fp32")
     runs = runs_of(monkeypatch)
@@ -195,7 +211,7 @@ def test_modules_run_themselves_where_a_chain_cannot(config, monkeypatch):
     assert len(runs) == 2
 
 
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *BY_DISTANCE])
 def test_a_chain_follows_its_weights(config, monkeypatch):
     encoder = packed_encoder(CONFIGS[config], "bf16")
     runs = runs_of(monkeypatch)
@@ -214,7 +230,7 @@ def test_a_chain_follows_its_weights(config, monkeypatch):
         assert torch.equal(hidden(other), replaced)
 
 
-@pytest.mark.parametrize("config", FAMILIES)
+@pytest.mark.parametrize("config", [*FAMILIES, *BY_DISTANCE])
 def test_plain_linears_make_no_chain(config, monkeypatch):
     torch.manual_seed(0)
     encoder = build_encoder(CONFIGS[config]).eval()
@@ -281,7 +297,8 @@ def test_a_familys_chain_is_its_operators_one_by_one(config, dtype, isa):
 
 LAYERS = {  # where each family's layers are, by their names in the model
     "bert": "encoder.layer", "distilbert": "transformer.layer", "albert": "encoder.albert_layer_groups.0.albert_layers",
-    "xlm-roberta-xl": "encoder.layer",
+    "xlm-roberta-xl": "encoder.layer", "mpnet": "encoder.layer", "deberta-v2": "encoder.layer",
+    **dict.fromkeys(("t5", "t5 gated", "umt5"), "encoder.block"),
 }  # fmt: skip
 
 
@@ -289,7 +306,7 @@ def layers_of(encoder, config) -> nn.ModuleList:
     return encoder.model.get_submodule(LAYERS.get(config, "layers"))
 
 
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *BY_DISTANCE])
 def test_modules_that_are_not_the_published_ones_make_no_chain(config, monkeypatch):
     """An adapter inside a layer is run, and layers that are taken away are not."""
     encoder = packed_encoder(CONFIGS[config], "fp32")
