@@ -29,6 +29,9 @@ TINY = dict(vocab_size=100, hidden_size=64, num_hidden_layers=3, num_attention_h
 MODERNBERT = dict(
     model_type="modernbert", pad_token_id=1, cls_token_id=0, sep_token_id=2, initializer_range=0.3, local_attention=16
 )
+T5 = dict(
+    model_type="t5", vocab_size=100, d_model=64, d_kv=16, d_ff=96, num_layers=3, num_heads=4, is_encoder_decoder=False
+)  # fmt: skip
 DEBERTA = dict(
     model_type="deberta-v2", relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False,
     type_vocab_size=0, max_relative_positions=20, initializer_range=0.3,
@@ -65,10 +68,16 @@ CONFIGS = {
     "deberta, c2p alone": {**TINY, **DEBERTA, "pos_att_type": ["c2p"]},
     "deberta without positions": {**TINY, **DEBERTA, "relative_attention": False},
     "mpnet": {**TINY, "model_type": "mpnet", "pad_token_id": 1, "initializer_range": 0.3},
+    "t5": T5,
+    "t5 gated": {**T5, "feed_forward_proj": "gated-silu", "relative_attention_max_distance": 20},
+    "mt5": {**T5, "model_type": "mt5", "feed_forward_proj": "gated-gelu"},
+    "umt5": {**T5, "model_type": "umt5", "feed_forward_proj": "gated-gelu"},
+    "deberta-v2 of narrow embeddings": {**TINY, **DEBERTA, "position_buckets": 8, "embedding_size": 32},
 }  # fmt: skip
 OURS = ("modernbert", "biases")  # whose modules are this package's, with the same bits
 FAMILIES = ("bert", "distilbert", "albert", "nomic_bert", "eurobert", "xlm-roberta-xl")
-RELATIVE = ("deberta-v3", "mpnet")
+RELATIVE = ("deberta-v3", "mpnet")  # with tables that a chain has copies of
+BY_DISTANCE = ("t5", "t5 gated", "umt5", *RELATIVE)  # whose scores have terms of relative distances
 # With a layer norm that the operator's can replace.
 LAYER_NORMED = ("bert", "roberta", *(name for name in CONFIGS if name.startswith("deberta")), "mpnet")
 LENGTHS = [1, 40, 17, 64]
@@ -195,7 +204,7 @@ def test_a_text_has_the_same_bits_in_any_batch(config, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *BY_DISTANCE, "deberta-v2 of narrow embeddings"])
 def test_a_text_alone_has_the_bits_of_its_batch(config, dtype):
     encoder = packed_encoder(CONFIGS[config], dtype)
     ids, cu, _ = batch()
@@ -219,7 +228,7 @@ def test_threads_that_take_whole_texts_find_the_same_bits(config):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *RELATIVE])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *BY_DISTANCE])
 def test_modules_run_themselves_where_a_chain_cannot(config, monkeypatch):
     encoder = packed_encoder(CONFIGS[config], "fp32")
     runs = runs_of(monkeypatch)
@@ -242,7 +251,7 @@ def test_modules_run_themselves_where_a_chain_cannot(config, monkeypatch):
     assert len(runs) == 2
 
 
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *RELATIVE])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *BY_DISTANCE])
 def test_a_chain_follows_its_weights(config, monkeypatch):
     encoder = packed_encoder(CONFIGS[config], "bf16")
     runs = runs_of(monkeypatch)
@@ -289,7 +298,7 @@ def test_a_convolution_makes_no_chain(monkeypatch):
     assert hidden(encoder).isfinite().all() and not runs
 
 
-@pytest.mark.parametrize("config", [*FAMILIES, *RELATIVE])
+@pytest.mark.parametrize("config", [*FAMILIES, *BY_DISTANCE])
 def test_plain_linears_make_no_chain(config, monkeypatch):
     torch.manual_seed(0)
     encoder = build_encoder(CONFIGS[config]).eval()
@@ -364,7 +373,7 @@ def layers_of(encoder, config) -> nn.ModuleList:
     return encoder.model.get_submodule(LAYERS.get(config, "layers"))
 
 
-@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *RELATIVE])
+@pytest.mark.parametrize("config", ["modernbert", *FAMILIES, *BY_DISTANCE])
 def test_modules_that_are_not_the_published_ones_make_no_chain(config, monkeypatch):
     """An adapter inside a layer is run, and layers that are taken away are not."""
     encoder = packed_encoder(CONFIGS[config], "fp32")

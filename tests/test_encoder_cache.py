@@ -11,8 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from backends import skip_unless_runs
 
 from glimodern.data import Example, load_dataset, sample_types
+from glimodern.layers.packed_linear import can_pack
+from glimodern.ops import Chain
 from glimodern.train import encoder_cache as cache_module
 from glimodern.train.batches import TrainingBatches
 from glimodern.train.config import parse_train_config
@@ -136,6 +139,29 @@ def test_room(tmp_path):
     assert "about 0.00 GB when full" in check_room(tmp_path / "new", 1000)
     with pytest.raises(ValueError, match=r"cache_encoder: expected room for about 1000000000\.0 GB in .*, got"):
         check_room(tmp_path, 10**18)
+
+
+def test_room_where_another_run_renames_a_file(tmp_path, monkeypatch):
+    (tmp_path / "partial").write_bytes(b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", lambda path: (path.unlink(), False)[1])
+        assert cache_module._size(tmp_path / "partial") == 0
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_layers_run_as_a_chain(setup, tmp_path, monkeypatch, dtype):
+    skip_unless_runs("cpp-scalar")
+    if not can_pack():
+        pytest.skip("nothing packs on this CPU")
+    models = frozen(make_tiny_model()), frozen(make_bi(setup / "labels"))
+    runs, run = [], Chain.run
+    monkeypatch.setattr(
+        Chain, "run", lambda chain, x, *more, **named: (runs.append(1), run(chain, x, *more, **named))[1]
+    )
+    for model, expected in zip(models, (1, 2), strict=True):
+        runs.clear()
+        EncoderCache(model, tmp_path, dtype).outputs(model.packer.pack(TEXTS, TYPES))
+        assert len(runs) == expected
 
 
 def test_what_is_left_over_is_swept(tmp_path):
@@ -289,3 +315,18 @@ def test_another_place_of_the_cache_is_no_other_setting(setup, tmp_path):
     more = ["--max-steps", "6", "--resume", "--cache-variants", "2"]
     with pytest.raises(ValueError, match="cache_variants: was 1, is 2"):
         train(parse_train_config(arguments(setup, tmp_path / "run", *CACHED, *more)))
+
+
+def test_a_resumed_run_caches_under_the_weights_that_it_resumes(setup, tmp_path):
+    """Also where the checkpoint of init_from has other weights by now."""
+    start, shared, first = tmp_path / "start", tmp_path / "shared", make_tiny_model(dropout=0.1, max_width=6)
+    first.save_pretrained(start)
+    given = ["--init-from", str(start), "--cache-dir", str(shared), *CACHED]
+    train(parse_train_config(arguments(setup, tmp_path / "run", *given, "--max-steps", "4")))
+    folders = sorted(shared.iterdir())
+    with torch.no_grad():
+        first.encoder.get_parameter("model.final_norm.weight").mul_(2.0)
+    first.save_pretrained(start)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(parse_train_config(arguments(setup, tmp_path / "run", *given, "--max-steps", "12", "--resume")))
+    assert sorted(shared.iterdir()) == folders

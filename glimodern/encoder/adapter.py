@@ -237,10 +237,13 @@ class TransformersEncoder(Encoder):
         if not self.packed and self.config.model_type not in _PADDED_THAT_PACK:
             return False
         pack_layers(self.model.get_submodule(_LAYERS.get(self.config.model_type, "encoder")), dtype)
-        project = getattr(self.model, "embeddings_project", None)  # ELECTRA's projection between embeddings and layers
-        if isinstance(project, nn.Linear):
-            exact = "fp32" if dtype == "int8" else dtype
-            self.model.embeddings_project = packed_linear(project, exact)
+        for parent, name in (
+            (self.model, "embeddings_project"),
+            (getattr(self.model, "embeddings", None), "embed_proj"),
+        ):
+            project = getattr(parent, name, None)  # between embeddings and layers: ELECTRA's, DeBERTa's
+            if isinstance(project, nn.Linear):
+                setattr(parent, name, packed_linear(project, "fp32" if dtype == "int8" else dtype))
         self.model.set_input_embeddings(packed_embedding(self.model.get_input_embeddings(), dtype))
         if self.config.model_type in _BY_INTERFACE:
             self._chained = Chained(_BY_INTERFACE[self.config.model_type].build)

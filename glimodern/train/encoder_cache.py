@@ -66,7 +66,7 @@ class EncoderCache:
 
     network: its encoders must not change. folder: for the cache. dtype: of computation and of the files, "fp32", "bf16"
     or "fp16". On a CPU the encoders run packed in fp32 and bf16, as in prediction; the bits of a text's outputs then do
-    not depend on its batch, but for encoders with a position bias. computed: texts that this process encoded so far.
+    not depend on its batch, but for encoders that pad or convolve. computed: texts that this process encoded so far.
     """
 
     def __init__(self, network: SpanNetwork, folder: Path, dtype: str) -> None:
@@ -138,22 +138,25 @@ class EncoderCache:
         ]
         ids, chosen = (torch.from_numpy(np.concatenate(x)) for x in ([text.ids for text in texts], rows))
         longest, device = max(len(text.ids) for text in texts), self.network.device
-        with self._arithmetic():
-            hidden = self._text_encoder(ids.to(device), ends.to(device), longest, chosen.to(device))
+        encoder = self._text_encoder
+        with self._arithmetic(packed=encoder is not self.network.encoder):
+            hidden = encoder(ids.to(device), ends.to(device), longest, chosen.to(device))
         return list(hidden.to("cpu", self.dtype).contiguous().split([len(each) for each in rows]))
 
     def _label_rows(self, labels: Sequence[str]) -> Tensor:
         """Return the means of labels' hidden states, [labels, label encoder width]."""
         missing = [label for label in labels if label not in self._labels]
         if missing:
-            with self._arithmetic():
-                vectors = self._label_encoder.pooled(missing).to("cpu", self.dtype)
+            encoder = self._label_encoder
+            with self._arithmetic(packed=encoder is not self.network.label_encoder):
+                vectors = encoder.pooled(missing).to("cpu", self.dtype)
             self._labels.update(zip(missing, vectors, strict=True))
         return torch.stack([self._labels[label] for label in labels])
 
     @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        device, low = self.network.device.type, self.dtype != torch.float32
+    def _arithmetic(self, *, packed: bool) -> Iterator[None]:
+        """A context for an encoder's forward pass. A packed one has weights of the run's dtype, and no autocast."""
+        device, low = self.network.device.type, self.dtype != torch.float32 and not packed
         with lasting(), torch.autocast(device, self.dtype if low else None, enabled=low):
             yield
 
@@ -187,7 +190,7 @@ def check_room(folder: Path, needed: int) -> str:
 
     Raises ValueError if the disk of the folder has less, beside what the folder holds.
     """
-    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    held = sum(_size(file) for file in folder.rglob("*"))
     disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(disk).free
     if needed > free + held:
@@ -196,6 +199,14 @@ def check_room(folder: Path, needed: int) -> str:
             "GB; give another cache_dir, fewer cache_variants, or leave out cache_encoder"
         )
     return f"encoder cache: about {needed / 1e9:.2f} GB when full, in {folder}, which has {held / 1e9:.2f} GB now"
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file; 0 for a folder, and for a file that another run has just renamed."""
+    try:
+        return 0 if path.is_dir() else path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _texts(batch: PackedBatch) -> list[_Text]:

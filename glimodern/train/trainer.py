@@ -98,13 +98,14 @@ class Trainer:
             rank, world = accelerator.process_index, accelerator.num_processes
             self.batches = TrainingBatches(self.train_set, self.model.packer, self.config, rank, world)
             self.total = self.batches.steps()
-            self.cache = self._encoder_cache()
         groups = optimizer_groups(self.model, config.optim, config.tuning.lora_lr)
         optimizer = torch.optim.AdamW(groups, fused=True)
         self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.settings = {key: value for key, value in self.config.flat().items() if key not in PER_LAUNCH}
         self.settings["num_processes"] = world
         self.done = self._find_progress()
+        with together(accelerator, "opening the encoder's cache"):
+            self.cache = self._encoder_cache()  # by the weights that a resumed run goes on with
         self.saved = self.done.step
         self.first_word, self.seconds_before = self.done.words, self.done.seconds
         self.durations: list[float] = []
