@@ -365,7 +365,9 @@ def test_a_familys_chain_is_its_operators_one_by_one(config, dtype, isa):
 
 LAYERS = {  # where each family's layers are, by their names in the model
     "bert": "encoder.layer", "distilbert": "transformer.layer", "albert": "encoder.albert_layer_groups.0.albert_layers",
-    "xlm-roberta-xl": "encoder.layer", "deberta-v3": "encoder.layer", "mpnet": "encoder.layer",
+    "xlm-roberta-xl": "encoder.layer", "mpnet": "encoder.layer", "deberta-v2": "encoder.layer",
+    **dict.fromkeys(("t5", "t5 gated", "umt5"), "encoder.block"),
+    "deberta-v3": "encoder.layer",
 }  # fmt: skip
 
 
