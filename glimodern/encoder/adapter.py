@@ -46,19 +46,13 @@ PACKED = "glimodern_packed"
 
 Forward = Callable[..., Tensor]
 """A packed forward pass: (transformers model, input_ids int64 [N], position_ids int64 [N], packing, rows int64 [r] or
-None for all) -> hidden states [r or N, hidden_size]. Those of `_CHAINS` also take `chained`, the cache of the chain."""
+None for all, chained: the cache of the model's chain) -> hidden states [r or N, hidden_size]."""
 
-_PASSES: dict[str, Forward] = {
-    **dict.fromkeys(BERT_MODELS, bert_forward),
-    **dict.fromkeys(DEBERTA_MODELS, deberta_forward),
-    **dict.fromkeys(T5_MODELS, t5_forward),
-    "mpnet": mpnet_forward,
-}
-_CHAINS: dict[str, Build] = {
-    **dict.fromkeys(BERT_MODELS, bert_chain),
-    **dict.fromkeys(DEBERTA_MODELS, deberta_chain),
-    **dict.fromkeys(T5_MODELS, t5_chain),
-    "mpnet": mpnet_chain,
+_PASSES: dict[str, tuple[Forward, Build]] = {  # a pass, and how its layers become a chain
+    **dict.fromkeys(BERT_MODELS, (bert_forward, bert_chain)),
+    **dict.fromkeys(DEBERTA_MODELS, (deberta_forward, deberta_chain)),
+    **dict.fromkeys(T5_MODELS, (t5_forward, t5_chain)),
+    "mpnet": (mpnet_forward, mpnet_chain),
 }
 _BY_INTERFACE: dict[str, ChainedFamily] = {
     "albert": ALBERT,
@@ -168,9 +162,10 @@ class TransformersEncoder(Encoder):
         self.hidden_size = int(config.hidden_size)
         self.max_length = max_length(config)
         self._takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
-        self._pass = _PASSES.get(config.model_type) if self.packed else None
-        if self._pass is not None and config.model_type in _CHAINS:
-            self._pass = functools.partial(self._pass, chained=Chained(_CHAINS[config.model_type]))
+        self._pass: Forward | None = None
+        if self.packed and config.model_type in _PASSES:
+            forward, build = _PASSES[config.model_type]
+            self._pass = functools.partial(forward, chained=Chained(build))
         self._chained: Chained | None = None  # of a family in `_BY_INTERFACE`, once its layers are packed
         if self.packed and self._pass is None:
             from transformers import AttentionInterface, AttentionMaskInterface
