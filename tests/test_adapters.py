@@ -63,9 +63,9 @@ def adapter(request, base, tmp_path_factory) -> Path:
 
 @torch.no_grad()
 def scores(model: GLiModern) -> torch.Tensor:
-    """The logits of all spans of two texts."""
-    words = [WORDS, WORDS[:4]]
-    found = torch.cat([x.flatten() for x in model.scores(model.packer.pack(words, [ASKED] * 2))])
+    """The logits of all spans of some texts: enough that their rounding errors tell of the weights' precision."""
+    words = [WORDS, WORDS[:4], *(WORDS[n:] + WORDS[:n] for n in range(1, len(WORDS))), *(WORDS[n::2] for n in range(4))]
+    found = torch.cat([x.flatten() for x in model.scores(model.packer.pack(words, [ASKED] * len(words)))])
     return found[found.isfinite()].float()
 
 
@@ -132,9 +132,10 @@ def test_updates_of_every_head(tmp_path, kind, dtype):
                 ("base", dtype, folder),
             )
         )
-    # A layer that is packed again is rounded twice, and each bound is a ratio of two draws of rounding errors.
-    assert off(updated, exact) <= (1.5 if dtype == "fp32" else 3.0) * off(merged, exact) + 1e-5
-    assert off(plain, exact) > 2 * off(updated, exact)
+    # A layer that is packed again is rounded twice, and each bound is a ratio of two draws of rounding errors. An LSTM
+    # carries an error from word to word.
+    assert off(updated, exact) <= {"fp32": 1.5, "bf16": 3.0, "int8": 4.0}[dtype] * off(merged, exact) + 1e-5
+    assert off(plain, exact) > 8 * off(updated, exact)
 
 
 def test_updates_of_a_head_are_small(base, tmp_path):
