@@ -31,7 +31,8 @@ void prepare_floats(const LinearPacked& in, int64_t row, const PreparedRows& pre
   T* out = reinterpret_cast<T*>(prepared.data + to * prepared.stride);
   const int64_t padded = prepared.groups * glimodern::group_inputs(dtype), first = row * in.inputs;
   if (!kRound && in.x_dtype == (sizeof(T) == sizeof(float) ? Dtype::fp32 : Dtype::bf16)) {
-    __builtin_memcpy(out, static_cast<const T*>(in.x) + first, in.inputs * sizeof(T));
+    if (in.inputs > 0)
+      __builtin_memcpy(out, static_cast<const T*>(in.x) + first, in.inputs * sizeof(T));  // x may be null
     for (int64_t j = in.inputs; j < padded; ++j) narrow(0.0f, out + j);
   } else if (in.x_dtype == Dtype::fp32) {
     prepare_float_row<V, kRound>(static_cast<const float*>(in.x) + first, in.inputs, padded, out);
