@@ -9,7 +9,8 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 # The tests of the C++ operators, run by `make sanitize`: one name an operator.
 OPERATOR_TESTS := $(patsubst %,tests/test_%.py,span_scores span_loss span_entities span_vectors attention_varlen \
-	attention_positions dropout geglu rotary add_layer_norm linear_packed select_spans token_scores token_entities low_rank chain)
+	attention_positions dropout geglu rotary add_layer_norm add_rms_norm linear_packed select_spans token_scores \
+	token_entities low_rank chain)
 # The tests of whole models, run by `make test-isa`.
 MODEL_TESTS := $(patsubst %,tests/test_%.py,acceleration bi_encoder calibration chain contention encoder gliner_parity \
 	inference inference_mode model packed_model pooling span_entities stored_dtypes token_level)
