@@ -19,7 +19,7 @@ from glimodern import ops
 from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.chained import Chained
 
-from .layer_chain import Layer, as_published, post_norm_chain, run_chain
+from .layer_chain import Layer, as_published, embeddings, post_norm_chain, run_chain
 
 # model_type of architectures built from BERT's layer. tests/test_encoder.py compares each with its own padded run.
 BERT_MODELS = ("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta")
@@ -37,7 +37,7 @@ def bert_forward(
 
     chained: the cache of the model's operator chain, if it may run as one.
     """
-    x: Tensor = model.embeddings(input_ids=input_ids[None], position_ids=position_ids[None])[0]
+    x = embeddings(model, input_ids, position_ids)
     if hasattr(model, "embeddings_project"):
         x = model.embeddings_project(x)
     done = run_chain(chained, model, x, packing, rows)

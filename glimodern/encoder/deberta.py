@@ -23,7 +23,7 @@ from glimodern.layers.packed_linear import all_packed
 from glimodern.layers.relative_attention import Groups
 from glimodern.runtime.ambient import lasting
 
-from .layer_chain import Layer, as_published, post_norm_chain, run_chain
+from .layer_chain import Layer, as_published, embeddings, post_norm_chain, run_chain
 from .relative_rows import deberta_rows
 
 DEBERTA_MODELS = ("deberta-v2",)  # transformers' model_type for v2 and v3
@@ -41,7 +41,7 @@ def deberta_forward(
 
     chained: the cache of the model's operator chain, if it may run as one.
     """
-    x: Tensor = model.embeddings(input_ids=input_ids[None], position_ids=position_ids[None])[0]
+    x = embeddings(model, input_ids, position_ids)
     done = run_chain(chained, model, x, packing, rows)
     if done is not None:
         return done

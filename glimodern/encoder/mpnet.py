@@ -15,7 +15,7 @@ from glimodern.layers.attention import Packing, packed_attention
 from glimodern.layers.chained import Chained
 from glimodern.runtime.ambient import lasting
 
-from .layer_chain import Layer, as_published, post_norm_chain, run_chain
+from .layer_chain import Layer, as_published, embeddings, post_norm_chain, run_chain
 from .relative_rows import t5_rows
 
 _BUCKETS, _MAX_DISTANCE = 32, 128  # of every MPNet: transformers does not read them from the config
@@ -33,7 +33,7 @@ def mpnet_forward(
 
     chained: the cache of the model's operator chain, if it may run as one.
     """
-    x: Tensor = model.embeddings(input_ids=input_ids[None], position_ids=position_ids[None])[0]
+    x = embeddings(model, input_ids, position_ids)
     done = run_chain(chained, model, x, packing, rows)
     if done is not None:
         return done

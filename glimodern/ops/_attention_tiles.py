@@ -70,6 +70,14 @@ def _shifted(products: Tensor, columns: int) -> Tensor:
     )
 
 
+def _by_distance(x: Tensor) -> Tensor:
+    """Return products of which x [heads, rows, columns] is the `_shifted` view, 0 elsewhere."""
+    heads, rows, columns = x.shape
+    products = x.new_zeros(heads, rows, rows + columns - 1)
+    _shifted(products, columns).copy_(x)
+    return products
+
+
 class _TilePositions:
     """The terms of one tile. c2p: vectors by distance, from the last query's to the first key on, [heads, n, head_dim];
     p2c: in the reverse order; bias: as c2p, [heads, n]. rows: the table rows of c2p's distances."""
@@ -100,9 +108,7 @@ class _TilePositions:
 
     def gradients(self, ds: Tensor, own: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of rows `own` and of their vectors, from ds [heads, rows, columns], those of their products."""
-        heads, rows, columns = ds.shape
-        products = ds.new_zeros(heads, rows, rows + columns - 1)
-        _shifted(products, columns).copy_(ds)
+        products = _by_distance(ds)
         return products @ vectors, products.transpose(1, 2) @ own
 
 
@@ -185,9 +191,7 @@ def backward(
             ds = torch.where(m != 0.0, ds / (1.0 - options.dropout_p), 0.0)
         ds = ds.sub_(delta[:, queries]).mul_(p)
         if terms is not None and terms.bias is not None:
-            by_distance = torch.zeros(len(ds), terms.queries, len(terms.rows), dtype=ds.dtype, device=ds.device)
-            _shifted(by_distance, terms.keys).copy_(ds)
-            _add_rows(dbias, terms.rows, by_distance.sum(1).t())
+            _add_rows(dbias, terms.rows, _by_distance(ds).sum(1).t())
         ds = (ds * options.scale).to(q.dtype)
         dq[:, queries] = ds @ k[:, keys]
         dk[:, keys] += ds.transpose(1, 2) @ q[:, queries]
