@@ -55,7 +55,7 @@ class _PaddedLinear(torch.autograd.Function):
 class PaddedLinears(TorchFunctionMode):
     """A context in which `F.linear` under autocast to bf16 on a CPU runs with padded rows, in bf16 as autocast runs it.
 
-    Where no gradient is wanted it runs as it is. Enter it for bf16 only: it sees every call of a torch function.
+    Where gradients are off it runs as it is. Enter it for bf16 only: it sees every call of a torch function.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
